@@ -1,0 +1,145 @@
+//! What the API needs from the node behind it.
+
+use crate::view::Overview;
+use quorate_model::entry::{Database, Outcome, Proposal};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::observed::GatewayReport;
+use quorate_model::routing::RoutingTable;
+use quorate_model::sql::{Consistency, Rows, SqlBatch, SqlError};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The node as the API sees it. Cheap to clone; every clone is the same node.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Puts a mutation into the log, on whichever node leads, and waits until this node has
+    /// applied it. Sending one request id twice does it once and answers twice.
+    fn propose(
+        &self,
+        proposal: Proposal,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Committed, WriteError>> + Send;
+
+    /// Runs queries on this node's own files.
+    fn query(&self, query: Query) -> impl Future<Output = Result<Answer, ReadError>> + Send;
+
+    /// The cluster for people, always current; a new value whenever something changed.
+    fn overview(&self) -> watch::Receiver<Arc<Overview>>;
+
+    /// What gateways need, always current.
+    fn routing(&self) -> watch::Receiver<Arc<RoutingTable>>;
+
+    /// A gateway that this node feeds says how far it is. It counts as gone after 3 s of silence.
+    fn gateway_report(&self, report: GatewayReport);
+
+    /// A piece of the log of a replica that runs, or ran, on this node.
+    fn replica_log(&self, piece: LogPiece) -> impl Future<Output = Result<LogChunk, LogError>> + Send;
+
+    /// Hands leadership over. Returns when the new leader is known.
+    fn transfer_leadership(
+        &self,
+        to: NodeId,
+        patience: Duration,
+    ) -> impl Future<Output = Result<(), TransferError>> + Send;
+}
+
+/// A mutation that is in the log of a majority and applied here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    pub index: LogIndex,
+    pub outcome: Outcome,
+}
+
+/// Why a mutation was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Nothing was written: too much is waiting already. Retry after a pause.
+    #[error("this node has too many writes in flight")]
+    Overloaded,
+    /// Unknown outcome: it may still be done. Retry only with the same request id.
+    #[error("no majority confirmed the write within {waited:?}; it may still happen")]
+    Unknown { waited: Duration },
+    /// Nothing was written: the mutation is larger than an entry may be.
+    #[error("the write is {bytes} bytes long and the limit is {limit}")]
+    TooLarge { bytes: usize, limit: usize },
+    /// Nothing was written: this node is about to end.
+    #[error("this node is shutting down")]
+    ShuttingDown,
+}
+
+/// A read.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub database: Database,
+    pub batch: SqlBatch,
+    pub consistency: Consistency,
+    pub patience: Duration,
+}
+
+/// What a read found: one result per statement, from one moment of this node's state.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub results: Vec<Result<Rows, SqlError>>,
+    /// The log index up to which the state was applied.
+    pub applied: LogIndex,
+    /// How long ago this node last heard from a leader (`None`: never); 0 on the leader itself.
+    pub age: Option<Duration>,
+}
+
+/// Why a read was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    #[error("no leader confirmed the read within {waited:?}")]
+    NoLeader { waited: Duration },
+    #[error("the query ran longer than {limit:?}")]
+    TooSlow { limit: Duration },
+    #[error("this node has too many reads waiting")]
+    Overloaded,
+    #[error("this node is shutting down")]
+    ShuttingDown,
+}
+
+/// Which part of a replica's log.
+#[derive(Debug, Clone)]
+pub struct LogPiece {
+    pub replica: ReplicaId,
+    /// Where to begin: an offset that an earlier chunk named, or the last so many lines.
+    pub from: LogFrom,
+    pub bytes_max: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFrom {
+    Offset(u64),
+    LastLines(u32),
+}
+
+/// Part of a log. `next` is the offset to go on from; equal to where it began when nothing is new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogChunk {
+    pub data: bytes::Bytes,
+    pub next: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    #[error("this node has no log of replica {0}")]
+    Unknown(ReplicaId),
+    #[error("the log cannot be read: {0}")]
+    Io(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    #[error("there is no voting node {0}")]
+    UnknownNode(NodeId),
+    #[error("there is no leader to hand over")]
+    NoLeader,
+    #[error("{0} has not taken over within {1:?}; the old leader goes on")]
+    NotTaken(NodeId, Duration),
+}

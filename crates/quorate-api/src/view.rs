@@ -1,0 +1,174 @@
+//! What people and scripts see: the shapes of the API's answers, of `-o json` and of the console.
+//!
+//! A view joins what was decided ([`quorate_model::state`]) with what is observed
+//! ([`quorate_model::observed`]). It is made in one place (the shell), served here and read by the
+//! CLI and the console. Fields are only ever added.
+
+use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, ServiceName};
+use quorate_model::spec::{Driver, Mode, RouteSpec, ServiceSpec};
+use quorate_model::state::Role;
+use quorate_model::time::WallTime;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The cluster at one moment, as one node sees it. `GET /v1/status`, and each `overview` event of
+/// `GET /v1/stream`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// Grows with every change on the node that answers; compare only answers of one node.
+    pub sequence: u64,
+    /// The node that answers.
+    pub answered_by: String,
+    pub cluster: ClusterView,
+    pub nodes: Vec<NodeView>,
+    pub services: Vec<ServiceView>,
+    pub gateways: Vec<GatewayView>,
+    /// The newest 50, newest first.
+    pub events: Vec<EventView>,
+}
+
+/// The cluster as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterView {
+    pub id: ClusterId,
+    pub name: String,
+    pub health: ClusterHealth,
+    /// One sentence for people: what is wrong, or that nothing is.
+    pub summary: String,
+    /// Name of the Active node; absent while there is none.
+    pub leader: Option<String>,
+    pub term: u64,
+    pub voters: u32,
+    /// Voters that answer.
+    pub voters_joined: u32,
+    /// How many more voters may be lost before writes stop.
+    pub can_lose: u32,
+    /// What this node has applied.
+    pub applied: LogIndex,
+    pub version: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusterHealth {
+    Healthy,
+    /// It works, but something needs a look: a node is away or a service has too few replicas.
+    Degraded,
+    /// No leader: reads are local and old, writes wait.
+    NoQuorum,
+}
+
+/// A node. `quorate node list -o json` is an array of these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    pub id: NodeId,
+    pub name: String,
+    pub state: NodeState,
+    /// A manager's role in consensus; absent for other nodes.
+    pub mode: Option<NodeMode>,
+    pub roles: BTreeSet<Role>,
+    /// URL of its API.
+    pub api: String,
+    /// HOST:PORT of its node link.
+    pub link: String,
+    pub generation: u64,
+    /// Since when it is in its state.
+    pub since: WallTime,
+    /// Entries that it has not applied yet, as far as known.
+    pub lag: Option<u64>,
+    /// Replicas that run on it.
+    pub replicas: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    Joined,
+    /// The node that answers does not hear it; nothing has been decided.
+    Unreachable,
+    Down,
+    Removed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeMode {
+    Active,
+    Passive,
+}
+
+/// A service. `quorate service show NAME -o json` is one of these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub name: ServiceName,
+    pub mode: Mode,
+    pub driver: Driver,
+    pub want: u32,
+    pub healthy: u32,
+    pub version: u64,
+    pub routes: Vec<RouteSpec>,
+    pub replicas: Vec<ReplicaView>,
+    /// What the scheduler does not do, and why, for people.
+    pub held: Vec<String>,
+    pub spec: ServiceSpec,
+}
+
+/// A replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    pub id: ReplicaId,
+    pub ordinal: u32,
+    /// Name of its node.
+    pub node: String,
+    pub node_id: NodeId,
+    /// `starting`, `healthy`, `unhealthy`, `backing-off`, `draining`, `stopping`, `stopped`,
+    /// `failed`; `pending` before its node has said anything; `unknown` while its node is away.
+    pub state: String,
+    pub pid: Option<u32>,
+    /// HOST:PORT of each port by name.
+    pub addresses: BTreeMap<String, String>,
+    pub version: u64,
+    pub restarts: u32,
+    pub started_at: Option<WallTime>,
+    pub detail: String,
+    pub log_dir: String,
+}
+
+/// A gateway that some manager feeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatewayView {
+    pub name: String,
+    pub url: String,
+    /// Name of the manager that feeds it.
+    pub fed_by: String,
+    pub revision: u64,
+    pub requests: u64,
+    pub failed: u64,
+}
+
+/// An event with its sentence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    pub index: LogIndex,
+    pub at: WallTime,
+    /// The kind of [`quorate_model::event::Happening`].
+    pub kind: String,
+    pub text: String,
+    /// The node it is about, by name.
+    pub node: Option<String>,
+    pub service: Option<ServiceName>,
+}
+
+/// What every failed request answers, with the HTTP status that fits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable, for programs: `unknown-service`, `overloaded`, …
+    pub code: String,
+    /// What went wrong, for people.
+    pub message: String,
+    /// What to do about it, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fix: String,
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub details: serde_json::Value,
+}

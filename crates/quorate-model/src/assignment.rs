@@ -1,0 +1,38 @@
+//! What one node is to run.
+
+use crate::id::{LogIndex, NodeId, ReplicaId};
+use crate::spec::ServiceSpec;
+use serde::{Deserialize, Serialize};
+
+/// Everything that one node is to run, complete, as of a revision.
+///
+/// An agent obeys the newest revision that it has seen, over restarts too: a replica that is not
+/// in it is stopped, an older assignment is ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub node: NodeId,
+    /// The log index of the newest decision in it.
+    pub revision: LogIndex,
+    pub replicas: Vec<AssignedReplica>,
+}
+
+/// One replica that the node is to run, or to end in an orderly way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedReplica {
+    pub replica: ReplicaId,
+    /// 0, 1, 2, … within the service.
+    pub ordinal: u32,
+    pub spec: ServiceSpec,
+    pub phase: Phase,
+}
+
+/// What is wanted of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    Run,
+    /// Gateways send it nothing new; it still runs until they have finished with it.
+    Drain,
+    /// No gateway needs it any more, or the time for that is over: end the process.
+    Stop,
+}

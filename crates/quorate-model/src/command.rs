@@ -1,0 +1,87 @@
+//! What may be asked of the cluster's own state machine.
+//!
+//! JSON inside the log entry: commands are rare, and a person who reads the log should
+//! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
+
+use crate::event::Happening;
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::spec::SpecDocument;
+use crate::state::{Health, NodeIdentity};
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+/// A mutation of [`crate::state::ClusterState`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Command {
+    /// A node says who it is, at each of its starts. `boot` differs from start to start.
+    RegisterNode {
+        node: NodeIdentity,
+        boot: u64,
+    },
+    /// The leader's verdict on a node. Ignored when the node's generation has moved on.
+    ChangeHealth {
+        node: NodeId,
+        generation: u64,
+        health: Health,
+        at: WallTime,
+    },
+    /// Creates or replaces the services in the document, and replaces their routes.
+    ApplySpec {
+        document: SpecDocument,
+    },
+    ScaleService {
+        service: ServiceName,
+        replicas: u32,
+    },
+    RemoveService {
+        service: ServiceName,
+    },
+    /// The scheduler's steps, valid only while nothing that it planned on has changed.
+    CarryOut {
+        expected: LogIndex,
+        steps: Vec<Step>,
+    },
+    /// A transition that only was observed.
+    Record {
+        at: WallTime,
+        what: Happening,
+    },
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// A new replica of the service's present version.
+    Place { replica: ReplicaId, service: ServiceName, ordinal: u32, node: NodeId },
+    /// The replica gets nothing new and ends when gateways have finished with it.
+    Retire { replica: ReplicaId },
+    /// Gateways have finished with it, or the time for that is over: the process may end.
+    Release { replica: ReplicaId },
+    /// The replica is gone (or its node is, which comes to the same): forget it.
+    Forget { replica: ReplicaId },
+}
+
+/// Why a command changed nothing. The same on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Refusal {
+    #[error("there is no service `{service}`{}", suggest(.similar.as_ref()))]
+    UnknownService { service: ServiceName, similar: Option<ServiceName> },
+    #[error("there is no node {node}")]
+    UnknownNode { node: NodeId },
+    #[error("the plan was made for index {expected} and the cluster has moved on to {actual}")]
+    StalePlan { expected: LogIndex, actual: LogIndex },
+    #[error("route {host}{path} on {listen} already belongs to service `{owner}`")]
+    RouteTaken { listen: String, host: String, path: String, owner: ServiceName },
+    #[error("a route names service `{service}`, which neither exists nor is in this file")]
+    RouteWithoutService { service: ServiceName },
+    #[error("`{field}` {problem}")]
+    Invalid { field: String, problem: String },
+}
+
+fn suggest(similar: Option<&ServiceName>) -> String {
+    similar.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}

@@ -1,0 +1,78 @@
+//! What happened, for people: the cluster's own record of transitions.
+
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, Term};
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+/// One line of the cluster's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The log entry that recorded it.
+    pub index: LogIndex,
+    /// When it was observed, by the clock of the node that observed it. This may be earlier than
+    /// the entry that records it.
+    pub at: WallTime,
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What an event tells. In JSON the tag is `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Happening {
+    NodeJoined {
+        node: NodeId,
+    },
+    NodeDown {
+        node: NodeId,
+    },
+    NodeReturned {
+        node: NodeId,
+    },
+    LeaderElected {
+        node: NodeId,
+        term: Term,
+    },
+    ServiceApplied {
+        service: ServiceName,
+        replicas: u32,
+    },
+    ServiceScaled {
+        service: ServiceName,
+        from: u32,
+        to: u32,
+    },
+    ServiceRemoved {
+        service: ServiceName,
+    },
+    ReplicaPlaced {
+        service: ServiceName,
+        replica: ReplicaId,
+        ordinal: u32,
+        node: NodeId,
+    },
+    ReplicaRetired {
+        service: ServiceName,
+        replica: ReplicaId,
+        ordinal: u32,
+        node: NodeId,
+    },
+    /// All wanted copies are healthy again after some were not.
+    ServiceHealthy {
+        service: ServiceName,
+        replicas: u32,
+    },
+    /// Fewer copies are healthy than wanted.
+    ServiceDegraded {
+        service: ServiceName,
+        healthy: u32,
+        wanted: u32,
+    },
+    /// Two nodes computed different contents from the same log. One of them is wrong.
+    Diverged {
+        node: NodeId,
+        database: String,
+        at_index: LogIndex,
+    },
+}

@@ -1,0 +1,23 @@
+//! The vocabulary of Quorate: ids, specs, commands, the cluster's state and how a command changes it.
+//!
+//! Everything here is plain data and pure functions. Every other crate depends on this one and
+//! this one depends on none of them, so a word means the same thing on the wire, in the log, in
+//! the database and on the screen.
+//!
+//! # Invariants
+//! - No clock, no randomness, no I/O, no iteration over hashed collections.
+//! - [`state::ClusterState`] changes only by [`state::ClusterState::absorb`]; what a command
+//!   changes is computed by [`state::ClusterState::decide`] alone, so the node that applies the log
+//!   and the nodes that mirror it cannot disagree.
+
+pub mod assignment;
+pub mod command;
+pub mod entry;
+pub mod event;
+pub mod id;
+pub mod observed;
+pub mod routing;
+pub mod spec;
+pub mod sql;
+pub mod state;
+pub mod time;

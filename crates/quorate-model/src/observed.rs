@@ -1,0 +1,97 @@
+//! What is seen, not decided: it lives in memory and is never written to the log.
+
+use crate::id::{NodeId, ReplicaId, ServiceName};
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Life of a replica's process as its node sees it.
+///
+/// ```text
+/// Starting ──first check passed──▶ Healthy ◀──▶ Unhealthy
+///    ▲  │ exit                        │ exit        │ exit
+///    │  └──────────▶ BackingOff ◀─────┴─────────────┘
+///    └─ pause over ──────┘
+/// any ──retired──▶ Draining ──▶ Stopping ──▶ Stopped
+/// any ──exit, and it is not to be restarted──▶ Failed
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplicaState {
+    /// The process runs and no check has passed yet.
+    Starting,
+    Healthy,
+    Unhealthy,
+    /// The process ended and will be started again.
+    BackingOff,
+    /// Still serving what gateways sent; gets nothing new.
+    Draining,
+    Stopping,
+    Stopped,
+    /// It cannot be started, or ended and is not to be restarted; see the detail.
+    Failed,
+}
+
+impl ReplicaState {
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, ReplicaState::Stopped)
+    }
+}
+
+/// What a node says about one of its replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    pub replica: ReplicaId,
+    pub service: ServiceName,
+    pub state: ReplicaState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Chosen ports by name.
+    #[serde(default)]
+    pub ports: BTreeMap<String, u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<WallTime>,
+    /// How often the process was started again after it ended.
+    #[serde(default)]
+    pub restarts: u32,
+    /// The last exit or the reason of a failure, for people. Empty when all is well.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Directory of its logs on its node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_dir: String,
+}
+
+/// What one node says about itself, sent to every manager when it changes and each second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub node: NodeId,
+    /// Grows with each report of one run of the node; a lower one is old news.
+    pub sequence: u64,
+    pub replicas: Vec<ReplicaStatus>,
+    /// Peers whose link is open.
+    pub reachable: Vec<NodeId>,
+    /// Gateways that take their routes from this node.
+    #[serde(default)]
+    pub gateways: Vec<GatewayReport>,
+}
+
+/// What a gateway says to the manager that feeds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayReport {
+    /// Name that the gateway gave itself; one gateway, one name.
+    pub gateway: String,
+    /// URL under which clients reach it.
+    pub url: String,
+    /// The revision of the routing table that its next request will use.
+    pub revision: u64,
+    /// Replicas with requests in flight that the table no longer offers for new ones.
+    #[serde(default)]
+    pub busy: Vec<ReplicaId>,
+    #[serde(default)]
+    pub requests: u64,
+    /// Requests that the gateway itself could not get answered (502, 503, 504).
+    #[serde(default)]
+    pub failed: u64,
+}

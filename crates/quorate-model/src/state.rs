@@ -1,0 +1,403 @@
+//! The cluster's decided state and how it changes.
+//!
+//! `decide` reads, `absorb` writes: [`ClusterState::decide`] turns a command into a list of
+//! [`Change`]s or a [`Refusal`] without touching anything; [`ClusterState::absorb`] carries changes
+//! out without deciding anything. The apply thread does both and writes the changes as rows; the
+//! core and the API only absorb. So there is one state machine, run once, and mirrors of it.
+//!
+//! # Invariants
+//! - A change is complete: it holds the new record, not a difference.
+//! - A node's generation and a service's version only grow.
+//! - A replica's service and node exist, or its node did when it was placed.
+//! - `planned_on` is the index of the last entry that changed anything a plan depends on.
+
+use crate::assignment::{AssignedReplica, Assignment, Phase};
+use crate::command::{Command, Refusal, Step};
+use crate::event::{Event, Happening};
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Events kept in memory and in the database. Older ones are forgotten.
+pub const EVENTS_KEPT: usize = 2_000;
+
+/// Everything that the cluster has decided.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ClusterState {
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    pub services: BTreeMap<ServiceName, ServiceRecord>,
+    pub replicas: BTreeMap<ReplicaId, ReplicaRecord>,
+    /// Newest last.
+    pub events: VecDeque<Event>,
+    /// A plan made on this state names this index; see [`Command::CarryOut`].
+    pub planned_on: LogIndex,
+}
+
+/// Who a node is and where it can be reached; it says so itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIdentity {
+    pub id: NodeId,
+    pub name: String,
+    pub roles: BTreeSet<Role>,
+    /// HOST:PORT of the API.
+    pub api: String,
+    /// HOST:PORT of the node link.
+    pub link: String,
+    /// The host under which its replicas are reached.
+    pub host: String,
+}
+
+/// What a node does for the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Manager,
+    Worker,
+    Gateway,
+}
+
+/// A node as decided by the majority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    #[serde(flatten)]
+    pub identity: NodeIdentity,
+    pub health: Health,
+    /// Since when it has this health.
+    pub since: WallTime,
+    /// Grows by one at each start of the node.
+    pub generation: u64,
+    pub boot: u64,
+}
+
+/// The decided health of a node. *Unreachable* is an opinion of those who look at it, and not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    Joined,
+    /// A majority of managers has not heard from it: its replicas are replaced.
+    Down,
+}
+
+/// A service as wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    pub spec: ServiceSpec,
+    pub routes: Vec<RouteSpec>,
+    /// Grows when anything but the number of replicas changes; replicas of older versions are replaced.
+    pub version: u64,
+}
+
+/// A replica as decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    pub id: ReplicaId,
+    pub service: ServiceName,
+    pub ordinal: u32,
+    pub node: NodeId,
+    pub phase: Phase,
+    /// The service's version that it runs, and the spec of that version.
+    pub version: u64,
+    pub spec: ServiceSpec,
+    /// When it was placed, retired or released last.
+    pub since: WallTime,
+    /// The log entry that changed it last.
+    pub revision: LogIndex,
+}
+
+/// One record's new value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum Change {
+    Node(NodeRecord),
+    Service(ServiceRecord),
+    ServiceGone { service: ServiceName },
+    Replica(ReplicaRecord),
+    ReplicaGone { replica: ReplicaId },
+    Event(Event),
+}
+
+impl Change {
+    /// Whether plans depend on it.
+    #[must_use]
+    pub fn moves_plans(&self) -> bool {
+        match self {
+            Change::Node(_)
+            | Change::Service(_)
+            | Change::ServiceGone { .. }
+            | Change::Replica(_)
+            | Change::ReplicaGone { .. } => true,
+            Change::Event(_) => false,
+        }
+    }
+}
+
+impl ClusterState {
+    /// What `command`, as log entry `index` of time `now`, changes. Changes nothing itself.
+    ///
+    /// An empty list is success too: the command found everything as it wants it.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the command cannot be carried out; the state stays as it is.
+    pub fn decide(&self, index: LogIndex, now: WallTime, command: &Command) -> Result<Vec<Change>, Refusal> {
+        let mut changes = Changes { index, now, list: Vec::new() };
+        match command {
+            Command::RegisterNode { node, boot } => self.register(&mut changes, node, *boot),
+            Command::ChangeHealth { node, generation, health, at } => {
+                self.change_health(&mut changes, *node, *generation, *health, *at)?;
+            }
+            Command::ApplySpec { document } => self.apply_spec(&mut changes, document)?,
+            Command::ScaleService { service, replicas } => self.scale(&mut changes, service, *replicas)?,
+            Command::RemoveService { service } => {
+                self.service(service)?;
+                changes.list.push(Change::ServiceGone { service: service.clone() });
+                changes.event(Happening::ServiceRemoved { service: service.clone() });
+            }
+            Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
+            Command::Record { at, what } => {
+                changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
+            }
+        }
+        Ok(changes.list)
+    }
+
+    /// Carries out what [`decide`](Self::decide) found for entry `index`.
+    pub fn absorb(&mut self, index: LogIndex, changes: &[Change]) {
+        for change in changes {
+            if change.moves_plans() {
+                self.planned_on = index;
+            }
+            match change.clone() {
+                Change::Node(node) => {
+                    self.nodes.insert(node.identity.id, node);
+                }
+                Change::Service(service) => {
+                    self.services.insert(service.spec.name.clone(), service);
+                }
+                Change::ServiceGone { service } => {
+                    self.services.remove(&service);
+                }
+                Change::Replica(replica) => {
+                    self.replicas.insert(replica.id, replica);
+                }
+                Change::ReplicaGone { replica } => {
+                    self.replicas.remove(&replica);
+                }
+                Change::Event(event) => {
+                    self.events.push_back(event);
+                    if self.events.len() > EVENTS_KEPT {
+                        self.events.pop_front();
+                    }
+                }
+            }
+        }
+    }
+
+    /// What `node` is to run.
+    #[must_use]
+    pub fn assignment(&self, node: NodeId) -> Assignment {
+        let mine = || self.replicas.values().filter(move |replica| replica.node == node);
+        Assignment {
+            node,
+            revision: self.planned_on,
+            replicas: mine()
+                .map(|replica| AssignedReplica {
+                    replica: replica.id,
+                    ordinal: replica.ordinal,
+                    spec: replica.spec.clone(),
+                    phase: replica.phase,
+                })
+                .collect(),
+        }
+    }
+
+    /// # Errors
+    /// [`Refusal::UnknownService`], with the nearest name that exists.
+    pub fn service(&self, name: &ServiceName) -> Result<&ServiceRecord, Refusal> {
+        self.services.get(name).ok_or_else(|| Refusal::UnknownService {
+            service: name.clone(),
+            similar: self
+                .services
+                .keys()
+                .map(|other| (strsim::damerau_levenshtein(other.as_str(), name.as_str()), other))
+                .filter(|(distance, _)| *distance <= 2)
+                .min()
+                .map(|(_, other)| other.clone()),
+        })
+    }
+
+    fn register(&self, changes: &mut Changes, node: &NodeIdentity, boot: u64) {
+        let known = self.nodes.get(&node.id);
+        if known.is_some_and(|known| known.boot == boot && known.identity == *node && known.health == Health::Joined) {
+            return;
+        }
+        changes.list.push(Change::Node(NodeRecord {
+            identity: node.clone(),
+            health: Health::Joined,
+            since: changes.now,
+            generation: known.map_or(1, |known| known.generation + 1),
+            boot,
+        }));
+        changes.event(match known {
+            None => Happening::NodeJoined { node: node.id },
+            Some(_) => Happening::NodeReturned { node: node.id },
+        });
+    }
+
+    fn change_health(
+        &self,
+        changes: &mut Changes,
+        node: NodeId,
+        generation: u64,
+        health: Health,
+        at: WallTime,
+    ) -> Result<(), Refusal> {
+        let known = self.nodes.get(&node).ok_or(Refusal::UnknownNode { node })?;
+        if known.generation != generation || known.health == health {
+            return Ok(());
+        }
+        changes.list.push(Change::Node(NodeRecord { health, since: at, ..known.clone() }));
+        let what = match health {
+            Health::Down => Happening::NodeDown { node },
+            Health::Joined => Happening::NodeReturned { node },
+        };
+        changes.list.push(Change::Event(Event { index: changes.index, at, what }));
+        Ok(())
+    }
+
+    fn apply_spec(&self, changes: &mut Changes, document: &SpecDocument) -> Result<(), Refusal> {
+        document.validate()?;
+        let ours: BTreeSet<&ServiceName> = document.services.iter().map(|spec| &spec.name).collect();
+        for route in &document.routes {
+            if !ours.contains(&route.service) {
+                return Err(Refusal::RouteWithoutService { service: route.service.clone() });
+            }
+            let same = |other: &RouteSpec| {
+                (&other.listen, &other.host, &other.path) == (&route.listen, &route.host, &route.path)
+            };
+            let owner = self
+                .services
+                .values()
+                .filter(|service| !ours.contains(&service.spec.name))
+                .find(|service| service.routes.iter().any(same));
+            if let Some(owner) = owner {
+                return Err(Refusal::RouteTaken {
+                    listen: route.listen.clone(),
+                    host: route.host.clone(),
+                    path: route.path.clone(),
+                    owner: owner.spec.name.clone(),
+                });
+            }
+        }
+        for spec in &document.services {
+            let routes: Vec<RouteSpec> =
+                document.routes.iter().filter(|route| route.service == spec.name).cloned().collect();
+            let known = self.services.get(&spec.name);
+            let same_program =
+                known.is_some_and(|known| known.spec == ServiceSpec { replicas: known.spec.replicas, ..spec.clone() });
+            if same_program && known.is_some_and(|known| known.spec == *spec && known.routes == routes) {
+                continue;
+            }
+            let version = known.map_or(1, |known| if same_program { known.version } else { known.version + 1 });
+            changes.list.push(Change::Service(ServiceRecord { spec: spec.clone(), routes, version }));
+            changes.event(Happening::ServiceApplied { service: spec.name.clone(), replicas: spec.replicas });
+        }
+        Ok(())
+    }
+
+    fn scale(&self, changes: &mut Changes, name: &ServiceName, replicas: u32) -> Result<(), Refusal> {
+        let known = self.service(name)?;
+        if !(1..=ServiceSpec::MAX_REPLICAS).contains(&replicas) {
+            return Err(Refusal::Invalid {
+                field: "replicas".into(),
+                problem: format!("is {replicas}; it must be 1 to {}", ServiceSpec::MAX_REPLICAS),
+            });
+        }
+        if known.spec.replicas == replicas {
+            return Ok(());
+        }
+        let mut service = known.clone();
+        service.spec.replicas = replicas;
+        changes.list.push(Change::Service(service));
+        changes.event(Happening::ServiceScaled { service: name.clone(), from: known.spec.replicas, to: replicas });
+        Ok(())
+    }
+
+    fn carry_out(&self, changes: &mut Changes, expected: LogIndex, steps: &[Step]) -> Result<(), Refusal> {
+        if expected != self.planned_on {
+            return Err(Refusal::StalePlan { expected, actual: self.planned_on });
+        }
+        for step in steps {
+            match step {
+                Step::Place { replica, service, ordinal, node } => {
+                    let record = self.service(service)?;
+                    if !self.nodes.contains_key(node) {
+                        return Err(Refusal::UnknownNode { node: *node });
+                    }
+                    changes.list.push(Change::Replica(ReplicaRecord {
+                        id: *replica,
+                        service: service.clone(),
+                        ordinal: *ordinal,
+                        node: *node,
+                        phase: Phase::Run,
+                        version: record.version,
+                        spec: record.spec.clone(),
+                        since: changes.now,
+                        revision: changes.index,
+                    }));
+                    changes.event(Happening::ReplicaPlaced {
+                        service: service.clone(),
+                        replica: *replica,
+                        ordinal: *ordinal,
+                        node: *node,
+                    });
+                }
+                Step::Retire { replica } => {
+                    if let Some(record) = self.replicas.get(replica).filter(|record| record.phase == Phase::Run) {
+                        changes.phase(record, Phase::Drain);
+                        changes.event(Happening::ReplicaRetired {
+                            service: record.service.clone(),
+                            replica: *replica,
+                            ordinal: record.ordinal,
+                            node: record.node,
+                        });
+                    }
+                }
+                Step::Release { replica } => {
+                    if let Some(record) = self.replicas.get(replica).filter(|record| record.phase == Phase::Drain) {
+                        changes.phase(record, Phase::Stop);
+                    }
+                }
+                Step::Forget { replica } => {
+                    if self.replicas.contains_key(replica) {
+                        changes.list.push(Change::ReplicaGone { replica: *replica });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes of one entry while they are collected.
+struct Changes {
+    index: LogIndex,
+    now: WallTime,
+    list: Vec<Change>,
+}
+
+impl Changes {
+    fn event(&mut self, what: Happening) {
+        self.list.push(Change::Event(Event { index: self.index, at: self.now, what }));
+    }
+
+    fn phase(&mut self, record: &ReplicaRecord, phase: Phase) {
+        self.list.push(Change::Replica(ReplicaRecord {
+            phase,
+            since: self.now,
+            revision: self.index,
+            ..record.clone()
+        }));
+    }
+}
