@@ -1,0 +1,4 @@
+//! `cases` shows plans as an operator would read them, written as `text`.
+
+mod cases;
+mod text;
