@@ -1,1 +1,72 @@
-//! (skeleton)
+//! Who is heard by whom.
+//!
+//! A node may be called silent only by a majority of the voters: one that merely lost its own
+//! cable would otherwise mark everybody else down. [`Membership`] collects what this node hears
+//! and what its peers say they hear; [`LinkState`] takes that from open links and reports, gossip
+//! will take it from probes.
+//!
+//! Opinions live in memory and decide nothing. The leader turns the majority's opinion into a
+//! command, and services move on that alone.
+//!
+//! # Invariants
+//! - No clock, no I/O: time comes with each input.
+//! - The node itself is always heard.
+//! - A voter that is itself unheard, or whose report is older than [`REPORT_LIFETIME`], has no say.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod link_state;
+
+pub use link_state::LinkState;
+
+use quorate_model::id::NodeId;
+use quorate_model::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// For how long a report counts. Nodes report every second, so this forgives two that were lost.
+pub const REPORT_LIFETIME: Duration = Duration::from_secs(3);
+
+/// Something that was learned about the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A peer became known, and is not heard yet.
+    Known(NodeId),
+    /// A link to the peer is open and passed its handshake.
+    LinkUp(NodeId),
+    /// The last link to the peer has ended.
+    LinkDown(NodeId),
+    /// What a peer says it hears. It opens no link: a report may come through another node.
+    Report { from: NodeId, reachable: Vec<NodeId> },
+    /// The peer is not of the cluster any more.
+    Removed(NodeId),
+}
+
+/// What this node thinks of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opinion {
+    Heard,
+    /// Not since this moment.
+    Unheard {
+        since: Timestamp,
+    },
+    /// Nobody has told of such a node.
+    Unknown,
+}
+
+/// Collects opinions about nodes.
+pub trait Membership {
+    /// Feeds one input. `now` never runs backwards.
+    fn step(&mut self, now: Timestamp, input: Input);
+
+    /// What this node itself thinks of `node`.
+    fn opinion(&self, node: NodeId) -> Opinion;
+
+    /// This node's opinion of every node it knows, itself included.
+    fn view(&self) -> BTreeMap<NodeId, Opinion>;
+
+    /// For how long a majority of `voters` has not heard `node`; `None` while there is none.
+    ///
+    /// The moment counts at which the last voter needed for the majority stopped hearing it.
+    fn unheard_by_majority(&self, node: NodeId, voters: &BTreeSet<NodeId>, now: Timestamp) -> Option<Duration>;
+}

@@ -10,6 +10,8 @@
 //!   changes is computed by [`state::ClusterState::decide`] alone, so the node that applies the log
 //!   and the nodes that mirror it cannot disagree.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 pub mod assignment;
 pub mod command;
 pub mod entry;

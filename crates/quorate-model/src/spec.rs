@@ -8,6 +8,13 @@ use crate::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod placeholder;
+mod read;
+mod validate;
+
+pub use placeholder::{Placeholders, TemplateError, expand};
+pub use read::{Format, Position, SpecError, parse, render};
+
 /// A spec file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -290,6 +297,6 @@ impl SpecDocument {
     /// # Errors
     /// [`Refusal::Invalid`](crate::command::Refusal::Invalid) naming the field as a path, like `service.web.replicas`.
     pub fn validate(&self) -> Result<(), crate::command::Refusal> {
-        Ok(())
+        validate::document(self)
     }
 }

@@ -1,1 +1,88 @@
-//! (skeleton)
+//! What to change next so that the services run as wanted.
+//!
+//! [`plan`] compares the decided state with what is observed and lists steps, for one command
+//! ([`CarryOut`](quorate_model::command::Command::CarryOut)), and what it does *not* do and why, for
+//! the operator. The leader calls it on every change and once per second.
+//!
+//! # Invariants
+//! - Pure: equal arguments give an equal plan. A plan is complete; who carries it out chooses nothing.
+//! - A step names a replica at most once per plan.
+//! - Nothing is placed on a node that is down, unreachable or no worker.
+//! - Two replicas with the same fixed port are never on one node, in whatever phase.
+//! - An update works on one ordinal of a service at a time.
+//! - A plan that was carried out is followed, as long as nothing else is observed, by one that
+//!   neither places nor retires (unless `moves_max` cut the first short).
+//!
+//! # Sources
+//! Spread with rendezvous hashing as the tie-break: Thaler, Ravishankar: A Name-Based Mapping
+//! Scheme for Rendezvous, 1996.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod held;
+mod planner;
+#[cfg(test)]
+mod tests;
+
+pub use held::{Held, HeldReason, Slot, Unfit};
+
+use quorate_model::command::Step;
+use quorate_model::id::{NodeId, ReplicaId};
+use quorate_model::observed::ReplicaState;
+use quorate_model::state::ClusterState;
+use quorate_model::time::WallTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What the leader sees. It lives in memory; a new leader begins with an empty one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// As last reported by the nodes.
+    pub replicas: BTreeMap<ReplicaId, ReplicaState>,
+    /// What nodes say about replicas that are not well: the last exit, the reason of a failure.
+    pub details: BTreeMap<ReplicaId, String>,
+    /// Nodes whose last report is in `replicas`: a released replica that is not there has ended.
+    /// The report must be of the node's present boot, or be removed from here at its registration.
+    pub reported: BTreeSet<NodeId>,
+    /// For how long a majority has not heard from a node. Absent: it is heard.
+    pub unreachable_for: BTreeMap<NodeId, Duration>,
+    /// Retired replicas that gateways have finished with: every live gateway uses a table that
+    /// knows of the retirement and has nothing in flight for the replica.
+    pub drained: BTreeSet<ReplicaId>,
+}
+
+/// What the operator may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a node may be down before its replicas are replaced. Default 0: at once, because
+    /// replicas of replicated services may run twice for a while.
+    pub replace_after: Duration,
+    /// Most [`Step::Place`] in one plan. Default 64: a plan is one log entry of a few kilobytes,
+    /// and nodes that start hundreds of processes at once pass no health check in time. The rest
+    /// comes with the next plan.
+    pub moves_max: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { replace_after: Duration::ZERO, moves_max: 64 }
+    }
+}
+
+/// What to do, and what is not done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// In the order of the services' names.
+    pub held: Vec<Held>,
+}
+
+/// Computes the next steps towards what is wanted.
+///
+/// Ordinals `0..replicas` of each service are filled on the least loaded workers; replicas beyond
+/// them are retired; replicas of nodes that are gone are replaced; replicas of older versions are
+/// updated one after another. The steps are valid while `state.planned_on` stays the same.
+#[must_use]
+pub fn plan(state: &ClusterState, observed: &Observed, policy: &Policy, now: WallTime) -> Plan {
+    planner::Planner::new(state, observed, *policy, now).run()
+}

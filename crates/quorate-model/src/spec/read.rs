@@ -1,0 +1,453 @@
+//! Reads a spec from TOML or JSON, with errors for a person in a hurry.
+//!
+//! Two passes over the same text. The first walks it along a table of all keys ([`DOCUMENT`]) and
+//! finds what people get wrong: unknown keys, values outside a set, wrong kinds. It knows where it
+//! is and what was meant. The second is serde, and decides alone what the text means. serde's own
+//! messages are not enough: they name types of Rust, and not the service.
+//!
+//! The table repeats the types of [`super`]; a test holds the two together.
+
+use super::{Backoff, Port, SpecDocument};
+use crate::id::ServiceName;
+use crate::time::Span;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::fmt;
+use toml::de::{DeTable, DeValue};
+
+/// How a spec file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Toml,
+    Json,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Toml => "TOML",
+            Format::Json => "JSON",
+        })
+    }
+}
+
+/// A position in the text; both count from 1, the column in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
+/// Why a text is not a spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    #[error("this is not {format}: {problem} ({at})")]
+    Syntax { format: Format, problem: String, at: Position },
+    #[error("unknown key `{key}` in {table} ({at}); {}", suggest_key(*.similar, .known))]
+    UnknownKey { key: String, table: String, at: Position, similar: Option<&'static str>, known: Vec<&'static str> },
+    #[error("missing key `{key}` in {table} ({at})")]
+    MissingKey { key: &'static str, table: String, at: Position },
+    #[error("`{key}` in {table} must be {expected}, not {found} ({at})")]
+    WrongKind { key: String, table: String, at: Position, expected: &'static str, found: &'static str },
+    #[error("`{key}` in {table} is {value:?} ({at}); {}", suggest_value(*.similar, .allowed))]
+    UnknownValue {
+        key: String,
+        table: String,
+        at: Position,
+        value: String,
+        similar: Option<&'static str>,
+        allowed: &'static [&'static str],
+    },
+    #[error("`{key}` in {table}: {problem} ({at})")]
+    BadValue { key: String, table: String, at: Position, problem: String },
+}
+
+fn suggest_key(similar: Option<&str>, known: &[&str]) -> String {
+    match similar {
+        Some(similar) => format!("did you mean `{similar}`?"),
+        None => format!("known keys: {}", known.join(", ")),
+    }
+}
+
+fn suggest_value(similar: Option<&str>, allowed: &[&str]) -> String {
+    let allowed = allowed.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+    match similar {
+        Some(similar) => format!("did you mean {similar:?}? allowed: {allowed}"),
+        None => format!("allowed: {allowed}"),
+    }
+}
+
+/// Reads a spec. It is not validated; see [`SpecDocument::validate`].
+///
+/// # Errors
+/// [`SpecError`] with the position of the first problem.
+pub fn parse(text: &str, format: Format) -> Result<SpecDocument, SpecError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let walk = Walk { text, format };
+    match format {
+        Format::Toml => {
+            let bad = |problem: &toml::de::Error| walk.syntax(problem.message(), problem.span().unwrap_or(0..0).start);
+            let root = DeTable::parse(text).map_err(|problem| bad(&problem))?;
+            walk.table("the file", &DOCUMENT, Node::Toml(0, Toml::Table(root.get_ref())))?;
+            toml::from_str(text).map_err(|problem| bad(&problem))
+        }
+        Format::Json => {
+            let bad = |problem: &serde_json::Error| {
+                // serde_json ends its message with the position, which we give in our own words.
+                let message = problem.to_string();
+                let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+                let at = Position { line: problem.line().max(1), column: problem.column().max(1) };
+                SpecError::Syntax { format, problem: message.to_owned(), at }
+            };
+            // Also refuses nesting beyond serde_json's limit before the walk looks at anything.
+            let _: serde_json::Value = serde_json::from_str(text).map_err(|problem| bad(&problem))?;
+            let root: &RawValue = serde_json::from_str(text).map_err(|problem| bad(&problem))?;
+            walk.table("the file", &DOCUMENT, Node::Json(root))?;
+            serde_json::from_str(text).map_err(|problem| bad(&problem))
+        }
+    }
+}
+
+/// Writes a spec; [`parse`] reads it as the same one.
+#[must_use]
+pub fn render(document: &SpecDocument, format: Format) -> String {
+    match format {
+        Format::Toml => toml::to_string(document).expect("a spec has string keys and only values that TOML has"),
+        Format::Json => serde_json::to_string_pretty(document).expect("a spec has string keys and writes to memory"),
+    }
+}
+
+/// What a key's value must look like.
+enum Kind {
+    Text,
+    /// A whole number that fits `u32`.
+    Whole,
+    Flag,
+    OneOf(&'static [&'static str]),
+    /// Text that must satisfy a parser; the text says what it is.
+    Parsed(fn(&str) -> Result<(), String>),
+    Port,
+    /// An array of text.
+    Texts,
+    /// A table with any keys.
+    Map(&'static Kind),
+    Table(&'static Keys),
+    /// An array of tables, each with a name for messages taken from this key.
+    Tables(&'static Keys, &'static str),
+}
+
+struct Keys {
+    known: &'static [(&'static str, Kind)],
+    required: &'static [&'static str],
+}
+
+static DOCUMENT: Keys = Keys {
+    known: &[("service", Kind::Tables(&SERVICE, "name")), ("route", Kind::Tables(&ROUTE, "service"))],
+    required: &[],
+};
+
+static SERVICE: Keys = Keys {
+    known: &[
+        ("name", Kind::Parsed(service_name)),
+        ("mode", Kind::OneOf(&["replicated"])),
+        ("replicas", Kind::Whole),
+        ("driver", Kind::OneOf(&["process"])),
+        ("command", Kind::Texts),
+        ("env", Kind::Map(&Kind::Text)),
+        ("ports", Kind::Map(&Kind::Port)),
+        ("health", Kind::Table(&HEALTH)),
+        ("restart", Kind::Table(&RESTART)),
+        ("stop", Kind::Table(&STOP)),
+    ],
+    required: &["name", "command"],
+};
+
+static HEALTH: Keys = Keys {
+    known: &[
+        ("http", Kind::Text),
+        ("tcp", Kind::Flag),
+        ("port", Kind::Text),
+        ("every", Kind::Parsed(span)),
+        ("timeout", Kind::Parsed(span)),
+        ("fail_after", Kind::Whole),
+    ],
+    required: &[],
+};
+
+static RESTART: Keys = Keys {
+    known: &[("policy", Kind::OneOf(&["always", "on-failure", "never"])), ("backoff", Kind::Parsed(backoff))],
+    required: &[],
+};
+
+static STOP: Keys = Keys {
+    known: &[("signal", Kind::OneOf(&["TERM", "INT", "QUIT", "HUP", "USR1", "USR2"])), ("grace", Kind::Parsed(span))],
+    required: &[],
+};
+
+static ROUTE: Keys = Keys {
+    known: &[
+        ("listen", Kind::Text),
+        ("host", Kind::Text),
+        ("path", Kind::Text),
+        ("service", Kind::Parsed(service_name)),
+        ("balance", Kind::OneOf(&["leastconn"])),
+    ],
+    required: &["service"],
+};
+
+fn service_name(text: &str) -> Result<(), String> {
+    ServiceName::new(text).map(drop).map_err(|problem| problem.to_string())
+}
+
+fn span(text: &str) -> Result<(), String> {
+    text.parse::<Span>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn backoff(text: &str) -> Result<(), String> {
+    through_serde::<Backoff>(text.into())
+}
+
+fn through_serde<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<(), String> {
+    serde_json::from_value::<T>(value).map(drop).map_err(|problem| problem.to_string())
+}
+
+/// A value of either format, and where it is.
+#[derive(Clone, Copy)]
+enum Node<'a> {
+    /// With the byte where it begins.
+    Toml(usize, Toml<'a>),
+    /// A part of the text itself, so its address tells where it is.
+    Json(&'a RawValue),
+}
+
+#[derive(Clone, Copy)]
+enum Toml<'a> {
+    Table(&'a DeTable<'a>),
+    Value(&'a DeValue<'a>),
+}
+
+/// One level of a value, its parts unread.
+enum Shape<'a> {
+    Text(String),
+    /// `None` when it is beyond every range of ours.
+    Whole(Option<i64>),
+    Flag,
+    List(Vec<Node<'a>>),
+    /// Keys with their place, in the order of the text.
+    Table(Vec<(String, usize, Node<'a>)>),
+    Other(&'static str),
+}
+
+impl Shape<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Shape::Text(_) => "text",
+            Shape::Whole(_) => "a whole number",
+            Shape::Flag => "true or false",
+            Shape::List(_) => "an array",
+            Shape::Table(_) => "a table",
+            Shape::Other(name) => name,
+        }
+    }
+}
+
+struct Walk<'a> {
+    text: &'a str,
+    format: Format,
+}
+
+/// The key whose value is looked at, for messages.
+#[derive(Clone, Copy)]
+struct Key<'a> {
+    name: &'a str,
+    table: &'a str,
+    at: Position,
+}
+
+impl<'a> Walk<'a> {
+    fn position(&self, byte: usize) -> Position {
+        let before = self.text.get(..byte).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+    }
+
+    fn syntax(&self, problem: &str, byte: usize) -> SpecError {
+        SpecError::Syntax { format: self.format, problem: problem.to_owned(), at: self.position(byte) }
+    }
+
+    fn start(&self, node: Node<'a>) -> usize {
+        match node {
+            Node::Toml(byte, _) => byte,
+            // serde_json lends parts of the text it was given; a stranger's address would only
+            // give a wrong line, never a panic.
+            Node::Json(raw) => (raw.get().as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize),
+        }
+    }
+
+    fn shape(&self, node: Node<'a>) -> Shape<'a> {
+        match node {
+            Node::Toml(_, Toml::Table(table)) => {
+                let mut keys: Vec<_> = table
+                    .iter()
+                    .map(|(key, value)| {
+                        let node = Node::Toml(value.span().start, Toml::Value(value.get_ref()));
+                        (key.get_ref().to_string(), key.span().start, node)
+                    })
+                    .collect();
+                keys.sort_by_key(|(_, byte, _)| *byte);
+                Shape::Table(keys)
+            }
+            Node::Toml(byte, Toml::Value(value)) => match value {
+                DeValue::String(text) => Shape::Text(text.to_string()),
+                DeValue::Integer(number) => Shape::Whole(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+                DeValue::Float(_) => Shape::Other("a fraction"),
+                DeValue::Boolean(_) => Shape::Flag,
+                DeValue::Datetime(_) => Shape::Other("a date"),
+                DeValue::Array(items) => Shape::List(
+                    items.iter().map(|item| Node::Toml(item.span().start, Toml::Value(item.get_ref()))).collect(),
+                ),
+                DeValue::Table(table) => self.shape(Node::Toml(byte, Toml::Table(table))),
+            },
+            Node::Json(raw) => self.json_shape(raw.get()),
+        }
+    }
+
+    fn json_shape(&self, text: &'a str) -> Shape<'a> {
+        match text.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(text).map_or(Shape::Other("broken text"), Shape::Text),
+            Some(b't' | b'f') => Shape::Flag,
+            Some(b'n') => Shape::Other("null"),
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+                Shape::List(items.into_iter().map(Node::Json).collect())
+            }
+            Some(b'{') => {
+                let keys: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
+                let mut keys: Vec<_> = keys
+                    .into_iter()
+                    .map(|(key, value)| (key, self.start(Node::Json(value)), Node::Json(value)))
+                    .collect();
+                keys.sort_by_key(|(_, byte, _)| *byte);
+                Shape::Table(keys)
+            }
+            _ if text.contains(['.', 'e', 'E']) => Shape::Other("a fraction"),
+            _ => Shape::Whole(text.parse().ok()),
+        }
+    }
+
+    fn table(&self, title: &str, keys: &Keys, node: Node<'a>) -> Result<(), SpecError> {
+        let at = self.position(self.start(node));
+        let Shape::Table(entries) = self.shape(node) else {
+            return Err(self.syntax("it must be an object", self.start(node)));
+        };
+        for (name, byte, value) in &entries {
+            let at = self.position(*byte);
+            let Some((_, kind)) = keys.known.iter().find(|(known, _)| known == name) else {
+                let known: Vec<&'static str> = keys.known.iter().map(|(known, _)| *known).collect();
+                let similar = nearest(name, &known);
+                return Err(SpecError::UnknownKey { key: name.clone(), table: title.to_owned(), at, similar, known });
+            };
+            self.value(Key { name, table: title, at }, kind, *value)?;
+        }
+        for key in keys.required {
+            if !entries.iter().any(|(name, _, _)| name == key) {
+                return Err(SpecError::MissingKey { key, table: title.to_owned(), at });
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&self, key: Key<'_>, kind: &Kind, node: Node<'a>) -> Result<(), SpecError> {
+        let shape = self.shape(node);
+        let wrong = |expected| {
+            let (name, table) = (key.name.to_owned(), key.table.to_owned());
+            Err(SpecError::WrongKind { key: name, table, at: key.at, expected, found: shape.name() })
+        };
+        let bad = |problem| {
+            let (name, table) = (key.name.to_owned(), key.table.to_owned());
+            SpecError::BadValue { key: name, table, at: key.at, problem }
+        };
+        match (kind, &shape) {
+            (Kind::Text, Shape::Text(_)) | (Kind::Flag, Shape::Flag) => Ok(()),
+            (Kind::Text | Kind::Parsed(_), _) if !matches!(shape, Shape::Text(_)) => wrong("text in quotes"),
+            (Kind::Flag, _) => wrong("true or false"),
+            (Kind::Whole, Shape::Whole(number)) => match number.map(u32::try_from) {
+                Some(Ok(_)) => Ok(()),
+                _ => Err(bad(format!("must be 0 to {}", u32::MAX))),
+            },
+            (Kind::Whole, _) => wrong("a whole number"),
+            (Kind::OneOf(allowed), Shape::Text(text)) if !allowed.contains(&text.as_str()) => {
+                Err(SpecError::UnknownValue {
+                    key: key.name.to_owned(),
+                    table: key.table.to_owned(),
+                    at: key.at,
+                    value: text.clone(),
+                    similar: nearest(text, allowed),
+                    allowed,
+                })
+            }
+            (Kind::OneOf(_), Shape::Text(_)) => Ok(()),
+            (Kind::OneOf(_), _) => wrong("text in quotes"),
+            (Kind::Parsed(parse), Shape::Text(text)) => parse(text).map_err(bad),
+            (Kind::Port, Shape::Text(text)) => through_serde::<Port>(text.as_str().into()).map_err(bad),
+            (Kind::Port, Shape::Whole(number)) => through_serde::<Port>((*number).into()).map_err(bad),
+            (Kind::Port, _) => wrong("a number from 1 to 65535 or \"auto\""),
+            (Kind::Texts, Shape::List(items)) => {
+                let other = items.iter().map(|item| self.shape(*item)).find(|item| !matches!(item, Shape::Text(_)));
+                other
+                    .map_or(Ok(()), |other| Err(bad(format!("each part must be text in quotes, not {}", other.name()))))
+            }
+            (Kind::Texts, _) => wrong("an array of text, like [\"/opt/web\", \"--port\", \"{port}\"]"),
+            (Kind::Map(kind), Shape::Table(entries)) => entries.iter().try_for_each(|(name, byte, value)| {
+                let name = format!("{}.{name}", key.name);
+                self.value(Key { name: &name, table: key.table, at: self.position(*byte) }, kind, *value)
+            }),
+            (Kind::Table(keys), Shape::Table(_)) => self.table(&format!("{} of {}", key.name, key.table), keys, node),
+            (Kind::Map(_) | Kind::Table(_), _) => wrong("a table, like { key = \"value\" }"),
+            (Kind::Tables(keys, named_by), Shape::List(items)) => {
+                items.iter().enumerate().try_for_each(|(at, item)| {
+                    let title = self.title(key.name, named_by, at, *item);
+                    match self.shape(*item) {
+                        Shape::Table(_) => self.table(&title, keys, *item),
+                        other => Err(bad(format!("each must be a table, not {}", other.name()))),
+                    }
+                })
+            }
+            (Kind::Tables(..), Shape::Table(_)) => Err(bad(format!("write it with two brackets: [[{}]]", key.name))),
+            (Kind::Tables(..), _) => wrong("an array of tables"),
+            (Kind::Text | Kind::Parsed(_), _) => Ok(()),
+        }
+    }
+
+    /// How messages call the table at position `at` of an array of tables.
+    fn title(&self, array: &str, named_by: &str, at: usize, node: Node<'a>) -> String {
+        if let Shape::Table(entries) = self.shape(node)
+            && let Some((_, _, value)) = entries.iter().find(|(name, _, _)| name == named_by)
+            && let Shape::Text(name) = self.shape(*value)
+        {
+            return format!("[[{array}]] `{name}`");
+        }
+        format!("[[{array}]] number {}", at + 1)
+    }
+}
+
+/// The known word that was probably meant: at most a third of the letters differ.
+fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+    let word = word.to_lowercase();
+    known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(&known.to_lowercase(), &word), *known))
+        .filter(|(distance, known)| *distance <= (known.len() / 3).max(1))
+        .min()
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests;

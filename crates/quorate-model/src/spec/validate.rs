@@ -1,0 +1,377 @@
+//! What the types of a spec alone do not say: ranges, names, references between tables.
+//!
+//! Pure and part of the state machine: a command that fails here is refused in the same way on
+//! every node, so a rule may only ever be relaxed, never tightened, between two releases that run
+//! in one cluster.
+
+use super::{HealthCheck, Port, RouteSpec, ServiceSpec, SpecDocument, placeholder};
+use crate::command::Refusal;
+use crate::time::Span;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest host name, as in DNS.
+const HOST_BYTES_MAX: usize = 253;
+/// Longest label of a host name and longest port name.
+const LABEL_BYTES_MAX: usize = 63;
+/// Longest path of a route or check. Longer ones are surely a mistake, and some proxies cut at 8 KiB.
+const PATH_BYTES_MAX: usize = 1024;
+
+pub(super) fn document(document: &SpecDocument) -> Result<(), Refusal> {
+    if document.services.is_empty() {
+        return Err(invalid("service", "is missing: a spec has at least one [[service]]"));
+    }
+    let mut names = BTreeSet::new();
+    for spec in &document.services {
+        if !names.insert(&spec.name) {
+            return Err(invalid(format!("service.{}", spec.name), "is there twice"));
+        }
+        service(spec)?;
+    }
+    let mut seen = BTreeSet::new();
+    for spec in &document.routes {
+        route(spec)?;
+        if !seen.insert((&spec.listen, &spec.host, &spec.path)) {
+            let problem = format!("is there twice: {}{} on {}", spec.host, spec.path, spec.listen);
+            return Err(invalid(format!("route.{}", spec.service), problem));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Refusal {
+    Refusal::Invalid { field: field.into(), problem: problem.into() }
+}
+
+fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let field = |rest: &str| format!("service.{}.{rest}", spec.name);
+    if !(1..=ServiceSpec::MAX_REPLICAS).contains(&spec.replicas) {
+        let problem = format!("is {}; it must be 1 to {}", spec.replicas, ServiceSpec::MAX_REPLICAS);
+        return Err(invalid(field("replicas"), problem));
+    }
+    ports(spec).map_err(|(name, problem)| invalid(field(&format!("ports{name}")), problem))?;
+    if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
+        return Err(invalid(field("command"), "names no program: write [\"/path/to/program\", \"argument\", …]"));
+    }
+    for word in &spec.command {
+        template(word, &spec.ports).map_err(|problem| invalid(field("command"), problem))?;
+    }
+    for (name, value) in &spec.env {
+        if !is_env_name(name) {
+            let problem = format!("has the name {name:?}: use letters, digits and _, not beginning with a digit");
+            return Err(invalid(field("env"), problem));
+        }
+        template(value, &spec.ports).map_err(|problem| invalid(field(&format!("env.{name}")), problem))?;
+    }
+    if let Some(check) = &spec.health {
+        health(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
+    }
+    within(spec.stop.grace, Span::default(), Span::from_secs(600))
+        .map_err(|problem| invalid(field("stop.grace"), problem))
+}
+
+/// Where below the field, and what.
+type Problem = (String, String);
+
+fn ports(spec: &ServiceSpec) -> Result<(), Problem> {
+    let mut fixed = BTreeMap::new();
+    for (name, port) in &spec.ports {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=LABEL_BYTES_MAX).contains(&name.len()) || !name.bytes().all(plain) {
+            return Err((String::new(), format!("has the name {name:?}: use 1 to 63 of a-z, 0-9 and -")));
+        }
+        if let Port::Fixed(number) = port
+            && let Some(other) = fixed.insert(number, name)
+        {
+            return Err((format!(".{name}"), format!("is {number}, and so is `{other}`")));
+        }
+    }
+    Ok(())
+}
+
+fn health(check: &HealthCheck, spec: &ServiceSpec) -> Result<(), Problem> {
+    let at = |name: &str, problem: String| Err((name.to_owned(), problem));
+    match (&check.http, check.tcp) {
+        (Some(path), None) => {
+            sane_path(path).map_err(|problem| (".http".to_owned(), problem))?;
+        }
+        (None, Some(true)) => {}
+        (_, Some(false)) => return at(".tcp", "is false: write true, or leave it out".into()),
+        (Some(_), Some(true)) => return at("", "has both `http` and `tcp`: keep one".into()),
+        (None, None) => return at("", "checks nothing: write http = \"/path\" or tcp = true".into()),
+    }
+    if spec.ports.is_empty() {
+        return at("", "needs a port: declare one, like ports = { http = \"auto\" }".into());
+    }
+    if let Some(port) = &check.port
+        && !spec.ports.contains_key(port)
+    {
+        let declared: Vec<&str> = spec.ports.keys().map(String::as_str).collect();
+        return at(".port", format!("is {port:?}, which `ports` does not declare; declared: {}", declared.join(", ")));
+    }
+    within(check.every, Span::from_millis(100), Span::from_secs(3600)).map_err(|p| (".every".to_owned(), p))?;
+    within(check.timeout, Span::from_millis(10), Span::from_secs(60)).map_err(|p| (".timeout".to_owned(), p))?;
+    if !(1..=100).contains(&check.fail_after) {
+        return at(".fail_after", format!("is {}; it must be 1 to 100", check.fail_after));
+    }
+    Ok(())
+}
+
+fn route(spec: &RouteSpec) -> Result<(), Refusal> {
+    let field = |rest: &str| format!("route.{}.{rest}", spec.service);
+    // One spelling per port, or two equal routes would look different.
+    let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == text);
+    if spec.listen != "default" && !spec.listen.strip_prefix(':').is_some_and(is_port) {
+        let problem = format!("is {:?}; write \"default\" or \":PORT\", like \":8080\"", spec.listen);
+        return Err(invalid(field("listen"), problem));
+    }
+    if spec.host != "*" && !is_host(&spec.host) {
+        let problem = format!("is {:?}; write a host name in lower case without a port, or \"*\"", spec.host);
+        return Err(invalid(field("host"), problem));
+    }
+    sane_path(&spec.path).map_err(|problem| invalid(field("path"), problem))?;
+    if spec.path.contains('?') {
+        return Err(invalid(field("path"), format!("is {:?}; a route's path has no query", spec.path)));
+    }
+    if spec.path.len() > 1 && spec.path.ends_with('/') {
+        let problem = format!("is {:?}; leave out the / at its end, prefixes match whole segments", spec.path);
+        return Err(invalid(field("path"), problem));
+    }
+    Ok(())
+}
+
+fn is_host(host: &str) -> bool {
+    // `_` is no host name by the RFCs, and container networks are full of it.
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    let label = |label: &str| {
+        (1..=LABEL_BYTES_MAX).contains(&label.len())
+            && label.bytes().all(plain)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.len() <= HOST_BYTES_MAX && host.split('.').all(label)
+}
+
+fn sane_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(format!("is {path:?}; it must begin with /"));
+    }
+    if path.len() > PATH_BYTES_MAX {
+        return Err(format!("has {} bytes; at most {PATH_BYTES_MAX} are allowed", path.len()));
+    }
+    if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Err(format!("is {path:?}; write spaces, # and letters beyond ASCII as %XX"));
+    }
+    let segments = path.split('?').next().unwrap_or_default();
+    if segments.contains("//") || segments.split('/').any(|segment| segment == "." || segment == "..") {
+        return Err(format!("is {path:?}; it must not have empty, . or .. segments"));
+    }
+    Ok(())
+}
+
+fn template(text: &str, ports: &BTreeMap<String, Port>) -> Result<(), String> {
+    if text.contains('\0') {
+        return Err("has a NUL byte, which no program can be given".into());
+    }
+    placeholder::check(text, ports).map_err(|problem| problem.to_string())
+}
+
+fn is_env_name(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && name.starts_with(|c: char| !c.is_ascii_digit())
+}
+
+fn within(span: Span, least: Span, most: Span) -> Result<(), String> {
+    if (least..=most).contains(&span) { Ok(()) } else { Err(format!("is {span}; it must be {least} to {most}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::{Format, parse};
+    use expect_test::{Expect, expect};
+
+    /// Validates one service with these lines beside `name`, and whatever follows them.
+    fn check(lines: &str, expected: Expect) {
+        let command = if lines.contains("command =") { "" } else { "command = ['/bin/web']\n" };
+        let text = format!("[[service]]\nname = 'web'\n{command}{lines}");
+        let document = parse(&text, Format::Toml).unwrap_or_else(|problem| panic!("{problem}\n{text}"));
+        expected.assert_eq(&document.validate().map_or_else(|problem| problem.to_string(), |()| "ok".into()));
+    }
+
+    #[test]
+    fn a_full_service_is_accepted() {
+        check(
+            "command = ['web', '{port}', '{port.admin}', '{node}']\nreplicas = 1000\n\
+             ports = { http = 'auto', admin = 9000 }\nenv = { A_1 = '{replica}-{ordinal}' }\n\
+             health = { http = '/ok?full=1', port = 'admin' }\n\
+             [[route]]\nlisten = ':80'\nhost = 'a.example.org'\npath = '/api'\nservice = 'web'\n\
+             [[route]]\nservice = 'web'",
+            expect!["ok"],
+        );
+    }
+
+    #[test]
+    fn replicas_have_a_range() {
+        check("replicas = 0", expect!["`service.web.replicas` is 0; it must be 1 to 1000"]);
+        check("replicas = 1001", expect!["`service.web.replicas` is 1001; it must be 1 to 1000"]);
+    }
+
+    #[test]
+    fn a_command_names_a_program() {
+        let expected =
+            || expect!["`service.web.command` names no program: write [\"/path/to/program\", \"argument\", …]"];
+        check("command = []", expected());
+        check("command = ['']", expected());
+    }
+
+    #[test]
+    fn a_placeholder_is_known_and_its_port_declared() {
+        check(
+            "command = ['web', '{prot}']",
+            expect![
+                "`service.web.command` has the unknown placeholder `{prot}`; known are {port}, {port.NAME}, {replica}, {node}, {ordinal}; a literal brace is written {{ or }}"
+            ],
+        );
+        check(
+            "command = ['web', '{port}']",
+            expect!["`service.web.command` has `{port}`, and the service declares no port"],
+        );
+        check(
+            "ports = { http = 'auto' }\nenv = { A = '{port.admin}' }",
+            expect!["`service.web.env.A` has `{port.admin}`, and `ports` declares no `admin`"],
+        );
+    }
+
+    #[test]
+    fn no_nul_byte_reaches_a_program() {
+        check(
+            r#"env = { A = "a\u0000b" }"#,
+            expect!["`service.web.env.A` has a NUL byte, which no program can be given"],
+        );
+    }
+
+    #[test]
+    fn an_environment_variable_has_a_sane_name() {
+        check(
+            "env = { '1A' = 'x' }",
+            expect![[r#"`service.web.env` has the name "1A": use letters, digits and _, not beginning with a digit"#]],
+        );
+        check(
+            "env = { 'A=B' = 'x' }",
+            expect![[r#"`service.web.env` has the name "A=B": use letters, digits and _, not beginning with a digit"#]],
+        );
+        check(
+            "env = { '' = 'x' }",
+            expect![[r#"`service.web.env` has the name "": use letters, digits and _, not beginning with a digit"#]],
+        );
+    }
+
+    #[test]
+    fn a_port_name_is_a_plain_word_and_a_number_belongs_to_one_port() {
+        check(
+            "ports = { HTTP = 'auto' }",
+            expect![[r#"`service.web.ports` has the name "HTTP": use 1 to 63 of a-z, 0-9 and -"#]],
+        );
+        check("ports = { a = 80, b = 80 }", expect!["`service.web.ports.b` is 80, and so is `a`"]);
+    }
+
+    #[test]
+    fn a_health_check_asks_one_thing_on_a_declared_port() {
+        let health = |lines: &str, expected: Expect| check(&format!("ports = {{ http = 'auto' }}\n{lines}"), expected);
+        check(
+            "health = { tcp = true }",
+            expect![[r#"`service.web.health` needs a port: declare one, like ports = { http = "auto" }"#]],
+        );
+        health("health = { tcp = true }", expect!["ok"]);
+        health("health = {}", expect![[r#"`service.web.health` checks nothing: write http = "/path" or tcp = true"#]]);
+        health(
+            "health = { http = '/', tcp = true }",
+            expect!["`service.web.health` has both `http` and `tcp`: keep one"],
+        );
+        health("health = { tcp = false }", expect!["`service.web.health.tcp` is false: write true, or leave it out"]);
+        health("health = { http = 'ok' }", expect![[r#"`service.web.health.http` is "ok"; it must begin with /"#]]);
+        health(
+            "health = { tcp = true, port = 'htp' }",
+            expect![[r#"`service.web.health.port` is "htp", which `ports` does not declare; declared: http"#]],
+        );
+        health(
+            "health = { tcp = true, every = '99ms' }",
+            expect!["`service.web.health.every` is 99ms; it must be 100ms to 1h"],
+        );
+        health(
+            "health = { tcp = true, timeout = '61s' }",
+            expect!["`service.web.health.timeout` is 1m1s; it must be 10ms to 1m"],
+        );
+        health(
+            "health = { tcp = true, fail_after = 0 }",
+            expect!["`service.web.health.fail_after` is 0; it must be 1 to 100"],
+        );
+    }
+
+    #[test]
+    fn the_grace_of_a_stop_is_bounded() {
+        check("stop = { grace = '0s' }", expect!["ok"]);
+        check("stop = { grace = '601s' }", expect!["`service.web.stop.grace` is 10m1s; it must be 0s to 10m"]);
+    }
+
+    #[test]
+    fn a_name_is_used_once() {
+        check("command = ['x']\n[[service]]\nname = 'web'\ncommand = ['x']", expect!["`service.web` is there twice"]);
+    }
+
+    #[test]
+    fn a_document_has_a_service() {
+        for text in ["", "[[route]]\nservice = 'web'"] {
+            let refusal = parse(text, Format::Toml).unwrap().validate().unwrap_err();
+            assert_eq!(refusal.to_string(), "`service` is missing: a spec has at least one [[service]]");
+        }
+    }
+
+    #[test]
+    fn a_route_has_one_sane_spelling() {
+        let route = |line: &str, expected: Expect| check(&format!("[[route]]\nservice = 'web'\n{line}"), expected);
+        route(
+            "listen = ':080'",
+            expect![[r#"`route.web.listen` is ":080"; write "default" or ":PORT", like ":8080""#]],
+        );
+        route("listen = ':0'", expect![[r#"`route.web.listen` is ":0"; write "default" or ":PORT", like ":8080""#]]);
+        route(
+            "listen = '8080'",
+            expect![[r#"`route.web.listen` is "8080"; write "default" or ":PORT", like ":8080""#]],
+        );
+        route(
+            "host = 'Example.org'",
+            expect![[r#"`route.web.host` is "Example.org"; write a host name in lower case without a port, or "*""#]],
+        );
+        route(
+            "host = 'example.org:80'",
+            expect![[
+                r#"`route.web.host` is "example.org:80"; write a host name in lower case without a port, or "*""#
+            ]],
+        );
+        route(
+            "host = ''",
+            expect![[r#"`route.web.host` is ""; write a host name in lower case without a port, or "*""#]],
+        );
+        route("path = 'api'", expect![[r#"`route.web.path` is "api"; it must begin with /"#]]);
+        route(
+            "path = '/api/'",
+            expect![[r#"`route.web.path` is "/api/"; leave out the / at its end, prefixes match whole segments"#]],
+        );
+        route(
+            "path = '/a/../b'",
+            expect![[r#"`route.web.path` is "/a/../b"; it must not have empty, . or .. segments"#]],
+        );
+        route(
+            "path = '/a b'",
+            expect![[r#"`route.web.path` is "/a b"; write spaces, # and letters beyond ASCII as %XX"#]],
+        );
+        route("path = '/a?b'", expect![[r#"`route.web.path` is "/a?b"; a route's path has no query"#]]);
+    }
+
+    #[test]
+    fn two_equal_routes_are_refused() {
+        check(
+            "[[route]]\nservice = 'web'\n[[route]]\nservice = 'web'\npath = '/'",
+            expect!["`route.web` is there twice: */ on default"],
+        );
+    }
+}

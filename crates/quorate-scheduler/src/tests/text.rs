@@ -1,0 +1,215 @@
+//! Plans as text.
+//!
+//! A case is a list of parts between `|`:
+//! - `n1 joined`, `n1 down 29s`, `n1 unreachable 2s`, `n1 gateway` (joined, and no worker),
+//!   `n1 unreported` (joined, and has not reported to this leader yet);
+//! - `web x2 v3 port=8080 on n1 n2`: a service, its version (default v1) and healthy replicas of it;
+//! - `web.1 on n2 v2 port=8080 starting drain 5s drained (detail)`: one more replica;
+//! - `replace_after=30s`, `moves_max=1`.
+
+use crate::{Observed, Plan, Policy, plan};
+use expect_test::Expect;
+use quorate_model::assignment::Phase;
+use quorate_model::command::Step;
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use quorate_model::observed::ReplicaState;
+use quorate_model::spec::{Format, Port, ServiceSpec, parse};
+use quorate_model::state::{ClusterState, Health, NodeIdentity, NodeRecord, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::time::{Span, WallTime};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Some day in 2026; cases count back from it.
+pub(super) const NOW: WallTime = WallTime(1_790_000_000_000_000);
+
+pub(super) struct Case {
+    pub(super) state: ClusterState,
+    pub(super) observed: Observed,
+    pub(super) policy: Policy,
+}
+
+pub(super) fn check_plan(case: &str, expected: Expect) {
+    let case = Case::read(case);
+    let plan = plan(&case.state, &case.observed, &case.policy, NOW);
+    expected.assert_eq(&show(&case.state, &plan));
+}
+
+pub(super) fn show(state: &ClusterState, plan: &Plan) -> String {
+    let node = |id: &NodeId| state.nodes.get(id).map_or_else(|| id.to_string(), |node| node.identity.name.clone());
+    let replica = |id: &ReplicaId| {
+        let replica = &state.replicas[id];
+        format!("{}.{} v{} on {}", replica.service, replica.ordinal, replica.version, node(&replica.node))
+    };
+    let mut text = String::new();
+    for step in &plan.steps {
+        let line = match step {
+            Step::Place { service, ordinal, node: place, .. } => {
+                format!("place {service}.{ordinal} on {}", node(place))
+            }
+            Step::Retire { replica: id } => format!("retire {}", replica(id)),
+            Step::Release { replica: id } => format!("release {}", replica(id)),
+            Step::Forget { replica: id } => format!("forget {}", replica(id)),
+        };
+        writeln!(text, "{line}").unwrap();
+    }
+    for held in &plan.held {
+        writeln!(text, "hold {held}").unwrap();
+    }
+    if text.is_empty() { "nothing to do\n".into() } else { text }
+}
+
+pub(super) fn node_id(number: u128) -> NodeId {
+    NodeId::from_u128(number << 64)
+}
+
+pub(super) fn node(number: u128, roles: &[Role]) -> NodeIdentity {
+    NodeIdentity {
+        id: node_id(number),
+        name: format!("n{number}"),
+        roles: roles.iter().copied().collect(),
+        api: String::new(),
+        link: String::new(),
+        host: "127.0.0.1".into(),
+    }
+}
+
+/// A service whose program tells its version.
+pub(super) fn spec(name: &str, replicas: u32, version: u64, port: Option<u16>) -> ServiceSpec {
+    let text = format!("[[service]]\nname = '{name}'\ncommand = ['/bin/web', 'v{version}']\nreplicas = {replicas}");
+    let mut spec = parse(&text, Format::Toml).unwrap().services.remove(0);
+    spec.ports.insert("http".into(), port.map_or(Port::Auto, Port::Fixed));
+    spec
+}
+
+fn span(text: &str) -> Duration {
+    text.parse::<Span>().unwrap().0
+}
+
+fn ago(text: &str) -> WallTime {
+    WallTime(NOW.0 - u64::try_from(span(text).as_micros()).unwrap())
+}
+
+impl Case {
+    pub(super) fn read(text: &str) -> Case {
+        let state = ClusterState { planned_on: LogIndex(7), ..ClusterState::default() };
+        let mut case = Case { state, observed: Observed::default(), policy: Policy::default() };
+        // Services first: a replica takes what it does not say from its service.
+        let (replicas, others): (Vec<&str>, Vec<&str>) =
+            text.split('|').map(str::trim).partition(|part| part.split_whitespace().next().unwrap().contains('.'));
+        for part in others.into_iter().chain(replicas) {
+            case.part(part);
+        }
+        case
+    }
+
+    fn part(&mut self, part: &str) {
+        let (part, detail) =
+            part.split_once('(').map_or((part, ""), |(part, detail)| (part, detail.trim_end_matches(')')));
+        let words: Vec<&str> = part.split_whitespace().collect();
+        match words.as_slice() {
+            [word] if word.starts_with("replace_after=") => self.policy.replace_after = span(&word[14..]),
+            [word] if word.starts_with("moves_max=") => self.policy.moves_max = word[10..].parse().unwrap(),
+            [name, "joined"] => self.node(name, Health::Joined, "0s", true),
+            [name, "unreported"] => {
+                self.node(name, Health::Joined, "0s", true);
+                self.observed.reported.remove(&Self::named(name));
+            }
+            [name, "gateway"] => self.node(name, Health::Joined, "0s", false),
+            [name, "down", since] => self.node(name, Health::Down, since, true),
+            [name, "unreachable", since] => {
+                self.node(name, Health::Joined, "0s", true);
+                self.observed.unreachable_for.insert(Self::named(name), span(since));
+            }
+            [name, rest @ ..] if name.contains('.') => self.replica(name, rest, detail),
+            [name, rest @ ..] => self.service(name, rest),
+            [] => panic!("an empty part"),
+        }
+    }
+
+    fn named(name: &str) -> NodeId {
+        node_id(name.strip_prefix('n').unwrap().parse().unwrap())
+    }
+
+    fn node(&mut self, name: &str, health: Health, since: &str, worker: bool) {
+        let role = if worker { Role::Worker } else { Role::Gateway };
+        let identity = node(name[1..].parse().unwrap(), &[role]);
+        if health == Health::Joined {
+            self.observed.reported.insert(identity.id);
+        }
+        self.state
+            .nodes
+            .insert(identity.id, NodeRecord { identity, health, since: ago(since), generation: 1, boot: 1 });
+    }
+
+    fn service(&mut self, name: &str, words: &[&str]) {
+        let (mut replicas, mut version, mut port) = (1, 1, None);
+        let mut words = words.iter();
+        for word in words.by_ref().take_while(|word| **word != "on") {
+            if let Some(number) = word.strip_prefix('x') {
+                replicas = number.parse().unwrap();
+            } else if let Some(number) = word.strip_prefix('v') {
+                version = number.parse().unwrap();
+            } else if let Some(number) = word.strip_prefix("port=") {
+                port = Some(number.parse().unwrap());
+            } else {
+                panic!("what is {word}?");
+            }
+        }
+        let spec = spec(name, replicas, version, port);
+        self.state.services.insert(spec.name.clone(), ServiceRecord { spec, routes: Vec::new(), version });
+        for (ordinal, node) in words.enumerate() {
+            self.replica(&format!("{name}.{ordinal}"), &["on", node], "");
+        }
+    }
+
+    fn replica(&mut self, slot: &str, words: &[&str], detail: &str) {
+        let (name, ordinal) = slot.split_once('.').unwrap();
+        let service = ServiceName::new(name).unwrap();
+        let id = ReplicaId::from_u128(self.state.replicas.len() as u128 + 1);
+        let known = self.state.services.get(&service).cloned();
+        let mut version = known.as_ref().map_or(1, |known| known.version);
+        let mut port = None;
+        let (mut node, mut phase, mut since) = (None, Phase::Run, NOW);
+        let mut state = Some(ReplicaState::Healthy);
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "on" => node = Some(Self::named(words.next().unwrap())),
+                "drain" => (phase, since) = (Phase::Drain, ago(words.next().unwrap())),
+                "stop" => (phase, since) = (Phase::Stop, ago(words.next().unwrap())),
+                "drained" => drop(self.observed.drained.insert(id)),
+                "unseen" => state = None,
+                "starting" => state = Some(ReplicaState::Starting),
+                "unhealthy" => state = Some(ReplicaState::Unhealthy),
+                "backing-off" => state = Some(ReplicaState::BackingOff),
+                "stopped" => state = Some(ReplicaState::Stopped),
+                "failed" => state = Some(ReplicaState::Failed),
+                word if word.starts_with("port=") => port = Some(word[5..].parse().unwrap()),
+                word => version = word.strip_prefix('v').unwrap().parse().unwrap(),
+            }
+        }
+        let spec = match known {
+            Some(known) if known.version == version && port.is_none() => known.spec,
+            _ => spec(name, 1, version, port),
+        };
+        self.observed.replicas.extend(state.map(|state| (id, state)));
+        if !detail.is_empty() {
+            self.observed.details.insert(id, detail.into());
+        }
+        let (node, ordinal, revision) = (node.unwrap(), ordinal.parse().unwrap(), LogIndex(7));
+        let record = ReplicaRecord { id, service, ordinal, node, phase, version, spec, since, revision };
+        self.state.replicas.insert(id, record);
+    }
+}
+
+#[test]
+fn a_case_reads_as_it_is_written() {
+    let case = Case::read("n1 joined | n2 down 29s | web x2 v3 on n1 n2 | web.5 on n1 v2 failed drain 5s (exit 1)");
+    assert_eq!(case.state.nodes[&node_id(2)].since, ago("29s"));
+    assert_eq!(case.observed.reported, BTreeSet::from([node_id(1)]));
+    let replica = &case.state.replicas[&ReplicaId::from_u128(3)];
+    assert_eq!((replica.ordinal, replica.version, replica.phase), (5, 2, Phase::Drain));
+    assert_eq!(case.observed.replicas[&replica.id], ReplicaState::Failed);
+    assert_eq!(case.observed.details[&replica.id], "exit 1");
+}
