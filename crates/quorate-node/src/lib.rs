@@ -1,1 +1,23 @@
-//! (skeleton)
+//! One member of a Quorate cluster as a state machine: events in, effects out.
+//!
+//! [`Node`] composes consensus, membership and the scheduler. It has no clock, no threads, no
+//! sockets and no files: the server's shell and the simulator both feed it [`Event`]s and carry
+//! out its [`Effect`]s. Start reading at [`Node::step`].
+//!
+//! # Invariants
+//! - Equal events at equal times, with an equal seed, give equal effects.
+//! - Nothing here waits for one peer, and every collection has a bound.
+//! - Only the leader proposes what concerns others; what it proposes is checked again when it is
+//!   applied, so a deposed leader does no harm.
+
+pub mod consensus;
+mod digests;
+pub mod event;
+mod leading;
+mod node;
+mod reads;
+mod requests;
+pub mod wire;
+
+pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
+pub use node::{Node, NodeOptions, PeerView, StartError};

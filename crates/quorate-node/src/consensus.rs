@@ -1,0 +1,491 @@
+//! Raft without I/O: the one place that touches the consensus library.
+//!
+//! [`Consensus`] wraps `raft` 0.7.0 the way that was found to be safe (traps A): the leader sends
+//! before its own disk has written; what a follower may say only once it is durable is kept back
+//! until [`Consensus::persisted`]; every election timeout comes from our own seed; a dead leader's
+//! closed connection is a hint to elect at once, staggered by rank.
+//!
+//! # Invariants
+//! - A message that speaks of entries or votes leaves only after they are durable here, unless
+//!   this node leads (Raft thesis 10.2.1; commit still counts only durable copies).
+//! - Entries are handed out for applying in order, once, and only committed ones.
+//! - `commit` is written to disk only together with something else: it can be learnt again.
+//!
+//! # Sources
+//! Ongaro: Consensus: Bridging Theory and Practice, 2014. tikv/raft-rs 0.7.0.
+
+mod storage;
+
+use bytes::Bytes;
+use quorate_model::id::{LogIndex, Term};
+use quorate_model::time::Timestamp;
+use raft::eraftpb::{self, ConfState, EntryType, HardState, MessageType};
+use raft::{Config, RawNode, SnapshotStatus, StateRole};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use storage::{Wanted, Window};
+
+/// One beat of the library's clock.
+pub const TICK: Duration = Duration::from_millis(50);
+/// A leader says that it lives every 100 ms.
+const HEARTBEAT_TICKS: usize = 2;
+/// Silence of 0.5 s to 1 s makes a follower ask for votes.
+const ELECTION_TICKS: usize = 10;
+/// After a hint that the leader died, candidates go one after another: the first has won or lost
+/// by then on a local network, and split votes stay rare (measured: 31 % without the stagger).
+const RANK_DELAY: Duration = Duration::from_millis(15);
+/// At a start nobody knows whether a leader exists; longer than its pause between two heartbeats.
+const START_DELAY: Duration = Duration::from_millis(150);
+/// Entries that wait to be applied, in bytes, before this node stops taking more (traps A2 d).
+const APPLY_LAG_BYTES_MAX: usize = 32 << 20;
+/// Bytes of entries fetched from disk for a follower that is behind, at once.
+const FETCH_BYTES: usize = 256 << 10;
+
+/// The log as it was found at the start.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RecoveredLog {
+    pub term: u64,
+    pub vote: u64,
+    pub commit: u64,
+    /// Just before the first retained entry.
+    pub before: (LogIndex, Term),
+    /// First index of each run of equal terms.
+    pub terms: Vec<(LogIndex, Term)>,
+    /// The entries above the applied index.
+    pub unapplied: Vec<LogEntry>,
+}
+
+/// A log entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEntry {
+    pub index: LogIndex,
+    pub term: Term,
+    pub data: Bytes,
+}
+
+/// Something to be made durable, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Append {
+    /// Say it back in [`Consensus::persisted`].
+    pub number: u64,
+    /// Term, vote, commit; `None` when unchanged.
+    pub hard_state: Option<(u64, u64, u64)>,
+    pub entries: Vec<LogEntry>,
+}
+
+/// What consensus wants done.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Send(eraftpb::Message),
+    /// A follower lacks entries that are gone: send it the database. The message names the least
+    /// position it needs.
+    SendSnapshot(eraftpb::Message),
+    Append(Append),
+    Apply(Vec<LogEntry>),
+    Fetch {
+        from: LogIndex,
+        to_exclusive: LogIndex,
+        bytes_max: usize,
+    },
+    /// A leader's snapshot was accepted: install it, begin the log anew after it with this hard
+    /// state (term, vote, commit), then call [`Consensus::snapshot_installed`].
+    Install {
+        index: LogIndex,
+        term: Term,
+        hard_state: (u64, u64, u64),
+    },
+    /// The rounds up to this one are confirmed at this index.
+    ReadConfirmed {
+        round: u64,
+        index: LogIndex,
+    },
+    /// Leader, term or role changed.
+    RoleChanged,
+}
+
+/// Why a proposal was not taken. Nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotProposed {
+    NotLeader,
+    /// Too much is on its way already, or leadership is being handed over.
+    Busy,
+}
+
+/// Messages that wait for the disk.
+#[derive(Debug)]
+struct Parked {
+    number: u64,
+    messages: Vec<eraftpb::Message>,
+    /// Nothing of this one has to be written; it only may not overtake those before it.
+    free: bool,
+}
+
+/// One member of the Raft group.
+pub(crate) struct Consensus {
+    raw: RawNode<Window>,
+    rng: ChaCha8Rng,
+    parked: VecDeque<Parked>,
+    fetching: VecDeque<Wanted>,
+    /// The number of the ready that carries the snapshot being installed.
+    installing: Option<u64>,
+    /// Term, role and leader as last announced.
+    announced: (u64, StateRole, u64),
+    timeout_ticks: usize,
+    last_tick: Timestamp,
+    /// When to stand for election without waiting for silence.
+    campaign_at: Option<Timestamp>,
+    /// Term, vote and commit as last handed out for writing.
+    saved_hard_state: (u64, u64, u64),
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consensus").field("term", &self.term()).field("leader", &self.leader()).finish_non_exhaustive()
+    }
+}
+
+impl Consensus {
+    /// `voters` are consensus numbers ([`quorate_model::id::NodeId::raft_id`]), this node's too.
+    ///
+    /// # Errors
+    /// The library's own refusal of a log that cannot be: a message for people.
+    pub(crate) fn new(
+        id: u64,
+        voters: &BTreeSet<u64>,
+        log: RecoveredLog,
+        applied: LogIndex,
+        seed: u64,
+    ) -> Result<Consensus, raft::Error> {
+        let config = Config {
+            id,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied: applied.0,
+            // 256 in flight of 1 MiB queued 192 MiB in one step (traps A2 h).
+            max_size_per_msg: 256 << 10,
+            max_inflight_msgs: 16,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            max_uncommitted_size: 64 << 20,
+            max_committed_size_per_ready: 4 << 20,
+            ..Config::default()
+        };
+        let mut hard_state = HardState::default();
+        hard_state.term = log.term;
+        hard_state.vote = log.vote;
+        // The library panics when it is told of more applied than committed entries; the commit
+        // index is not synced on its own, so the database may well know better (traps A2 b).
+        hard_state.commit = log.commit.max(applied.0);
+        let mut conf_state = ConfState::default();
+        conf_state.set_voters(voters.iter().copied().collect());
+        let recent = log.unapplied.into_iter().map(|e| storage::entry(e.index, e.term, e.data)).collect();
+        let saved_hard_state = (log.term, log.vote, log.commit);
+        let window = Window::new(hard_state, conf_state, log.before, &log.terms, recent, applied);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&config, window, &logger)?;
+        let announced = (raw.raft.term, raw.raft.state, raw.raft.leader_id);
+        let mut consensus = Consensus {
+            raw,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            parked: VecDeque::new(),
+            fetching: VecDeque::new(),
+            installing: None,
+            announced,
+            timeout_ticks: 0,
+            last_tick: Timestamp::default(),
+            campaign_at: None,
+            saved_hard_state,
+        };
+        consensus.draw_timeout();
+        Ok(consensus)
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        Term(self.raw.raft.term)
+    }
+
+    /// The leader's consensus number.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        (self.raw.raft.leader_id != raft::INVALID_ID).then_some(self.raw.raft.leader_id)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub(crate) fn committed(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.committed)
+    }
+
+    /// When [`advance_time`](Self::advance_time) should be called at the latest.
+    pub(crate) fn next_wake(&self) -> Timestamp {
+        let tick = self.last_tick.plus(TICK);
+        self.campaign_at.map_or(tick, |at| at.min(tick))
+    }
+
+    /// Lets time pass. Late beats are made up by at most one (traps A2 j): a stalled node must not
+    /// believe that its peers were silent while it did not listen.
+    pub(crate) fn advance_time(&mut self, now: Timestamp) {
+        if now.since(self.last_tick) >= TICK {
+            self.last_tick = now;
+            self.raw.raft.set_randomized_election_timeout(self.timeout_ticks);
+            self.raw.tick();
+        }
+        if self.campaign_at.is_some_and(|at| at <= now) {
+            self.campaign_at = None;
+            let raft = &self.raw.raft;
+            if raft.leader_id == raft::INVALID_ID && raft.promotable() && self.installing.is_none() {
+                let _ = self.raw.campaign();
+            }
+        }
+    }
+
+    /// The leader's process is gone: its connection closed and a new one was refused.
+    ///
+    /// Safe for Raft, which allows anybody to stand at any time. Unsafe for reads by lease, since
+    /// this node forgets a leader that may still trust its lease: there are none (read index only).
+    pub(crate) fn leader_died(&mut self, now: Timestamp, leader: u64, alive: &BTreeSet<u64>) {
+        if self.raw.raft.leader_id != leader || self.leads() {
+            return;
+        }
+        let term = self.raw.raft.term;
+        // Keeps the vote of this term and ends the lease that would make us refuse other candidates.
+        self.raw.raft.become_follower(term, raft::INVALID_ID);
+        self.stand(now, alive, Duration::ZERO);
+    }
+
+    /// Peers are connected and nobody leads: no reason to wait for a full timeout of silence.
+    pub(crate) fn may_elect(&mut self, now: Timestamp, alive: &BTreeSet<u64>) {
+        let majority = self.raw.raft.prs().conf().voters().ids().iter().filter(|id| alive.contains(id)).count() * 2
+            > self.raw.raft.prs().conf().voters().ids().iter().count();
+        if self.raw.raft.leader_id == raft::INVALID_ID
+            && self.raw.raft.state == StateRole::Follower
+            && self.campaign_at.is_none()
+            && majority
+        {
+            self.stand(now, alive, START_DELAY);
+        }
+    }
+
+    fn stand(&mut self, now: Timestamp, alive: &BTreeSet<u64>, delay: Duration) {
+        let me = self.raw.raft.id;
+        let rank = alive.iter().filter(|id| **id < me).count();
+        let stagger = RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX).min(100);
+        self.campaign_at = Some(now.plus(delay + stagger));
+    }
+
+    /// A message from a peer. Ones that do not fit (from a node that is no member) are dropped, as
+    /// Raft allows for any message.
+    pub(crate) fn receive(&mut self, message: eraftpb::Message) {
+        let full = || self.raw.store().unapplied_bytes() > APPLY_LAG_BYTES_MAX;
+        if message.get_msg_type() == MessageType::MsgAppend && full() {
+            return;
+        }
+        let _ = self.raw.step(message);
+    }
+
+    /// A leader's snapshot lies ready in full. Returns whether Raft wants it; if so, an
+    /// [`Output::Install`] follows.
+    pub(crate) fn receive_snapshot(&mut self, from: u64, term: Term, index: LogIndex, index_term: Term) -> bool {
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.from = from;
+        message.to = self.raw.raft.id;
+        message.term = term.0;
+        let metadata = message.mut_snapshot().mut_metadata();
+        metadata.index = index.0;
+        metadata.term = index_term.0;
+        let voters = self.raw.raft.prs().conf().voters().ids().iter().collect();
+        metadata.mut_conf_state().set_voters(voters);
+        let _ = self.raw.step(message);
+        self.raw.snap().is_some()
+    }
+
+    /// # Errors
+    /// [`NotProposed`] when this node cannot take it now.
+    pub(crate) fn propose(&mut self, data: Vec<u8>) -> Result<(), NotProposed> {
+        if !self.leads() {
+            return Err(NotProposed::NotLeader);
+        }
+        if self.raw.store().unapplied_bytes() > APPLY_LAG_BYTES_MAX {
+            return Err(NotProposed::Busy);
+        }
+        self.raw.propose(Vec::new(), data).map_err(|_| NotProposed::Busy)
+    }
+
+    /// Asks for an index that is at least everything acknowledged so far. The library may drop
+    /// the question silently: ask again with a higher round.
+    pub(crate) fn read_index(&mut self, round: u64) {
+        self.raw.read_index(round.to_le_bytes().to_vec());
+    }
+
+    /// Hands leadership to a follower, which stands at once when it has caught up.
+    pub(crate) fn transfer(&mut self, to: u64) {
+        if self.leads() {
+            self.raw.transfer_leader(to);
+        }
+    }
+
+    /// Everything up to and including [`Append`] `number` is durable.
+    pub(crate) fn persisted(&mut self, number: u64, out: &mut Vec<Output>) {
+        let mut upto = None;
+        while self.parked.front().is_some_and(|parked| parked.number <= number || parked.free) {
+            let parked = self.parked.pop_front().expect("just looked");
+            upto = Some(parked.number);
+            out.extend(parked.messages.into_iter().map(Output::Send));
+        }
+        if let Some(upto) = upto {
+            self.raw.on_persist_ready(upto);
+        }
+    }
+
+    /// Everything up to `index` is applied.
+    pub(crate) fn applied(&mut self, index: LogIndex) {
+        self.raw.mut_store().applied_to(index.0);
+        // A snapshot may have overtaken an apply that was still on its way.
+        if index.0 > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index.0);
+        }
+    }
+
+    /// The disk no longer holds entries before `first`.
+    pub(crate) fn purged(&mut self, first: LogIndex) {
+        self.raw.mut_store().purged(first.0);
+    }
+
+    /// The oldest [`Output::Fetch`] that is not answered yet.
+    pub(crate) fn fetched(&mut self, entries: Vec<LogEntry>) {
+        let Some(wanted) = self.fetching.pop_front() else { return };
+        let entries = entries.into_iter().map(|e| storage::entry(e.index, e.term, e.data)).collect();
+        self.raw.mut_store().set_fetched(entries);
+        self.raw.on_entries_fetched(wanted.context);
+        self.raw.mut_store().set_fetched(Vec::new());
+    }
+
+    pub(crate) fn unreachable(&mut self, peer: u64) {
+        self.raw.report_unreachable(peer);
+    }
+
+    pub(crate) fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        self.raw.report_snapshot(to, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    }
+
+    /// The database of [`Output::Install`] is in force and the log begins after it.
+    pub(crate) fn snapshot_installed(&mut self, index: LogIndex, out: &mut Vec<Output>) {
+        if let Some(number) = self.installing.take() {
+            self.persisted(number, out);
+            self.applied(index);
+        }
+    }
+
+    /// Collects what the events since the last call lead to.
+    pub(crate) fn flush(&mut self, out: &mut Vec<Output>) {
+        while self.installing.is_none() && self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            out.extend(ready.take_messages().into_iter().map(sent));
+            for state in ready.take_read_states() {
+                if let Ok(round) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
+                    out.push(Output::ReadConfirmed { round: u64::from_le_bytes(round), index: LogIndex(state.index) });
+                }
+            }
+            let number = ready.number();
+            let snapshot = ready.snapshot().get_metadata().clone();
+            let installs = snapshot.index > 0;
+            if installs {
+                let conf_state = snapshot.get_conf_state().clone();
+                self.raw.mut_store().reset(snapshot.index, snapshot.term, conf_state);
+                self.installing = Some(number);
+                self.saved_hard_state = self.hard_state();
+                out.push(Output::Install {
+                    index: LogIndex(snapshot.index),
+                    term: Term(snapshot.term),
+                    hard_state: self.saved_hard_state,
+                });
+            }
+            let committed = ready.take_committed_entries();
+            let entries = ready.take_entries();
+            assert!(!installs || entries.is_empty(), "entries after a snapshot come with a later ready");
+            self.raw.mut_store().append(&entries);
+            let parked_messages = ready.take_persisted_messages();
+            let writes = ready.must_sync() && !installs;
+            if writes {
+                let hard_state = self.hard_state();
+                let changed = hard_state != self.saved_hard_state;
+                self.saved_hard_state = hard_state;
+                out.push(Output::Append(Append {
+                    number,
+                    hard_state: changed.then_some(hard_state),
+                    entries: entries.into_iter().map(log_entry).collect(),
+                }));
+            }
+            self.raw.advance_append_async(ready);
+            let free = !writes && !installs;
+            if free && self.parked.is_empty() {
+                out.extend(parked_messages.into_iter().map(Output::Send));
+                self.raw.on_persist_ready(number);
+            } else {
+                self.parked.push_back(Parked { number, messages: parked_messages, free });
+            }
+            if !committed.is_empty() {
+                out.push(Output::Apply(committed.into_iter().map(log_entry).collect()));
+            }
+        }
+        for wanted in self.raw.mut_store().take_wanted() {
+            out.push(Output::Fetch {
+                from: LogIndex(wanted.from),
+                to_exclusive: LogIndex(wanted.to_exclusive),
+                bytes_max: FETCH_BYTES,
+            });
+            self.fetching.push_back(wanted);
+        }
+        let role = (self.raw.raft.term, self.raw.raft.state, self.raw.raft.leader_id);
+        if role != self.announced {
+            self.draw_timeout();
+            // Somebody leads, or stands in a newer term: let them win before standing as well.
+            if role.2 != raft::INVALID_ID || role.0 > self.announced.0 {
+                self.campaign_at = None;
+            }
+            self.announced = role;
+            out.push(Output::RoleChanged);
+        }
+    }
+
+    /// Whether every voter's consensus progress is known to this leader as up to date enough to
+    /// take over: the follower that would need the least.
+    pub(crate) fn best_follower(&self, alive: &BTreeSet<u64>) -> Option<u64> {
+        let me = self.raw.raft.id;
+        let matched: BTreeMap<u64, u64> = alive
+            .iter()
+            .filter(|id| **id != me)
+            .filter_map(|id| Some((*id, self.raw.raft.prs().get(*id)?.matched)))
+            .collect();
+        matched.into_iter().max_by_key(|(id, matched)| (*matched, u64::MAX - id)).map(|(id, _)| id)
+    }
+
+    fn hard_state(&self) -> (u64, u64, u64) {
+        let state = self.raw.raft.hard_state();
+        (state.term, state.vote, state.commit)
+    }
+
+    fn draw_timeout(&mut self) {
+        let spread = u32::try_from(ELECTION_TICKS).expect("small");
+        self.timeout_ticks = ELECTION_TICKS + usize::try_from(self.rng.next_u32() % spread).expect("small");
+    }
+}
+
+fn sent(message: eraftpb::Message) -> Output {
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        Output::SendSnapshot(message)
+    } else {
+        Output::Send(message)
+    }
+}
+
+fn log_entry(entry: eraftpb::Entry) -> LogEntry {
+    // Nobody proposes membership changes yet; the log format knows them.
+    assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "membership entries come with a later version");
+    LogEntry { index: LogIndex(entry.index), term: Term(entry.term), data: entry.data }
+}

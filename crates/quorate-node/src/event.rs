@@ -1,0 +1,143 @@
+//! Every cause of work and every consequence.
+
+use crate::consensus::{Append, LogEntry};
+use crate::wire::Body;
+use quorate_model::assignment::Assignment;
+use quorate_model::entry::{Outcome, Proposal};
+use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::observed::{GatewayReport, ReplicaStatus};
+use quorate_model::state::{Change, ClusterState};
+use quorate_model::time::{Timestamp, WallTime};
+use std::time::Duration;
+
+/// The moment of an event, on both clocks. The shell reads them once for all that it found waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    pub mono: Timestamp,
+    pub wall: WallTime,
+}
+
+/// Names a question of the shell in the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Time passed; at the latest at [`crate::Node::next_wake`].
+    Tick,
+    /// A peer said something on its link.
+    Received { from: NodeId, message: Body },
+    /// A link works in both directions.
+    LinkUp { peer: NodeId },
+    /// A link ended. `refused`: a new connection was refused at once, so the process is gone.
+    LinkDown { peer: NodeId, refused: bool },
+    /// A client wants a mutation. It is answered by whoever sees its id applied, or by
+    /// [`Effect::Refuse`].
+    Propose { proposal: Proposal, deadline: Timestamp },
+    /// A client wants a linearizable read.
+    Read { ticket: Ticket, deadline: Timestamp },
+    /// An operator wants another leader.
+    Transfer { ticket: Ticket, to: NodeId, deadline: Timestamp },
+    /// This node is about to end and should lead no longer.
+    Leave,
+    /// The log is durable up to this [`Append`].
+    Persisted { number: u64 },
+    /// Entries are in the database, in order.
+    Applied { entries: Vec<AppliedEntry> },
+    /// The answer to [`Effect::ReadLog`], in the order of the questions.
+    LogRead { entries: Vec<LogEntry> },
+    /// The log no longer holds entries before `first`.
+    LogPurged { first: LogIndex },
+    /// What this node's replicas do now.
+    Replicas(Vec<ReplicaStatus>),
+    /// A gateway that takes its routes from this node.
+    Gateway(GatewayReport),
+    /// A database from a leader lies ready to be installed.
+    SnapshotReceived { from: NodeId, term: Term, index: LogIndex, index_term: Term },
+    /// [`Effect::SendSnapshot`] ended.
+    SnapshotSent { to: NodeId, ok: bool },
+    /// [`Effect::InstallSnapshot`] is done; this is what the database now holds.
+    SnapshotInstalled { index: LogIndex, state: Box<ClusterState> },
+}
+
+/// An entry that is in the database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppliedEntry {
+    pub index: LogIndex,
+    pub request_id: Option<RequestId>,
+    pub outcome: Outcome,
+    pub changes: Vec<Change>,
+    /// Of `system` and `main` after this entry.
+    pub digests: [u64; 2],
+}
+
+/// Something must be done, in the order of the list.
+#[derive(Debug)]
+pub enum Effect {
+    Send {
+        to: NodeId,
+        message: Body,
+    },
+    /// Make it durable, then say [`Event::Persisted`]. Later ones may join the same sync.
+    Append(Append),
+    /// Read entries from the log for a follower that is behind.
+    ReadLog {
+        from: LogIndex,
+        to_exclusive: LogIndex,
+        bytes_max: usize,
+    },
+    /// Run these entries, answer whoever waits for their request ids, then say [`Event::Applied`].
+    Apply(Vec<LogEntry>),
+    /// The mutation will not be answered by its applying.
+    Refuse {
+        request_id: RequestId,
+        why: Refused,
+    },
+    /// The database of this node now holds everything that the read must see.
+    ReadReady {
+        tickets: Vec<Ticket>,
+    },
+    ReadFailed {
+        tickets: Vec<Ticket>,
+    },
+    Transferred {
+        ticket: Ticket,
+        result: Result<(), TransferFailed>,
+    },
+    /// What this node is to run. Said first when this node has caught up with the cluster.
+    Assign(Assignment),
+    /// Send the whole database on a bulk connection, then say [`Event::SnapshotSent`].
+    SendSnapshot {
+        to: NodeId,
+        term: Term,
+    },
+    /// Put the received database in force and begin the log after it, with this hard state (term,
+    /// vote, commit), then say [`Event::SnapshotInstalled`].
+    InstallSnapshot {
+        index: LogIndex,
+        term: Term,
+        hard_state: (u64, u64, u64),
+    },
+    /// The received database is not needed.
+    DiscardSnapshot,
+    /// Something that people look at has changed.
+    Changed,
+}
+
+/// Why a mutation will not be answered by its applying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Nothing was written.
+    Overloaded,
+    /// Unknown outcome: the deadline came first.
+    Unknown { waited: Duration },
+}
+
+/// Why another leader was not to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferFailed {
+    UnknownNode,
+    NoLeader,
+    NotTaken { waited: Duration },
+}

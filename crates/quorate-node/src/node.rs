@@ -1,0 +1,702 @@
+//! The node: where every event is taken apart.
+
+use crate::consensus::{Consensus, NotProposed, Output, RecoveredLog};
+use crate::digests::{Difference, Digests};
+use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
+use crate::leading::{Chore, Leading, Seen};
+use crate::reads::Reads;
+use crate::requests::Requests;
+use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Status, Transfer};
+use prost::Message as _;
+use quorate_membership::{Input, LinkState, Membership, Opinion};
+use quorate_model::assignment::Assignment;
+use quorate_model::command::Command;
+use quorate_model::entry::{Envelope, Proposal};
+use quorate_model::event::Happening;
+use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
+use quorate_model::state::{ClusterState, Health, NodeIdentity};
+use quorate_model::time::{Timestamp, WallTime};
+use quorate_scheduler::{Held, Plan};
+use raft::eraftpb;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How often a node repeats what it says about itself when nothing changes.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// A gateway that has not reported for this long is gone.
+const GATEWAY_SILENCE: Duration = Duration::from_secs(3);
+/// How long the node's own commands may take before it thinks again.
+const OWN_PATIENCE: Duration = Duration::from_secs(5);
+/// Forwarded requests travel in messages of at most about this size.
+const FORWARD_BYTES: usize = 1 << 20;
+/// The node's own read, by which it learns that it has caught up.
+const CATCH_UP: Ticket = Ticket(u64::MAX);
+
+/// What a node is told when it starts.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    pub identity: NodeIdentity,
+    /// Differs from start to start of this node.
+    pub boot: u64,
+    /// Every voter, this node too.
+    pub voters: BTreeSet<NodeId>,
+    /// How long a node may be away before its replicas are replaced.
+    pub replace_after: Duration,
+    /// Seeds everything random; from the system's randomness in production.
+    pub seed: u64,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    #[error("this node is not among the voters that its configuration names")]
+    NotAVoter,
+    #[error("the recovered log does not fit: {0}")]
+    Log(String),
+}
+
+/// What this node knows about a peer, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerView {
+    pub report: NodeReport,
+    pub applied: LogIndex,
+}
+
+/// One member of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    me: NodeIdentity,
+    boot: u64,
+    voters: BTreeSet<NodeId>,
+    by_raft_id: BTreeMap<u64, NodeId>,
+    consensus: Consensus,
+    membership: LinkState,
+    /// The mirror of what is in `system` as of `applied`.
+    state: ClusterState,
+    applied: LogIndex,
+    requests: Requests,
+    reads: Reads,
+    digests: Digests,
+    leading: Leading,
+    transfers: Vec<Handover>,
+    /// The newest word of each node about itself, this one's too.
+    peers: BTreeMap<NodeId, PeerView>,
+    replicas: Vec<ReplicaStatus>,
+    gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
+    status_due: Timestamp,
+    sequence: u64,
+    /// What this node asked of the cluster itself, by request.
+    chores: BTreeMap<RequestId, Chore>,
+    /// The plan as of the last look; everybody makes it, the leader carries it out.
+    plan: Plan,
+    last_planned: Timestamp,
+    plan_due: bool,
+    caught_up: bool,
+    assigned: Option<Assignment>,
+    reported_differences: BTreeSet<(NodeId, i32)>,
+    leader_heard: Option<Timestamp>,
+    rng: ChaCha8Rng,
+    stamped: WallTime,
+    changed: bool,
+}
+
+/// Leadership being handed over for an operator.
+#[derive(Debug)]
+struct Handover {
+    ticket: Ticket,
+    to: NodeId,
+    began: Timestamp,
+    deadline: Timestamp,
+}
+
+impl Node {
+    /// A node on what its disk holds: `log` above, `state` at `applied`.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing has happened then.
+    pub fn new(
+        options: NodeOptions,
+        log: RecoveredLog,
+        state: ClusterState,
+        applied: LogIndex,
+        now: Now,
+    ) -> Result<Node, StartError> {
+        let id = options.identity.id;
+        if !options.voters.contains(&id) {
+            return Err(StartError::NotAVoter);
+        }
+        let by_raft_id: BTreeMap<u64, NodeId> = options.voters.iter().map(|node| (node.raft_id(), *node)).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let raft_ids = by_raft_id.keys().copied().collect();
+        let consensus = Consensus::new(id.raft_id(), &raft_ids, log, applied, rng.next_u64())
+            .map_err(|error| StartError::Log(error.to_string()))?;
+        let mut node = Node {
+            boot: options.boot,
+            voters: options.voters,
+            by_raft_id,
+            consensus,
+            membership: LinkState::new(id),
+            state,
+            applied,
+            requests: Requests::new(),
+            reads: Reads::default(),
+            digests: Digests::default(),
+            leading: Leading::new(options.replace_after),
+            transfers: Vec::new(),
+            peers: BTreeMap::new(),
+            replicas: Vec::new(),
+            gateways: BTreeMap::new(),
+            status_due: now.mono,
+            sequence: 0,
+            chores: BTreeMap::new(),
+            plan: Plan::default(),
+            last_planned: now.mono,
+            plan_due: true,
+            caught_up: false,
+            assigned: None,
+            reported_differences: BTreeSet::new(),
+            leader_heard: None,
+            rng,
+            stamped: WallTime::default(),
+            changed: true,
+            me: options.identity,
+        };
+        for voter in node.voters.iter().filter(|voter| **voter != id) {
+            node.membership.step(now.mono, Input::Known(*voter));
+        }
+        node.reads.ask(CATCH_UP, Timestamp(Duration::MAX));
+        node.consensus.may_elect(now.mono, &node.alive());
+        Ok(node)
+    }
+
+    /// Feeds one event. Effects are appended to `out` in the order the shell must perform them;
+    /// what several events lead to together comes with [`flush`](Self::flush).
+    pub fn step(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Tick => {}
+            Event::Received { from, message } => self.receive(now, from, message, out),
+            Event::LinkUp { peer } => self.link_up(now, peer),
+            Event::LinkDown { peer, refused } => self.link_down(now, peer, refused),
+            Event::Propose { proposal, deadline } => {
+                let request_id = proposal.request_id;
+                if !self.requests.accept(now.mono, proposal, deadline) {
+                    out.push(Effect::Refuse { request_id, why: Refused::Overloaded });
+                }
+            }
+            Event::Read { ticket, deadline } => self.reads.ask(ticket, deadline),
+            Event::Transfer { ticket, to, deadline } => self.transfer(now, ticket, to, deadline, out),
+            Event::Leave => self.leave(),
+            Event::Persisted { number } => {
+                let mut outputs = Vec::new();
+                self.consensus.persisted(number, &mut outputs);
+                self.carry_out(outputs, out);
+            }
+            Event::Applied { entries } => self.absorb(now, entries, out),
+            Event::LogRead { entries } => self.consensus.fetched(entries),
+            Event::LogPurged { first } => self.consensus.purged(first),
+            Event::Replicas(replicas) => {
+                self.replicas = replicas;
+                self.own_status_changed(now);
+            }
+            Event::Gateway(report) => self.gateway(now, report),
+            Event::SnapshotReceived { from, term, index, index_term } => {
+                if !self.consensus.receive_snapshot(from.raft_id(), term, index, index_term) {
+                    out.push(Effect::DiscardSnapshot);
+                }
+            }
+            Event::SnapshotSent { to, ok } => self.consensus.snapshot_sent(to.raft_id(), ok),
+            Event::SnapshotInstalled { index, state } => {
+                self.state = *state;
+                self.applied = index;
+                self.digests.reset();
+                let mut outputs = Vec::new();
+                self.consensus.snapshot_installed(index, &mut outputs);
+                self.carry_out(outputs, out);
+                self.plan_due = true;
+                self.changed = true;
+            }
+        }
+    }
+
+    /// Lets time pass and collects what the events since the last call lead to. To be called
+    /// after every run of [`step`](Self::step)s, and at [`next_wake`](Self::next_wake).
+    pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.consensus.advance_time(now.mono);
+        self.hand_over_requests(now, out);
+        self.lead(now, out);
+        if let Some(leader) = self.leader()
+            && let Some(round) = self.reads.next_round(now.mono)
+        {
+            let _ = leader;
+            self.consensus.read_index(round);
+        }
+        self.give_up(now, out);
+        self.drain_consensus(now, out);
+        self.answer_reads(out);
+        self.assign(out);
+        self.say_status(now, out);
+        if std::mem::take(&mut self.changed) {
+            out.push(Effect::Changed);
+        }
+    }
+
+    /// When [`flush`](Self::flush) wants to be called at the latest.
+    #[must_use]
+    pub fn next_wake(&self) -> Timestamp {
+        self.consensus.next_wake()
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    #[must_use]
+    pub fn committed(&self) -> LogIndex {
+        self.consensus.committed()
+    }
+
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.consensus.term()
+    }
+
+    /// The node that leads, as far as this one knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.consensus.leader().and_then(|id| self.by_raft_id.get(&id).copied())
+    }
+
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.consensus.leads()
+    }
+
+    #[must_use]
+    pub fn voters(&self) -> &BTreeSet<NodeId> {
+        &self.voters
+    }
+
+    /// Whether this node hears another one.
+    #[must_use]
+    pub fn hears(&self, node: NodeId) -> bool {
+        node == self.me.id || self.membership.opinion(node) == Opinion::Heard
+    }
+
+    /// What nodes said about themselves last, by node; this one's too.
+    #[must_use]
+    pub fn peers(&self) -> &BTreeMap<NodeId, PeerView> {
+        &self.peers
+    }
+
+    /// When this node last heard from a leader; now, if it leads itself.
+    #[must_use]
+    pub fn leader_heard(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.leads() { Some(now) } else { self.leader_heard }
+    }
+
+    /// What the scheduler does not do, and why.
+    #[must_use]
+    pub fn held(&self) -> &[Held] {
+        &self.plan.held
+    }
+
+    /// Digest comparisons made since the start.
+    #[must_use]
+    pub fn digests_compared(&self) -> u64 {
+        self.digests.compared()
+    }
+
+    fn receive(&mut self, now: Now, from: NodeId, message: Body, out: &mut Vec<Effect>) {
+        match message {
+            Body::Raft(message) => {
+                // A peer speaks for itself only.
+                if message.from == from.raft_id()
+                    && let Ok(message) = eraftpb::Message::try_from(message)
+                {
+                    self.consensus.receive(message);
+                    if self.consensus.leader() == Some(from.raft_id()) {
+                        self.leader_heard = Some(now.mono);
+                    }
+                }
+            }
+            Body::Forward(forward) => {
+                for proposal in forward.proposals {
+                    if let Ok(proposal) = proposal.proposal() {
+                        // Not taken: its sender sends it again, to whoever leads then.
+                        let _ = self.propose_as_leader(now, proposal);
+                    }
+                }
+            }
+            Body::Status(status) => self.heard_status(now, from, &status),
+            Body::Transfer(transfer) => {
+                if let Ok(to) = transfer.node() {
+                    self.consensus.transfer(to.raft_id());
+                }
+            }
+            // The shell's own: a connection's first frame, and what a bulk connection carries.
+            Body::Hello(_) | Body::Snapshot(_) => {}
+        }
+        let _ = out;
+    }
+
+    fn heard_status(&mut self, now: Now, from: NodeId, status: &Status) {
+        let Ok(report) = status.report() else { return };
+        if report.node != from {
+            return;
+        }
+        self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
+        let applied = LogIndex(status.applied);
+        if let [system, main] = status.digests[..] {
+            let differences = self.digests.heard(from, applied, [system, main]);
+            self.note_differences(now, differences);
+        }
+        let seen = PeerView { report, applied };
+        let known = self.peers.insert(from, seen);
+        let known = known.as_ref().map(|known| &known.report);
+        let news = &self.peers[&from].report;
+        if known.is_none_or(|known| NodeReport { sequence: news.sequence, ..known.clone() } != *news) {
+            self.changed = true;
+            self.plan_due = true;
+        }
+    }
+
+    fn link_up(&mut self, now: Now, peer: NodeId) {
+        self.membership.step(now.mono, Input::LinkUp(peer));
+        self.consensus.may_elect(now.mono, &self.alive());
+        self.own_status_changed(now);
+    }
+
+    fn link_down(&mut self, now: Now, peer: NodeId, refused: bool) {
+        self.membership.step(now.mono, Input::LinkDown(peer));
+        self.consensus.unreachable(peer.raft_id());
+        if refused {
+            let mut alive = self.alive();
+            alive.remove(&peer.raft_id());
+            self.consensus.leader_died(now.mono, peer.raft_id(), &alive);
+        }
+        self.own_status_changed(now);
+    }
+
+    /// Consensus numbers of the voters that this node hears, its own too.
+    fn alive(&self) -> BTreeSet<u64> {
+        self.voters.iter().filter(|node| self.hears(**node)).map(|node| node.raft_id()).collect()
+    }
+
+    fn transfer(&mut self, now: Now, ticket: Ticket, to: NodeId, deadline: Timestamp, out: &mut Vec<Effect>) {
+        let answer = |result| Effect::Transferred { ticket, result };
+        if !self.voters.contains(&to) {
+            out.push(answer(Err(TransferFailed::UnknownNode)));
+            return;
+        }
+        match self.leader() {
+            None => out.push(answer(Err(TransferFailed::NoLeader))),
+            Some(leader) if leader == to => out.push(answer(Ok(()))),
+            Some(leader) => {
+                if self.leads() {
+                    self.consensus.transfer(to.raft_id());
+                } else {
+                    out.push(Effect::Send { to: leader, message: Body::Transfer(Transfer::new(to)) });
+                }
+                self.transfers.push(Handover { ticket, to, began: now.mono, deadline });
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.leads()
+            && let Some(heir) = self.consensus.best_follower(&self.alive())
+        {
+            self.consensus.transfer(heir);
+        }
+    }
+
+    fn gateway(&mut self, now: Now, report: GatewayReport) {
+        let known = self.gateways.insert(report.gateway.clone(), (now.mono, report.clone()));
+        let known = known.map(|(_, known)| known);
+        let urgent = known.is_none_or(|known| known.revision != report.revision || known.busy != report.busy);
+        if urgent {
+            self.own_status_changed(now);
+        }
+    }
+
+    fn own_status_changed(&mut self, now: Now) {
+        self.status_due = now.mono;
+        self.plan_due = true;
+        self.changed = true;
+    }
+
+    fn absorb(&mut self, now: Now, entries: Vec<AppliedEntry>, out: &mut Vec<Effect>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        for entry in entries {
+            if let Some(id) = entry.request_id {
+                self.requests.done(id);
+                if let Some(chore) = self.chores.remove(&id) {
+                    self.leading.done(&chore);
+                    self.plan_due = true;
+                }
+            }
+            if !entry.changes.is_empty() {
+                self.state.absorb(entry.index, &entry.changes);
+                self.plan_due = true;
+                self.changed = true;
+            }
+            let differences = self.digests.applied(entry.index, entry.digests);
+            self.note_differences(now, differences);
+        }
+        self.applied = last;
+        self.consensus.applied(last);
+        let _ = out;
+    }
+
+    fn note_differences(&mut self, now: Now, differences: Vec<Difference>) {
+        for difference in differences {
+            let key = (difference.node, difference.database as i32);
+            if self.leads() && self.reported_differences.insert(key) {
+                let what = Happening::Diverged {
+                    node: difference.node,
+                    database: difference.database.name().to_owned(),
+                    at_index: difference.index,
+                };
+                self.ask(now, Command::Record { at: now.wall, what }, Chore::Note);
+            }
+        }
+    }
+
+    /// A mutation of the node's own.
+    fn ask(&mut self, now: Now, command: Command, chore: Chore) {
+        let id = RequestId::from_u128(u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64()));
+        let proposal = Proposal::command(id, &command);
+        if self.requests.accept(now.mono, proposal, now.mono.plus(OWN_PATIENCE)) {
+            self.leading.begun(&chore);
+            self.chores.insert(id, chore);
+        }
+    }
+
+    fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
+        self.stamped = self.stamped.max(now.wall);
+        let seed = self.rng.next_u64();
+        self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
+    }
+
+    fn hand_over_requests(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.requests.has_fresh() {
+            return;
+        }
+        let mut requests = std::mem::replace(&mut self.requests, Requests::new());
+        match self.leader() {
+            None => {}
+            Some(leader) if leader == self.me.id => {
+                requests.hand_over(now.mono, |proposal| self.propose_as_leader(now, proposal.clone()).is_ok());
+            }
+            Some(leader) => {
+                let mut batch = Forward::default();
+                let mut bytes = 0;
+                requests.hand_over(now.mono, |proposal| {
+                    bytes += proposal.payload.len() + 32;
+                    batch.proposals.push(ForwardedProposal::new(proposal));
+                    if bytes >= FORWARD_BYTES {
+                        bytes = 0;
+                        out.push(Effect::Send { to: leader, message: Body::Forward(std::mem::take(&mut batch)) });
+                    }
+                    true
+                });
+                if !batch.proposals.is_empty() {
+                    out.push(Effect::Send { to: leader, message: Body::Forward(batch) });
+                }
+            }
+        }
+        self.requests = requests;
+    }
+
+    /// What only the leader does: verdicts on nodes, plans, the record of what happened.
+    fn lead(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if now.mono.since(self.last_planned) >= STATUS_EVERY {
+            self.plan_due = true;
+        }
+        if !std::mem::take(&mut self.plan_due) {
+            return;
+        }
+        self.last_planned = now.mono;
+        let seen = Seen {
+            me: self.me.id,
+            now,
+            voters: &self.voters,
+            membership: &self.membership,
+            peers: &self.peers,
+            state: &self.state,
+        };
+        let plan = self.leading.plan(&seen);
+        self.changed |= plan.held != self.plan.held;
+        let wishes = if self.consensus.leads() { self.leading.wishes(&seen, &plan) } else { Vec::new() };
+        self.plan = plan;
+        for (command, chore) in wishes {
+            self.ask(now, command, chore);
+        }
+        self.register(now);
+        self.hand_over_requests(now, out);
+    }
+
+    /// Each node says itself who it is, at every start, and when it was taken for dead.
+    fn register(&mut self, now: Now) {
+        let asked = self.chores.values().any(|chore| *chore == Chore::Register);
+        let known = self.state.nodes.get(&self.me.id).is_some_and(|known| {
+            known.boot == self.boot && known.identity == self.me && known.health == Health::Joined
+        });
+        if !asked && !known && self.leader().is_some() {
+            let command = Command::RegisterNode { node: self.me.clone(), boot: self.boot };
+            self.ask(now, command, Chore::Register);
+        }
+    }
+
+    fn give_up(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (request_id, waited) in self.requests.tick(now.mono) {
+            if let Some(chore) = self.chores.remove(&request_id) {
+                self.leading.done(&chore);
+                self.plan_due = true;
+            } else {
+                out.push(Effect::Refuse { request_id, why: Refused::Unknown { waited } });
+            }
+        }
+        let tickets = self.reads.late(now.mono);
+        if !tickets.is_empty() {
+            out.push(Effect::ReadFailed { tickets });
+        }
+        let leader = self.leader();
+        self.transfers.retain(|handover| {
+            let result = if leader == Some(handover.to) {
+                Ok(())
+            } else if handover.deadline <= now.mono {
+                Err(TransferFailed::NotTaken { waited: now.mono.since(handover.began) })
+            } else {
+                return true;
+            };
+            out.push(Effect::Transferred { ticket: handover.ticket, result });
+            false
+        });
+        let gone = |(at, _): &(Timestamp, GatewayReport)| now.mono.since(*at) >= GATEWAY_SILENCE;
+        if self.gateways.values().any(gone) {
+            self.gateways.retain(|_, seen| !gone(seen));
+            self.own_status_changed(now);
+        }
+    }
+
+    /// Consensus may have more to say after the node reacted to a change of leader.
+    fn drain_consensus(&mut self, now: Now, out: &mut Vec<Effect>) {
+        loop {
+            let mut outputs = Vec::new();
+            self.consensus.flush(&mut outputs);
+            if outputs.is_empty() {
+                return;
+            }
+            let role_changed = outputs.iter().any(|output| matches!(output, Output::RoleChanged));
+            self.carry_out(outputs, out);
+            if role_changed {
+                self.role_changed(now, out);
+            }
+        }
+    }
+
+    fn role_changed(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.changed = true;
+        self.plan_due = true;
+        self.requests.leader_changed();
+        self.reads.leader_changed();
+        let leads = self.consensus.leads();
+        if self.leading.take_office(leads, &self.state) {
+            let what = Happening::LeaderElected { node: self.me.id, term: self.consensus.term() };
+            self.ask(now, Command::Record { at: now.wall, what }, Chore::Note);
+        }
+        self.hand_over_requests(now, out);
+        if self.leader().is_some()
+            && let Some(round) = self.reads.next_round(now.mono)
+        {
+            self.consensus.read_index(round);
+        }
+        self.lead(now, out);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>, out: &mut Vec<Effect>) {
+        for output in outputs {
+            match output {
+                Output::Send(message) => {
+                    if let Some(to) = self.by_raft_id.get(&message.to) {
+                        out.push(Effect::Send { to: *to, message: Body::Raft(RaftMessage::from(message)) });
+                    }
+                }
+                Output::SendSnapshot(message) => {
+                    if let Some(to) = self.by_raft_id.get(&message.to) {
+                        out.push(Effect::SendSnapshot { to: *to, term: Term(message.term) });
+                    }
+                }
+                Output::Append(append) => out.push(Effect::Append(append)),
+                Output::Apply(entries) => out.push(Effect::Apply(entries)),
+                Output::Fetch { from, to_exclusive, bytes_max } => {
+                    out.push(Effect::ReadLog { from, to_exclusive, bytes_max });
+                }
+                Output::Install { index, term, hard_state } => {
+                    out.push(Effect::InstallSnapshot { index, term, hard_state });
+                }
+                Output::ReadConfirmed { round, index } => self.reads.confirmed(round, index),
+                Output::RoleChanged => {}
+            }
+        }
+    }
+
+    fn answer_reads(&mut self, out: &mut Vec<Effect>) {
+        let mut tickets = self.reads.ready(self.applied);
+        if let Some(position) = tickets.iter().position(|ticket| *ticket == CATCH_UP) {
+            tickets.remove(position);
+            self.caught_up = true;
+        }
+        if !tickets.is_empty() {
+            out.push(Effect::ReadReady { tickets });
+        }
+    }
+
+    fn assign(&mut self, out: &mut Vec<Effect>) {
+        // Before it has caught up, this node's database may still want replicas that the others
+        // have long replaced.
+        if !self.caught_up || self.assigned.as_ref().is_some_and(|known| known.revision == self.state.planned_on) {
+            return;
+        }
+        let assignment = self.state.assignment(self.me.id);
+        if self.assigned.as_ref().is_none_or(|known| known.replicas != assignment.replicas) {
+            out.push(Effect::Assign(assignment.clone()));
+        }
+        self.assigned = Some(assignment);
+    }
+
+    fn say_status(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if self.status_due > now.mono {
+            return;
+        }
+        self.status_due = now.mono.plus(STATUS_EVERY);
+        self.sequence += 1;
+        let report = NodeReport {
+            node: self.me.id,
+            sequence: self.sequence,
+            replicas: self.replicas.clone(),
+            reachable: self.voters.iter().copied().filter(|node| *node != self.me.id && self.hears(*node)).collect(),
+            gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+        };
+        let status = Status {
+            digests: self.digests.last().map(|digests| digests.to_vec()).unwrap_or_default(),
+            ..Status::new(&report, self.applied.0, [0, 0])
+        };
+        for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
+            out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
+        }
+        self.peers.insert(self.me.id, PeerView { report, applied: self.applied });
+        self.changed = true;
+    }
+}

@@ -1,0 +1,392 @@
+//! What nodes say to each other: the messages of the node link, as bytes.
+//!
+//! prost, so that nodes of neighbouring versions understand each other: fields are only ever
+//! added, unknown ones are skipped. The consensus library never decodes bytes from the network:
+//! its messages are rebuilt here from our own types, field by field.
+//!
+//! A frame on a connection is a length (u32, little endian) and one [`Frame`]. Where frames are
+//! cut out of a stream is the shell's business; what is in them is decided here, so that the
+//! simulator and the fuzzers run the same code.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use quorate_model::entry::{Kind, Proposal};
+use quorate_model::id::{NodeId, RequestId};
+use quorate_model::observed::NodeReport;
+use raft::eraftpb;
+
+/// The longest frame that is accepted. An append carries at most 256 KiB of entries or one entry,
+/// and an entry is bounded by the API's body limit (8 MiB).
+pub const FRAME_MAX: usize = 16 << 20;
+
+/// The link protocol's version, said in [`Hello`].
+pub const VERSION: u32 = 1;
+
+/// One message.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Frame {
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6")]
+    pub body: Option<Body>,
+}
+
+/// What a frame holds.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// The first frame of a connection, from each side.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    #[prost(message, tag = "2")]
+    Raft(RaftMessage),
+    #[prost(message, tag = "3")]
+    Forward(Forward),
+    #[prost(message, tag = "4")]
+    Status(Status),
+    #[prost(message, tag = "5")]
+    Transfer(Transfer),
+    #[prost(message, tag = "6")]
+    Snapshot(SnapshotHead),
+}
+
+/// Who is speaking. A connection whose hello does not fit is closed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// 16 bytes each.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cluster: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub node: Bytes,
+    /// `true` on a connection for bulk data.
+    #[prost(bool, tag = "4")]
+    pub bulk: bool,
+}
+
+/// A consensus message; the fields of Raft's own.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RaftMessage {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(fixed64, tag = "2")]
+    pub to: u64,
+    #[prost(fixed64, tag = "3")]
+    pub from: u64,
+    #[prost(uint64, tag = "4")]
+    pub term: u64,
+    #[prost(uint64, tag = "5")]
+    pub log_term: u64,
+    #[prost(uint64, tag = "6")]
+    pub index: u64,
+    #[prost(message, repeated, tag = "7")]
+    pub entries: Vec<RaftEntry>,
+    #[prost(uint64, tag = "8")]
+    pub commit: u64,
+    #[prost(uint64, tag = "9")]
+    pub commit_term: u64,
+    #[prost(uint64, tag = "10")]
+    pub request_snapshot: u64,
+    #[prost(bool, tag = "11")]
+    pub reject: bool,
+    #[prost(uint64, tag = "12")]
+    pub reject_hint: u64,
+    #[prost(bytes = "bytes", tag = "13")]
+    pub context: Bytes,
+    #[prost(sint64, tag = "14")]
+    pub priority: i64,
+}
+
+/// A log entry on its way.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RaftEntry {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    #[prost(uint64, tag = "3")]
+    pub index: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: Bytes,
+}
+
+/// Mutations for the leader to propose. Nothing is answered: the sender sees its requests when it
+/// applies them, and sends them again when it does not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Forward {
+    #[prost(message, repeated, tag = "1")]
+    pub proposals: Vec<ForwardedProposal>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ForwardedProposal {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub request_id: Bytes,
+    #[prost(enumeration = "Kind", tag = "2")]
+    pub kind: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub payload: Bytes,
+}
+
+/// What a node says about itself to every manager: when it changes, and each second.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Status {
+    /// A [`NodeReport`], JSON.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub report: Bytes,
+    /// The last applied index, and the digests of `system` and `main` after it.
+    #[prost(uint64, tag = "2")]
+    pub applied: u64,
+    #[prost(fixed64, repeated, tag = "3")]
+    pub digests: Vec<u64>,
+}
+
+/// Please hand leadership to this node.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Transfer {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub to: Bytes,
+}
+
+/// Precedes the files of a snapshot on a bulk connection.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SnapshotHead {
+    /// The sender's term.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    /// The store's manifest, JSON.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub manifest: Bytes,
+}
+
+/// Why bytes are not a frame.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    #[error("the frame is damaged")]
+    Damaged(#[source] prost::DecodeError),
+    /// From a newer version, or empty.
+    #[error("the frame has no content that this version knows")]
+    Empty,
+    #[error("`{0}` is not as long as it must be")]
+    Length(&'static str),
+    #[error("the report is not JSON of this version")]
+    Report(#[source] serde_json::Error),
+    #[error("consensus message kind {0} is unknown")]
+    RaftKind(i32),
+}
+
+impl Body {
+    /// Appends the length and the frame.
+    pub fn encode_into(self, out: &mut BytesMut) {
+        let frame = Frame { body: Some(self) };
+        let length = frame.encoded_len();
+        out.reserve(4 + length);
+        out.extend_from_slice(&u32::try_from(length).expect("a frame is far below 4 GiB").to_le_bytes());
+        frame.encode(out).expect("BytesMut grows");
+    }
+
+    /// Reads a frame (without its length).
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is damaged or holds nothing that this version knows.
+    pub fn decode(bytes: Bytes) -> Result<Body, DecodeError> {
+        Frame::decode(bytes).map_err(DecodeError::Damaged)?.body.ok_or(DecodeError::Empty)
+    }
+}
+
+fn uuid(bytes: &Bytes, what: &'static str) -> Result<uuid::Uuid, DecodeError> {
+    uuid::Uuid::from_slice(bytes).map_err(|_| DecodeError::Length(what))
+}
+
+impl Hello {
+    /// # Errors
+    /// [`DecodeError::Length`] unless the id has 16 bytes.
+    pub fn node_id(&self) -> Result<NodeId, DecodeError> {
+        uuid(&self.node, "hello.node").map(NodeId)
+    }
+}
+
+impl Transfer {
+    #[must_use]
+    pub fn new(to: NodeId) -> Transfer {
+        Transfer { to: Bytes::copy_from_slice(to.0.as_bytes()) }
+    }
+
+    /// # Errors
+    /// [`DecodeError::Length`] unless the id has 16 bytes.
+    pub fn node(&self) -> Result<NodeId, DecodeError> {
+        uuid(&self.to, "transfer.to").map(NodeId)
+    }
+}
+
+impl ForwardedProposal {
+    #[must_use]
+    pub fn new(proposal: &Proposal) -> ForwardedProposal {
+        ForwardedProposal {
+            request_id: Bytes::copy_from_slice(proposal.request_id.0.as_bytes()),
+            kind: proposal.kind as i32,
+            payload: proposal.payload.clone(),
+        }
+    }
+
+    /// # Errors
+    /// [`DecodeError`] when the id or the kind is none.
+    pub fn proposal(self) -> Result<Proposal, DecodeError> {
+        Ok(Proposal {
+            request_id: RequestId(uuid(&self.request_id, "forward.request_id")?),
+            kind: Kind::try_from(self.kind).map_err(|_| DecodeError::RaftKind(self.kind))?,
+            payload: self.payload,
+        })
+    }
+}
+
+impl Status {
+    #[must_use]
+    pub fn new(report: &NodeReport, applied: u64, digests: [u64; 2]) -> Status {
+        let report = serde_json::to_vec(report).expect("a report has string keys and no failing Serialize");
+        Status { report: report.into(), applied, digests: digests.to_vec() }
+    }
+
+    /// # Errors
+    /// [`DecodeError::Report`] when the JSON is not a report.
+    pub fn report(&self) -> Result<NodeReport, DecodeError> {
+        serde_json::from_slice(&self.report).map_err(DecodeError::Report)
+    }
+}
+
+impl From<eraftpb::Message> for RaftMessage {
+    fn from(message: eraftpb::Message) -> RaftMessage {
+        RaftMessage {
+            kind: message.msg_type as i32,
+            to: message.to,
+            from: message.from,
+            term: message.term,
+            log_term: message.log_term,
+            index: message.index,
+            entries: message.entries.into_iter().map(RaftEntry::from).collect(),
+            commit: message.commit,
+            commit_term: message.commit_term,
+            request_snapshot: message.request_snapshot,
+            reject: message.reject,
+            reject_hint: message.reject_hint,
+            context: message.context,
+            priority: message.priority,
+        }
+    }
+}
+
+impl TryFrom<RaftMessage> for eraftpb::Message {
+    type Error = DecodeError;
+
+    fn try_from(message: RaftMessage) -> Result<Self, Self::Error> {
+        use eraftpb::MessageType as M;
+        // Every kind that may come from another node, by number; the rest are local to a node.
+        let known = [
+            M::MsgAppend,
+            M::MsgAppendResponse,
+            M::MsgRequestVote,
+            M::MsgRequestVoteResponse,
+            M::MsgHeartbeat,
+            M::MsgHeartbeatResponse,
+            M::MsgTransferLeader,
+            M::MsgTimeoutNow,
+            M::MsgReadIndex,
+            M::MsgReadIndexResp,
+            M::MsgRequestPreVote,
+            M::MsgRequestPreVoteResponse,
+        ];
+        let kind = known.into_iter().find(|kind| *kind as i32 == message.kind);
+        let mut out = eraftpb::Message::default();
+        out.set_msg_type(kind.ok_or(DecodeError::RaftKind(message.kind))?);
+        out.to = message.to;
+        out.from = message.from;
+        out.term = message.term;
+        out.log_term = message.log_term;
+        out.index = message.index;
+        out.entries = message.entries.into_iter().map(eraftpb::Entry::try_from).collect::<Result<Vec<_>, _>>()?.into();
+        out.commit = message.commit;
+        out.commit_term = message.commit_term;
+        out.request_snapshot = message.request_snapshot;
+        out.reject = message.reject;
+        out.reject_hint = message.reject_hint;
+        out.context = message.context;
+        out.priority = message.priority;
+        Ok(out)
+    }
+}
+
+impl From<eraftpb::Entry> for RaftEntry {
+    fn from(entry: eraftpb::Entry) -> RaftEntry {
+        RaftEntry { kind: entry.entry_type as i32, term: entry.term, index: entry.index, data: entry.data }
+    }
+}
+
+impl TryFrom<RaftEntry> for eraftpb::Entry {
+    type Error = DecodeError;
+
+    fn try_from(entry: RaftEntry) -> Result<Self, Self::Error> {
+        use eraftpb::EntryType as E;
+        let known = [E::EntryNormal, E::EntryConfChange, E::EntryConfChangeV2];
+        let kind = known.into_iter().find(|kind| *kind as i32 == entry.kind);
+        let mut out = eraftpb::Entry::default();
+        out.set_entry_type(kind.ok_or(DecodeError::RaftKind(entry.kind))?);
+        out.term = entry.term;
+        out.index = entry.index;
+        out.data = entry.data;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(index: u64) -> eraftpb::Entry {
+        let mut entry = eraftpb::Entry::default();
+        entry.set_entry_type(eraftpb::EntryType::EntryNormal);
+        entry.term = 3;
+        entry.index = index;
+        entry.data = Bytes::from_static(b"data");
+        entry
+    }
+
+    #[test]
+    fn a_consensus_message_survives_the_wire() {
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgAppend);
+        message.to = 1;
+        message.from = u64::MAX;
+        message.term = 3;
+        message.log_term = 2;
+        message.index = 9;
+        message.entries = vec![entry(10), entry(11)].into();
+        message.commit = 8;
+        message.reject = true;
+        message.reject_hint = 4;
+        message.context = Bytes::from_static(b"ctx");
+        let mut buffer = BytesMut::new();
+        Body::Raft(message.clone().into()).encode_into(&mut buffer);
+        let length = u32::from_le_bytes(buffer[..4].try_into().unwrap()) as usize;
+        assert_eq!(length, buffer.len() - 4);
+        let Body::Raft(read) = Body::decode(buffer.freeze().slice(4..)).unwrap() else { panic!("another body") };
+        assert_eq!(eraftpb::Message::try_from(read).unwrap(), message);
+    }
+
+    #[test]
+    fn a_message_that_only_a_node_may_send_itself_is_refused_from_the_wire() {
+        for kind in [eraftpb::MessageType::MsgHup, eraftpb::MessageType::MsgPropose, eraftpb::MessageType::MsgSnapshot]
+        {
+            let message = RaftMessage { kind: kind as i32, ..RaftMessage::default() };
+            assert!(eraftpb::Message::try_from(message).is_err(), "{kind:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Body::Raft(message)) = Body::decode(bytes.into()) {
+                let _ = eraftpb::Message::try_from(message);
+            }
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! The laboratory: nodes, a network, disks and a clock, all simulated, all decided by a seed.
+
+use bytes::Bytes;
+use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
+use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::sql::SqlOutcome;
+use quorate_model::state::{ClusterState, NodeIdentity, Role};
+use quorate_model::time::{Timestamp, WallTime};
+use quorate_node::consensus::{LogEntry, RecoveredLog};
+use quorate_node::wire::Body;
+use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub(crate) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// What one node has on its disk: it survives the node.
+#[derive(Default, Clone)]
+struct Disk {
+    hard_state: (u64, u64, u64),
+    before: (LogIndex, Term),
+    entries: Vec<LogEntry>,
+    applied: LogIndex,
+    applied_term: Term,
+    state: ClusterState,
+    outcomes: BTreeMap<RequestId, (LogIndex, Outcome)>,
+    runs: Vec<RequestId>,
+    digest: u64,
+}
+
+struct Member {
+    id: NodeId,
+    node: Option<Node>,
+    disk: Disk,
+    /// Grows at each restart; what was meant for an earlier life is lost.
+    life: u64,
+    corrupt: bool,
+}
+
+struct Due {
+    to: usize,
+    life: u64,
+    event: Event,
+}
+
+pub(crate) struct Lab {
+    now: Timestamp,
+    members: Vec<Member>,
+    /// By time and order of sending, so that equal times keep their order.
+    queue: BTreeMap<(Timestamp, u64), Due>,
+    sent: u64,
+    /// Messages of one pair stay in order, as on a connection.
+    last_arrival: BTreeMap<(usize, usize), Timestamp>,
+    cut: BTreeSet<(usize, usize)>,
+    rng: ChaCha8Rng,
+    ready: BTreeMap<Ticket, LogIndex>,
+    failed: BTreeSet<Ticket>,
+    transfers: BTreeMap<Ticket, Result<(), TransferFailed>>,
+    overloaded: usize,
+    snapshots: usize,
+    reads: usize,
+    incoming: BTreeMap<usize, Disk>,
+    trace: String,
+}
+
+impl Lab {
+    pub(crate) fn start(nodes: usize, seed: u64) -> Lab {
+        let id = |n: usize| NodeId::from_u128(((n as u128 + 1) << 64) | 0xabc);
+        let members = (0..nodes)
+            .map(|n| Member { id: id(n), node: None, disk: Disk::default(), life: 0, corrupt: false })
+            .collect();
+        let mut lab = Lab {
+            now: Timestamp(Duration::from_secs(1)),
+            members,
+            queue: BTreeMap::new(),
+            sent: 0,
+            last_arrival: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            ready: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            transfers: BTreeMap::new(),
+            overloaded: 0,
+            snapshots: 0,
+            reads: 0,
+            incoming: BTreeMap::new(),
+            trace: String::new(),
+        };
+        (0..nodes).for_each(|n| lab.restart(n));
+        lab
+    }
+
+    /// A cluster that has a leader and knows its nodes.
+    pub(crate) fn running(nodes: usize, seed: u64) -> Lab {
+        let mut lab = Lab::start(nodes, seed);
+        lab.until("a running cluster", ms(3_000), |lab| {
+            lab.leader().is_some() && (0..nodes).all(|n| lab.node(n).state().nodes.len() == nodes)
+        });
+        lab.run_for(ms(200));
+        lab
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(crate) fn in_time(&self, span: Duration) -> Timestamp {
+        self.now.plus(span)
+    }
+
+    pub(crate) fn id(&self, n: usize) -> NodeId {
+        self.members[n].id
+    }
+
+    pub(crate) fn node(&self, n: usize) -> &Node {
+        self.members[n].node.as_ref().expect("the node is alive")
+    }
+
+    pub(crate) fn leader(&self) -> Option<usize> {
+        self.leader_but(usize::MAX)
+    }
+
+    /// The leader of the highest term, this one aside.
+    pub(crate) fn leader_but(&self, aside: usize) -> Option<usize> {
+        let leads = |n: &usize| *n != aside && self.members[*n].node.as_ref().is_some_and(Node::leads);
+        (0..self.members.len()).filter(leads).max_by_key(|n| self.node(*n).term())
+    }
+
+    pub(crate) fn has_applied(&self, n: usize, request: u128) -> bool {
+        self.outcome(n, request).is_some()
+    }
+
+    pub(crate) fn outcome(&self, n: usize, request: u128) -> Option<Outcome> {
+        self.members[n].disk.outcomes.get(&RequestId::from_u128(request)).map(|(_, outcome)| outcome.clone())
+    }
+
+    pub(crate) fn index_of(&self, n: usize, request: u128) -> Option<LogIndex> {
+        self.members[n].disk.outcomes.get(&RequestId::from_u128(request)).map(|(index, _)| *index)
+    }
+
+    /// Requests that ran more than once on some node.
+    pub(crate) fn applied_twice(&self) -> Vec<RequestId> {
+        let mut twice = Vec::new();
+        for member in &self.members {
+            let mut seen = BTreeSet::new();
+            twice.extend(member.disk.runs.iter().filter(|id| !seen.insert(**id)).copied());
+        }
+        twice
+    }
+
+    pub(crate) fn read_ready(&self, ticket: Ticket) -> Option<LogIndex> {
+        self.ready.get(&ticket).copied()
+    }
+
+    pub(crate) fn read_failed(&self, ticket: Ticket) -> bool {
+        self.failed.contains(&ticket)
+    }
+
+    pub(crate) fn transferred(&self, ticket: Ticket) -> Option<Result<(), TransferFailed>> {
+        self.transfers.get(&ticket).copied()
+    }
+
+    pub(crate) fn refused_as_overloaded(&self) -> usize {
+        self.overloaded
+    }
+
+    pub(crate) fn snapshots_installed(&self) -> usize {
+        self.snapshots
+    }
+
+    pub(crate) fn disk_reads(&self) -> usize {
+        self.reads
+    }
+
+    pub(crate) fn trace(&self) -> String {
+        self.trace.clone()
+    }
+
+    pub(crate) fn event(&mut self, n: usize, event: Event) {
+        self.later(Duration::ZERO, n, event);
+    }
+
+    pub(crate) fn propose(&mut self, n: usize, proposal: Proposal) {
+        let deadline = self.in_time(ms(20_000));
+        self.event(n, Event::Propose { proposal, deadline });
+    }
+
+    pub(crate) fn read(&mut self, n: usize, ticket: Ticket) {
+        let deadline = self.in_time(ms(2_000));
+        self.event(n, Event::Read { ticket, deadline });
+    }
+
+    /// The node's next entries leave other contents behind.
+    pub(crate) fn corrupt(&mut self, n: usize) {
+        self.members[n].corrupt = true;
+    }
+
+    /// `kill -9`: its connections close at once and new ones are refused.
+    pub(crate) fn kill(&mut self, n: usize) {
+        self.members[n].node = None;
+        self.members[n].life += 1;
+        let peer = self.id(n);
+        for other in self.alive() {
+            self.later(ms(1), other, Event::LinkDown { peer, refused: true });
+        }
+    }
+
+    /// Starts the node on what its disk holds.
+    pub(crate) fn restart(&mut self, n: usize) {
+        let id = self.id(n);
+        let voters = self.members.iter().map(|member| member.id).collect();
+        let disk = &self.members[n].disk;
+        let mut terms: Vec<(LogIndex, Term)> = Vec::new();
+        for entry in &disk.entries {
+            if terms.last().is_none_or(|(_, term)| *term != entry.term) {
+                terms.push((entry.index, entry.term));
+            }
+        }
+        let log = RecoveredLog {
+            term: disk.hard_state.0,
+            vote: disk.hard_state.1,
+            commit: disk.hard_state.2,
+            before: disk.before,
+            terms,
+            unapplied: disk.entries.iter().filter(|entry| entry.index > disk.applied).cloned().collect(),
+        };
+        let options = NodeOptions {
+            identity: NodeIdentity {
+                id,
+                name: format!("n{}", n + 1),
+                roles: BTreeSet::from([Role::Manager, Role::Worker]),
+                api: String::new(),
+                link: String::new(),
+                host: "127.0.0.1".into(),
+            },
+            boot: self.members[n].life,
+            voters,
+            replace_after: Duration::ZERO,
+            seed: self.rng.next_u64(),
+        };
+        let node = Node::new(options, log, disk.state.clone(), disk.applied, self.clocks()).unwrap();
+        self.members[n].node = Some(node);
+        for other in self.alive() {
+            if other != n && !self.cut.contains(&(n, other)) {
+                let peer = self.id(other);
+                self.later(ms(1), n, Event::LinkUp { peer });
+                self.later(ms(1), other, Event::LinkUp { peer: id });
+            }
+        }
+    }
+
+    /// Cuts a node off from all others, silently.
+    pub(crate) fn cut(&mut self, n: usize) {
+        for other in 0..self.members.len() {
+            if other != n {
+                self.cut_pair(n, other);
+            }
+        }
+    }
+
+    pub(crate) fn cut_pair(&mut self, a: usize, b: usize) {
+        self.cut.extend([(a, b), (b, a)]);
+        let (id_a, id_b) = (self.id(a), self.id(b));
+        // The link notices after its time-out.
+        self.later(ms(3_000), a, Event::LinkDown { peer: id_b, refused: false });
+        self.later(ms(3_000), b, Event::LinkDown { peer: id_a, refused: false });
+    }
+
+    pub(crate) fn heal(&mut self, n: usize) {
+        self.cut.retain(|(a, b)| *a != n && *b != n);
+        for other in self.alive() {
+            if other != n {
+                let (id_n, id_other) = (self.id(n), self.id(other));
+                self.later(ms(1), n, Event::LinkUp { peer: id_other });
+                self.later(ms(1), other, Event::LinkUp { peer: id_n });
+            }
+        }
+    }
+
+    /// Every living node forgets all of its log that it has applied.
+    pub(crate) fn purge_all(&mut self) {
+        for n in self.alive() {
+            let disk = &mut self.members[n].disk;
+            let first = disk.applied.next();
+            if let Some(last) = disk.entries.iter().rfind(|entry| entry.index < first) {
+                disk.before = (last.index, last.term);
+            }
+            disk.entries.retain(|entry| entry.index >= first);
+            self.event(n, Event::LogPurged { first });
+        }
+        self.run_for(ms(5));
+    }
+
+    /// Lets time pass until `done`.
+    pub(crate) fn until(&mut self, what: &str, patience: Duration, done: impl Fn(&Lab) -> bool) {
+        let deadline = self.in_time(patience);
+        while !done(self) {
+            assert!(self.now < deadline, "waited {patience:?} for {what}");
+            self.turn(deadline);
+        }
+    }
+
+    pub(crate) fn run_for(&mut self, span: Duration) {
+        let end = self.in_time(span);
+        while self.now < end {
+            self.turn(end);
+        }
+    }
+
+    fn alive(&self) -> Vec<usize> {
+        (0..self.members.len()).filter(|n| self.members[*n].node.is_some()).collect()
+    }
+
+    fn clocks(&self) -> Now {
+        Now { mono: self.now, wall: WallTime(1_700_000_000_000_000 + self.now.0.as_micros() as u64) }
+    }
+
+    fn later(&mut self, delay: Duration, to: usize, event: Event) {
+        self.sent += 1;
+        let life = self.members[to].life;
+        self.queue.insert((self.now.plus(delay), self.sent), Due { to, life, event });
+    }
+
+    /// Goes on to the next moment at which something happens, but not beyond `limit`.
+    fn turn(&mut self, limit: Timestamp) {
+        let wake = self.alive().into_iter().map(|n| self.node(n).next_wake()).min();
+        let event = self.queue.keys().next().map(|(at, _)| *at);
+        let next = [wake, event].into_iter().flatten().min().unwrap_or(limit).min(limit);
+        self.now = self.now.max(next);
+        let mut touched = BTreeMap::<usize, Vec<Effect>>::new();
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let due = entry.remove();
+            let clocks = self.clocks();
+            let member = &mut self.members[due.to];
+            if member.life == due.life
+                && let Some(node) = &mut member.node
+            {
+                node.step(clocks, due.event, touched.entry(due.to).or_default());
+            }
+        }
+        for n in self.alive() {
+            let clocks = self.clocks();
+            let due = self.node(n).next_wake() <= self.now;
+            if due || touched.contains_key(&n) {
+                let node = self.members[n].node.as_mut().expect("alive");
+                node.flush(clocks, touched.entry(n).or_default());
+            }
+        }
+        for (n, effects) in touched {
+            for effect in effects {
+                self.perform(n, effect);
+            }
+        }
+        // A wake-up that leads to nothing must not stop time.
+        if wake.is_some_and(|wake| wake <= self.now) && event.is_none_or(|at| at > self.now) {
+            self.now = self.now.plus(Duration::from_micros(10));
+        }
+    }
+
+    fn perform(&mut self, n: usize, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => self.deliver(n, to, message),
+            Effect::Append(append) => {
+                let disk = &mut self.members[n].disk;
+                if let Some(state) = append.hard_state {
+                    disk.hard_state = state;
+                }
+                if let Some(first) = append.entries.first() {
+                    disk.entries.retain(|entry| entry.index < first.index);
+                }
+                disk.entries.extend(append.entries);
+                let took = Duration::from_micros(u64::from(80 + self.rng.next_u32() % 80));
+                self.later(took, n, Event::Persisted { number: append.number });
+            }
+            Effect::ReadLog { from, to_exclusive, bytes_max } => {
+                self.reads += 1;
+                let mut bytes = 0;
+                let entries = self.members[n].disk.entries.iter();
+                let entries = entries
+                    .filter(|entry| entry.index >= from && entry.index < to_exclusive)
+                    .take_while(|entry| {
+                        bytes += entry.data.len();
+                        bytes == entry.data.len() || bytes <= bytes_max
+                    })
+                    .cloned()
+                    .collect();
+                self.later(ms(1), n, Event::LogRead { entries });
+            }
+            Effect::Apply(entries) => {
+                let entries: Vec<AppliedEntry> = entries.into_iter().filter_map(|entry| self.apply(n, entry)).collect();
+                self.later(Duration::from_micros(50), n, Event::Applied { entries });
+            }
+            Effect::Refuse { why, .. } => {
+                if why == Refused::Overloaded {
+                    self.overloaded += 1;
+                }
+            }
+            Effect::ReadReady { tickets } => {
+                let applied = self.node(n).applied();
+                self.ready.extend(tickets.into_iter().map(|ticket| (ticket, applied)));
+            }
+            Effect::ReadFailed { tickets } => self.failed.extend(tickets),
+            Effect::Transferred { ticket, result } => {
+                self.transfers.insert(ticket, result);
+            }
+            Effect::SendSnapshot { to, term } => {
+                let target = self.members.iter().position(|member| member.id == to).unwrap();
+                let disk = self.members[n].disk.clone();
+                let (index, index_term) = (disk.applied, disk.applied_term);
+                self.incoming.insert(target, disk);
+                let from = self.id(n);
+                self.later(ms(5), target, Event::SnapshotReceived { from, term, index, index_term });
+                self.later(ms(6), n, Event::SnapshotSent { to, ok: true });
+            }
+            Effect::InstallSnapshot { index, hard_state, .. } => {
+                self.snapshots += 1;
+                let received = self.incoming.remove(&n).unwrap();
+                assert_eq!(received.applied, index);
+                let state = Box::new(received.state.clone());
+                let before = (received.applied, received.applied_term);
+                self.members[n].disk = Disk { hard_state, before, entries: Vec::new(), ..received };
+                self.later(ms(5), n, Event::SnapshotInstalled { index, state });
+            }
+            Effect::DiscardSnapshot => {
+                self.incoming.remove(&n);
+            }
+            Effect::Assign(_) | Effect::Changed => {}
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: NodeId, message: Body) {
+        let Some(target) = self.members.iter().position(|member| member.id == to) else { return };
+        if self.cut.contains(&(from, target)) {
+            return;
+        }
+        let took = Duration::from_micros(u64::from(50 + self.rng.next_u32() % 200));
+        let at = self.now.plus(took);
+        let last = self.last_arrival.entry((from, target)).or_default();
+        *last = (*last).max(at);
+        let delay = last.since(self.now);
+        if let Body::Raft(raft) = &message {
+            self.trace.push_str(&format!(
+                "{} {from}>{target} k{} t{} i{}\n",
+                self.now.0.as_micros(),
+                raft.kind,
+                raft.term,
+                raft.index
+            ));
+        }
+        let from = self.id(from);
+        self.later(delay, target, Event::Received { from, message });
+    }
+
+    /// What the store does, without SQL.
+    fn apply(&mut self, n: usize, entry: LogEntry) -> Option<AppliedEntry> {
+        let corrupt = u64::from(self.members[n].corrupt);
+        let disk = &mut self.members[n].disk;
+        if entry.index <= disk.applied {
+            return None;
+        }
+        disk.applied = entry.index;
+        disk.applied_term = entry.term;
+        disk.digest = disk.digest.wrapping_mul(31).wrapping_add(entry.data.len() as u64 + corrupt);
+        let envelope = Envelope::read(entry.data.clone()).unwrap();
+        let request_id = envelope.request_id();
+        let known = request_id.and_then(|id| disk.outcomes.get(&id)).map(|(_, outcome)| outcome.clone());
+        let (outcome, changes) = match (known, envelope.payload().unwrap()) {
+            (Some(outcome), _) => (outcome, Vec::new()),
+            (None, Payload::Noop) => (Outcome::Noop, Vec::new()),
+            (None, Payload::Sql(_)) => {
+                disk.runs.extend(request_id);
+                (Outcome::Sql(SqlOutcome::default()), Vec::new())
+            }
+            (None, Payload::Command(command)) => match disk.state.decide(entry.index, envelope.time(), &command) {
+                Ok(changes) => {
+                    disk.state.absorb(entry.index, &changes);
+                    (Outcome::Command(Ok(())), changes)
+                }
+                Err(refusal) => (Outcome::Command(Err(refusal)), Vec::new()),
+            },
+        };
+        if let Some(id) = request_id {
+            disk.outcomes.entry(id).or_insert((entry.index, outcome.clone()));
+        }
+        let digests = [disk.digest, 0];
+        let _: &Bytes = &entry.data;
+        Some(AppliedEntry { index: entry.index, request_id, outcome, changes, digests })
+    }
+}
