@@ -173,12 +173,10 @@ impl Consensus {
             max_committed_size_per_ready: 4 << 20,
             ..Config::default()
         };
-        let mut hard_state = HardState::default();
-        hard_state.term = log.term;
-        hard_state.vote = log.vote;
         // The library panics when it is told of more applied than committed entries; the commit
         // index is not synced on its own, so the database may well know better (traps A2 b).
-        hard_state.commit = log.commit.max(applied.0);
+        let commit = log.commit.max(applied.0);
+        let hard_state = HardState { term: log.term, vote: log.vote, commit, ..HardState::default() };
         let mut conf_state = ConfState::default();
         conf_state.set_voters(voters.iter().copied().collect());
         let recent = log.unapplied.into_iter().map(|e| storage::entry(e.index, e.term, e.data)).collect();

@@ -252,11 +252,7 @@ impl Storage for Window {
 
 /// An entry of the library from one of the log.
 pub(super) fn entry(index: LogIndex, term: Term, data: Bytes) -> Entry {
-    let mut entry = Entry::default();
-    entry.index = index.0;
-    entry.term = term.0;
-    entry.data = data;
-    entry
+    Entry { index: index.0, term: term.0, data, ..Entry::default() }
 }
 
 #[cfg(test)]

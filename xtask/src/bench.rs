@@ -1,0 +1,83 @@
+//! Benches: always against a peer, in the same run, on this machine.
+//!
+//! The peers' scripts and the load generator live outside this repository, in a folder that
+//! `--anchors` (or `QUORATE_ANCHORS`) names; our own script beside them is `bench/quorate.py`.
+
+use crate::{must, needs, root};
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::process::Command;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Three nodes: durable writes, reads, failover, idle; against etcd and ZooKeeper.
+    First(Options),
+    /// One gateway core: CPU per request against HAProxy.
+    Gateway(Options),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The folder with the peers' scripts and the load generator.
+    #[arg(long, env = "QUORATE_ANCHORS")]
+    anchors: PathBuf,
+    /// What to measure: any of write, read, failover, idle. Default: all.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Leave the peers out (their figures then come from elsewhere: say so).
+    #[arg(long)]
+    without_peers: bool,
+}
+
+pub(crate) fn run(what: &Bench) -> Result<()> {
+    must("cargo", &["build", "--release", "--quiet", "--package", "quorate"])?;
+    match what {
+        Bench::First(options) => first(options),
+        Bench::Gateway(options) => gateway(options),
+    }
+}
+
+const PEERS: &[(&str, &str)] =
+    &[("etcd-server", "etcd"), ("etcd-client", "etcdctl"), ("protobuf-compiler", "protoc"), ("cmake", "cmake")];
+const ZOOKEEPER: &[(&str, &str)] = &[("zookeeper", "zookeeper-server"), ("default-jre-headless", "java")];
+
+fn first(options: &Options) -> Result<()> {
+    needs::debian(PEERS)?;
+    if !options.without_peers {
+        script(options, options.anchors.join("etcd.py"))?;
+        if !std::path::Path::new("/usr/share/zookeeper").exists() {
+            needs::debian(ZOOKEEPER)?;
+        }
+        script(options, options.anchors.join("zookeeper.py"))?;
+    }
+    script(options, root().join("bench/quorate.py"))
+}
+
+fn gateway(options: &Options) -> Result<()> {
+    needs::debian(&[
+        ("haproxy", "haproxy"),
+        ("nginx-light", "nginx"),
+        ("wrk", "wrk"),
+        ("protobuf-compiler", "protoc"),
+    ])?;
+    script(options, root().join("bench/gateway.py"))
+}
+
+fn script(options: &Options, path: PathBuf) -> Result<()> {
+    let shown = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    println!("\n## {shown}\n");
+    let status = Command::new("python3")
+        .arg(&path)
+        .args(&options.only)
+        .env("QUORATE_ANCHORS", std::path::absolute(&options.anchors)?)
+        .env("QUORATE_BINARY", root().join("target/release/quorate"))
+        .env("ANCHOR_TARGET", root().join("target/anchors"))
+        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
+        .status()
+        .with_context(|| format!("starting {shown}"))?;
+    if !status.success() {
+        bail!("{shown} failed: {status}");
+    }
+    Ok(())
+}

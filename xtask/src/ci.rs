@@ -1,0 +1,164 @@
+//! All of CI, in the order in which a mistake shows soonest.
+//!
+//! Every step counts as one check, every test as itself. The last line is plain: `N passed, M failed`.
+
+use crate::{must, needs, root, tidy};
+use anyhow::{Context as _, Result, bail};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// What the tests and checks need besides Rust: a package and a program in it.
+const PACKAGES: &[(&str, &str)] = &[
+    ("build-essential", "cc"),
+    ("git", "git"),
+    ("python3", "python3"),
+    ("nginx-light", "nginx"),
+    ("strace", "strace"),
+    ("chromium", "chromium"),
+    ("libfaketime", "faketime"),
+    ("sqlite3", "sqlite3"),
+];
+
+/// The release binary may be this large.
+const BINARY_BYTES_MAX: u64 = 30 << 20;
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+pub(crate) fn run() -> Result<()> {
+    let began = Instant::now();
+    let mut total = Count::default();
+    let mut step = |name: &str, work: &mut dyn FnMut() -> Result<Count>| {
+        let began = Instant::now();
+        println!("── {name}");
+        let count = work().unwrap_or_else(|error| {
+            println!("   {error:#}");
+            Count { passed: 0, failed: 1 }
+        });
+        let verdict = if count.failed == 0 { "ok" } else { "FAILED" };
+        println!(
+            "   {verdict}: {} passed, {} failed, {:.0} s",
+            count.passed,
+            count.failed,
+            began.elapsed().as_secs_f64()
+        );
+        total.passed += count.passed;
+        total.failed += count.failed;
+    };
+    step("packages", &mut || one(needs::debian(PACKAGES)));
+    step("format", &mut || one(must("cargo", &["fmt", "--all", "--check"])));
+    step("tidy", &mut || one(tidy::run()));
+    step("clippy", &mut || {
+        one(must("cargo", &["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    });
+    step("tests", &mut tests);
+    step("release binary", &mut || one(release_binary()));
+    step("console", &mut || one(console()));
+    step("console in a browser", &mut || one(browser()));
+    step("dependencies", &mut || one(dependencies()));
+    println!("── done in {:.0} s", began.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 {
+        bail!("CI failed");
+    }
+    Ok(())
+}
+
+fn one(done: Result<()>) -> Result<Count> {
+    done.map(|()| Count { passed: 1, failed: 0 })
+}
+
+/// All tests, counted one by one. An ignored test counts as failed: it shows nothing.
+fn tests() -> Result<Count> {
+    let mut child = Command::new("cargo")
+        .args(["test", "--workspace", "--locked", "--no-fail-fast", "--quiet", "--", "--format", "pretty"])
+        .current_dir(root())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting cargo test")?;
+    let mut count = Count::default();
+    let output = child.stdout.take().context("the output of cargo test")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        match result_line(&line) {
+            Some(more) => {
+                count.passed += more.passed;
+                count.failed += more.failed;
+            }
+            // Only what failed is of interest; a thousand lines of success hide it.
+            None if line.ends_with("... ok") || line.is_empty() || line.starts_with("running ") => {}
+            None => println!("   {line}"),
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == 0 {
+        count.failed = 1;
+    }
+    if count.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(count)
+}
+
+/// `test result: ok. 12 passed; 0 failed; 1 ignored; …`
+fn result_line(line: &str) -> Option<Count> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| -> u64 {
+        let mut words = rest.split([' ', ';']).filter(|part| !part.is_empty()).collect::<Vec<_>>().into_iter().rev();
+        words.by_ref().find(|part| *part == word);
+        words.next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    };
+    Some(Count { passed: number("passed"), failed: number("failed") + number("ignored") })
+}
+
+fn release_binary() -> Result<()> {
+    must("cargo", &["build", "--release", "--quiet", "--locked", "--package", "quorate"])?;
+    let bytes = std::fs::metadata(root().join("target/release/quorate"))?.len();
+    println!("   {:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    if bytes > BINARY_BYTES_MAX {
+        bail!("the release binary has {bytes} bytes; the limit is {BINARY_BYTES_MAX}");
+    }
+    Ok(())
+}
+
+/// The committed console is what its sources build, and its unit tests pass.
+fn console() -> Result<()> {
+    needs::node()?;
+    must("npm", &["--prefix", "console", "ci", "--no-audit", "--no-fund", "--silent"])?;
+    must("npm", &["--prefix", "console", "run", "--silent", "check"])?;
+    must("npm", &["--prefix", "console", "test", "--silent"])?;
+    must("npm", &["--prefix", "console", "run", "--silent", "build"])?;
+    must("git", &["diff", "--exit-code", "--stat", "--", "crates/quorate-api/console"])
+        .context("the committed console is not what its sources build: run `cargo xtask console` and commit")
+}
+
+/// The console of a real cluster in Chromium.
+fn browser() -> Result<()> {
+    must("node", &["console/tests/real.mjs", "target/release/quorate"])
+}
+
+/// Licences, sources and banned crates; works without a network.
+fn dependencies() -> Result<()> {
+    let deny = needs::cargo_deny()?;
+    let deny = deny.display().to_string();
+    must(&deny, &["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_test_counts_as_failed() {
+        let count = result_line(
+            "test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+        );
+        let count = count.expect("it is a result");
+        assert_eq!((count.passed, count.failed), (12, 2));
+        assert!(result_line("test a ... ok").is_none());
+    }
+}
