@@ -401,3 +401,129 @@ impl Changes {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Format, parse};
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::new(text).unwrap()
+    }
+
+    fn apply(text: &str) -> Command {
+        Command::ApplySpec { document: parse(text, Format::Toml).unwrap() }
+    }
+
+    fn register(boot: u64) -> Command {
+        let node = NodeIdentity {
+            id: NodeId::from_u128(1 << 64),
+            name: "n1".into(),
+            roles: BTreeSet::from([Role::Worker]),
+            api: String::new(),
+            link: String::new(),
+            host: "127.0.0.1".into(),
+        };
+        Command::RegisterNode { node, boot }
+    }
+
+    /// Decides and absorbs; `false`: nothing changed.
+    fn run(state: &mut ClusterState, index: u64, command: &Command) -> Result<bool, Refusal> {
+        let changes = state.decide(LogIndex(index), WallTime(index), command)?;
+        state.absorb(LogIndex(index), &changes);
+        Ok(!changes.is_empty())
+    }
+
+    const WEB: &str = "[[service]]\nname = 'web'\ncommand = ['/bin/web']\n";
+
+    #[test]
+    fn a_service_gets_a_new_version_when_its_program_changes_and_not_when_it_is_scaled() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &apply(WEB)).unwrap();
+        run(&mut state, 2, &apply(&format!("{WEB}replicas = 3"))).unwrap();
+        run(&mut state, 3, &Command::ScaleService { service: name("web"), replicas: 2 }).unwrap();
+        assert_eq!(state.services[&name("web")].version, 1);
+        run(&mut state, 4, &apply(&format!("{WEB}env = {{ A = '1' }}"))).unwrap();
+        assert_eq!(state.services[&name("web")].version, 2);
+    }
+
+    #[test]
+    fn a_spec_that_is_applied_again_changes_nothing() {
+        let mut state = ClusterState::default();
+        assert!(run(&mut state, 1, &apply(WEB)).unwrap());
+        assert!(!run(&mut state, 2, &apply(WEB)).unwrap());
+        assert_eq!(state.planned_on, LogIndex(1));
+    }
+
+    #[test]
+    fn a_refused_spec_changes_nothing() {
+        let mut state = ClusterState::default();
+        let refusal = run(&mut state, 1, &apply(&format!("{WEB}replicas = 0"))).unwrap_err();
+        assert_eq!(refusal.to_string(), "`service.web.replicas` is 0; it must be 1 to 1000");
+        assert_eq!(state, ClusterState::default());
+    }
+
+    #[test]
+    fn a_route_belongs_to_one_service() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &apply(&format!("{WEB}[[route]]\nservice = 'web'"))).unwrap();
+        let other = "[[service]]\nname = 'api'\ncommand = ['x']\n[[route]]\nservice = 'api'";
+        let refusal = run(&mut state, 2, &apply(other)).unwrap_err();
+        assert_eq!(refusal.to_string(), "route */ on default already belongs to service `web`");
+    }
+
+    #[test]
+    fn an_unknown_service_brings_the_nearest_name() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &apply(WEB)).unwrap();
+        let refusal = run(&mut state, 2, &Command::RemoveService { service: name("wbe") }).unwrap_err();
+        assert_eq!(refusal.to_string(), "there is no service `wbe`; did you mean `web`?");
+    }
+
+    #[test]
+    fn a_verdict_on_an_older_run_of_a_node_is_ignored() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &register(1)).unwrap();
+        run(&mut state, 2, &register(2)).unwrap();
+        let node = NodeId::from_u128(1 << 64);
+        let down = |generation| Command::ChangeHealth { node, generation, health: Health::Down, at: WallTime(0) };
+        assert!(!run(&mut state, 3, &down(1)).unwrap());
+        assert!(run(&mut state, 4, &down(2)).unwrap());
+        assert_eq!(state.nodes[&node].health, Health::Down);
+    }
+
+    #[test]
+    fn a_plan_made_before_a_change_is_refused_and_one_made_before_a_mere_event_is_not() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &register(1)).unwrap();
+        run(&mut state, 2, &apply(WEB)).unwrap();
+        let node = NodeId::from_u128(1 << 64);
+        let what = Happening::LeaderElected { node, term: crate::id::Term(1) };
+        run(&mut state, 3, &Command::Record { at: WallTime(3), what }).unwrap();
+        let replica = ReplicaId::from_u128(1);
+        let steps = vec![Step::Place { replica, service: name("web"), ordinal: 0, node }];
+        let stale = run(&mut state, 4, &Command::CarryOut { expected: LogIndex(1), steps: steps.clone() });
+        assert_eq!(stale, Err(Refusal::StalePlan { expected: LogIndex(1), actual: LogIndex(2) }));
+        assert!(run(&mut state, 5, &Command::CarryOut { expected: LogIndex(2), steps }).unwrap());
+        assert_eq!(state.assignment(node).replicas[0].replica, replica);
+    }
+
+    #[test]
+    fn a_replica_passes_its_phases_in_order() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &register(1)).unwrap();
+        run(&mut state, 2, &apply(WEB)).unwrap();
+        let (replica, node) = (ReplicaId::from_u128(1), NodeId::from_u128(1 << 64));
+        let mut step = |index: u64, step: Step| {
+            let expected = state.planned_on;
+            run(&mut state, index, &Command::CarryOut { expected, steps: vec![step] }).unwrap();
+            state.replicas.get(&replica).map(|replica| replica.phase)
+        };
+        assert_eq!(step(3, Step::Place { replica, service: name("web"), ordinal: 0, node }), Some(Phase::Run));
+        assert_eq!(step(4, Step::Release { replica }), Some(Phase::Run));
+        assert_eq!(step(5, Step::Retire { replica }), Some(Phase::Drain));
+        assert_eq!(step(6, Step::Release { replica }), Some(Phase::Stop));
+        assert_eq!(step(7, Step::Retire { replica }), Some(Phase::Stop));
+        assert_eq!(step(8, Step::Forget { replica }), None);
+    }
+}

@@ -128,19 +128,23 @@ impl<'a> Planner<'a> {
     fn fill(&mut self, service: &'a ServiceRecord) -> bool {
         let taken = self.ordinals(&service.spec.name);
         let missing = (service.spec.replicas as usize).saturating_sub(taken.len());
-        let free: Vec<u32> = (0..).filter(|ordinal| !taken.contains_key(ordinal)).take(missing).collect();
-        let mut complete = true;
-        for (at, ordinal) in free.iter().enumerate() {
-            if stops_first(&service.spec)
-                && let Some(old) = self.ending(service, |old| old.ordinal == *ordinal)
-            {
-                self.hold_for_ending(old);
-                complete = false;
-            } else if !self.place(service, *ordinal, None, free.len() - at - 1) {
+        // Where an update stops first, each old replica on its way out keeps its successor waiting.
+        // They are counted and not compared by ordinal: after losses and scaling the lowest free
+        // ordinal need not be the one that the update freed.
+        let ending = if stops_first(&service.spec) { self.ending(service) } else { Vec::new() };
+        let ready = missing.saturating_sub(ending.len());
+        let free = (0..).filter(|ordinal| !taken.contains_key(ordinal)).take(ready);
+        for (at, ordinal) in free.enumerate() {
+            if !self.place(service, ordinal, None, ready - at - 1) {
                 return false;
             }
         }
-        complete
+        if let Some(old) = ending.first()
+            && ready < missing
+        {
+            self.hold_for_ending(*old);
+        }
+        ready == missing
     }
 
     /// Moves a service one step from older versions towards the present one.
@@ -167,8 +171,8 @@ impl<'a> Planner<'a> {
         if outdated.is_empty() {
             return;
         }
-        if let Some(old) = self.ending(service, |_| true) {
-            return self.hold_for_ending(old);
+        if let Some(old) = self.ending(service).first() {
+            return self.hold_for_ending(*old);
         }
         // What is not healthy loses nothing by being replaced. What cannot be asked is left to the
         // decision about its node.
@@ -349,10 +353,10 @@ impl<'a> Planner<'a> {
         ordinals
     }
 
-    /// A replica of an older version that is on its way out.
-    fn ending(&self, service: &ServiceRecord, which: impl Fn(&Seat<'a>) -> bool) -> Option<Seat<'a>> {
-        let mut seats = self.replicas.values().filter(|seat| *seat.service == service.spec.name);
-        seats.find(|seat| seat.outdated && seat.phase != Phase::Run && which(seat)).copied()
+    /// Replicas of older versions that are on their way out.
+    fn ending(&self, service: &ServiceRecord) -> Vec<Seat<'a>> {
+        let mine = self.replicas.values().filter(|seat| *seat.service == service.spec.name);
+        mine.filter(|seat| seat.outdated && seat.phase != Phase::Run).copied().collect()
     }
 
     fn hold(&mut self, service: &ServiceRecord, reason: HeldReason) {

@@ -409,6 +409,16 @@ fn an_update_with_a_fixed_port_stops_the_old_replica_first() {
 }
 
 #[test]
+fn an_update_with_a_fixed_port_places_nothing_early_in_an_ordinal_that_was_lost_before() {
+    check_plan(
+        "n1 joined | n2 joined | n3 joined | web x2 v2 port=8080 | web.1 on n3 v1 drain 1s | web.2 on n1 v1",
+        expect![[r#"
+            hold web: the update waits for the old web.1 on n3 to end
+        "#]],
+    );
+}
+
+#[test]
 fn an_update_leaves_what_is_on_a_silent_node_to_the_decision_about_the_node() {
     check_plan(
         "n1 unreachable 1s | n2 joined | web x2 v2 | web.0 on n1 v1 | web.1 on n2",
