@@ -48,4 +48,3 @@ async fn check(address: SocketAddr, path: Option<&str>) -> bool {
         Err(_) => false,
     }
 }
-

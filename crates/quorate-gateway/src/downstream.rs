@@ -246,7 +246,6 @@ pub(crate) async fn serve(plane: Arc<Plane>, stream: TcpStream, peer: IpAddr, li
         service_fn(move |request| proxy::serve(plane.clone(), client.clone(), request))
     };
     let connection = http1::Builder::new()
-        .pipeline_flush(true)
         .max_header_size(HEAD_MAX)
         .max_buf_size(crate::upstream::BUFFER_MAX)
         .serve_connection(io, service)
@@ -349,20 +348,15 @@ struct HeadScan {
     line: Line,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Line {
     /// So many bytes of the line are those of `content-length:`. 0: the line begins.
     Matching(usize),
+    /// The request line, or a line of another header.
+    #[default]
     Other,
     /// The empty line was there; what follows is no head.
     HeadOver,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        // The request line is none of the headers.
-        Line::Other
-    }
 }
 
 impl HeadScan {

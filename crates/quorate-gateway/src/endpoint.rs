@@ -145,17 +145,14 @@ impl Endpoint {
         if links.is_empty() {
             return;
         }
-        let mut kept: Vec<Link> =
-            links.into_iter().filter_map(|mut link| (link.rest() < rounds && link.is_alive()).then_some(link)).collect();
+        let mut kept: Vec<Link> = links
+            .into_iter()
+            .filter_map(|mut link| (link.rest() < rounds && link.is_alive()).then_some(link))
+            .collect();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // What came back meanwhile was used later and belongs on top.
         kept.append(&mut idle);
         *idle = kept;
-    }
-
-    #[cfg(test)]
-    pub(crate) fn idle_count(&self) -> usize {
-        self.idle.lock().unwrap().len()
     }
 
     fn now(&self) -> u64 {

@@ -33,6 +33,8 @@ mod reply;
 mod table;
 mod upstream;
 
+#[cfg(test)]
+mod tests;
 
 use crate::plane::Plane;
 use std::future::Future;
@@ -160,8 +162,7 @@ pub(crate) async fn run_with(
     let managers = control::parse_managers(&config.managers)?;
     let listener =
         listeners::bind(config.listen).map_err(|source| GatewayError::Bind { address: config.listen, source })?;
-    let address =
-        listener.local_addr().map_err(|source| GatewayError::Bind { address: config.listen, source })?;
+    let address = listener.local_addr().map_err(|source| GatewayError::Bind { address: config.listen, source })?;
     let plane = Arc::new(Plane::new(config, limits, address));
     if let Some(table) = control::read_snapshot(&plane) {
         plane.install(table, plane::Origin::Snapshot);

@@ -211,10 +211,4 @@ impl Plane {
             failed: self.failed.load(Ordering::Relaxed),
         })
     }
-
-    #[cfg(test)]
-    pub(crate) fn endpoint(&self, replica: ReplicaId) -> Option<Arc<Endpoint>> {
-        let installed = self.installed.lock().unwrap();
-        installed.endpoints.values().find(|known| known.endpoint.replica == replica).map(|known| known.endpoint.clone())
-    }
 }

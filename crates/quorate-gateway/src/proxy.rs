@@ -223,8 +223,7 @@ fn switch(
         link.finish().await;
         if let (Ok(client), Ok(replica)) = (client_side.await, replica_side.await) {
             // An error is a side that went away; the other one is closed with it.
-            let _ =
-                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(replica)).await;
+            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(replica)).await;
         }
     });
     Response::from_parts(head, Reply::Text(None))

@@ -36,7 +36,9 @@ impl Refusal {
     fn parts(self) -> (StatusCode, Option<&'static str>, &'static str) {
         match self {
             Refusal::Malformed(what) => (StatusCode::BAD_REQUEST, None, what),
-            Refusal::Expectation => (StatusCode::EXPECTATION_FAILED, None, "only `Expect: 100-continue` is understood\n"),
+            Refusal::Expectation => {
+                (StatusCode::EXPECTATION_FAILED, None, "only `Expect: 100-continue` is understood\n")
+            }
             Refusal::NotImplemented => (StatusCode::NOT_IMPLEMENTED, None, "this gateway is not a forward proxy\n"),
             Refusal::NoRoute => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -101,7 +101,8 @@ impl Service {
                 EndpointState::Draining => 0,
             };
             candidates += 1;
-            let class = state + 2 * u8::from(endpoint.is_ejected()) + 4 * u8::from(avoid.lost.contains(&endpoint.replica));
+            let class =
+                state + 2 * u8::from(endpoint.is_ejected()) + 4 * u8::from(avoid.lost.contains(&endpoint.replica));
             let load = endpoint.in_flight();
             if best.is_none_or(|(best_class, best_load, _)| (class, load) < (best_class, best_load)) {
                 best = Some((class, load, endpoint));
