@@ -186,6 +186,15 @@ impl Clients {
         }
     }
 
+    /// Requests that wait for a response look whether that still makes sense.
+    pub(crate) fn wake_waiting(&self) {
+        for client in self.open().clients.values() {
+            if client.phase() == Phase::Waiting {
+                client.waker.wake();
+            }
+        }
+    }
+
     /// Waits until no client is connected.
     pub(crate) async fn empty(&self) {
         loop {

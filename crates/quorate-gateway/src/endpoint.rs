@@ -29,12 +29,24 @@ pub(crate) struct Endpoint {
     ejections: AtomicU32,
     /// Active checks that failed in a row.
     failed_checks: AtomicU32,
+    /// Its server does not even answer a connect: nothing that was sent there will be answered.
+    silent: AtomicBool,
     epoch: Instant,
     eject_first: Duration,
     eject_longest: Duration,
     idle: Mutex<Vec<Link>>,
     /// Told when the last request of an endpoint that is no longer offered has ended.
     drained: Arc<Notify>,
+}
+
+/// What an active check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckResult {
+    Passed,
+    /// Refused, reset, or an answer that is no success.
+    Failed,
+    /// Not even the system of its server answered.
+    Silent,
 }
 
 /// Failed active checks in a row that eject.
@@ -50,6 +62,7 @@ impl Endpoint {
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             failed_checks: AtomicU32::new(0),
+            silent: AtomicBool::new(false),
             epoch: Instant::now(),
             eject_first: limits.eject_first,
             eject_longest: limits.eject_longest,
@@ -104,16 +117,27 @@ impl Endpoint {
         }
     }
 
-    /// Returns whether this changed what may be chosen.
-    pub(crate) fn checked(&self, passed: bool) -> bool {
-        let before = self.is_ejected();
-        if passed {
+    /// Takes the result of an active check. Returns whether requests should look again.
+    pub(crate) fn checked(&self, result: CheckResult) -> bool {
+        let before = (self.is_ejected(), self.is_silent());
+        if result == CheckResult::Passed {
             self.failed_checks.store(0, Ordering::Relaxed);
+            self.silent.store(false, Ordering::Relaxed);
             self.answered();
         } else {
-            self.failed_checks.fetch_add(1, Ordering::Relaxed);
+            let failed = self.failed_checks.fetch_add(1, Ordering::Relaxed) + 1;
+            let silent = result == CheckResult::Silent && failed >= CHECKS_TO_EJECT;
+            self.silent.store(silent, Ordering::Relaxed);
+            if failed >= CHECKS_TO_EJECT {
+                self.close_idle();
+            }
         }
-        before != self.is_ejected()
+        before != (self.is_ejected(), self.is_silent())
+    }
+
+    /// Whether waiting for a response from here is pointless.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     /// The connection that was used last: its buffers are warm and the others may grow old.
@@ -211,11 +235,13 @@ mod tests {
     #[test]
     fn two_failed_checks_eject_and_one_passed_check_restores() {
         let endpoint = endpoint(&Limits::default());
-        assert!(!endpoint.checked(false));
+        assert!(!endpoint.checked(CheckResult::Failed));
         assert!(!endpoint.is_ejected());
-        assert!(endpoint.checked(false));
-        assert!(endpoint.is_ejected());
-        assert!(endpoint.checked(true));
-        assert!(!endpoint.is_ejected());
+        assert!(endpoint.checked(CheckResult::Failed));
+        assert!(endpoint.is_ejected() && !endpoint.is_silent());
+        assert!(endpoint.checked(CheckResult::Silent));
+        assert!(endpoint.is_silent());
+        assert!(endpoint.checked(CheckResult::Passed));
+        assert!(!endpoint.is_ejected() && !endpoint.is_silent());
     }
 }

@@ -6,7 +6,7 @@
 //! - The same replica is tried twice only when there is no other.
 
 use crate::downstream::{Client, Phase};
-use crate::endpoint::InFlight;
+use crate::endpoint::{Endpoint, InFlight};
 use crate::headers;
 use crate::plane::Plane;
 use crate::reply::{Refusal, Relay, Reply};
@@ -132,7 +132,7 @@ async fn send(
         }
         sends += 1;
         let again = (repeatable && sends < SENDS_MAX).then(|| copy_head(&request));
-        match link.exchange(request, client).await {
+        match link.exchange(request, client, endpoint).await {
             Ok(response) => {
                 endpoint.answered();
                 return Ok((response, link, pick.endpoint));
@@ -156,7 +156,7 @@ async fn send(
 }
 
 /// A replica may close a connection that waited; one that breaks a fresh connection is in trouble.
-fn note_loss(endpoint: &crate::endpoint::Endpoint, reused: bool) {
+fn note_loss(endpoint: &Endpoint, reused: bool) {
     if reused {
         // The others have waited at least as long, and whoever is next should not meet the same.
         endpoint.close_idle();
@@ -180,7 +180,7 @@ async fn wait(plane: &Plane, until: Instant) {
     let _ = tokio::time::timeout_at(pause, changed.changed()).await;
 }
 
-fn reuse(endpoint: &crate::endpoint::Endpoint) -> Option<Link> {
+fn reuse(endpoint: &Endpoint) -> Option<Link> {
     loop {
         let mut link = endpoint.take_idle()?;
         if link.is_alive() {

@@ -6,6 +6,7 @@
 //! still open when it is taken, and once a second.
 
 use crate::downstream::Client;
+use crate::endpoint::Endpoint;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -47,7 +48,8 @@ impl fmt::Debug for Link {
 pub(crate) enum Lost {
     /// The replica saw nothing of it; here it is, as it was.
     Unsent(Box<Request<RequestBody>>),
-    /// The connection ended before a response came. The replica may have acted.
+    /// The connection ended, or the replica's server fell silent, before a response came. The replica
+    /// may have acted.
     Reset,
     /// What came is not a response, or does not belong to this request.
     Garbled,
@@ -99,6 +101,7 @@ impl Link {
         &mut self,
         request: Request<RequestBody>,
         client: &Client,
+        endpoint: &Endpoint,
     ) -> Result<Response<Incoming>, Lost> {
         self.rested = 0;
         let mut response = pin!(self.sender.try_send_request(request));
@@ -117,6 +120,7 @@ impl Link {
                     None => Lost::Reset,
                 })),
                 Poll::Pending if client.is_expired() => Poll::Ready(Err(Lost::Timeout)),
+                Poll::Pending if endpoint.is_silent() => Poll::Ready(Err(Lost::Reset)),
                 Poll::Pending => Poll::Pending,
             }
         })

@@ -2,9 +2,9 @@
 
 use super::rig::{DEADLINE, Gateway, Manager, Replica, config, reaches, table, within};
 use crate::Limits;
-use quorate_model::id::ReplicaId;
 use quorate_model::routing::EndpointState::{Draining, Healthy};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 /// Kills one of three replicas while it holds requests, and returns how many GETs of all clients
@@ -247,10 +247,44 @@ async fn active_checks_find_a_dead_replica_before_a_request_does() {
     config.retries = false;
     let limits = Limits { check_every: Duration::from_millis(10), ..Limits::default() };
     let gateway = Gateway::start_with(config, limits).await;
-    // Two checks of the living one later than its first, the dead one has been asked at least twice.
+    // One check of the living one follows another after a period, of the dead one after a quarter.
     reaches("checks", &alive.seen.connections, 4).await;
     for _ in 0..10 {
         assert_eq!(gateway.get("/").await.text(), "r2");
     }
-    assert_eq!(dead.id, ReplicaId::from_u128(1));
+}
+
+#[tokio::test]
+async fn a_get_that_waits_for_a_server_without_power_is_sent_elsewhere() {
+    // Its system answers no connect once two connections wait to be accepted: they never are.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let silent = socket.listen(1).unwrap();
+    let mut dead = Replica::start(1).await;
+    dead.kill().await;
+    dead.address = silent.local_addr().unwrap();
+    let alive = Replica::start(2).await;
+    let mut manager = Manager::start(table(1, vec![dead.endpoint(Healthy)])).await;
+    let mut config = config(&[&manager]);
+    config.active_checks = true;
+    let limits = Limits { check_every: Duration::from_millis(400), ..Limits::default() };
+    let gateway = Gateway::start_with(config, limits).await;
+    manager.reported(|report| report.revision == 1).await;
+    let mut client = gateway.client().await;
+    let waiting = tokio::spawn(async move { client.get("/").await });
+    let mut taken = Vec::new();
+    let request = async {
+        loop {
+            let (mut stream, _) = silent.accept().await.unwrap();
+            let mut head = [0; 10];
+            let read = stream.read_exact(&mut head).await;
+            taken.push(stream);
+            if read.is_ok() && head == *b"GET / HTTP" {
+                return;
+            }
+        }
+    };
+    within("the request", request).await;
+    manager.publish(table(2, vec![dead.endpoint(Healthy), alive.endpoint(Healthy)])).await;
+    assert_eq!(within("the request", waiting).await.unwrap().text(), "r2");
 }
