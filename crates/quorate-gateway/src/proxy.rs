@@ -18,6 +18,7 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -112,8 +113,10 @@ async fn send(
                 let patience = if pick.alternative { limits.connect_with_alternative } else { limits.connect };
                 match Link::connect(endpoint.address, patience).await {
                     Ok(link) => (link, false),
-                    Err(_refused_or_silent) => {
-                        endpoint.eject();
+                    Err(error) => {
+                        if is_of_the_replica(error.kind()) {
+                            endpoint.eject();
+                        }
                         if !plane.config.retries {
                             return Err(Refusal::Connect);
                         }
@@ -187,6 +190,20 @@ fn reuse(endpoint: &Endpoint) -> Option<Link> {
             return Some(link);
         }
     }
+}
+
+/// Whether a failed connect says something about the replica, rather than about this process, which
+/// may be out of file descriptors or ports.
+fn is_of_the_replica(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -139,6 +139,16 @@ async fn an_old_client_without_host_is_served() {
 }
 
 #[tokio::test]
+async fn what_the_gateway_does_not_do_it_says() {
+    let (replica, _manager, gateway) = one_replica().await;
+    let response = gateway.raw(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 501 "), "{response}");
+    let response = gateway.raw(b"GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nConnection: close\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 417 "), "{response}");
+    assert_eq!(replica.requests(), 0);
+}
+
+#[tokio::test]
 async fn large_bodies_stream_in_both_directions() {
     const SIZE: usize = 10 << 20;
     let (replica, _manager, gateway) = one_replica().await;
