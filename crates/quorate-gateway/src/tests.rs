@@ -1,0 +1,5 @@
+//! A gateway over real sockets, with replicas and managers made here.
+
+mod requests;
+mod rig;
+mod survival;
