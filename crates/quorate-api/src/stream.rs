@@ -137,8 +137,9 @@ impl<T> Follower<T> {
     async fn next(&mut self, write: fn(&T) -> Vec<u8>) -> Option<Bytes> {
         let Follower { values, open, framing, not_before, heartbeat_at } = self;
         let fresh = async {
-            values.changed().await.ok()?;
+            // In this order: nothing may wait after `changed`, or a heartbeat in between would lose a value.
             sleep_until(*not_before).await;
+            values.changed().await.ok()?;
             Some(values.borrow_and_update().clone())
         };
         let piece = tokio::select! {
