@@ -1,5 +1,32 @@
 //! The control plane on the wire: the HTTP API, the SQL facade, live streams and the console.
 //!
 //! This crate knows nothing of the crates that do the work; it asks a [`backend::Backend`].
+//!
+//! # Invariants
+//! - Every failure of a native path is a [`view::Problem`]; its code and status come from one
+//!   table, in [`problem`].
+//! - A web page of another origin can neither change anything nor read anything; see [`guard`].
+//! - Nothing queues for a slow reader: a stream sends the newest value or nothing.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 pub mod backend;
+mod cluster;
+mod console;
+mod database;
+mod guard;
+mod json;
+mod log;
+mod openapi;
+pub mod problem;
+mod request;
+mod rqlite;
+mod server;
+mod stream;
 pub mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use cluster::{Changed, Difference, Leader, Scale, SpecAction, SpecAnswer, SpecResult, Transfer};
+pub use openapi::document as openapi_document;
+pub use server::{ApiOptions, router, serve};

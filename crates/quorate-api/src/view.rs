@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The cluster at one moment, as one node sees it. `GET /v1/status`, and each `overview` event of
 /// `GET /v1/stream`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Overview {
     /// Grows with every change on the node that answers; compare only answers of one node.
     pub sequence: u64,
@@ -28,8 +28,9 @@ pub struct Overview {
 }
 
 /// The cluster as a whole.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ClusterView {
+    #[schema(value_type = uuid::Uuid)]
     pub id: ClusterId,
     pub name: String,
     pub health: ClusterHealth,
@@ -44,11 +45,12 @@ pub struct ClusterView {
     /// How many more voters may be lost before writes stop.
     pub can_lose: u32,
     /// What this node has applied.
+    #[schema(value_type = u64)]
     pub applied: LogIndex,
     pub version: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClusterHealth {
     Healthy,
@@ -59,13 +61,15 @@ pub enum ClusterHealth {
 }
 
 /// A node. `quorate node list -o json` is an array of these.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeView {
+    #[schema(value_type = uuid::Uuid)]
     pub id: NodeId,
     pub name: String,
     pub state: NodeState,
     /// A manager's role in consensus; absent for other nodes.
     pub mode: Option<NodeMode>,
+    #[schema(value_type = Vec<String>)]
     pub roles: BTreeSet<Role>,
     /// URL of its API.
     pub api: String,
@@ -73,6 +77,7 @@ pub struct NodeView {
     pub link: String,
     pub generation: u64,
     /// Since when it is in its state.
+    #[schema(value_type = u64)]
     pub since: WallTime,
     /// Entries that it has not applied yet, as far as known.
     pub lag: Option<u64>,
@@ -80,7 +85,7 @@ pub struct NodeView {
     pub replicas: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     Joined,
@@ -90,7 +95,7 @@ pub enum NodeState {
     Removed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeMode {
     Active,
@@ -98,28 +103,35 @@ pub enum NodeMode {
 }
 
 /// A service. `quorate service show NAME -o json` is one of these.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ServiceView {
+    #[schema(value_type = String)]
     pub name: ServiceName,
+    #[schema(value_type = String)]
     pub mode: Mode,
+    #[schema(value_type = String)]
     pub driver: Driver,
     pub want: u32,
     pub healthy: u32,
     pub version: u64,
+    #[schema(value_type = Vec<Object>)]
     pub routes: Vec<RouteSpec>,
     pub replicas: Vec<ReplicaView>,
     /// What the scheduler does not do, and why, for people.
     pub held: Vec<String>,
+    #[schema(value_type = Object)]
     pub spec: ServiceSpec,
 }
 
 /// A replica.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReplicaView {
+    #[schema(value_type = uuid::Uuid)]
     pub id: ReplicaId,
     pub ordinal: u32,
     /// Name of its node.
     pub node: String,
+    #[schema(value_type = uuid::Uuid)]
     pub node_id: NodeId,
     /// `starting`, `healthy`, `unhealthy`, `backing-off`, `draining`, `stopping`, `stopped`,
     /// `failed`; `pending` before its node has said anything; `unknown` while its node is away.
@@ -129,13 +141,14 @@ pub struct ReplicaView {
     pub addresses: BTreeMap<String, String>,
     pub version: u64,
     pub restarts: u32,
+    #[schema(value_type = Option<u64>)]
     pub started_at: Option<WallTime>,
     pub detail: String,
     pub log_dir: String,
 }
 
 /// A gateway that some manager feeds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GatewayView {
     pub name: String,
     pub url: String,
@@ -147,20 +160,23 @@ pub struct GatewayView {
 }
 
 /// An event with its sentence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EventView {
+    #[schema(value_type = u64)]
     pub index: LogIndex,
+    #[schema(value_type = u64)]
     pub at: WallTime,
     /// The kind of [`quorate_model::event::Happening`].
     pub kind: String,
     pub text: String,
     /// The node it is about, by name.
     pub node: Option<String>,
+    #[schema(value_type = Option<String>)]
     pub service: Option<ServiceName>,
 }
 
 /// What every failed request answers, with the HTTP status that fits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// Stable, for programs: `unknown-service`, `overloaded`, …
     pub code: String,
@@ -170,5 +186,6 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fix: String,
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    #[schema(value_type = Object)]
     pub details: serde_json::Value,
 }

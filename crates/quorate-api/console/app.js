@@ -1,0 +1,1 @@
+document.getElementById("app").textContent = await (await fetch("/v1/status")).text();

@@ -1,0 +1,103 @@
+//! The web console, compiled into the binary.
+
+use crate::backend::Backend;
+use crate::guard::{COOKIE, is_token};
+use crate::problem::Failure;
+use crate::server::Shared;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use serde::Deserialize;
+use std::sync::LazyLock;
+
+/// Nothing but our own files, and never inside a frame.
+const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
+
+const FORBIDDEN: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Quorate: wrong token</title>\n\
+    <h1>This token does not open the console</h1>\n\
+    <p>The cluster has another token, or none. <code>quorate dev</code> prints the right address when it starts.</p>\n\
+    <p><a href=\"/ui/\">Open the console without a token</a>: it shows everything and changes nothing.</p>\n</html>\n";
+
+struct Asset {
+    name: &'static str,
+    content_type: &'static str,
+    data: &'static [u8],
+    etag: HeaderValue,
+}
+
+static ASSETS: LazyLock<[Asset; 4]> = LazyLock::new(|| {
+    let asset = |name, content_type, data: &'static [u8]| {
+        let etag = format!("\"{:032x}\"", xxhash_rust::xxh3::xxh3_128(data));
+        Asset { name, content_type, data, etag: etag.try_into().expect("hexadecimal digits are visible ASCII") }
+    };
+    [
+        asset("index.html", "text/html; charset=utf-8", include_bytes!("../console/index.html")),
+        asset("app.js", "text/javascript; charset=utf-8", include_bytes!("../console/app.js")),
+        asset("app.css", "text/css; charset=utf-8", include_bytes!("../console/app.css")),
+        asset("favicon.svg", "image/svg+xml", include_bytes!("../console/favicon.svg")),
+    ]
+});
+
+pub(crate) async fn root() -> Redirect {
+    Redirect::temporary("/ui/")
+}
+
+#[derive(Debug, Deserialize)]
+struct Token {
+    t: Option<String>,
+}
+
+/// The page itself; with `?t=TOKEN` the browser may change things from now on.
+pub(crate) async fn index<B: Backend>(State(app): State<Shared<B>>, uri: Uri, headers: HeaderMap) -> Response {
+    let token = axum::extract::Query::<Token>::try_from_uri(&uri).ok().and_then(|query| query.0.t);
+    let Some(token) = token else { return send(&ASSETS[0], &headers) };
+    let cookie = HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"));
+    match cookie {
+        Ok(cookie) if is_token(&app.options, token.as_bytes()) => {
+            ([(header::SET_COOKIE, cookie)], Redirect::to("/ui/")).into_response()
+        }
+        _ => {
+            let headers =
+                [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+            (StatusCode::FORBIDDEN, headers, FORBIDDEN).into_response()
+        }
+    }
+}
+
+/// A file of the console. A path without a dot is a page of the console, which finds its way itself.
+pub(crate) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
+    match ASSETS.iter().find(|asset| asset.name == path) {
+        Some(asset) => send(asset, &headers),
+        None if !path.contains('.') => send(&ASSETS[0], &headers),
+        None => {
+            let message = format!("the console has no file {path}");
+            Failure::new(StatusCode::NOT_FOUND, "unknown-path", message, "the console begins at /ui/").into_response()
+        }
+    }
+}
+
+fn send(asset: &'static Asset, headers: &HeaderMap) -> Response {
+    let mut response = if has(headers, &asset.etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, asset.content_type)], asset.data).into_response()
+    };
+    let out = response.headers_mut();
+    out.insert(header::ETAG, asset.etag.clone());
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    out.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    out.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// Whether the browser has this version already.
+fn has(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == "*" || tag.as_bytes() == etag.as_bytes())
+}

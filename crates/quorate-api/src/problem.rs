@@ -1,0 +1,277 @@
+//! The one table of everything that can fail: code, HTTP status and what to do about it.
+//!
+//! Codes are for programs and never change; sentences are for people and may.
+
+use crate::backend::{LogError, ReadError, TransferError, WriteError};
+use crate::view::Problem;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use quorate_model::command::Refusal;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A failed request: a [`Problem`] and its status. Boxed, because success is the common case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure(Box<(StatusCode, Problem)>);
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>, fix: impl Into<String>) -> Failure {
+        let problem = Problem { code: code.into(), message: message.into(), fix: fix.into(), details: Value::Null };
+        Failure(Box::new((status, problem)))
+    }
+
+    pub(crate) fn bad_request(code: &str, message: impl Into<String>, fix: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, code, message, fix)
+    }
+
+    #[must_use]
+    pub(crate) fn with_details(mut self, details: Value) -> Failure {
+        self.0.1.details = details;
+        self
+    }
+
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.0
+    }
+
+    #[must_use]
+    pub fn problem(&self) -> &Problem {
+        &self.0.1
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let (status, problem) = *self.0;
+        let mut response = (status, axum::Json(problem)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Failure {
+        let message = error.to_string();
+        match error {
+            WriteError::Overloaded => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                message,
+                "nothing was written: pause and retry",
+            ),
+            WriteError::Unknown { waited } => Failure::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "outcome-unknown",
+                message,
+                "repeat the request with the same Quorate-Request-Id: it is done once and answers its outcome",
+            )
+            .with_details(waited_ms(waited)),
+            WriteError::TooLarge { bytes, limit } => Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "write-too-large",
+                message,
+                "nothing was written: split the request into smaller ones",
+            )
+            .with_details(json!({ "bytes": bytes, "limit": limit })),
+            WriteError::ShuttingDown => shutting_down(message),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Failure {
+        let message = error.to_string();
+        match error {
+            ReadError::NoLeader { waited } => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-leader",
+                message,
+                "retry, or ask for consistency `local` to read what this node has, however old",
+            )
+            .with_details(waited_ms(waited)),
+            ReadError::TooSlow { limit } => Failure::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "query-too-slow",
+                message,
+                "read fewer rows, add an index, or give a longer timeout_ms (at most 60000)",
+            )
+            .with_details(waited_ms(limit)),
+            ReadError::Overloaded => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                message,
+                "pause and retry, or ask another node",
+            ),
+            ReadError::ShuttingDown => shutting_down(message),
+        }
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Failure {
+        let message = error.to_string();
+        match error {
+            LogError::Unknown(replica) => Failure::new(
+                StatusCode::NOT_FOUND,
+                "unknown-log",
+                message,
+                "ask the node that runs the replica; `GET /v1/services` names it",
+            )
+            .with_details(json!({ "replica": replica })),
+            LogError::Io(_) => Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "log-unreadable",
+                message,
+                "look at the disk and the rights of the log directory on this node",
+            ),
+        }
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Failure {
+        let message = error.to_string();
+        match error {
+            TransferError::UnknownNode(node) => Failure::new(
+                StatusCode::NOT_FOUND,
+                "unknown-node",
+                message,
+                "name a manager; `GET /v1/nodes` lists them",
+            )
+            .with_details(json!({ "node": node })),
+            TransferError::NoLeader => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-leader",
+                message,
+                "wait until a leader is elected and retry",
+            ),
+            TransferError::NotTaken(node, _) => Failure::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "not-taken",
+                message,
+                "see whether that node is joined and not far behind, then retry",
+            )
+            .with_details(json!({ "node": node })),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let message = refusal.to_string();
+        let (status, code, fix) = match &refusal {
+            Refusal::UnknownService { similar: Some(similar), .. } => {
+                (StatusCode::NOT_FOUND, "unknown-service", format!("use `{similar}`, or see `GET /v1/services`"))
+            }
+            Refusal::UnknownService { similar: None, .. } => {
+                (StatusCode::NOT_FOUND, "unknown-service", "see `GET /v1/services` for the names".into())
+            }
+            Refusal::UnknownNode { .. } => {
+                (StatusCode::NOT_FOUND, "unknown-node", "see `GET /v1/nodes` for the names".into())
+            }
+            Refusal::StalePlan { .. } => {
+                (StatusCode::CONFLICT, "stale-plan", "nothing was changed: look at the cluster again and retry".into())
+            }
+            Refusal::RouteTaken { owner, .. } => (
+                StatusCode::CONFLICT,
+                "route-taken",
+                format!("choose another host or path, or remove the route from `{owner}` first"),
+            ),
+            Refusal::RouteWithoutService { service } => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "route-without-service",
+                format!("put a [[service]] named `{service}` into the same file"),
+            ),
+            Refusal::Invalid { field, .. } => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid",
+                format!("nothing was changed: correct `{field}` and send it again"),
+            ),
+            // A refusal of a newer model: its own words say more than a guess would.
+            _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
+        };
+        let mut details = serde_json::to_value(&refusal).unwrap_or(Value::Null);
+        if let Value::Object(fields) = &mut details {
+            fields.remove("code");
+        }
+        Failure::new(status, code, message, fix).with_details(details)
+    }
+}
+
+fn shutting_down(message: String) -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", message, "send it to another node")
+}
+
+fn waited_ms(span: Duration) -> Value {
+    json!({ "waited_ms": u64::try_from(span.as_millis()).unwrap_or(u64::MAX) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+    use std::fmt::Write as _;
+
+    #[test]
+    fn every_error_has_its_code_and_status() {
+        let second = Duration::from_secs(1);
+        let node = NodeId::from_u128(1);
+        let web = ServiceName::new("web").unwrap();
+        let all: Vec<Failure> = vec![
+            WriteError::Overloaded.into(),
+            WriteError::Unknown { waited: second }.into(),
+            WriteError::TooLarge { bytes: 2, limit: 1 }.into(),
+            WriteError::ShuttingDown.into(),
+            ReadError::NoLeader { waited: second }.into(),
+            ReadError::TooSlow { limit: second }.into(),
+            ReadError::Overloaded.into(),
+            ReadError::ShuttingDown.into(),
+            LogError::Unknown(ReplicaId::from_u128(1)).into(),
+            LogError::Io("gone".into()).into(),
+            TransferError::UnknownNode(node).into(),
+            TransferError::NoLeader.into(),
+            TransferError::NotTaken(node, second).into(),
+            Refusal::UnknownService { service: web.clone(), similar: None }.into(),
+            Refusal::UnknownNode { node }.into(),
+            Refusal::StalePlan { expected: LogIndex(1), actual: LogIndex(2) }.into(),
+            Refusal::RouteTaken { listen: "default".into(), host: "*".into(), path: "/".into(), owner: web.clone() }
+                .into(),
+            Refusal::RouteWithoutService { service: web }.into(),
+            Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
+        ];
+        let mut table = String::new();
+        for failure in &all {
+            assert!(!failure.problem().fix.is_empty(), "{failure:?}");
+            writeln!(table, "{} {}", failure.status().as_u16(), failure.problem().code).unwrap();
+        }
+        expect![[r#"
+            503 overloaded
+            504 outcome-unknown
+            413 write-too-large
+            503 shutting-down
+            503 no-leader
+            504 query-too-slow
+            503 overloaded
+            503 shutting-down
+            404 unknown-log
+            500 log-unreadable
+            404 unknown-node
+            503 no-leader
+            504 not-taken
+            404 unknown-service
+            404 unknown-node
+            409 stale-plan
+            409 route-taken
+            422 route-without-service
+            422 invalid
+        "#]]
+        .assert_eq(&table);
+    }
+}

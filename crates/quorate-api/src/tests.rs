@@ -1,0 +1,804 @@
+//! The whole router over a back end in memory.
+
+use crate::backend::{
+    Answer, Backend, Committed, LogChunk, LogError, LogFrom, LogPiece, Query, ReadError, TransferError, WriteError,
+};
+use crate::server::{ApiOptions, native, router, serve};
+use crate::view::{ClusterHealth, ClusterView, EventView, NodeMode, NodeState, NodeView, Overview, ServiceView};
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use carried::batch;
+use expect_test::{expect, expect_file};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use quorate_model::command::{Command, Refusal};
+use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
+use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
+use quorate_model::observed::GatewayReport;
+use quorate_model::routing::RoutingTable;
+use quorate_model::spec::{Driver, Mode, SpecDocument};
+use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
+use quorate_model::state::Role;
+use quorate_model::time::WallTime;
+use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Reads what a proposal carries, as the log would.
+mod carried {
+    use super::*;
+
+    pub(super) fn payload(proposal: &Proposal) -> Payload {
+        Envelope::stamp(proposal.clone(), WallTime(1), 1).payload().unwrap()
+    }
+
+    pub(super) fn batch(proposal: &Proposal) -> SqlBatch {
+        match payload(proposal) {
+            Payload::Sql(batch) => batch,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A back end whose answers a test decides.
+#[derive(Clone)]
+struct Fake(Arc<Inner>);
+
+struct Inner {
+    overview: watch::Sender<Arc<Overview>>,
+    routing: watch::Sender<Arc<RoutingTable>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    committed: u64,
+    outcomes: BTreeMap<RequestId, Committed>,
+    proposals: Vec<(Proposal, Duration)>,
+    queries: Vec<Query>,
+    reports: Vec<GatewayReport>,
+    refuse_write: Option<WriteError>,
+    refuse_read: Option<ReadError>,
+    sql: Option<SqlOutcome>,
+    rows: Option<Result<Rows, SqlError>>,
+    log: Vec<u8>,
+}
+
+impl Fake {
+    fn new() -> Fake {
+        let state = State { log: b"one\ntwo\n".to_vec(), ..State::default() };
+        Fake(Arc::new(Inner {
+            overview: watch::Sender::new(Arc::new(overview())),
+            routing: watch::Sender::new(Arc::new(RoutingTable::default())),
+            state: Mutex::new(state),
+        }))
+    }
+
+    fn set<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.state.lock().unwrap())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Overview)) {
+        self.0.overview.send_modify(|overview| {
+            let overview = Arc::make_mut(overview);
+            overview.sequence += 1;
+            change(overview);
+        });
+    }
+
+    fn carry_out(&self, index: LogIndex, command: &Command) -> Result<(), Refusal> {
+        let mut refusal = None;
+        self.change(|overview| {
+            overview.cluster.applied = index;
+            match command {
+                Command::ApplySpec { document } => {
+                    for spec in &document.services {
+                        overview.services.retain(|known| known.name != spec.name);
+                        overview.services.push(service_view(document, &spec.name));
+                    }
+                }
+                Command::ScaleService { replicas: 0, .. } => {
+                    refusal = Some(Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() });
+                }
+                Command::ScaleService { service, .. } | Command::RemoveService { service } => {
+                    if !overview.services.iter().any(|known| known.name == *service) {
+                        refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None });
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+        refusal.map_or(Ok(()), Err)
+    }
+}
+
+impl Backend for Fake {
+    async fn propose(&self, proposal: Proposal, patience: Duration) -> Result<Committed, WriteError> {
+        let index = self.set(|state| {
+            if let Some(error) = &state.refuse_write {
+                return Err(error.clone());
+            }
+            if let Some(known) = state.outcomes.get(&proposal.request_id) {
+                return Ok(Err(known.clone()));
+            }
+            state.proposals.push((proposal.clone(), patience));
+            state.committed += 1;
+            Ok(Ok(LogIndex(state.committed)))
+        })?;
+        let index = match index {
+            Ok(index) => index,
+            Err(known) => return Ok(known),
+        };
+        let outcome = match carried::payload(&proposal) {
+            Payload::Sql(batch) => Outcome::Sql(self.set(|state| state.sql.clone()).unwrap_or_else(|| {
+                SqlOutcome {
+                    results: batch
+                        .statements
+                        .iter()
+                        .map(|_| StatementResult { rows_affected: 1, last_insert_id: 1, ..StatementResult::default() })
+                        .collect(),
+                }
+            })),
+            Payload::Command(command) => Outcome::Command(self.carry_out(index, &command)),
+            Payload::Noop => Outcome::Noop,
+        };
+        let committed = Committed { index, outcome };
+        self.set(|state| state.outcomes.insert(proposal.request_id, committed.clone()));
+        Ok(committed)
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, ReadError> {
+        self.set(|state| {
+            state.queries.push(query.clone());
+            match &state.refuse_read {
+                Some(error) => Err(error.clone()),
+                None => Ok(Answer {
+                    results: vec![state.rows.clone().unwrap_or_else(|| Ok(Rows::default()))],
+                    applied: LogIndex(7),
+                    age: Some(Duration::from_millis(3)),
+                }),
+            }
+        })
+    }
+
+    fn overview(&self) -> watch::Receiver<Arc<Overview>> {
+        self.0.overview.subscribe()
+    }
+
+    fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
+        self.0.routing.subscribe()
+    }
+
+    fn gateway_report(&self, report: GatewayReport) {
+        self.set(|state| state.reports.push(report));
+    }
+
+    async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {
+        if piece.replica != ReplicaId::from_u128(9) {
+            return Err(LogError::Unknown(piece.replica));
+        }
+        self.set(|state| {
+            let start = match piece.from {
+                LogFrom::Offset(offset) => usize::try_from(offset).unwrap().min(state.log.len()),
+                LogFrom::LastLines(lines) => {
+                    let all: Vec<&[u8]> = state.log.split_inclusive(|byte| *byte == b'\n').collect();
+                    all[..all.len().saturating_sub(lines as usize)].iter().map(|line| line.len()).sum()
+                }
+            };
+            let end = state.log.len().min(start + piece.bytes_max);
+            Ok(LogChunk { data: Bytes::copy_from_slice(&state.log[start..end]), next: end as u64 })
+        })
+    }
+
+    async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
+        if to == NodeId::from_u128(3) {
+            return Err(TransferError::NotTaken(to, patience));
+        }
+        Ok(())
+    }
+}
+
+fn overview() -> Overview {
+    let node = |number: u128, mode| NodeView {
+        id: NodeId::from_u128(number),
+        name: format!("n{number}"),
+        state: NodeState::Joined,
+        mode: Some(mode),
+        roles: [Role::Manager].into(),
+        api: format!("http://127.0.0.1:800{number}"),
+        link: format!("127.0.0.1:810{number}"),
+        generation: 1,
+        since: WallTime(1),
+        lag: Some(0),
+        replicas: 1,
+    };
+    Overview {
+        sequence: 1,
+        answered_by: "n1".into(),
+        cluster: ClusterView {
+            id: ClusterId::from_u128(1),
+            name: "test".into(),
+            health: ClusterHealth::Healthy,
+            summary: "3 of 3 managers, can lose 1".into(),
+            leader: Some("n1".into()),
+            term: 2,
+            voters: 3,
+            voters_joined: 3,
+            can_lose: 1,
+            applied: LogIndex(0),
+            version: "0.0.0".into(),
+        },
+        nodes: vec![node(1, NodeMode::Active), node(2, NodeMode::Passive), node(3, NodeMode::Passive)],
+        services: vec![service_view(&spec("web", 2), &ServiceName::new("web").unwrap())],
+        gateways: vec![],
+        events: (1..=3)
+            .rev()
+            .map(|index| EventView {
+                index: LogIndex(index),
+                at: WallTime(index),
+                kind: "node-joined".into(),
+                text: format!("event {index}"),
+                node: None,
+                service: None,
+            })
+            .collect(),
+    }
+}
+
+fn spec(name: &str, replicas: u32) -> SpecDocument {
+    serde_json::from_value(json!({"service": [{"name": name, "replicas": replicas, "command": ["./serve"]}]})).unwrap()
+}
+
+fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
+    let spec = document.services.iter().find(|spec| spec.name == *name).unwrap().clone();
+    ServiceView {
+        name: name.clone(),
+        mode: Mode::Replicated,
+        driver: Driver::Process,
+        want: spec.replicas,
+        healthy: 0,
+        version: 1,
+        routes: vec![],
+        replicas: vec![],
+        held: vec![],
+        spec,
+    }
+}
+
+fn api(fake: &Fake) -> Router {
+    let options = ApiOptions { console_token: Some("secret".into()), node_name: "n1".into(), ..ApiOptions::default() };
+    router(fake.clone(), options)
+}
+
+async fn send(fake: &Fake, request: Request<Body>) -> Response<Body> {
+    let service = TowerToHyperService::new(api(fake));
+    let response = service.call(request).await.unwrap();
+    // Streams end with their router; here it outlives every answer.
+    std::mem::forget(service);
+    response
+}
+
+async fn text(response: Response<Body>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+async fn get(fake: &Fake, path: &str) -> (u16, String) {
+    let response = send(fake, Request::get(path).body(Body::empty()).unwrap()).await;
+    (response.status().as_u16(), text(response).await)
+}
+
+async fn post(fake: &Fake, path: &str, body: impl Into<Body>) -> (u16, String) {
+    let response = send(fake, Request::post(path).body(body.into()).unwrap()).await;
+    (response.status().as_u16(), text(response).await)
+}
+
+/// Status and code of a failure, which must say what to do.
+fn code((status, body): &(u16, String)) -> String {
+    let problem: crate::view::Problem = serde_json::from_str(body).unwrap();
+    assert!(!problem.fix.is_empty() && !problem.message.is_empty(), "{body}");
+    format!("{status} {}", problem.code)
+}
+
+fn parsed((status, body): (u16, String)) -> Json {
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[tokio::test]
+async fn the_cluster_is_shown_whole_and_in_parts() {
+    let fake = Fake::new();
+    assert_eq!(parsed(get(&fake, "/v1/status").await), serde_json::to_value(overview()).unwrap());
+    assert_eq!(parsed(get(&fake, "/v1/nodes").await)[2]["name"], "n3");
+    assert_eq!(parsed(get(&fake, "/v1/services").await)[0]["name"], "web");
+    assert_eq!(parsed(get(&fake, "/v1/services/web").await)["want"], 2);
+    let missing = get(&fake, "/v1/services/wbe").await;
+    assert_eq!(code(&missing), "404 unknown-service");
+    assert!(missing.1.contains("did you mean `web`?"), "{}", missing.1);
+}
+
+#[tokio::test]
+async fn events_are_those_after_an_index_newest_first() {
+    let fake = Fake::new();
+    let indexes =
+        |events: Json| events.as_array().unwrap().iter().map(|e| e["index"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(indexes(parsed(get(&fake, "/v1/events").await)), [3, 2, 1]);
+    assert_eq!(indexes(parsed(get(&fake, "/v1/events?after=1").await)), [3, 2]);
+    assert_eq!(indexes(parsed(get(&fake, "/v1/events?after=1&limit=1").await)), [3]);
+    for bad in ["limit=0", "limit=51", "after=x", "before=1"] {
+        assert_eq!(code(&get(&fake, &format!("/v1/events?{bad}")).await), "400 bad-query", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn active_and_health_follow_the_leader() {
+    let fake = Fake::new();
+    assert_eq!(get(&fake, "/v1/active").await.0, 200);
+    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    fake.change(|overview| overview.cluster.leader = Some("n2".into()));
+    let other = get(&fake, "/v1/active").await;
+    assert_eq!(code(&other), "503 not-active");
+    assert!(other.1.contains("ask n2"), "{}", other.1);
+    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    fake.change(|overview| {
+        overview.cluster.leader = None;
+        overview.cluster.health = ClusterHealth::NoQuorum;
+        overview.cluster.summary = "1 of 3 managers answers".into();
+    });
+    assert_eq!(code(&get(&fake, "/v1/active").await), "503 not-active");
+    let health = get(&fake, "/v1/health").await;
+    assert_eq!(code(&health), "503 no-quorum");
+    assert!(health.1.contains("1 of 3 managers answers"));
+}
+
+#[tokio::test]
+async fn a_spec_says_what_it_does_to_each_service() {
+    let fake = Fake::new();
+    let toml = "[[service]]\nname = 'web'\nreplicas = 3\ncommand = ['./serve']\n\
+                [[service]]\nname = 'api'\ncommand = ['./api']\n";
+    let request = |path: &str, body: &str| {
+        Request::post(path).header("content-type", "application/toml").body(Body::from(body.to_owned())).unwrap()
+    };
+    let planned = send(&fake, request("/v1/specs?plan=true", toml)).await;
+    let planned = parsed((200, text(planned).await));
+    assert_eq!(planned["services"][0]["action"], "update");
+    assert_eq!(planned["services"][0]["differences"], json!([{"field": "replicas", "from": 2, "to": 3}]));
+    assert_eq!(planned["services"][1]["action"], "create");
+    assert_eq!(planned.get("index"), None);
+    assert!(fake.set(|state| state.proposals.is_empty()), "a plan changes nothing");
+
+    let applied = parsed((200, text(send(&fake, request("/v1/specs", toml)).await).await));
+    assert_eq!(applied["services"], planned["services"]);
+    assert_eq!(applied["index"], 1);
+    let again = parsed((200, text(send(&fake, request("/v1/specs", toml)).await).await));
+    assert_eq!(again["services"][0], json!({"service": "web", "action": "unchanged", "version": 1}));
+
+    let broken = send(&fake, request("/v1/specs", "[[service]]\nnaem = 'x'\n")).await;
+    let broken = (broken.status().as_u16(), text(broken).await);
+    assert_eq!(code(&broken), "400 bad-spec");
+    assert!(broken.1.contains("naem"), "{}", broken.1);
+    assert_eq!(code(&post(&fake, "/v1/specs", "{").await), "400 bad-spec");
+}
+
+#[tokio::test]
+async fn a_service_is_scaled_and_removed_by_name() {
+    let fake = Fake::new();
+    let scaled = parsed(post(&fake, "/v1/services/web/scale", r#"{"replicas": 5}"#).await);
+    assert_eq!(scaled, json!({"service": "web", "index": 1, "replicas": 5}));
+    assert_eq!(code(&post(&fake, "/v1/services/web/scale", r#"{"replicas": 0}"#).await), "422 invalid");
+    assert_eq!(code(&post(&fake, "/v1/services/web/scale", r#"{"replica": 1}"#).await), "400 bad-json");
+    let missing = post(&fake, "/v1/services/we/scale", r#"{"replicas": 1}"#).await;
+    assert_eq!(code(&missing), "404 unknown-service");
+    assert!(missing.1.contains("did you mean `web`?"), "{}", missing.1);
+    let delete = |name: &str| Request::delete(format!("/v1/services/{name}")).body(Body::empty()).unwrap();
+    assert_eq!(send(&fake, delete("web")).await.status(), 200);
+    assert_eq!(send(&fake, delete("NoName")).await.status(), 404);
+}
+
+#[tokio::test]
+async fn leadership_goes_to_a_node_by_name_or_id() {
+    let fake = Fake::new();
+    assert_eq!(parsed(post(&fake, "/v1/raft/transfer", r#"{"node": "n2"}"#).await), json!({"leader": "n2"}));
+    let by_id = format!(r#"{{"node": "{}"}}"#, NodeId::from_u128(2));
+    assert_eq!(parsed(post(&fake, "/v1/raft/transfer", by_id).await), json!({"leader": "n2"}));
+    assert_eq!(code(&post(&fake, "/v1/raft/transfer", r#"{"node": "n9"}"#).await), "404 unknown-node");
+    assert_eq!(code(&post(&fake, "/v1/raft/transfer", r#"{"node": "n3"}"#).await), "504 not-taken");
+}
+
+fn people() -> Rows {
+    let value = |scalar| Value { scalar };
+    Rows {
+        columns: vec!["id".into(), "<x>".into(), "ok".into()],
+        types: vec!["integer".into(), String::new(), "boolean".into()],
+        rows: vec![
+            Row {
+                values: vec![
+                    Scalar::Integer(1).into(),
+                    Scalar::Blob(Bytes::from_static(b"hi")).into(),
+                    Scalar::Integer(1).into(),
+                ],
+            },
+            Row { values: vec![value(None), Scalar::Real(2.0).into(), value(None)] },
+        ],
+    }
+}
+
+#[tokio::test]
+async fn native_writes_carry_their_statements_and_answer_each() {
+    let fake = Fake::new();
+    fake.set(|state| {
+        state.sql = Some(SqlOutcome {
+            results: vec![
+                StatementResult { rows_affected: 2, last_insert_id: 5, ..StatementResult::default() },
+                StatementResult { rows: Some(people()), ..StatementResult::default() },
+                StatementResult {
+                    error: Some(SqlError { code: 1, message: "no such table: \"t\"".into() }),
+                    ..StatementResult::default()
+                },
+            ],
+        });
+    });
+    let body = r#"{"statements":[{"sql":"A","params":[1,null,"x",{"base64":"aGk="}]},{"sql":"B","params":{":n":true}}],
+        "transaction":true,"timeout_ms":50}"#;
+    let (status, answer) = post(&fake, "/v1/db/exec", body).await;
+    assert_eq!(status, 200);
+    expect![[r#"{"results":[{"rows_affected":2,"last_insert_id":5},{"rows_affected":0,"last_insert_id":0,"columns":["id","<x>","ok"],"types":["integer","","boolean"],"rows":[[1,{"base64":"aGk="},1],[null,2.0,null]]},{"error":{"code":1,"message":"no such table: \"t\""}}],"index":1}"#]].assert_eq(&answer);
+    let (proposal, patience) = fake.set(|state| state.proposals.remove(0));
+    assert_eq!(patience, Duration::from_millis(50));
+    let batch = batch(&proposal);
+    assert!(batch.transaction && proposal.kind == Kind::Sql);
+    assert_eq!(batch.statements[0].positional[3], Scalar::Blob(Bytes::from_static(b"hi")).into());
+    assert_eq!(batch.statements[1].named[0].name, "n");
+}
+
+#[tokio::test]
+async fn native_requests_that_make_no_sense_are_refused() {
+    let fake = Fake::new();
+    let many = format!(r#"{{"statements":[{}]}}"#, vec![r#"{"sql":"A"}"#; 1_001].join(","));
+    let cases: [(&str, &str); 9] = [
+        ("{", "400 bad-json"),
+        ("{}", "400 no-statements"),
+        (r#"{"statements":[]}"#, "400 no-statements"),
+        (r#"{"sql":"A","statements":[]}"#, "400 bad-json"),
+        (r#"{"sql":"A","parms":[]}"#, "400 bad-json"),
+        (r#"{"sql":"A","timeout_ms":9}"#, "400 bad-timeout"),
+        (r#"{"sql":"A","timeout_ms":60001}"#, "400 bad-timeout"),
+        (r#"{"sql":"A","database":"system"}"#, "403 read-only-database"),
+        (&many, "413 too-many-statements"),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(code(&post(&fake, "/v1/db/exec", body.to_owned()).await), expected);
+    }
+    for (error, expected) in [
+        (WriteError::Overloaded, "503 overloaded"),
+        (WriteError::Unknown { waited: Duration::from_secs(1) }, "504 outcome-unknown"),
+    ] {
+        fake.set(|state| state.refuse_write = Some(error));
+        assert_eq!(code(&post(&fake, "/v1/db/exec", r#"{"sql":"A"}"#).await), expected);
+    }
+    assert!(fake.set(|state| state.proposals.is_empty()));
+}
+
+#[tokio::test]
+async fn native_queries_answer_rows_and_their_age() {
+    let fake = Fake::new();
+    fake.set(|state| state.rows = Some(Ok(people())));
+    let (status, answer) =
+        post(&fake, "/v1/db/query", r#"{"sql":"Q","database":"system","consistency":"local"}"#).await;
+    assert_eq!(status, 200);
+    expect![[r#"{"results":[{"columns":["id","<x>","ok"],"types":["integer","","boolean"],"rows":[[1,{"base64":"aGk="},1],[null,2.0,null]]}],"applied":7,"age_ms":3}"#]].assert_eq(&answer);
+    let query = fake.set(|state| state.queries.remove(0));
+    assert_eq!((query.consistency, query.database.name()), (Consistency::Local, "system"));
+
+    assert_eq!(get(&fake, "/v1/db/query?sql=SELECT%201&consistency=linearizable").await, (200, answer));
+    assert_eq!(fake.set(|state| state.queries.remove(0)).batch.statements[0].sql, "SELECT 1");
+    assert_eq!(code(&get(&fake, "/v1/db/query").await), "400 bad-query");
+    fake.set(|state| state.refuse_read = Some(ReadError::NoLeader { waited: Duration::from_secs(1) }));
+    assert_eq!(code(&get(&fake, "/v1/db/query?sql=Q").await), "503 no-leader");
+}
+
+#[tokio::test]
+async fn rqlite_clients_get_the_bytes_they_know() {
+    let fake = Fake::new();
+    let ok = |text: &str| (200, text.to_owned());
+    let insert = r#"["INSERT INTO t VALUES(1)", ["INSERT INTO t VALUES(?)", 2]]"#;
+    let one = r#"{"last_insert_id":1,"rows_affected":1}"#;
+    assert_eq!(post(&fake, "/db/execute", insert).await, ok(&format!(r#"{{"results":[{one},{one}]}}"#)));
+    assert!(!batch(&fake.set(|state| state.proposals.remove(0)).0).transaction);
+
+    fake.set(|state| {
+        state.sql = Some(SqlOutcome {
+            results: vec![
+                StatementResult::default(),
+                StatementResult { rows_affected: 2, ..StatementResult::default() },
+                StatementResult {
+                    error: Some(SqlError { code: 1, message: "near \"<\": syntax error".into() }),
+                    ..StatementResult::default()
+                },
+            ],
+        });
+    });
+    assert_eq!(
+        post(&fake, "/db/execute?transaction&timeout=5s", r#"["A"]"#).await,
+        ok(r#"{"results":[{},{"rows_affected":2},{"error":"near \"\u003c\": syntax error"}]}"#)
+    );
+    let (proposal, patience) = fake.set(|state| state.proposals.remove(0));
+    assert!(batch(&proposal).transaction && patience == Duration::from_secs(5));
+
+    fake.set(|state| state.rows = Some(Ok(people())));
+    let rows = r#"{"results":[{"columns":["id","\u003cx\u003e","ok"],"types":["integer","blob","boolean"],"values":[[1,"aGk=",true],[null,2,null]]}]}"#;
+    assert_eq!(post(&fake, "/db/query?level=none", r#"["SELECT 1"]"#).await, ok(rows));
+    assert_eq!(get(&fake, "/db/query?q=SELECT%201").await, ok(rows));
+    let levels = fake.set(|state| state.queries.iter().map(|query| query.consistency).collect::<Vec<_>>());
+    assert_eq!(levels, [Consistency::Local, Consistency::Linearizable]);
+    fake.set(|state| state.rows = Some(Ok(Rows { rows: vec![], ..people() })));
+    assert_eq!(
+        get(&fake, "/db/query?q=A").await,
+        ok(r#"{"results":[{"columns":["id","\u003cx\u003e","ok"],"types":["integer","","boolean"]}]}"#)
+    );
+    fake.set(|state| state.rows = Some(Err(SqlError { code: 1, message: "no such table: t".into() })));
+    assert_eq!(get(&fake, "/db/query?q=A").await, ok(r#"{"results":[{"error":"no such table: t"}]}"#));
+}
+
+#[tokio::test]
+async fn rqlite_clients_get_the_refusals_they_know() {
+    let fake = Fake::new();
+    for (body, expected) in [
+        ("", "no statements"),
+        ("[]", "no statements"),
+        ("[", "invalid JSON body"),
+        ("{}", "invalid request"),
+        ("[1]", "invalid request"),
+        ("[[]]", "invalid request"),
+        (r#"[["SELECT ?", [300]]]"#, "unsupported type"),
+    ] {
+        assert_eq!(post(&fake, "/db/execute", body).await, (400, expected.to_owned()), "{body}");
+    }
+    assert_eq!(get(&fake, "/db/query?q=").await, (400, "query parameter not set".into()));
+    assert_eq!(get(&fake, "/db/query?q=A&timeout=1").await, (400, "timeout is not a valid duration".into()));
+    fake.set(|state| state.refuse_read = Some(ReadError::NoLeader { waited: Duration::from_secs(1) }));
+    assert_eq!(get(&fake, "/db/query?q=A").await, (503, "leader not found".into()));
+}
+
+#[tokio::test]
+async fn a_repeated_request_id_is_done_once_and_echoed() {
+    let fake = Fake::new();
+    let id = "7f1de2d3-7d53-4f5c-9f30-d5ab9b0b7d2e";
+    let request =
+        |path: &str, header: &str| Request::post(path).header(header, id).body(Body::from(r#"{"sql":"A"}"#)).unwrap();
+    let first = send(&fake, request("/v1/db/exec", "Quorate-Request-Id")).await;
+    assert_eq!(first.headers()["quorate-request-id"], id);
+    let second = send(&fake, request("/v1/db/exec", "Idempotency-Key")).await;
+    assert_eq!(second.headers()["quorate-request-id"], id);
+    assert_eq!(text(first).await, text(second).await);
+    assert_eq!(fake.set(|state| state.proposals.len()), 1);
+
+    let other = Request::delete("/v1/services/web").header("Idempotency-Key", id).body(Body::empty()).unwrap();
+    let other = send(&fake, other).await;
+    assert_eq!(code(&(other.status().as_u16(), text(other).await)), "409 request-id-reused");
+    let bad = Request::post("/v1/db/exec").header("Quorate-Request-Id", "7").body(Body::empty()).unwrap();
+    let bad = send(&fake, bad).await;
+    assert_eq!(code(&(bad.status().as_u16(), text(bad).await)), "400 bad-request-id");
+    let fresh = send(&fake, Request::post("/v1/db/exec").body(Body::from("{")).unwrap()).await;
+    assert_eq!(fresh.headers()["quorate-request-id"].len(), 36, "a failure names its id too");
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_announced_or_not() {
+    let fake = Fake::new();
+    let body = vec![b' '; (8 << 20) + 1];
+    let refused = post(&fake, "/v1/db/exec", body.clone()).await;
+    assert_eq!(code(&refused), "413 body-too-large");
+    assert!(refused.1.contains("8388608"), "{}", refused.1);
+    let pieces = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(body))]);
+    assert_eq!(code(&post(&fake, "/v1/specs", Body::from_stream(pieces)).await), "413 body-too-large");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_point_to_the_description() {
+    let fake = Fake::new();
+    let unknown = get(&fake, "/v2/nothing").await;
+    assert_eq!(code(&unknown), "404 unknown-path");
+    assert!(unknown.1.contains("/openapi.json"));
+    assert_eq!(code(&post(&fake, "/v1/status", "").await), "405 wrong-method");
+    let (status, description) = get(&fake, "/openapi.json").await;
+    assert_eq!((status, description.as_str()), (200, crate::openapi_document()));
+}
+
+#[tokio::test]
+async fn a_foreign_page_cannot_reach_a_handler() {
+    let fake = Fake::new();
+    let request = |origin: &str, cookie: &str| {
+        Request::delete("/v1/services/web")
+            .header("host", "127.0.0.1:8001")
+            .header("origin", origin)
+            .header("cookie", cookie)
+            .body(Body::empty())
+            .unwrap()
+    };
+    let ours = "http://127.0.0.1:8001";
+    assert_eq!(send(&fake, request("http://evil.example", "quorate_console=secret")).await.status(), 403);
+    assert_eq!(send(&fake, request(ours, "quorate_console=guess")).await.status(), 403);
+    assert!(fake.set(|state| state.proposals.is_empty()));
+    assert_eq!(send(&fake, request(ours, "quorate_console=secret")).await.status(), 200);
+    let wrong = Request::get("/v1/status").header("authorization", "Bearer no").body(Body::empty()).unwrap();
+    assert_eq!(send(&fake, wrong).await.status(), 401);
+    let rebound = Request::get("/v1/status").header("host", "evil.example").body(Body::empty()).unwrap();
+    assert_eq!(send(&fake, rebound).await.status(), 403);
+}
+
+#[tokio::test]
+async fn the_console_is_cached_by_its_content_and_opened_by_its_token() {
+    let fake = Fake::new();
+    let home = send(&fake, Request::get("/").body(Body::empty()).unwrap()).await;
+    assert_eq!(home.headers()["location"], "/ui/");
+    for (path, kind) in [
+        ("/ui/", "text/html; charset=utf-8"),
+        ("/ui/services/web", "text/html; charset=utf-8"),
+        ("/ui/app.js", "text/javascript; charset=utf-8"),
+        ("/ui/app.css", "text/css; charset=utf-8"),
+        ("/ui/favicon.svg", "image/svg+xml"),
+    ] {
+        let first = send(&fake, Request::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!((first.status(), &first.headers()["content-type"]), (StatusCode::OK, &kind.parse().unwrap()));
+        assert_eq!(first.headers()["content-security-policy"], "default-src 'self'; frame-ancestors 'none'");
+        let etag = first.headers()["etag"].clone();
+        let again = Request::get(path).header("if-none-match", etag).body(Body::empty()).unwrap();
+        let again = send(&fake, again).await;
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(text(again).await, "");
+        let stale = Request::get(path).header("if-none-match", "\"0\"").body(Body::empty()).unwrap();
+        assert_eq!(send(&fake, stale).await.status(), StatusCode::OK);
+    }
+    assert_eq!(code(&get(&fake, "/ui/missing.js").await), "404 unknown-path");
+    let opened = send(&fake, Request::get("/ui/?t=secret").body(Body::empty()).unwrap()).await;
+    assert_eq!((opened.status(), &opened.headers()["location"]), (StatusCode::SEE_OTHER, &"/ui/".parse().unwrap()));
+    assert_eq!(opened.headers()["set-cookie"], "quorate_console=secret; Path=/; HttpOnly; SameSite=Strict");
+    let wrong = send(&fake, Request::get("/ui/?t=guess").body(Body::empty()).unwrap()).await;
+    assert_eq!(wrong.status(), StatusCode::FORBIDDEN);
+    assert!(!wrong.headers().contains_key("set-cookie"));
+    assert!(text(wrong).await.contains("does not open the console"));
+}
+
+/// The next piece of a stream.
+async fn piece(body: &mut Body) -> String {
+    let frame = tokio::time::timeout(SOON, body.frame()).await.unwrap().unwrap().unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_console_sees_the_newest_overview_at_once_and_at_each_change() {
+    let fake = Fake::new();
+    let response = send(&fake, Request::get("/v1/stream").body(Body::empty()).unwrap()).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let (mut body, start) = (response.into_body(), tokio::time::Instant::now());
+    assert!(piece(&mut body).await.starts_with("event: overview\nid: 1\ndata: {"));
+    for _ in 0..5 {
+        fake.change(|overview| overview.cluster.term += 1);
+    }
+    let event = piece(&mut body).await;
+    assert!(event.starts_with("event: overview\nid: 6\n") && event.ends_with("}\n\n"), "{event}");
+    assert_eq!(event.lines().count(), 4, "one line of data: {event}");
+    assert!(start.elapsed() >= Duration::from_millis(50), "events keep their distance");
+    let quiet = tokio::time::Instant::now();
+    assert_eq!(piece(&mut body).await, ":\n\n");
+    assert_eq!(quiet.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_gets_whole_tables_and_an_empty_line_every_second() {
+    let fake = Fake::new();
+    assert_eq!(code(&get(&fake, "/v1/gateway/stream").await), "400 bad-query");
+    let response = send(&fake, Request::get("/v1/gateway/stream?name=g1").body(Body::empty()).unwrap()).await;
+    let mut body = response.into_body();
+    let table = |line: String| serde_json::from_str::<RoutingTable>(line.strip_suffix('\n').unwrap()).unwrap();
+    assert_eq!(table(piece(&mut body).await).revision, 0);
+    fake.0.routing.send_modify(|routing| Arc::make_mut(routing).revision = 4);
+    assert_eq!(table(piece(&mut body).await).revision, 4);
+    let quiet = tokio::time::Instant::now();
+    assert_eq!(piece(&mut body).await, "\n");
+    assert_eq!(quiet.elapsed().as_secs(), 1);
+
+    let report = r#"{"gateway":"g1","url":"http://127.0.0.1:8000","revision":4}"#;
+    assert_eq!(post(&fake, "/v1/gateway/report", report).await, (204, String::new()));
+    assert_eq!(fake.set(|state| state.reports[0].revision), 4);
+    assert_eq!(code(&post(&fake, "/v1/gateway/report", "{}").await), "400 bad-json");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_is_read_in_pieces_and_followed() {
+    let fake = Fake::new();
+    let path = format!("/v1/replicas/{}/log", ReplicaId::from_u128(9));
+    let read = |query: &str| Request::get(format!("{path}{query}")).body(Body::empty()).unwrap();
+    let last = send(&fake, read("?lines=1")).await;
+    assert_eq!(last.headers()["quorate-log-next"], "8");
+    assert_eq!(text(last).await, "two\n");
+    let part = send(&fake, read("?offset=1&bytes=2")).await;
+    assert_eq!(part.headers()["quorate-log-next"], "3");
+    assert_eq!(text(part).await, "ne");
+    for bad in ["?lines=0", "?lines=1&offset=1", "?bytes=0", "?bytes=2000000", "?tail=1"] {
+        assert_eq!(send(&fake, read(bad)).await.status(), 400, "{bad}");
+    }
+    assert_eq!(code(&get(&fake, "/v1/replicas/9/log").await), "400 bad-replica-id");
+    let unknown = format!("/v1/replicas/{}/log", ReplicaId::from_u128(8));
+    assert_eq!(code(&get(&fake, &unknown).await), "404 unknown-log");
+
+    let mut body = send(&fake, read("?lines=1&follow=true")).await.into_body();
+    assert_eq!(piece(&mut body).await, "two\n");
+    fake.set(|state| state.log.extend_from_slice(b"three\n"));
+    assert_eq!(piece(&mut body).await, "three\n");
+}
+
+#[tokio::test]
+async fn a_server_keeps_connections_open_and_ends_its_streams() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (end, ended) = oneshot::channel::<()>();
+    let shutdown = async move {
+        ended.await.ok();
+    };
+    let server = tokio::spawn(serve(listener, Fake::new(), ApiOptions::default(), shutdown));
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let mut received = Vec::new();
+    for answers in 1..=2 {
+        let body = r#"["A"]"#;
+        let head = format!("POST /db/execute HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+        socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        read_until(&mut socket, &mut received, r#"{"results":[{"last_insert_id":1,"rows_affected":1}]}"#, answers)
+            .await;
+    }
+    let answers = String::from_utf8(received.clone()).unwrap();
+    assert!(answers.contains("content-length: 52\r\n") && !answers.contains("transfer-encoding"), "{answers}");
+    let stream = format!("GET /v1/stream HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    socket.write_all(stream.as_bytes()).await.unwrap();
+    read_until(&mut socket, &mut received, "event: overview", 1).await;
+    end.send(()).unwrap();
+    tokio::time::timeout(SOON, socket.read_to_end(&mut received)).await.unwrap().unwrap();
+    tokio::time::timeout(SOON, server).await.unwrap().unwrap();
+}
+
+async fn read_until(socket: &mut TcpStream, received: &mut Vec<u8>, text: &str, times: usize) {
+    while String::from_utf8_lossy(received).matches(text).count() < times {
+        let mut piece = [0; 4096];
+        let length = tokio::time::timeout(SOON, socket.read(&mut piece)).await.unwrap().unwrap();
+        assert_ne!(length, 0, "{}", String::from_utf8_lossy(received));
+        received.extend_from_slice(&piece[..length]);
+    }
+}
+
+#[test]
+fn every_native_path_is_described() {
+    let document: Json = serde_json::from_str(crate::openapi_document()).unwrap();
+    let described: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|(path, _)| path).collect();
+    served.sort_unstable();
+    assert_eq!(described, served);
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+}
+
+#[tokio::test]
+async fn a_method_is_served_if_and_only_if_it_is_described() {
+    let fake = Fake::new();
+    let document: Json = serde_json::from_str(crate::openapi_document()).unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in ["get", "post", "put", "patch", "delete"] {
+            let request = Request::builder().method(method.to_uppercase().as_str()).uri(path.replace(['{', '}'], ""));
+            let status = send(&fake, request.body(Body::empty()).unwrap()).await.status();
+            let served = status != StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!(served, methods.get(method).is_some(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn the_committed_description_is_the_generated_one() {
+    expect_file!["../../../docs/reference/openapi.json"].assert_eq(crate::openapi_document());
+}
