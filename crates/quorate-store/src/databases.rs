@@ -1,0 +1,310 @@
+//! The replicated databases: what the log's entries lead to.
+//!
+//! Two SQLite files. `system` holds the cluster (nodes, services, replicas, events), changed only
+//! by commands; `main` holds the users' tables, changed by their SQL. The log is the truth: each
+//! file records, in the transaction that applies a batch, up to where it has applied, and whatever
+//! a power cut took is replayed.
+//!
+//! # Invariants
+//! - An outcome depends on the entry and on the file that it writes, and on nothing else: not on
+//!   the batch, the clock, the machine, or the other file.
+//! - An entry is applied to a file once: at or below the file's applied index it is skipped.
+//! - Readers see whole batches.
+//! - Nothing but SQLite opens a database file that is in use (a second opener would drop SQLite's
+//!   locks when it closes).
+//!
+//! Layout: `current` → `<index>-<term>/{system.db, main.db}`; see docs/formats/databases.md.
+
+mod checkpoint;
+mod digest;
+mod execute;
+mod place;
+mod reader;
+mod requests;
+mod rows;
+mod rules;
+mod snapshot;
+mod writer;
+
+pub use checkpoint::{CheckpointError, Checkpointer};
+pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
+pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
+
+use bytes::Bytes;
+use checkpoint::Gate;
+use execute::Work;
+use quorate_model::entry::{Database, EntryError, Envelope, Outcome, Payload};
+use quorate_model::id::{LogIndex, RequestId, Term};
+use quorate_model::state::{Change, ClusterState};
+use rusqlite::Error as SqliteError;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use writer::Writer;
+
+/// A file that got no entries for this many indexes notes the index all the same, so that little
+/// is replayed after a crash.
+const LAG_MAX: u64 = 4_096;
+
+/// The single writer of both databases. Lives on the apply thread.
+#[derive(Debug)]
+pub struct Databases {
+    directory: PathBuf,
+    system: Writer,
+    main: Writer,
+    state: ClusterState,
+    gate: Gate,
+}
+
+/// What was found on disk.
+#[derive(Debug)]
+pub struct Opened {
+    pub databases: Databases,
+    /// Both files hold at least everything up to here: replay the log from the next index.
+    pub applied: LogIndex,
+    /// The term of that entry.
+    pub term: Term,
+    /// The voters, opaque, as of the file that knows most.
+    pub voters: Bytes,
+}
+
+/// What an entry asks for.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An [`Envelope`]; empty data is a no-op.
+    Data(Bytes),
+    /// The voters after this entry, opaque.
+    Membership { voters: Bytes },
+}
+
+/// A committed entry.
+#[derive(Debug, Clone)]
+pub struct ToApply {
+    pub index: LogIndex,
+    pub term: Term,
+    pub item: Item,
+}
+
+/// What came of an entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppliedEntry {
+    pub index: LogIndex,
+    pub term: Term,
+    pub request_id: Option<RequestId>,
+    pub outcome: Outcome,
+    pub changes: Vec<Change>,
+    /// Digests of `system` and `main` after this entry. Unknown while a file that had already
+    /// applied the entry before a restart waits for the other.
+    pub digests: Option<[u64; 2]>,
+    /// The request id was known: this is the outcome of its first entry, and nothing changed.
+    pub repeated: bool,
+}
+
+/// Why the databases cannot be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenDatabasesError {
+    #[error("`{path}` cannot be used")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("{database} in `{path}` cannot be opened")]
+    Sqlite { database: &'static str, path: PathBuf, source: SqliteError },
+    #[error("`{path}` has format {found}, this binary knows {known}")]
+    TooNew { path: PathBuf, found: i64, known: i64 },
+    #[error("a record of {table} in `system` cannot be read")]
+    Record { table: &'static str, source: serde_json::Error },
+}
+
+/// Why a batch could not be applied. Nothing of it is visible, and the node must stop: others may
+/// have applied it, so going on would make this one differ.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    #[error("SQLite failed at index {index} in {database}")]
+    Sqlite { index: LogIndex, database: &'static str, source: SqliteError },
+    #[error("entry {index} cannot be understood")]
+    Entry { index: LogIndex, source: EntryError },
+    #[error("entry {index} cannot be written as a record")]
+    Record { index: LogIndex, source: serde_json::Error },
+    #[error("applying entry {index} panicked")]
+    Panicked { index: LogIndex },
+}
+
+/// Why nothing could be made durable. What is applied stays applied.
+#[derive(Debug, thiserror::Error)]
+#[error("{database} could not be synced")]
+pub struct DurableError {
+    database: &'static str,
+    source: SqliteError,
+}
+
+impl Databases {
+    /// Opens the databases under `root`, or makes empty ones for a cluster of `genesis_voters`.
+    ///
+    /// # Errors
+    /// [`OpenDatabasesError`].
+    pub fn open(root: &Path, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
+        let directory =
+            place::current(root).map_err(|source| OpenDatabasesError::Directory { path: root.to_owned(), source })?;
+        let system = Writer::open(&directory, Database::System, genesis_voters)?;
+        let main = Writer::open(&directory, Database::Main, genesis_voters)?;
+        let state = rows::load(&system, &directory)?;
+        let behind = if system.applied().index <= main.applied().index { &system } else { &main };
+        let ahead = if system.applied().index <= main.applied().index { &main } else { &system };
+        let (applied, term, voters) = (behind.applied().index, behind.applied().term, ahead.voters());
+        let databases = Databases { directory, system, main, state, gate: Gate::default() };
+        Ok(Opened { databases, applied, term, voters })
+    }
+
+    /// The cluster as of the last applied entry.
+    #[must_use]
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// Applies entries in one transaction a file.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the node must stop.
+    pub fn apply(&mut self, batch: &[ToApply]) -> Result<Vec<AppliedEntry>, ApplyError> {
+        let Some(last) = batch.last() else { return Ok(Vec::new()) };
+        let gate = self.gate.clone();
+        let _pass = gate.pass();
+        let mut decoded = Vec::with_capacity(batch.len());
+        for entry in batch {
+            decoded.push(Decoded::read(entry)?);
+        }
+        let settled = self.system.applied().index.max(self.main.applied().index);
+        let state_before = self.state.clone_if(decoded.iter().any(Decoded::is_command));
+        let result = self.run(&decoded, last);
+        if result.is_err() {
+            self.system.abandon();
+            self.main.abandon();
+            if let Some(state) = state_before {
+                self.state = state;
+            }
+        }
+        let (mut system, mut main) = result?;
+        let mut digests = [self.system.digest_before(), self.main.digest_before()];
+        let mut applied = Vec::with_capacity(batch.len());
+        for entry in &decoded {
+            let outcomes = if entry.database == Database::System { &mut system } else { &mut main };
+            let ran = outcomes.remove(&entry.index);
+            if let Some(ran) = &ran {
+                digests[entry.database as usize] = ran.digest;
+            }
+            let (outcome, changes, repeated) = match ran {
+                Some(ran) => (ran.outcome, ran.changes, ran.repeated),
+                // Applied before a restart; who asked is long answered.
+                None => (Outcome::Noop, Vec::new(), true),
+            };
+            applied.push(AppliedEntry {
+                index: entry.index,
+                term: entry.term,
+                request_id: entry.envelope.as_ref().and_then(Envelope::request_id),
+                outcome,
+                changes,
+                digests: (entry.index > settled).then_some(digests),
+                repeated,
+            });
+        }
+        Ok(applied)
+    }
+
+    fn run(&mut self, batch: &[Decoded], last: &ToApply) -> Result<(Outcomes, Outcomes), ApplyError> {
+        let main = self.main.run(batch, last, LAG_MAX, None)?;
+        let system = self.system.run(batch, last, LAG_MAX, Some(&mut self.state))?;
+        // `main` first: whatever `system` says of an index, `main` has got there too.
+        self.main.commit(last)?;
+        self.system.commit(last)?;
+        Ok((system, main))
+    }
+
+    /// Readers of the present files.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        Readers::new(self.directory.clone())
+    }
+
+    /// Moves pages from the write-ahead logs into the files, on another thread.
+    #[must_use]
+    pub fn checkpointer(&self) -> Checkpointer {
+        Checkpointer::new(self.directory.clone(), self.gate.clone())
+    }
+
+    /// Makes everything applied so far durable, with one sync a file, and returns the index up to
+    /// which the log is no longer needed.
+    ///
+    /// # Errors
+    /// [`DurableError`]: the node must stop, as after any failed sync.
+    pub fn make_durable(&mut self) -> Result<LogIndex, DurableError> {
+        let gate = self.gate.clone();
+        let _pass = gate.pass();
+        for writer in [&mut self.main, &mut self.system] {
+            let database = writer.database().name();
+            writer.make_durable().map_err(|source| DurableError { database, source })?;
+        }
+        Ok(self.system.applied().index.min(self.main.applied().index))
+    }
+
+    /// Bytes in the write-ahead logs.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        self.system.wal_bytes() + self.main.wal_bytes()
+    }
+}
+
+/// Outcomes of one file's entries by index.
+type Outcomes = BTreeMap<LogIndex, execute::Ran>;
+
+/// A state that is kept in case a batch fails.
+trait CloneIf: Sized {
+    fn clone_if(&self, wanted: bool) -> Option<Self>;
+}
+
+impl CloneIf for ClusterState {
+    fn clone_if(&self, wanted: bool) -> Option<Self> {
+        wanted.then(|| self.clone())
+    }
+}
+
+/// An entry, taken apart once.
+#[derive(Debug)]
+struct Decoded {
+    index: LogIndex,
+    term: Term,
+    database: Database,
+    envelope: Option<Envelope>,
+    work: Work,
+}
+
+impl Decoded {
+    fn read(entry: &ToApply) -> Result<Decoded, ApplyError> {
+        let index = entry.index;
+        let wrong = |source| ApplyError::Entry { index, source };
+        let (database, envelope, work) = match &entry.item {
+            Item::Membership { voters } => (Database::System, None, Work::Membership(voters.clone())),
+            Item::Data(data) if data.is_empty() => (Database::System, None, Work::Nothing),
+            Item::Data(data) => {
+                let envelope = Envelope::read(data.clone()).map_err(wrong)?;
+                let work = match envelope.payload().map_err(wrong)? {
+                    Payload::Noop => Work::Nothing,
+                    Payload::Sql(batch) => Work::Sql(batch),
+                    Payload::Command(command) => Work::Command(command),
+                };
+                (envelope.file(), Some(envelope), work)
+            }
+        };
+        Ok(Decoded { index, term: entry.term, database, envelope, work })
+    }
+
+    fn is_command(&self) -> bool {
+        matches!(self.work, Work::Command(_))
+    }
+}
+
+/// How far a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    pub index: LogIndex,
+    pub term: Term,
+    pub digest: u64,
+}

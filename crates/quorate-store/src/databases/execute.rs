@@ -1,0 +1,317 @@
+//! One entry, run on its file.
+
+use super::rules::{NOT_ALLOWED, OWN_MARK};
+use super::writer::Writer;
+use super::{Decoded, rows};
+use bytes::Bytes;
+use quorate_model::command::Command;
+use quorate_model::entry::{Envelope, Kind, Outcome};
+use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, Statement, StatementResult, Value};
+use quorate_model::state::{Change, ClusterState};
+use quorate_model::time::WallTime;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Error, StatementStatus, ffi};
+
+/// What an entry asks of its file.
+#[derive(Debug)]
+pub(super) enum Work {
+    Nothing,
+    Membership(Bytes),
+    Sql(SqlBatch),
+    Command(Command),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) outcome: Outcome,
+    pub(super) changes: Vec<Change>,
+    pub(super) digest: u64,
+    pub(super) repeated: bool,
+}
+
+/// Why an entry could not be run to its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Its SQL ended the whole transaction. It is to be refused like this, and the others run again.
+    Gone(SqlOutcome),
+    /// Not an answer: the node must stop.
+    Sqlite(Error),
+    Record(serde_json::Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Sqlite(error)
+    }
+}
+
+const SAVEPOINT: &str = "/*quorate*/ SAVEPOINT e";
+const RELEASE: &str = "/*quorate*/ RELEASE e";
+const UNDO: &str = "/*quorate*/ ROLLBACK TO e";
+const STATEMENT_SAVEPOINT: &str = "/*quorate*/ SAVEPOINT s";
+const STATEMENT_RELEASE: &str = "/*quorate*/ RELEASE s";
+const STATEMENT_UNDO: &str = "/*quorate*/ ROLLBACK TO s";
+
+/// Runs one entry. `refused`: it is known to end the transaction and gets this answer instead.
+pub(super) fn entry(
+    writer: &mut Writer,
+    entry: &Decoded,
+    refused: Option<&SqlOutcome>,
+    state: Option<&mut ClusterState>,
+) -> Result<Ran, Stop> {
+    let envelope = entry.envelope.as_ref();
+    let request = envelope.and_then(Envelope::request_id);
+    writer.recorder.begin(writer.current_digest(), entry.index);
+    if let Some(id) = request
+        && let Some(outcome) = writer.requests.known(&writer.connection, id)?
+    {
+        let digest = writer.recorder.finish(&outcome.to_bytes());
+        return Ok(Ran { outcome, changes: Vec::new(), digest, repeated: true });
+    }
+    let time_us = writer.set_time(envelope.map_or(0, |envelope| envelope.time_us));
+    let mut changes = Vec::new();
+    let outcome = match &entry.work {
+        Work::Nothing => Outcome::Noop,
+        Work::Membership(voters) => {
+            writer.set_voters(voters.clone());
+            Outcome::Noop
+        }
+        Work::Sql(batch) => Outcome::Sql(match refused {
+            Some(outcome) => outcome.clone(),
+            None => {
+                writer.surroundings.begin_entry(entry.index, envelope.map_or(0, |envelope| envelope.seed));
+                quorate_vfs::reset_last_insert_rowid(&writer.connection);
+                sql(writer, batch)?
+            }
+        }),
+        Work::Command(command) => {
+            let state = state.expect("commands go to `system`, whose writer has the state");
+            Outcome::Command(match state.decide(entry.index, WallTime(time_us), command) {
+                Ok(decided) => {
+                    rows::write(&writer.connection, &decided)?;
+                    state.absorb(entry.index, &decided);
+                    writer.set_planned_on(state.planned_on);
+                    changes = decided;
+                    Ok(())
+                }
+                Err(refusal) => Err(refusal),
+            })
+        }
+    };
+    let bytes = outcome.to_bytes();
+    if let (Some(id), Some(kind)) = (request, kind(&entry.work)) {
+        writer.requests.record(&writer.connection, entry.index, time_us, id, kind, &bytes)?;
+    }
+    let digest = writer.recorder.finish(&bytes);
+    Ok(Ran { outcome, changes, digest, repeated: false })
+}
+
+fn kind(work: &Work) -> Option<Kind> {
+    match work {
+        Work::Sql(_) => Some(Kind::Sql),
+        Work::Command(_) => Some(Kind::Command),
+        Work::Nothing | Work::Membership(_) => None,
+    }
+}
+
+/// Runs a batch of statements so that nothing of a failed one remains.
+fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
+    let before = writer.recorder.mark();
+    own(&writer.connection, SAVEPOINT)?;
+    // A lone statement needs no savepoint inside the entry's own.
+    let alone = batch.statements.len() == 1 || batch.transaction;
+    let mut outcome = SqlOutcome::default();
+    let mut undone = false;
+    for statement in &batch.statements {
+        let mark = writer.recorder.mark();
+        if !alone {
+            own(&writer.connection, STATEMENT_SAVEPOINT)?;
+        }
+        let result = run(writer, statement)?;
+        if writer.connection.is_autocommit() {
+            // ON CONFLICT ROLLBACK or RAISE(ROLLBACK): the entries before this one are gone too.
+            let error = result
+                .error
+                .unwrap_or_else(|| refusal(ffi::SQLITE_CONSTRAINT, "the statement rolled back the transaction"));
+            outcome.results = batch.statements.iter().map(|_| failed(error.clone())).collect();
+            return Err(Stop::Gone(outcome));
+        }
+        let ok = result.error.is_none();
+        outcome.results.push(result);
+        if !alone {
+            if !ok {
+                own(&writer.connection, STATEMENT_UNDO)?;
+                writer.recorder.return_to(mark);
+            }
+            own(&writer.connection, STATEMENT_RELEASE)?;
+        } else if !ok {
+            undone = true;
+            break;
+        }
+    }
+    if !undone && quorate_vfs::deferred_foreign_keys(&writer.connection) {
+        // The entry alone would fail at its commit; inside a batch it must fail as well.
+        let error = refusal(ffi::SQLITE_CONSTRAINT_FOREIGNKEY, "FOREIGN KEY constraint failed");
+        outcome.results = outcome.results.iter().map(|_| failed(error.clone())).collect();
+        undone = true;
+    }
+    if undone {
+        own(&writer.connection, UNDO)?;
+        writer.recorder.return_to(before);
+    }
+    own(&writer.connection, RELEASE)?;
+    Ok(outcome)
+}
+
+fn own(connection: &Connection, sql: &'static str) -> Result<(), Error> {
+    connection.prepare_cached(sql)?.raw_execute().map(|_| ())
+}
+
+/// Runs one statement. An error that is an answer is in the result; others stop the node.
+fn run(writer: &mut Writer, statement: &Statement) -> Result<StatementResult, Stop> {
+    if statement.sql.contains(OWN_MARK) {
+        return Ok(failed(refusal(ffi::SQLITE_AUTH, NOT_ALLOWED)));
+    }
+    let (connection, surroundings) = (&writer.connection, &writer.surroundings);
+    let total_before = connection.total_changes();
+    let ran = surroundings.under_rules(|| step(connection, statement));
+    match ran {
+        Ok((rows, readonly)) => {
+            if writer.recorder.used_last_rowid() {
+                let why = "a row id of 9223372036854775807 is not allowed: SQLite would choose later ids at random";
+                return Ok(failed(refusal(ffi::SQLITE_FULL, why)));
+            }
+            let mut result = StatementResult { rows, ..StatementResult::default() };
+            if !readonly {
+                // DDL leaves SQLite's count as it was: it must not tell of an earlier statement.
+                let changed = connection.total_changes() != total_before;
+                result.rows_affected = if changed { connection.changes() } else { 0 };
+                result.last_insert_id = connection.last_insert_rowid();
+                surroundings.statement_changed(result.rows_affected);
+            }
+            Ok(result)
+        }
+        Err(error) => answer(error, surroundings.over_budget()).map(failed).map_err(Stop::Sqlite),
+    }
+}
+
+fn step(connection: &Connection, statement: &Statement) -> Result<(Option<Rows>, bool), Error> {
+    let mut prepared = connection.prepare_cached(&statement.sql)?;
+    bind(&mut prepared, statement)?;
+    // A cached statement remembers its steps, which would shift its budget.
+    prepared.reset_status(StatementStatus::VmStep);
+    let readonly = prepared.readonly();
+    if prepared.column_count() == 0 {
+        prepared.raw_execute()?;
+        return Ok((None, readonly));
+    }
+    Ok((Some(collect(&mut prepared)?), readonly))
+}
+
+pub(super) fn bind(prepared: &mut rusqlite::Statement<'_>, statement: &Statement) -> Result<(), Error> {
+    let wanted = prepared.parameter_count();
+    let given = statement.positional.len();
+    if statement.named.is_empty() && given != wanted || given > wanted {
+        return Err(Error::InvalidParameterCount(given, wanted));
+    }
+    for (position, value) in statement.positional.iter().enumerate() {
+        prepared.raw_bind_parameter(position + 1, Parameter(value))?;
+    }
+    for named in &statement.named {
+        let mut found = None;
+        for sign in [':', '@', '$'] {
+            if let Some(position) = prepared.parameter_index(&format!("{sign}{}", named.name))? {
+                found = Some(position);
+                break;
+            }
+        }
+        let position = found.ok_or_else(|| Error::InvalidParameterName(named.name.clone()))?;
+        prepared.raw_bind_parameter(position, Parameter(&named.value))?;
+    }
+    Ok(())
+}
+
+struct Parameter<'a>(&'a Value);
+
+impl rusqlite::ToSql for Parameter<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match &self.0.scalar {
+            None => ValueRef::Null,
+            Some(Scalar::Integer(number)) => ValueRef::Integer(*number),
+            Some(Scalar::Real(number)) => ValueRef::Real(*number),
+            Some(Scalar::Text(text)) => ValueRef::Text(text.as_bytes()),
+            Some(Scalar::Blob(bytes)) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+/// All rows of a bound statement.
+pub(super) fn collect(prepared: &mut rusqlite::Statement<'_>) -> Result<Rows, Error> {
+    let mut found = Rows {
+        columns: prepared.column_names().into_iter().map(str::to_owned).collect(),
+        types: prepared.columns().map(|column| column.decl_type().unwrap_or_default().to_ascii_lowercase()).collect(),
+        rows: Vec::new(),
+    };
+    let width = found.columns.len();
+    let mut rows = prepared.raw_query();
+    while let Some(row) = rows.next()? {
+        let values = (0..width).map(|column| row.get_ref(column).map(value)).collect::<Result<_, _>>()?;
+        found.rows.push(Row { values });
+    }
+    Ok(found)
+}
+
+fn value(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::NULL,
+        ValueRef::Integer(number) => Scalar::Integer(number).into(),
+        ValueRef::Real(number) => Scalar::Real(number).into(),
+        ValueRef::Text(bytes) => Scalar::Text(String::from_utf8_lossy(bytes).into_owned()).into(),
+        ValueRef::Blob(bytes) => Scalar::Blob(Bytes::copy_from_slice(bytes)).into(),
+    }
+}
+
+/// The error as an answer, if it is one that every node gives alike; else the error itself.
+pub(super) fn answer(error: Error, over_budget: bool) -> Result<SqlError, Error> {
+    match &error {
+        Error::SqliteFailure(code, message) => {
+            let text = message.clone().unwrap_or_else(|| code.to_string());
+            classify(code.extended_code, text, over_budget).ok_or(error)
+        }
+        Error::SqlInputError { error: code, msg, offset, .. } => {
+            let place = if *offset > 0 { format!(" (at byte {offset})") } else { String::new() };
+            classify(code.extended_code, format!("{msg}{place}"), over_budget).ok_or(error)
+        }
+        Error::MultipleStatement => {
+            Ok(refusal(ffi::SQLITE_ERROR, "several statements in one: send them as a list, one each"))
+        }
+        Error::InvalidParameterCount(given, wanted) => {
+            Ok(refusal(ffi::SQLITE_RANGE, &format!("{given} parameters given, {wanted} wanted")))
+        }
+        Error::InvalidParameterName(name) => Ok(refusal(ffi::SQLITE_RANGE, &format!("no parameter is named `{name}`"))),
+        Error::NulError(_) => Ok(refusal(ffi::SQLITE_ERROR, "the statement contains a NUL byte")),
+        _ => Err(error),
+    }
+}
+
+fn classify(extended: i32, message: String, over_budget: bool) -> Option<SqlError> {
+    match extended & 0xff {
+        ffi::SQLITE_CONSTRAINT | ffi::SQLITE_ERROR | ffi::SQLITE_TOOBIG | ffi::SQLITE_MISMATCH | ffi::SQLITE_RANGE => {
+            Some(SqlError { code: extended, message })
+        }
+        ffi::SQLITE_AUTH => Some(refusal(extended, NOT_ALLOWED)),
+        ffi::SQLITE_INTERRUPT if over_budget => {
+            Some(refusal(extended, "the statement does too much: more than 50 million steps; do it in parts"))
+        }
+        _ => None,
+    }
+}
+
+fn refusal(code: i32, message: &str) -> SqlError {
+    SqlError { code, message: message.to_owned() }
+}
+
+fn failed(error: SqlError) -> StatementResult {
+    StatementResult { error: Some(error), ..StatementResult::default() }
+}

@@ -1,0 +1,123 @@
+//! Request ids that were seen, with their outcomes: a mutation that is sent again is done once.
+//!
+//! Kept in the file that the entry writes, in the same transaction, and as an index in memory.
+//! When an id is forgotten is decided by entries alone, so every node forgets it at the same one.
+
+use quorate_model::entry::{EntryError, Kind, Outcome};
+use quorate_model::id::{LogIndex, RequestId};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use std::collections::{HashMap, VecDeque};
+
+/// An id is remembered for this long, in the log's time. A client that retries gives up sooner.
+const KEPT_US: u64 = 120_000_000;
+/// And at most this many, which bounds memory (20 MiB) at any rate of writes.
+const KEPT_MAX: usize = 262_144;
+/// Entries between two rounds of forgetting.
+const TRIM_EVERY: u64 = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    by_id: HashMap<RequestId, LogIndex>,
+    /// In the order of the log.
+    order: VecDeque<(LogIndex, u64, RequestId)>,
+    /// How many of `order` came with the transaction that is open.
+    uncommitted: usize,
+    forgotten: Vec<(LogIndex, u64, RequestId)>,
+    last: LogIndex,
+}
+
+impl Requests {
+    pub(super) const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS _quorate_requests (
+        idx INTEGER PRIMARY KEY, time_us INTEGER NOT NULL, id BLOB NOT NULL, kind INTEGER NOT NULL, outcome BLOB NOT NULL)";
+
+    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Requests> {
+        let mut requests = Requests::default();
+        let mut select = connection.prepare("SELECT idx, time_us, id FROM _quorate_requests ORDER BY idx")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: [u8; 16] = row.get(2)?;
+            let (index, time_us): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let id = RequestId(uuid::Uuid::from_bytes(id));
+            requests.remember(LogIndex(index.cast_unsigned()), time_us.cast_unsigned(), id);
+        }
+        requests.uncommitted = 0;
+        Ok(requests)
+    }
+
+    /// The outcome of an earlier entry with this id.
+    pub(super) fn known(&self, connection: &Connection, id: RequestId) -> rusqlite::Result<Option<Outcome>> {
+        let Some(index) = self.by_id.get(&id) else { return Ok(None) };
+        let found: Option<(i32, Vec<u8>)> = connection
+            .prepare_cached("/*quorate*/ SELECT kind, outcome FROM _quorate_requests WHERE idx = ?1")?
+            .query_row([index.0.cast_signed()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((kind, bytes)) = found else { return Ok(None) };
+        let unreadable = |error: EntryError| {
+            rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Blob, Box::new(error))
+        };
+        let kind = Kind::try_from(kind).map_err(|_| unreadable(EntryError::UnknownKind(kind)))?;
+        Outcome::from_bytes(kind, &bytes).map(Some).map_err(unreadable)
+    }
+
+    pub(super) fn record(
+        &mut self,
+        connection: &Connection,
+        index: LogIndex,
+        time_us: u64,
+        id: RequestId,
+        kind: Kind,
+        outcome: &[u8],
+    ) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached("/*quorate*/ INSERT INTO _quorate_requests VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![index.0.cast_signed(), time_us.cast_signed(), id.0.as_bytes(), kind as i32, outcome])?;
+        self.remember(index, time_us, id);
+        self.trim(connection, index, time_us)
+    }
+
+    fn remember(&mut self, index: LogIndex, time_us: u64, id: RequestId) {
+        self.by_id.insert(id, index);
+        self.order.push_back((index, time_us, id));
+        self.uncommitted += 1;
+    }
+
+    fn trim(&mut self, connection: &Connection, index: LogIndex, time_us: u64) -> rusqlite::Result<()> {
+        let due = index.0 / TRIM_EVERY != self.last.0 / TRIM_EVERY;
+        self.last = index;
+        if !due {
+            return Ok(());
+        }
+        let mut upto = None;
+        while self.order.front().is_some_and(|(_, at, _)| self.order.len() > KEPT_MAX || at + KEPT_US < time_us) {
+            let gone = self.order.pop_front().expect("just looked");
+            self.by_id.remove(&gone.2);
+            upto = Some(gone.0);
+            self.forgotten.push(gone);
+        }
+        if let Some(upto) = upto {
+            connection
+                .prepare_cached("/*quorate*/ DELETE FROM _quorate_requests WHERE idx <= ?1")?
+                .execute([upto.0.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn committed(&mut self) {
+        self.uncommitted = 0;
+        self.forgotten.clear();
+    }
+
+    /// The open transaction is rolled back.
+    pub(super) fn rolled_back(&mut self) {
+        for _ in 0..self.uncommitted.min(self.order.len()) {
+            if let Some((_, _, id)) = self.order.pop_back() {
+                self.by_id.remove(&id);
+            }
+        }
+        self.uncommitted = 0;
+        for gone in self.forgotten.drain(..).rev() {
+            self.by_id.insert(gone.2, gone.0);
+            self.order.push_front(gone);
+        }
+    }
+}

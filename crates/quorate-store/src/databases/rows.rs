@@ -1,0 +1,140 @@
+//! The cluster's state as rows of `system`: columns for people, `body` for Quorate.
+
+use super::OpenDatabasesError;
+use super::execute::Stop;
+use super::writer::Writer;
+use quorate_model::state::{Change, ClusterState, EVENTS_KEPT};
+use rusqlite::{Connection, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+pub(super) const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, name TEXT NOT NULL, health TEXT NOT NULL,
+        generation INTEGER NOT NULL, api TEXT NOT NULL, since_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS services (name TEXT PRIMARY KEY, mode TEXT NOT NULL, replicas INTEGER NOT NULL,
+        version INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS replicas (id TEXT PRIMARY KEY, service TEXT NOT NULL, ordinal INTEGER NOT NULL,
+        node TEXT NOT NULL, phase TEXT NOT NULL, version INTEGER NOT NULL, since_us INTEGER NOT NULL,
+        body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS events (position INTEGER PRIMARY KEY, idx INTEGER NOT NULL, at_us INTEGER NOT NULL,
+        kind TEXT NOT NULL, body TEXT NOT NULL);";
+
+/// Writes what an entry changed.
+pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), Stop> {
+    for change in changes {
+        match change {
+            Change::Node(node) => {
+                let identity = &node.identity;
+                run(
+                    connection,
+                    "/*quorate*/ INSERT OR REPLACE INTO nodes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    params![
+                        identity.id.to_string(),
+                        identity.name,
+                        word(&node.health)?,
+                        node.generation.cast_signed(),
+                        identity.api,
+                        node.since.0.cast_signed(),
+                        body(node)?
+                    ],
+                )?;
+            }
+            Change::Service(service) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO services VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    service.spec.name.as_str(),
+                    word(&service.spec.mode)?,
+                    service.spec.replicas,
+                    service.version.cast_signed(),
+                    body(service)?
+                ],
+            )?,
+            Change::ServiceGone { service } => {
+                run(connection, "/*quorate*/ DELETE FROM services WHERE name = ?1", [service.as_str()])?;
+            }
+            Change::Replica(replica) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO replicas VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    replica.id.to_string(),
+                    replica.service.as_str(),
+                    replica.ordinal,
+                    replica.node.to_string(),
+                    word(&replica.phase)?,
+                    replica.version.cast_signed(),
+                    replica.since.0.cast_signed(),
+                    body(replica)?
+                ],
+            )?,
+            Change::ReplicaGone { replica } => {
+                run(connection, "/*quorate*/ DELETE FROM replicas WHERE id = ?1", [replica.to_string()])?;
+            }
+            Change::Event(event) => {
+                run(
+                    connection,
+                    "/*quorate*/ INSERT INTO events (idx, at_us, kind, body) VALUES (?1, ?2, json_extract(?3, '$.kind'), ?3)",
+                    params![event.index.0.cast_signed(), event.at.0.cast_signed(), body(event)?],
+                )?;
+                run(
+                    connection,
+                    "/*quorate*/ DELETE FROM events WHERE position <= (SELECT max(position) FROM events) - ?1",
+                    [i64::try_from(EVENTS_KEPT).expect("small")],
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn run(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<(), Stop> {
+    connection.prepare_cached(sql)?.execute(values)?;
+    Ok(())
+}
+
+fn body<T: Serialize>(record: &T) -> Result<String, Stop> {
+    serde_json::to_string(record).map_err(Stop::Record)
+}
+
+/// The word that an enum has in JSON.
+fn word<T: Serialize>(value: &T) -> Result<String, Stop> {
+    Ok(body(value)?.trim_matches('"').to_owned())
+}
+
+/// Reads the state back.
+pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, OpenDatabasesError> {
+    let connection = &system.connection;
+    let mut state = ClusterState { planned_on: system.planned_on(), ..ClusterState::default() };
+    for node in records(connection, directory, "nodes", "id")? {
+        state.absorb(state.planned_on, &[Change::Node(node)]);
+    }
+    for service in records(connection, directory, "services", "name")? {
+        state.absorb(state.planned_on, &[Change::Service(service)]);
+    }
+    for replica in records(connection, directory, "replicas", "id")? {
+        state.absorb(state.planned_on, &[Change::Replica(replica)]);
+    }
+    for event in records(connection, directory, "events", "position")? {
+        state.absorb(state.planned_on, &[Change::Event(event)]);
+    }
+    Ok(state)
+}
+
+fn records<T: DeserializeOwned>(
+    connection: &Connection,
+    directory: &Path,
+    table: &'static str,
+    order: &str,
+) -> Result<Vec<T>, OpenDatabasesError> {
+    let wrong = |source| OpenDatabasesError::Sqlite { database: "system", path: directory.to_owned(), source };
+    let mut select =
+        connection.prepare(&format!("/*quorate*/ SELECT body FROM {table} ORDER BY {order}")).map_err(wrong)?;
+    let mut rows = select.query([]).map_err(wrong)?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next().map_err(wrong)? {
+        let text: String = row.get(0).map_err(wrong)?;
+        records.push(serde_json::from_str(&text).map_err(|source| OpenDatabasesError::Record { table, source })?);
+    }
+    Ok(records)
+}
