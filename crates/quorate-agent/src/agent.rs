@@ -1,0 +1,379 @@
+//! The agent's handle, and the task that gives every replica its runner.
+
+use crate::driver::Driver;
+use crate::files::{self, Durability};
+use crate::launch::{self, Launch};
+use crate::log::{self, LogChunk, LogFrom, ReadLogError};
+use crate::ports::Reservations;
+use crate::process::Shims;
+use crate::runner::{Board, Runner, Shared, Wanted};
+use quorate_model::assignment::Assignment;
+use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::observed::ReplicaStatus;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+/// The last assignment that was obeyed.
+const CACHE: &str = "assignment.json";
+
+/// Ended replicas per service whose logs are kept.
+const ENDED_KEPT: usize = 5;
+
+/// How long [`Agent::start`] waits for the first checks of replicas that it took over. Longer than
+/// the default timeout of a check, so that a healthy replica is never reported otherwise in between.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    pub node: NodeId,
+    /// For `{node}` and `QUORATE_NODE`.
+    pub node_name: String,
+    /// IP address under which replicas are reached: ports are probed and health is checked there.
+    pub host: String,
+    /// Where replicas live. Created if missing; one agent at a time.
+    pub dir: PathBuf,
+    /// Program and first arguments that run [`shim`](crate::shim::shim), like `/usr/bin/quorate shim`.
+    /// `--dir DIR` and perhaps `--end-with-pid PID` are added.
+    pub shim_command: Vec<OsString>,
+    /// Replicas end, without grace, as soon as this process does. Default: never.
+    pub end_with_pid: Option<u32>,
+}
+
+/// Why an agent did not start. No replica was touched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartAgentError {
+    #[error("cannot use {} for replicas", dir.display())]
+    Dir {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Obeying would stop that node's replicas.
+    #[error("{} belongs to node {owner}", dir.display())]
+    OtherNode { dir: PathBuf, owner: NodeId },
+}
+
+/// Handle of a running agent. Clones are the same agent; it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    node: NodeId,
+    dir: PathBuf,
+    assignments: watch::Sender<Option<Arc<Assignment>>>,
+    statuses: watch::Receiver<Arc<Vec<ReplicaStatus>>>,
+    stop: watch::Sender<bool>,
+    /// Closed when the agent's task is over.
+    running: watch::Receiver<()>,
+}
+
+impl Agent {
+    /// Takes over the replicas that run, and makes the node match the last assignment that it knew.
+    ///
+    /// Without one, whatever runs goes on until the first [`assign`](Agent::assign). When this returns,
+    /// [`statuses`](Agent::statuses) has every replica, with its health if that was known within 2 s.
+    ///
+    /// # Errors
+    /// [`StartAgentError`]; nothing was changed then.
+    pub async fn start(config: AgentConfig) -> Result<Agent, StartAgentError> {
+        let driver = Shims { command: config.shim_command.clone(), end_with_pid: config.end_with_pid };
+        Agent::start_with(config, driver).await
+    }
+
+    async fn start_with<D: Driver>(config: AgentConfig, driver: D) -> Result<Agent, StartAgentError> {
+        let AgentConfig { node, node_name, host, dir, .. } = config;
+        let failed = |source| StartAgentError::Dir { dir: dir.clone(), source };
+        let path = dir.clone();
+        let found = spawn_blocking(move || Found::look(&path)).await.map_err(io::Error::other);
+        let found = found.and_then(|found| found).map_err(failed)?;
+        if let Some(assignment) = &found.assignment
+            && assignment.node != node
+        {
+            return Err(StartAgentError::OtherNode { dir, owner: assignment.node });
+        }
+        let shared = Shared { node, node_name, host, driver, ports: Reservations::default(), board: Board::new() };
+        let statuses = shared.board.subscribe();
+        let mut keeper = Keeper {
+            dir: dir.clone(),
+            shared: Arc::new(shared),
+            assignment: found.assignment.map(Arc::new),
+            runners: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+
+        let listed_anyway = keeper.assignment.is_none();
+        let mut settling = Vec::new();
+        for (dir, launch) in found.launches {
+            let wanted = Wanted { assigned: launch.assigned, listed: listed_anyway };
+            settling.push(keeper.add(dir, wanted));
+        }
+        settling.extend(keeper.reconcile());
+        let all_settled = async {
+            for settled in settling {
+                // An error means that its runner is already done.
+                let _ = settled.await;
+            }
+        };
+        let _ = timeout(SETTLE_PATIENCE, all_settled).await;
+
+        let assignments = watch::Sender::new(keeper.assignment.clone());
+        let (stop, stopped) = watch::channel(false);
+        let (still_running, running) = watch::channel(());
+        let incoming = assignments.subscribe();
+        tokio::spawn(async move {
+            keeper.run(incoming, stopped).await;
+            drop(still_running);
+        });
+        Ok(Agent { node, dir, assignments, statuses, stop, running })
+    }
+
+    /// Makes the node match this assignment, unless one with a higher revision is known. Returns at once.
+    ///
+    /// One for another node is ignored.
+    pub fn assign(&self, assignment: Assignment) {
+        if assignment.node != self.node {
+            tracing::error!(node = %assignment.node, "an assignment for another node is ignored");
+            return;
+        }
+        self.assignments.send_if_modified(|newest| {
+            let newer = newest.as_ref().is_none_or(|newest| assignment.revision >= newest.revision);
+            let differs = newest.as_ref().is_none_or(|newest| assignment != **newest);
+            if newer && differs {
+                *newest = Some(Arc::new(assignment));
+            }
+            newer && differs
+        });
+    }
+
+    /// The revision that is being obeyed; `None` before the first assignment.
+    #[must_use]
+    pub fn revision(&self) -> Option<LogIndex> {
+        self.assignments.borrow().as_ref().map(|assignment| assignment.revision)
+    }
+
+    /// All replicas of this node, sorted by id; a new value as soon as one changes.
+    #[must_use]
+    pub fn statuses(&self) -> watch::Receiver<Arc<Vec<ReplicaStatus>>> {
+        self.statuses.clone()
+    }
+
+    /// Reads up to `bytes_max` bytes of a replica's log, also for some time after it has ended.
+    ///
+    /// # Errors
+    /// [`ReadLogError::Unknown`] if the replica never ran here or its log is gone.
+    pub async fn log(&self, replica: ReplicaId, from: LogFrom, bytes_max: usize) -> Result<LogChunk, ReadLogError> {
+        let services = self.dir.clone();
+        let read = move || {
+            let unusable = |dir: &Path, source| ReadLogError::Io { dir: dir.to_owned(), source };
+            let found = find_log(&services, replica).map_err(|source| unusable(&services, source))?;
+            let dir = found.ok_or(ReadLogError::Unknown(replica))?;
+            log::read(&dir, from, bytes_max).map_err(|source| unusable(&dir, source))
+        };
+        match spawn_blocking(read).await {
+            Ok(result) => result,
+            Err(error) => Err(ReadLogError::Io { dir: self.dir.clone(), source: io::Error::other(error) }),
+        }
+    }
+
+    /// Ends the agent; replicas live on. Returns when nothing of it runs any more.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.running.changed().await.is_ok() {}
+    }
+}
+
+fn find_log(services: &Path, replica: ReplicaId) -> io::Result<Option<PathBuf>> {
+    for service in fs::read_dir(services)? {
+        let dir = service?.path().join(replica.to_string()).join("log");
+        if dir.is_dir() {
+            return Ok(Some(dir));
+        }
+    }
+    Ok(None)
+}
+
+/// What is on disk when the agent starts.
+struct Found {
+    assignment: Option<Assignment>,
+    /// Replicas that may run, with their directories.
+    launches: Vec<(PathBuf, Launch)>,
+}
+
+impl Found {
+    fn look(dir: &Path) -> io::Result<Found> {
+        files::make_private_dir(dir)?;
+        let assignment = match files::read_json(&dir.join(CACHE)) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                // Replaced by the next assignment; until then everything goes on as it is.
+                tracing::error!(%error, "the cached assignment cannot be read and is ignored");
+                None
+            }
+            result => result?,
+        };
+        let mut launches = Vec::new();
+        for service in fs::read_dir(dir)? {
+            let service = service?;
+            if !service.file_type()?.is_dir() {
+                continue;
+            }
+            for replica in fs::read_dir(service.path())? {
+                let path = replica?.path();
+                match files::read_json(&path.join(launch::FILE)) {
+                    Ok(Some(launch)) => launches.push((path, launch)),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(path = %path.display(), %error, "not a replica's directory"),
+                }
+            }
+        }
+        Ok(Found { assignment, launches })
+    }
+}
+
+/// Gives every replica a runner and tells it what is wanted.
+struct Keeper<D: Driver> {
+    dir: PathBuf,
+    shared: Arc<Shared<D>>,
+    assignment: Option<Arc<Assignment>>,
+    runners: BTreeMap<ReplicaId, Entry>,
+    tasks: JoinSet<()>,
+}
+
+struct Entry {
+    wanted: watch::Sender<Wanted>,
+    task: tokio::task::Id,
+    dir: PathBuf,
+}
+
+impl<D: Driver> Keeper<D> {
+    async fn run(mut self, mut incoming: watch::Receiver<Option<Arc<Assignment>>>, mut stopped: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                changed = incoming.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let newest = incoming.borrow_and_update().clone();
+                    if let Some(newest) = newest {
+                        self.obey(newest).await;
+                    }
+                }
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    let task = match ended {
+                        Ok((task, ())) => task,
+                        Err(error) => {
+                            tracing::error!(%error, "a replica's runner failed; another takes over");
+                            error.id()
+                        }
+                    };
+                    self.on_end(task).await;
+                }
+                // Set to true, or the last handle is gone.
+                _ = stopped.changed() => break,
+            }
+        }
+        self.tasks.shutdown().await;
+    }
+
+    async fn obey(&mut self, assignment: Arc<Assignment>) {
+        let (path, cached) = (self.dir.join(CACHE), Arc::clone(&assignment));
+        // First on disk, then done: an agent that restarts must not fall back behind what it did.
+        let written = spawn_blocking(move || files::write_json(&path, &*cached, Durability::Durable)).await;
+        if let Err(error) = written.map_err(io::Error::other).and_then(|written| written) {
+            // Better to run what the cluster wants now than to stand still because of a full disk.
+            tracing::error!(%error, "cannot write the assignment to disk; obeying it nevertheless");
+        }
+        self.assignment = Some(assignment);
+        self.reconcile();
+    }
+
+    /// Tells every runner what is wanted and starts those that are missing. Returns what tells when
+    /// the new ones have a status.
+    fn reconcile(&mut self) -> Vec<oneshot::Receiver<()>> {
+        let Some(assignment) = self.assignment.clone() else { return Vec::new() };
+        let mut new = Vec::new();
+        let mut listed = BTreeSet::new();
+        for assigned in &assignment.replicas {
+            let replica = assigned.replica;
+            listed.insert(replica);
+            let wanted = Wanted { assigned: assigned.clone(), listed: true };
+            match self.runners.get(&replica) {
+                Some(entry) => tell(entry, wanted),
+                None => {
+                    let dir = self.dir.join(assigned.spec.name.as_str()).join(replica.to_string());
+                    new.push(self.add(dir, wanted));
+                }
+            }
+        }
+        for (_, entry) in self.runners.iter().filter(|(replica, _)| !listed.contains(replica)) {
+            let last = entry.wanted.borrow().clone();
+            tell(entry, Wanted { listed: false, ..last });
+        }
+        new
+    }
+
+    fn add(&mut self, dir: PathBuf, wanted: Wanted) -> oneshot::Receiver<()> {
+        let (settled, when_settled) = oneshot::channel();
+        let replica = wanted.assigned.replica;
+        let (wanted, receiver) = watch::channel(wanted);
+        let runner = Runner::new(Arc::clone(&self.shared), dir.clone(), receiver, settled);
+        let task = self.tasks.spawn(runner.run()).id();
+        self.runners.insert(replica, Entry { wanted, task, dir });
+        when_settled
+    }
+
+    /// A runner is done: its replica is not wanted and nothing of it runs. (Or the runner failed,
+    /// or the replica was wanted again in the last moment: then it gets a new one.)
+    async fn on_end(&mut self, task: tokio::task::Id) {
+        let ended = self.runners.iter().find(|(_, entry)| entry.task == task).map(|(replica, _)| *replica);
+        let Some((replica, entry)) = ended.and_then(|replica| self.runners.remove_entry(&replica)) else { return };
+        let listed = entry.wanted.borrow().listed;
+        if !listed {
+            self.shared.board.remove(replica);
+            let in_use: BTreeSet<PathBuf> = self.runners.values().map(|entry| entry.dir.clone()).collect();
+            let retired = spawn_blocking(move || retire(&entry.dir, &in_use)).await;
+            if let Err(error) = retired.map_err(io::Error::other).and_then(|retired| retired) {
+                tracing::warn!(%replica, %error, "cannot tidy up after a replica");
+            }
+        }
+        self.reconcile();
+    }
+}
+
+fn tell(entry: &Entry, wanted: Wanted) {
+    entry.wanted.send_if_modified(|last| {
+        let differs = *last != wanted;
+        *last = wanted;
+        differs
+    });
+}
+
+/// Marks a replica's directory as one that never runs again, and removes all but the newest of those.
+fn retire(dir: &Path, in_use: &BTreeSet<PathBuf>) -> io::Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    files::remove_file(&dir.join(launch::FILE))?;
+    let Some(service) = dir.parent() else { return Ok(()) };
+    let mut ended = Vec::new();
+    for entry in fs::read_dir(service)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !in_use.contains(&path) && !path.join(launch::FILE).exists() {
+            ended.push((entry.metadata()?.modified().unwrap_or(SystemTime::UNIX_EPOCH), path));
+        }
+    }
+    ended.sort();
+    let surplus = ended.len().saturating_sub(ENDED_KEPT);
+    for (_, path) in ended.drain(..surplus) {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The seam between what an agent decides and how a copy is run.
+//!
+//! A driver launches copies and takes hold of running ones; an instance reports what happens to
+//! one copy. `process` is the first; systemd units, containers, OCF agents and the simulator's fake
+//! have the same shape.
+
+use crate::launch::Launch;
+use crate::protocol::ShimState;
+use quorate_model::id::ReplicaId;
+use quorate_model::spec::Stop;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+
+/// Starts and finds copies of one kind.
+pub(crate) trait Driver: Send + Sync + 'static {
+    type Instance: Instance;
+
+    /// Takes hold of a copy that is already running; `None` if there is none. Whatever cannot be
+    /// taken hold of has been ended when this returns `None`.
+    fn attach(&self, replica: ReplicaId, dir: &Path)
+    -> impl Future<Output = io::Result<Option<Self::Instance>>> + Send;
+
+    /// Starts a copy. `launch` is already written into `dir`. `None`: it has ended by itself since;
+    /// its last state is in `dir`.
+    fn launch(&self, launch: &Launch, dir: &Path) -> impl Future<Output = io::Result<Option<Self::Instance>>> + Send;
+
+    /// Ends every process of a copy that has no instance any more.
+    fn clean_up(&self, replica: ReplicaId) -> impl Future<Output = ()> + Send;
+}
+
+/// One running copy. Dropping it lets go without ending the copy.
+pub(crate) trait Instance: Send {
+    /// What is known of it.
+    fn state(&self) -> &ShimState;
+
+    /// Waits until [`state`](Instance::state) is newer. `false`: the instance is over, and the state
+    /// is its last. Cancel-safe.
+    fn changed(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Asks it to end within `stop.grace`; the end shows through [`changed`](Instance::changed).
+    fn stop(&mut self, stop: &Stop) -> impl Future<Output = ()> + Send;
+
+    /// Ends it without asking, as when it did not answer a stop.
+    fn kill(&mut self);
+}
