@@ -224,7 +224,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             hold(args.end_with_pid)?;
             daemon::gateway(&args)?;
         }
-        Command::Shim(args) => daemon::shim(&args)?,
+        Command::Shim(args) => return Ok(daemon::shim(&args)?),
         Command::Demo(args) => demo::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

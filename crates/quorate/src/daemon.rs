@@ -3,9 +3,9 @@
 //! TO BE REPLACED by the daemon itself: nothing here runs a node yet.
 
 use clap::Args;
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// What a gateway needs to know.
 #[derive(Debug, Args)]
@@ -30,11 +30,15 @@ pub(crate) struct GatewayArgs {
     pub end_with_pid: Option<u32>,
 }
 
-/// What a shim is given; only the agent that starts it knows the words.
+/// What a shim is given by the agent that starts it.
 #[derive(Debug, Args)]
 pub(crate) struct ShimArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub args: Vec<OsString>,
+    /// The replica's directory
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// End when the process with this id ends
+    #[arg(long, value_name = "PID")]
+    pub end_with_pid: Option<u32>,
 }
 
 /// Runs the node whose `node.toml` is in `data_dir`, until SIGTERM or SIGINT.
@@ -47,7 +51,7 @@ pub(crate) fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
     anyhow::bail!("this build has no gateway to run on {}", args.listen)
 }
 
-/// Runs the supervisor of one replica.
-pub(crate) fn shim(args: &ShimArgs) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no shim to run with {} arguments", args.args.len())
+/// Runs the supervisor of one replica. Called on the main thread, before there is any other.
+pub(crate) fn shim(args: &ShimArgs) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("this build has no shim to run in {}", args.dir.display())
 }

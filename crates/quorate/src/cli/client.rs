@@ -19,8 +19,9 @@ const REQUEST_ID: &str = "Quorate-Request-Id";
 const CONNECT: Duration = Duration::from_millis(1_500);
 /// Longest wait for one node's answer to a question, while others could be asked instead.
 const ANSWER: Duration = Duration::from_secs(3);
-/// The same for a mutation or a query, which a node may rightly hold back during an election.
-const WORK: Duration = Duration::from_secs(10);
+/// The same for a mutation or a query, which a node may rightly hold back during an election: a
+/// little more than the patience of the API itself, so that its own answer comes first.
+const WORK: Duration = Duration::from_secs(12);
 /// Longest answer that is read. Larger than any view of 100 nodes and 1000 replicas.
 const BODY_MAX: u64 = 256 * 1024 * 1024;
 

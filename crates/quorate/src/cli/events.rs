@@ -57,6 +57,8 @@ pub(crate) fn run(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
 pub(crate) fn after(client: &Client, index: u64) -> Result<Vec<EventView>, Failure> {
     let mut events: Vec<EventView> = client.get(&format!("/v1/events?after={index}"))?;
     events.retain(|event| event.index.0 > index);
+    // They come newest first; those of one entry keep their order.
+    events.reverse();
     events.sort_by_key(|event| event.index);
     Ok(events)
 }

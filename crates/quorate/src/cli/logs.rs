@@ -19,7 +19,7 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "REPLICA")]
     replica: Option<String>,
     /// How many of the last lines of each copy
-    #[arg(short = 'n', long, value_name = "LINES", default_value_t = 50)]
+    #[arg(short = 'n', long, value_name = "LINES", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     lines: u32,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn run(context: &Context, args: &LogsArgs) -> Result<(), Failure> {
             let lines = lines.clone();
             let server = nodes.iter().find(|node| node.id == replica.node_id).map(|node| node.api.clone());
             let path = format!(
-                "/v1/replicas/{}/log?lines={}{}",
+                "/v1/replicas/{}/log?bytes=1048576&lines={}{}",
                 replica.id,
                 args.lines,
                 if args.follow { "&follow=true" } else { "" }

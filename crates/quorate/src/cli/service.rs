@@ -85,7 +85,7 @@ struct Plan {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct PlannedService {
-    name: String,
+    service: String,
     /// `create`, `update` or `unchanged`.
     action: String,
     #[serde(default)]
@@ -278,15 +278,15 @@ fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
     post("/v1/specs", true)?;
     let mut settled = Vec::new();
     for planned in &plan.services {
-        let Some(wanted) = spec.document.services.iter().find(|spec| spec.name.as_str() == planned.name) else {
+        let Some(wanted) = spec.document.services.iter().find(|spec| spec.name.as_str() == planned.service) else {
             continue;
         };
         if args.no_wait {
-            screen.say(&format!("{} {}", planned.name, planned.action));
+            screen.say(&format!("{} {}", planned.service, planned.action));
             continue;
         }
-        let title = format!("{} {}", planned.name, planned.action);
-        let view = wait_until_healthy(context, &client, &planned.name, &title, |view| view.spec == *wanted)?;
+        let title = format!("{} {}", planned.service, planned.action);
+        let view = wait_until_healthy(context, &client, &planned.service, &title, |view| view.spec == *wanted)?;
         let outcome = Settled::new(&view, None, started.elapsed());
         if !screen.is_json() {
             screen.data(&outcome.line(&title));
@@ -521,7 +521,7 @@ fn replica_symbol(state: &str) -> char {
 fn plan_text(plan: &Plan) -> String {
     let mut text = String::new();
     for service in &plan.services {
-        text.push_str(&format!("{}  {}\n", service.name, service.action));
+        text.push_str(&format!("{}  {}\n", service.service, service.action));
         for difference in &service.differences {
             let shown = |value: &serde_json::Value| match value {
                 serde_json::Value::String(text) => text.clone(),

@@ -1,8 +1,8 @@
 //! What `/proc` says about processes, for finding and ending all that belongs to a replica.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 /// A process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +35,17 @@ pub(crate) fn processes() -> BTreeMap<u32, Process> {
 /// Everything that lives because of a replica of the node in `dir`: shims, their children, and
 /// whatever these started.
 ///
-/// Three nets, because each has holes of its own: the pids that shims wrote down (`state.json`),
-/// if the process that has the pid now is older than the file; processes whose command line,
-/// environment or working directory lies below `dir`'s services; and everything below those, by
-/// parent or by session. `except` is the server itself, whose other children are not replicas.
+/// Three nets, because each has holes of its own: processes that inherited the mark of a replica
+/// that has a directory there (`QUORATE_REPLICA=<id>` in the environment); those whose command
+/// line, environment or working directory lies below `dir`'s services; and everything below these,
+/// by parent or by session. A pid from a file is never trusted: pids are used again, ids are not.
+/// `except` is the server itself, whose other children are not replicas.
 pub(crate) fn replica_processes(dir: &Path, except: Option<u32>) -> BTreeSet<u32> {
     let all = processes();
     let services = dir.join("services");
-    let mut found = written_pids(&services, &all);
-    found.extend(all.keys().copied().filter(|pid| names(*pid, &services)));
+    let marks = marks(&services);
+    let mut found: BTreeSet<u32> =
+        all.keys().copied().filter(|pid| has_mark(*pid, &marks) || names(*pid, &services)).collect();
     let me = std::process::id();
     found.retain(|pid| *pid != me && Some(*pid) != except);
     loop {
@@ -66,7 +68,6 @@ pub(crate) fn replica_processes(dir: &Path, except: Option<u32>) -> BTreeSet<u32
 
 /// Whether the process's command line, environment or working directory lies below `dir`.
 fn names(pid: u32, dir: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
     let mut prefix = dir.as_os_str().as_bytes().to_vec();
     prefix.push(b'/');
     let holds = |file: &str| {
@@ -78,48 +79,20 @@ fn names(pid: u32, dir: &Path) -> bool {
         || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
 }
 
-/// The processes that `<services>/*/*/state.json` name in fields called `pid`, `child_pid` or `shim_pid`.
-///
-/// A process that started after the file was written last got the number later, and is none of ours.
-fn written_pids(services: &Path, all: &BTreeMap<u32, Process>) -> BTreeSet<u32> {
+/// The variable that every replica's processes inherit, as it is in their environment.
+fn marks(services: &Path) -> BTreeSet<Vec<u8>> {
     let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let boot = boot_time();
-    let mut pids = BTreeSet::new();
-    for replica in below(services).flat_map(|service| below(&service).collect::<Vec<_>>()) {
-        let file = replica.join("state.json");
-        let written = std::fs::metadata(&file).and_then(|at| at.modified()).ok();
-        let written = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let (Some(boot), Some(written), Ok(text)) = (boot, written, std::fs::read(&file)) else { continue };
-        let mut named = BTreeSet::new();
-        if let Ok(value) = serde_json::from_slice(&text) {
-            collect_pids(&value, &mut named);
-        }
-        let is_older = |pid: &u32| {
-            all.get(pid).is_some_and(|process| boot + process.started / TICKS_PER_SECOND <= written.as_secs() + 1)
-        };
-        pids.extend(named.into_iter().filter(is_older));
-    }
-    pids
+    below(services)
+        .flat_map(|service| below(&service).collect::<Vec<_>>())
+        .filter_map(|replica| Some(replica.file_name()?.as_bytes().to_vec()))
+        .map(|id| [b"QUORATE_REPLICA=".as_slice(), &id].concat())
+        .collect()
 }
 
-fn collect_pids(value: &serde_json::Value, pids: &mut BTreeSet<u32>) {
-    let Some(object) = value.as_object() else { return };
-    for (name, value) in object {
-        if matches!(name.as_str(), "pid" | "child_pid" | "shim_pid") {
-            // Nobody writes 1 down, and nobody wants to find out what ending it does.
-            pids.extend(value.as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 1));
-        }
-        collect_pids(value, pids);
-    }
-}
-
-/// The unit of times in `/proc`; the kernel has promised it to programs for ever.
-const TICKS_PER_SECOND: u64 = 100;
-
-/// When this machine started, in seconds since 1970.
-fn boot_time() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+fn has_mark(pid: u32, marks: &BTreeSet<Vec<u8>>) -> bool {
+    !marks.is_empty()
+        && std::fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| marks.contains(variable)))
 }
 
 /// Reads a line of `/proc/PID/stat`. The name in it may hold spaces and parentheses of its own.
@@ -158,46 +131,41 @@ mod tests {
         child.wait().unwrap();
     }
 
-    #[test]
-    fn a_replica_is_found_with_all_that_it_started() {
-        let dir = tempfile::tempdir().unwrap();
-        let replica = dir.path().join("n1/services/web/0001");
-        std::fs::create_dir_all(&replica).unwrap();
+    /// A shell with a child, both waiting for the end of their input.
+    fn shell(variable: &str, value: impl AsRef<std::ffi::OsStr>) -> std::process::Child {
         let mut shell = Command::new("sh")
-            .args(["-c", "cat & echo started; wait"])
-            .env("QUORATE_TEST_DIR", replica.join("log"))
+            .args(["-c", "exec 3<&0; cat <&3 & echo started; wait"])
+            .env(variable, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.as_mut().unwrap()), &mut line).unwrap();
+        shell
+    }
+
+    #[test]
+    fn a_replica_is_found_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let replica = dir.path().join("n1/services/web/0001-of-this-test");
+        std::fs::create_dir_all(&replica).unwrap();
+        // One carries the replica's mark, the other names its directory.
+        let mut shells = [shell("QUORATE_REPLICA", "0001-of-this-test"), shell("LOG", replica.join("log"))];
 
         let found = replica_processes(&dir.path().join("n1"), None);
-        assert!(found.contains(&shell.id()));
-        assert_eq!(found.len(), 2, "the shell and its child: {found:?}");
+        assert!(shells.iter().all(|shell| found.contains(&shell.id())));
+        assert_eq!(found.len(), 4, "two shells, each with its child: {found:?}");
         assert!(replica_processes(&dir.path().join("n2"), None).is_empty());
+        let first = shells[0].id();
+        assert!(!replica_processes(&dir.path().join("n1"), Some(first)).contains(&first));
 
         for pid in found {
             crate::dev::signal(pid, rustix::process::Signal::KILL);
         }
-        shell.wait().unwrap();
-    }
-
-    #[test]
-    fn an_old_pid_in_a_file_condemns_nobody() {
-        let dir = tempfile::tempdir().unwrap();
-        let replica = dir.path().join("services/web/0001");
-        std::fs::create_dir_all(&replica).unwrap();
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let file = std::fs::File::create(replica.join("state.json")).unwrap();
-        serde_json::to_writer(&file, &serde_json::json!({ "run": { "pid": child.id() }, "end_with_pid": 2 })).unwrap();
-        assert_eq!(replica_processes(dir.path(), None), BTreeSet::from([child.id()]));
-
-        let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
-        file.set_modified(yesterday).unwrap();
-        assert!(replica_processes(dir.path(), None).is_empty(), "the process is younger than the note");
-        drop(child.stdin.take());
-        child.wait().unwrap();
+        for shell in &mut shells {
+            shell.wait().unwrap();
+        }
+        assert!(replica_processes(&dir.path().join("n1"), None).is_empty());
     }
 }

@@ -154,7 +154,7 @@ mod tests {
         let me = procfs::process(std::process::id()).unwrap();
         let record = record(cluster.path(), me.pid, me.started);
         record.publish(registry.path()).unwrap();
-        assert_eq!(running(registry.path()), [record.clone()]);
+        assert_eq!(running(registry.path()), std::slice::from_ref(&record));
         assert_eq!(read(&cluster.path().join(FILE)).unwrap(), Some(record.clone()));
         record.withdraw(registry.path());
         assert!(running(registry.path()).is_empty());

@@ -55,7 +55,7 @@ impl Happened {
             leader: later()
                 .filter(of_kind("leader-elected"))
                 .filter(|event| expected.back || !about(event))
-                .last()
+                .next_back()
                 .map(|event| (event.node.clone().unwrap_or_default(), since(event))),
             down: later().filter(of_kind("node-down")).find(about).map(since),
             back: later()
@@ -68,9 +68,9 @@ impl Happened {
                 .map(|name| {
                     let of_service =
                         later().filter(|event| event.service.as_ref().is_some_and(|it| it.as_str() == name));
-                    let verdict = of_service
+                    let mut verdict = of_service
                         .filter(|event| matches!(event.kind.as_str(), "service-healthy" | "service-degraded"));
-                    verdict.last().filter(|event| event.kind == "service-healthy").map(since)
+                    verdict.next_back().filter(|event| event.kind == "service-healthy").map(since)
                 })
                 .collect(),
         }
