@@ -347,7 +347,7 @@ impl Settled {
 }
 
 /// Copies that are wanted: those on their way out do not count.
-fn live(view: &ServiceView) -> impl Iterator<Item = &ReplicaView> {
+pub(crate) fn live(view: &ServiceView) -> impl Iterator<Item = &ReplicaView> {
     view.replicas.iter().filter(|replica| !matches!(replica.state.as_str(), "draining" | "stopping" | "stopped"))
 }
 

@@ -170,7 +170,7 @@ impl Cluster {
             let leads = overview.cluster.leader.as_ref() == Some(&plan.name);
             let leader = if leads { format!("   leader, term {}", overview.cluster.term) } else { String::new() };
             let mode = mode(view.and_then(|view| view.mode));
-            say(self, &format!("  ✔ {}  {}  {mode:7}{leader}", plan.name, plan.api).trim_end());
+            say(self, format!("  ✔ {}  {}  {mode:7}{leader}", plan.name, plan.api).trim_end());
         }
 
         let routes = self.apply(&overview, document)?;

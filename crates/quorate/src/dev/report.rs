@@ -9,10 +9,10 @@ use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::took;
 use crate::cli::status::mode;
 use crate::cli::target::Target;
-use crate::cli::{Context, events};
+use crate::cli::{Context, events, service};
 use crate::dev::control::{self, Order};
 use crate::dev::registry::Record;
-use quorate_api::view::{EventView, NodeMode, NodeState, NodeView, Overview};
+use quorate_api::view::{EventView, NodeMode, NodeState, NodeView, Overview, ServiceView};
 use quorate_model::time::WallTime;
 use serde::Serialize;
 use serde_json::json;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 /// Longest wait for the cluster to be whole again.
 const PATIENCE: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// After this a service that is whole and of which no event has told was never in trouble.
+const UNNOTICED: Duration = Duration::from_secs(3);
 
 /// What will have to happen after the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +56,7 @@ impl Happened {
             // With split votes there may be several; the last one is the one that leads.
             leader: later()
                 .filter(of_kind("leader-elected"))
-                .filter(|event| expected.back || !about(event))
-                .next_back()
+                .rfind(|event| expected.back || !about(event))
                 .map(|event| (event.node.clone().unwrap_or_default(), since(event))),
             down: later().filter(of_kind("node-down")).find(about).map(since),
             back: later()
@@ -111,17 +112,24 @@ pub(crate) fn run(context: &Context, order: &Order) -> Result<(), Failure> {
     // Without a cluster that answers there is only the order itself to report.
     let before: Option<Overview> = client().get("/v1/status").ok();
     let at = control::give(&record, order)?;
-    let expected = expect(order, at, before.as_ref());
+    let mut expected = expect(order, at, before.as_ref());
     if !context.screen.is_json() {
         context.screen.data(&first_line(order, before.as_ref()));
     }
     let seen_before = before.as_ref().and_then(|before| before.events.iter().map(|event| event.index.0).max());
-    let deadline = Instant::now() + PATIENCE;
+    let given = Instant::now();
+    let deadline = given + PATIENCE;
     let mut printed = Happened::default();
     let mut after: Option<Overview> = None;
     let happened = loop {
         let happened = match events::after(&client(), seen_before.unwrap_or(0)) {
-            Ok(events) => Happened::read(&expected, &events),
+            Ok(events) => {
+                if given.elapsed() >= UNNOTICED && !expected.services.is_empty() {
+                    let services: Vec<ServiceView> = client().get("/v1/services").unwrap_or_default();
+                    forget_unaffected(&mut expected, &events, &services);
+                }
+                Happened::read(&expected, &events)
+            }
             // Between two leaders, or the only node is just being started.
             Err(_) => printed.clone(),
         };
@@ -145,6 +153,22 @@ pub(crate) fn run(context: &Context, order: &Order) -> Result<(), Failure> {
         context.screen.data("! No majority of managers is left: writes wait.  Next: quorate dev start NODE");
     }
     missing(&expected, &happened)
+}
+
+/// Takes out the services that got along without anybody noticing: they are whole without the node,
+/// and no event says that they ever were not.
+fn forget_unaffected(expected: &mut Expected, events: &[EventView], services: &[ServiceView]) {
+    let Expected { at, node, services: names, .. } = expected;
+    names.retain(|name| {
+        let told = events.iter().any(|event| {
+            event.at >= *at
+                && event.service.as_ref().is_some_and(|service| service.as_str() == name)
+                && matches!(event.kind.as_str(), "service-healthy" | "service-degraded")
+        });
+        let whole =
+            |view: &ServiceView| service::is_settled(view) && service::live(view).all(|replica| replica.node != *node);
+        told || !services.iter().any(|view| view.name.as_str() == name && whole(view))
+    });
 }
 
 /// The nodes to watch through: all but the one that the order is about, unless it is the only one.
@@ -178,9 +202,7 @@ fn expect(order: &Order, at: WallTime, before: Option<&Overview>) -> Expected {
     let Some(before) = before.filter(|before| majority_left(before, &expected.node)) else { return expected };
     expected.leader = is_leader(before, &expected.node);
     expected.down = true;
-    let has_copy = |service: &&quorate_api::view::ServiceView| {
-        service.replicas.iter().any(|replica| replica.node == expected.node)
-    };
+    let has_copy = |view: &&ServiceView| service::live(view).any(|replica| replica.node == expected.node);
     expected.services = before.services.iter().filter(has_copy).map(|service| service.name.to_string()).collect();
     expected
 }
@@ -353,6 +375,30 @@ mod tests {
         assert_eq!(Happened::read(&expected(), &events).services, [None]);
         events.push(event(8, 1_300_000, "service-healthy", "demo"));
         assert_eq!(Happened::read(&expected(), &events).services, [Some(Duration::from_millis(300))]);
+    }
+
+    #[test]
+    fn a_service_that_nobody_missed_is_not_waited_for() {
+        let view = |node: &str| -> ServiceView {
+            serde_json::from_value(json!({
+                "name": "demo", "mode": "replicated", "driver": "process", "want": 1, "healthy": 1, "version": 1,
+                "routes": [], "held": [], "spec": { "name": "demo", "command": ["x"] },
+                "replicas": [{
+                    "id": "10000000-0000-0000-0000-000000000000", "ordinal": 0, "node": node,
+                    "node_id": "10000000-0000-0000-0000-000000000001", "state": "healthy", "pid": 1,
+                    "addresses": {}, "version": 1, "restarts": 0, "started_at": null, "detail": "", "log_dir": ""
+                }]
+            }))
+            .unwrap()
+        };
+        let left = |events: &[EventView], node: &str| {
+            let mut expected = expected();
+            forget_unaffected(&mut expected, events, &[view(node)]);
+            expected.services.len()
+        };
+        assert_eq!(left(&[], "n2"), 0);
+        assert_eq!(left(&[], "n1"), 1, "its copy is still said to be on the killed node");
+        assert_eq!(left(&[event(7, 1_200_000, "service-degraded", "demo")], "n2"), 1, "its recovery is an event");
     }
 
     #[test]
