@@ -224,6 +224,9 @@ fn read_spec(file: &Path) -> Result<SpecFile, Failure> {
         return Err(Failure::new(Exit::Usage, "bad-spec", format!("{name} has no service in it"))
             .fix("begin it with [[service]], a name and a command"));
     }
+    document.validate().map_err(|refusal| {
+        Failure::new(Exit::Usage, "invalid", format!("{name}: {refusal}")).fix("correct that field")
+    })?;
     let content_type = if is_json { "application/json" } else { "application/toml" };
     Ok(SpecFile { content: content.into_bytes(), content_type, document })
 }
@@ -366,12 +369,17 @@ pub(crate) fn is_settled(view: &ServiceView) -> bool {
 }
 
 /// What will not get better by waiting.
-fn hopeless(view: &ServiceView) -> Option<&ReplicaView> {
-    live(view).find(|replica| {
-        replica.version == view.version
-            && (replica.state == "failed"
-                || (replica.restarts >= HOPELESS_RESTARTS && matches!(replica.state.as_str(), "backing-off")))
-    })
+pub(crate) fn not_started(view: &ServiceView) -> Option<Failure> {
+    let hopeless = |replica: &&ReplicaView| {
+        let keeps_ending = replica.state == "backing-off" && replica.restarts >= HOPELESS_RESTARTS;
+        replica.version == view.version && (replica.state == "failed" || keeps_ending)
+    };
+    let replica = live(view).find(hopeless)?;
+    let why = if replica.detail.is_empty() { "it gives no reason" } else { &replica.detail };
+    let (name, number) = (&view.name, replica.ordinal);
+    let error = format!("{name}.{number} on {} cannot be started", replica.node);
+    let failure = Failure::new(Exit::NotPlaced, "not-started", error).why(why);
+    Some(failure.fix(format!("quorate logs {name} --replica {number}")))
 }
 
 /// Waits until the service is as `accepted` says and all its copies are healthy.
@@ -389,16 +397,8 @@ fn wait_until_healthy(
                 context.screen.progress_over();
                 return Ok(view);
             }
-            if let Some(replica) = hopeless(&view) {
-                let reason =
-                    if replica.detail.is_empty() { "it gives no reason".into() } else { replica.detail.clone() };
-                return Err(Failure::new(
-                    Exit::NotPlaced,
-                    "not-started",
-                    format!("{name}.{} on {} cannot be started", replica.ordinal, replica.node),
-                )
-                .why(reason)
-                .fix(format!("quorate logs {name} --replica {}", replica.ordinal)));
+            if let Some(failure) = not_started(&view) {
+                return Err(failure);
             }
         }
         if client.remaining() <= LOOK_EVERY {

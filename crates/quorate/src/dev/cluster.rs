@@ -7,7 +7,7 @@ use crate::cli::Context;
 use crate::cli::client::{Call, Client};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::screen::{Screen, took, wall_now};
-use crate::cli::service::is_settled;
+use crate::cli::service::{is_settled, not_started};
 use crate::cli::status::mode;
 use crate::cli::target::Target;
 use crate::dev::control::{self, Order, Reply, Request};
@@ -176,8 +176,13 @@ impl Cluster {
         let routes = self.apply(&overview, document)?;
         let services = self.until(deadline, "the service is not healthy", |cluster| {
             let services: Vec<ServiceView> = cluster.client().get("/v1/services").ok()?;
-            (!services.is_empty() && services.iter().all(is_settled)).then_some(services)
+            if let Some(failure) = services.iter().find_map(not_started) {
+                return Some(Err(failure));
+            }
+            (!services.is_empty() && services.iter().all(is_settled)).then_some(Ok(services))
         })?;
+        // Its logs go with everything else, unless they are kept.
+        let services = services.map_err(|failure| failure.fix("correct its command; to read its logs: --keep DIR"))?;
         for service in &services {
             let nodes: BTreeSet<&str> = service.replicas.iter().map(|replica| replica.node.as_str()).collect();
             let nodes: Vec<&str> = nodes.into_iter().collect();

@@ -16,6 +16,7 @@ use quorate_api::view::{EventView, NodeMode, NodeState, NodeView, Overview, Serv
 use quorate_model::time::WallTime;
 use serde::Serialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Longest wait for the cluster to be whole again.
@@ -42,8 +43,8 @@ struct Happened {
     leader: Option<(String, Duration)>,
     down: Option<Duration>,
     back: Option<Duration>,
-    /// As many as are expected, in the same order.
-    services: Vec<Option<Duration>>,
+    /// Those that are healthy, by name.
+    services: BTreeMap<String, Duration>,
 }
 
 impl Happened {
@@ -66,12 +67,13 @@ impl Happened {
             services: expected
                 .services
                 .iter()
-                .map(|name| {
+                .filter_map(|name| {
                     let of_service =
                         later().filter(|event| event.service.as_ref().is_some_and(|it| it.as_str() == name));
                     let mut verdict = of_service
                         .filter(|event| matches!(event.kind.as_str(), "service-healthy" | "service-degraded"));
-                    verdict.next_back().filter(|event| event.kind == "service-healthy").map(since)
+                    let healthy = verdict.next_back().filter(|event| event.kind == "service-healthy")?;
+                    Some((name.clone(), since(healthy)))
                 })
                 .collect(),
         }
@@ -81,7 +83,7 @@ impl Happened {
         (!expected.leader || self.leader.is_some())
             && (!expected.down || self.down.is_some())
             && (!expected.back || self.back.is_some())
-            && self.services.iter().all(Option::is_some)
+            && expected.services.iter().all(|name| self.services.contains_key(name))
     }
 }
 
@@ -240,9 +242,9 @@ fn lines(expected: &Expected, before: &Happened, now: &Happened, after: Option<&
         let mode = view.map(|view| format!(", {}", mode(view.mode))).unwrap_or_default();
         line(format!("✔ {} is back{mode}", expected.node), span);
     }
-    for (number, name) in expected.services.iter().enumerate() {
-        let known = before.services.get(number).copied().flatten();
-        let Some(span) = now.services.get(number).copied().flatten().filter(|span| known != Some(*span)) else {
+    for name in &expected.services {
+        let known = before.services.get(name);
+        let Some(span) = now.services.get(name).copied().filter(|span| known != Some(span)) else {
             continue;
         };
         let view = after.and_then(|after| after.services.iter().find(|service| service.name.as_str() == name));
@@ -262,8 +264,11 @@ fn to_json(
     let services: Vec<After> = expected
         .services
         .iter()
-        .zip(&happened.services)
-        .map(|(name, span)| After { node: None, name: Some(name.clone()), after_ms: span.map(ms) })
+        .map(|name| After {
+            node: None,
+            name: Some(name.clone()),
+            after_ms: happened.services.get(name).copied().map(ms),
+        })
         .collect();
     let leader = happened.leader.as_ref().filter(|_| expected.leader);
     let mut value = json!({
@@ -298,10 +303,8 @@ fn missing(expected: &Expected, happened: &Happened) -> Result<(), Failure> {
     if expected.back && happened.back.is_none() {
         missing.push(format!("{} has not joined", expected.node));
     }
-    for (name, span) in expected.services.iter().zip(&happened.services) {
-        if span.is_none() {
-            missing.push(format!("{name} has not become healthy again"));
-        }
+    for name in expected.services.iter().filter(|name| !happened.services.contains_key(*name)) {
+        missing.push(format!("{name} has not become healthy again"));
     }
     if missing.is_empty() {
         return Ok(());
@@ -372,9 +375,9 @@ mod tests {
     fn a_service_that_got_worse_again_is_not_healthy() {
         let mut events =
             vec![event(6, 1_100_000, "service-healthy", "demo"), event(7, 1_200_000, "service-degraded", "demo")];
-        assert_eq!(Happened::read(&expected(), &events).services, [None]);
+        assert!(Happened::read(&expected(), &events).services.is_empty());
         events.push(event(8, 1_300_000, "service-healthy", "demo"));
-        assert_eq!(Happened::read(&expected(), &events).services, [Some(Duration::from_millis(300))]);
+        assert_eq!(Happened::read(&expected(), &events).services["demo"], Duration::from_millis(300));
     }
 
     #[test]
