@@ -1,7 +1,8 @@
 //! Which cluster a command talks to.
 //!
-//! In this order: `--server`, `--keep DIR`, the one `quorate dev` that runs on this machine. Several
-//! of those are never guessed between.
+//! In this order: `--keep DIR`, which is only ever typed; `--server`, which may come from the
+//! environment; the one `quorate dev` that runs on this machine. Several of those are never guessed
+//! between.
 
 use crate::cli::failure::{Exit, Failure};
 use crate::dev::registry::{self, Record};
@@ -27,9 +28,9 @@ impl Choice {
     /// # Errors
     /// Exit 2 for a URL that is none, 3 when no cluster runs, 7 when several do.
     pub(crate) fn find(&self) -> Result<Target, Failure> {
-        match &self.server {
-            Some(list) => Ok(Target { servers: parse_servers(list)?, dev: None }),
-            None => Ok(self.find_dev()?.into()),
+        match (&self.keep, &self.server) {
+            (None, Some(list)) => Ok(Target { servers: parse_servers(list)?, dev: None }),
+            (Some(_), _) | (None, None) => Ok(self.find_dev()?.into()),
         }
     }
 

@@ -31,6 +31,8 @@ use ureq::http::Method;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest start. Ten times what a loaded machine needs.
 const START: Duration = Duration::from_secs(60);
+/// How long services of an earlier run may take to be healthy before the start goes on without them.
+const KEPT_SERVICES: Duration = Duration::from_secs(10);
 /// How long a server or gateway may take to end in an orderly way.
 const SERVER_GRACE: Duration = Duration::from_secs(5);
 /// How long the copies of services may take, in a cluster that is thrown away.
@@ -173,13 +175,18 @@ impl Cluster {
             say(self, format!("  ✔ {}  {}  {mode:7}{leader}", plan.name, plan.api).trim_end());
         }
 
-        let routes = self.apply(&overview, document)?;
+        let document = self.apply(&overview, document)?;
+        let applied = |view: &ServiceView| document.services.iter().any(|spec| spec.name == view.name);
+        let give_up = Instant::now() + KEPT_SERVICES;
         let services = self.until(deadline, "the service is not healthy", |cluster| {
             let services: Vec<ServiceView> = cluster.client().get("/v1/services").ok()?;
-            if let Some(failure) = services.iter().find_map(not_started) {
+            if let Some(failure) = services.iter().filter(|view| applied(view)).find_map(not_started) {
                 return Some(Err(failure));
             }
-            (!services.is_empty() && services.iter().all(is_settled)).then_some(Ok(services))
+            // A service of an earlier run that has trouble must not keep anybody from repairing it.
+            let ready = |view: &ServiceView| is_settled(view) || (!applied(view) && Instant::now() >= give_up);
+            let complete = document.services.iter().all(|spec| services.iter().any(|view| view.name == spec.name));
+            (complete && services.iter().all(ready)).then_some(Ok(services))
         })?;
         // Its logs go with everything else, unless they are kept.
         let services = services.map_err(|failure| failure.fix("correct its command; to read its logs: --keep DIR"))?;
@@ -188,11 +195,19 @@ impl Cluster {
             let nodes: Vec<&str> = nodes.into_iter().collect();
             say(
                 self,
-                &format!("  ✔ {}  {}/{} healthy on {}", service.name, service.healthy, service.want, nodes.join(" ")),
+                &format!(
+                    "  {} {}  {}/{} healthy on {}",
+                    if is_settled(service) { "✔" } else { "!" },
+                    service.name,
+                    service.healthy,
+                    service.want,
+                    nodes.join(" ")
+                ),
             );
         }
 
-        let probe = routes.first().map(|route| Probe::of(route, self.layout.gateway.port()));
+        let whole = services.iter().all(is_settled);
+        let probe = document.routes.first().filter(|_| whole).map(|route| Probe::of(route, self.layout.gateway.port()));
         self.until(deadline, "the gateway does not answer for the service", |cluster| match &probe {
             Some(probe) => probe.answers().then_some(()),
             None => std::net::TcpStream::connect(cluster.layout.gateway).ok().map(drop),
@@ -280,14 +295,17 @@ impl Cluster {
         Client::new(&self.target(), Duration::from_secs(10))
     }
 
-    /// Gives the cluster its first service; all routes of the services that shall run.
-    fn apply(&mut self, overview: &Overview, document: Option<String>) -> Result<Vec<RouteSpec>, Failure> {
+    /// Gives the cluster its first service. What was applied, or only the routes of an earlier run.
+    fn apply(&mut self, overview: &Overview, document: Option<String>) -> Result<SpecDocument, Failure> {
         let text = match document {
             Some(text) => text,
             None => match demo_spec(&self.executable, &overview.services) {
                 Some(text) => text,
                 // The directory has services of an earlier run; they are what the user wants.
-                None => return Ok(overview.services.iter().flat_map(|service| service.routes.clone()).collect()),
+                None => {
+                    let routes = overview.services.iter().flat_map(|service| service.routes.clone()).collect();
+                    return Ok(SpecDocument { services: Vec::new(), routes });
+                }
             },
         };
         let document: SpecDocument =
@@ -295,7 +313,7 @@ impl Cluster {
         let body = Some(("application/toml", text.into_bytes()));
         let call = Call { method: Method::POST, path: "/v1/specs", body, mutation: true, patient: true };
         Client::new(&self.target(), START).send(&call)?;
-        Ok(document.routes)
+        Ok(document)
     }
 
     fn spawn_node(&mut self, node: usize) -> Result<(), Failure> {
