@@ -48,8 +48,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// How results are written
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    /// How results are written: table, wide or json
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table, hide_possible_values = true)]
     pub output: Format,
     /// Directory of a `quorate dev` cluster: the one to talk to, or the one to start
     #[arg(long, global = true, value_name = "DIR")]
@@ -60,8 +60,8 @@ pub(crate) struct Global {
     /// Longest that the command may take
     #[arg(long, global = true, value_name = "SPAN", default_value = "30s")]
     pub timeout: Span,
-    /// When to use colours
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Colour::Auto)]
+    /// When to use colours: auto, always or never
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Colour::Auto, hide_possible_values = true)]
     pub color: Colour,
     /// Only results and errors, no messages
     #[arg(short, long, global = true)]
