@@ -229,9 +229,10 @@ impl Cluster {
             self.print_json(&record, &overview);
         } else {
             self.screen.data(&format!("Ready in {}\n{}", took(started.elapsed()), url_tree(&record)));
-            self.screen.data(
-                "Try it: quorate status · quorate scale demo 5 · quorate dev kill n1      Ctrl-C stops everything",
-            );
+            let scale =
+                services.first().map(|service| format!(" · quorate scale {} 5", service.name)).unwrap_or_default();
+            self.screen
+                .data(&format!("Try it: quorate status{scale} · quorate dev kill n1      Ctrl-C stops everything"));
         }
         self.serve();
         record.withdraw(registry);
