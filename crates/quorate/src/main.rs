@@ -1,1 +1,18 @@
-fn main() {}
+//! The `quorate` binary: the daemon, the command line, and `quorate dev`.
+//!
+//! It reads as a map: [`cli`] is what people type, [`dev`] is a whole cluster on one machine,
+//! [`daemon`] is what a server runs, [`demo`] is a service to look at. All real work is in the
+//! other crates.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod cli;
+mod config;
+mod daemon;
+mod demo;
+mod dev;
+mod lifeline;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

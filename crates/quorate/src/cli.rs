@@ -1,0 +1,295 @@
+//! The command line: what people type, and what comes of it.
+//!
+//! # Invariants
+//! - Data on standard output, messages on standard error; nothing is asked without a terminal.
+//! - Every leaf of the tree has an example in its help, and no short flag means two things (a test
+//!   walks the tree).
+//! - Exit statuses are those of [`failure::Exit`].
+
+pub(crate) mod api;
+pub(crate) mod client;
+pub(crate) mod db;
+pub(crate) mod events;
+pub(crate) mod failure;
+pub(crate) mod logs;
+pub(crate) mod screen;
+pub(crate) mod service;
+pub(crate) mod status;
+pub(crate) mod target;
+
+use crate::{daemon, demo, dev};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use client::Client;
+use failure::{Exit, Failure};
+use quorate_model::time::Span;
+use screen::{Colour, Format, Screen};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use target::{Choice, Target};
+
+/// A few servers become one highly available cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "quorate",
+    version,
+    propagate_version = false,
+    arg_required_else_help = true,
+    after_help = "Begin with a cluster on this machine:\n  quorate dev",
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// How results are written: table, wide or json
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table, hide_possible_values = true)]
+    pub output: Format,
+    /// Directory of a `quorate dev` cluster: the one to talk to, or the one to start
+    #[arg(long, global = true, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Nodes to talk to, separated by commas
+    #[arg(long, global = true, value_name = "URL", env = "QUORATE_SERVER", hide_env_values = true)]
+    pub server: Option<String>,
+    /// Longest that the command may take
+    #[arg(long, global = true, value_name = "SPAN", default_value = "30s")]
+    pub timeout: Span,
+    /// When to use colours: auto, always or never
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Colour::Auto, hide_possible_values = true)]
+    pub color: Colour,
+    /// Only results and errors, no messages
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster on this machine, to look at and to break
+    Dev(dev::DevArgs),
+    /// How the cluster is, and what to do next
+    #[command(after_help = "Examples:\n  quorate status\n  quorate status --check && deploy")]
+    Status(status::StatusArgs),
+    /// The servers of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// The services that the cluster runs
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
+    /// Set how many copies of a service run
+    #[command(after_help = "Examples:\n  quorate scale web 5\n  quorate scale all 2")]
+    Scale(service::ScaleArgs),
+    /// What a service's copies print
+    #[command(after_help = "Examples:\n  quorate logs web\n  quorate logs web -f --replica 0 -n 100")]
+    Logs(logs::LogsArgs),
+    /// What happened in the cluster
+    #[command(after_help = "Examples:\n  quorate events\n  quorate events -f -o json")]
+    Events(events::EventsArgs),
+    /// The cluster's database
+    #[command(subcommand)]
+    Db(db::DbCommand),
+    /// Consensus among the managers
+    #[command(subcommand)]
+    Raft(RaftCommand),
+    /// Call the HTTP API as it is
+    #[command(
+        after_help = "Examples:\n  quorate api GET /v1/status\n  quorate api POST /v1/services/web/scale --data '{\"replicas\":3}'\n  quorate api POST /v1/specs --data @web.toml --type application/toml"
+    )]
+    Api(api::ApiArgs),
+    /// Print the completions for a shell
+    #[command(after_help = "Examples:\n  quorate completion bash > ~/.local/share/bash-completion/completions/quorate")]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    #[command(after_help = "Examples:\n  quorate version")]
+    Version,
+    /// Run one node of a cluster
+    #[command(hide = true, after_help = "Examples:\n  quorate serve --data-dir /var/lib/quorate")]
+    Serve {
+        /// Where the node keeps everything; its `node.toml` is in it
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// End when the process with this id ends
+        #[arg(long, value_name = "PID")]
+        end_with_pid: Option<u32>,
+    },
+    /// Run a gateway
+    #[command(
+        hide = true,
+        after_help = "Examples:\n  quorate gateway --listen 0.0.0.0:80 --name gw1 --url http://gw1 --manager http://n1:7000 --data-dir /var/lib/quorate/gw1"
+    )]
+    Gateway(daemon::GatewayArgs),
+    /// Run the supervisor of one replica
+    #[command(hide = true, after_help = "Examples:\n  The agent starts it; it is of no use by hand.")]
+    Shim(daemon::ShimArgs),
+    /// Run the service that `quorate dev` shows
+    #[command(hide = true, after_help = "Examples:\n  quorate demo --port 8080")]
+    Demo(demo::DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// All nodes with their state
+    #[command(after_help = "Examples:\n  quorate node list\n  quorate node list -o json")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RaftCommand {
+    /// Make another node the Active one
+    #[command(after_help = "Examples:\n  quorate raft transfer n2")]
+    Transfer {
+        /// Name of the node that shall lead
+        node: String,
+    },
+}
+
+/// What a command needs to do its work.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub screen: Screen,
+    pub choice: Choice,
+    pub timeout: std::time::Duration,
+}
+
+impl Context {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(self.client_for(&self.choice.find()?))
+    }
+
+    pub(crate) fn client_for(&self, target: &Target) -> Client {
+        Client::new(target, self.timeout)
+    }
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.global.color.choose();
+    let screen = Screen { format: cli.global.output, quiet: cli.global.quiet };
+    match run(cli, screen) {
+        Ok(code) => code,
+        Err(failure) => {
+            report(screen, &failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// Errors are never silenced.
+fn report(screen: Screen, failure: &Failure) {
+    screen.progress_over();
+    let text = if screen.is_json() { failure.to_json().to_string() } else { failure.to_string() };
+    Screen { quiet: false, ..screen }.say(&text);
+}
+
+fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
+    let context = Context {
+        screen,
+        choice: Choice { server: cli.global.server, keep: cli.global.keep },
+        timeout: cli.global.timeout.0,
+    };
+    match cli.command {
+        Command::Dev(args) => return dev::run(&context, args),
+        Command::Status(args) => return status::run(&context, &args),
+        Command::Node(NodeCommand::List) => status::list_nodes(&context)?,
+        Command::Service(command) => service::run(&context, command)?,
+        Command::Scale(args) => service::scale(&context, &args)?,
+        Command::Logs(args) => logs::run(&context, &args)?,
+        Command::Events(args) => events::run(&context, &args)?,
+        Command::Db(command) => db::run(&context, command)?,
+        Command::Raft(RaftCommand::Transfer { node }) => status::transfer(&context, &node)?,
+        Command::Api(args) => api::run(&context, &args)?,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut script);
+            screen.raw(&script);
+        }
+        Command::Version if screen.is_json() => {
+            screen.json(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }));
+        }
+        Command::Version => screen.data(concat!("quorate ", env!("CARGO_PKG_VERSION"))),
+        Command::Serve { data_dir, end_with_pid } => {
+            hold(end_with_pid)?;
+            daemon::serve(&data_dir)?;
+        }
+        Command::Gateway(args) => {
+            hold(args.end_with_pid)?;
+            daemon::gateway(&args)?;
+        }
+        Command::Shim(args) => return Ok(daemon::shim(&args)?),
+        Command::Demo(args) => demo::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ties this process to another one, if asked to.
+fn hold(pid: Option<u32>) -> Result<(), Failure> {
+    let Some(pid) = pid else { return Ok(()) };
+    crate::lifeline::end_with(pid).map_err(|error| {
+        Failure::new(Exit::Failed, "no-lifeline", format!("process {pid} cannot be watched")).why(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn leaves(command: &clap::Command, path: &str, visit: &mut impl FnMut(&str, &clap::Command)) {
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            let path = format!("{path} {}", child.get_name());
+            // `dev` does something by itself and has commands below.
+            if !child.has_subcommands() || !child.is_subcommand_required_set() {
+                visit(&path, child);
+            }
+            leaves(child, &path, visit);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_shows_an_example() {
+        leaves(&Cli::command(), "quorate", &mut |path, command| {
+            assert!(command.get_about().is_some(), "{path} says nothing about itself");
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.starts_with("Examples:\n  "), "{path} has no example");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let says = arg.get_help().is_some() || arg.get_id() == "shell";
+                assert!(says, "{path}: {} has no help", arg.get_id());
+            }
+        });
+    }
+
+    #[test]
+    fn no_short_flag_means_two_things() {
+        let mut root = Cli::command();
+        root.build();
+        let mut meanings: BTreeMap<char, (String, String)> = BTreeMap::new();
+        leaves(&root, "quorate", &mut |path, command| {
+            for arg in command.get_arguments() {
+                let (Some(short), Some(long)) = (arg.get_short(), arg.get_long()) else { continue };
+                // The two that every operator's fingers know: `apply -f FILE` and `logs -f`. The one
+                // takes a value and the other does not, so a mistake is an error and nothing worse.
+                if short == 'f' && matches!(long, "file" | "follow") {
+                    continue;
+                }
+                let (first, owner) =
+                    meanings.entry(short).or_insert_with(|| (long.to_owned(), path.to_owned())).clone();
+                assert_eq!(first, long, "-{short} in {path} and in {owner}");
+            }
+        });
+        assert!(meanings.contains_key(&'o'));
+    }
+}

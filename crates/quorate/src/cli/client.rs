@@ -1,0 +1,276 @@
+//! Asks the API, on whichever node answers.
+//!
+//! A node that cannot be reached is passed over without a word. A mutation carries an id that is
+//! the same on every node that it is sent to, so it is done once, however often it was tried.
+
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::target::Target;
+use quorate_api::view::Problem;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cell::Cell;
+use std::io::Read;
+use std::time::{Duration, Instant};
+use ureq::http;
+
+/// The header that makes a mutation idempotent.
+const REQUEST_ID: &str = "Quorate-Request-Id";
+/// Longest wait for a connection. A node in the same building takes milliseconds.
+const CONNECT: Duration = Duration::from_millis(1_500);
+/// Longest wait for one node's answer to a question, while others could be asked instead.
+const ANSWER: Duration = Duration::from_secs(3);
+/// The same for a mutation or a query, which a node may rightly hold back during an election: a
+/// little more than the patience of the API itself, so that its own answer comes first.
+const WORK: Duration = Duration::from_secs(12);
+/// Longest answer that is read. Larger than any view of 100 nodes and 1000 replicas.
+const BODY_MAX: u64 = 256 * 1024 * 1024;
+
+/// One command's connection to a cluster.
+#[derive(Debug)]
+pub(crate) struct Client {
+    servers: Vec<String>,
+    agent: ureq::Agent,
+    /// What a person is told to do when nobody answers.
+    advice: String,
+    token: Option<String>,
+    deadline: Instant,
+    /// The server that answered last is asked first.
+    preferred: Cell<usize>,
+}
+
+/// A question or a mutation.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub method: http::Method,
+    /// Path and query, beginning with a slash.
+    pub path: &'a str,
+    /// Content type and content.
+    pub body: Option<(&'a str, Vec<u8>)>,
+    /// Whether it changes something, and so gets an id.
+    pub mutation: bool,
+    /// Whether the node may rightly take its time.
+    pub patient: bool,
+}
+
+/// A successful answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(target: &Target, timeout: Duration) -> Client {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // The nodes of a cluster are reached directly, whatever the environment says.
+            .proxy(None)
+            .timeout_connect(Some(CONNECT))
+            .user_agent(concat!("quorate/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let advice = match &target.dev {
+            Some(dev) => format!("does `quorate dev` still run? Its process is {}", dev.pid),
+            None => "check the address, and that `quorate serve` runs there".into(),
+        };
+        Client {
+            servers: target.servers.clone(),
+            agent: config.into(),
+            advice,
+            token: target.dev.as_ref().map(|dev| dev.token.clone()),
+            deadline: Instant::now() + timeout,
+            preferred: Cell::new(0),
+        }
+    }
+
+    /// Time until the command has to end.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let call = Call { method: http::Method::GET, path, body: None, mutation: false, patient: false };
+        self.send(&call)?.json()
+    }
+
+    /// A mutation with a JSON body, or none.
+    pub(crate) fn change(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Answer, Failure> {
+        let body = body.map(|body| ("application/json", to_json(body)));
+        self.send(&Call { method, path, body, mutation: true, patient: true })
+    }
+
+    /// A question with a JSON body.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = Some(("application/json", to_json(body)));
+        self.send(&Call { method: http::Method::POST, path, body, mutation: false, patient: true })?.json()
+    }
+
+    /// # Errors
+    /// Exit 3 when no node could be reached, 10 when none answered in time, else what the API says.
+    pub(crate) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let id = call.mutation.then(|| uuid::Uuid::new_v4().to_string());
+        let mut problems = Vec::new();
+        let mut may_have_arrived = false;
+        let first = self.preferred.get();
+        for turn in 0..self.servers.len() {
+            let number = (first + turn) % self.servers.len();
+            let server = &self.servers[number];
+            match self.try_one(server, call, id.as_deref()) {
+                Ok((status, answer)) => {
+                    self.preferred.set(number);
+                    match answer.accept(status) {
+                        // It is about to end and has done nothing: the next one will.
+                        Err(failure) if failure.code == "shutting-down" => problems.push((server, failure.error)),
+                        accepted => return accepted,
+                    }
+                }
+                Err(error) => {
+                    may_have_arrived |= !never_sent(&error);
+                    problems.push((server, reason(&error)));
+                }
+            }
+            if self.remaining().is_zero() {
+                break;
+            }
+        }
+        let why: Vec<String> = problems.iter().map(|(server, problem)| format!("{server}: {problem}")).collect();
+        let why = why.join("\n");
+        if may_have_arrived && call.mutation {
+            return Err(Failure::new(
+                Exit::TimedOut,
+                "outcome-unknown",
+                "no node confirmed the change; it may still happen",
+            )
+            .why(why)
+            .fix("look with `quorate status` before you repeat it"));
+        }
+        if may_have_arrived {
+            return Err(Failure::new(Exit::TimedOut, "timed-out", "no node answered in time")
+                .why(why)
+                .fix("quorate status"));
+        }
+        Err(Failure::new(Exit::Unreachable, "unreachable", "cannot reach any node of the cluster")
+            .why(why)
+            .fix(self.advice.clone()))
+    }
+
+    /// Opens an answer that has no end, on `server` alone.
+    pub(crate) fn stream(&self, server: &str, path: &str) -> Result<impl Read + use<>, Failure> {
+        let response = self
+            .agent
+            .get(format!("{server}{path}"))
+            .config()
+            .timeout_recv_response(Some(ANSWER))
+            .build()
+            .call()
+            .map_err(|error| self.unreachable(server, &error))?;
+        let (parts, body) = response.into_parts();
+        if parts.status.is_success() {
+            return Ok(body.into_reader());
+        }
+        let body = read(body).map_err(|error| self.unreachable(server, &error))?;
+        Err(problem(parts.status.as_u16(), &body))
+    }
+
+    fn unreachable(&self, server: &str, error: &ureq::Error) -> Failure {
+        Failure::new(Exit::Unreachable, "unreachable", format!("cannot reach {server}"))
+            .why(reason(error))
+            .fix(self.advice.clone())
+    }
+
+    fn try_one(&self, server: &str, call: &Call<'_>, id: Option<&str>) -> Result<(u16, Answer), ureq::Error> {
+        let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{server}{}", call.path));
+        if let Some((content_type, _)) = &call.body {
+            request = request.header(http::header::CONTENT_TYPE, *content_type);
+        }
+        if let Some(id) = id {
+            request = request.header(REQUEST_ID, id);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let longest = if call.patient { WORK } else { ANSWER };
+        // Zero would mean "no limit".
+        let limit = longest.min(self.remaining()).max(Duration::from_millis(1));
+        let content = call.body.as_ref().map(|(_, content)| content.as_slice());
+        let response = match content {
+            Some(content) => self.run(request.body(content)?, limit)?,
+            None => self.run(request.body(())?, limit)?,
+        };
+        let (parts, body) = response.into_parts();
+        Ok((parts.status.as_u16(), Answer { body: read(body)? }))
+    }
+
+    fn run(
+        &self,
+        request: http::Request<impl ureq::AsSendBody>,
+        limit: Duration,
+    ) -> Result<http::Response<ureq::Body>, ureq::Error> {
+        let request = self.agent.configure_request(request).timeout_global(Some(limit)).build();
+        self.agent.run(request)
+    }
+}
+
+impl Answer {
+    fn accept(self, status: u16) -> Result<Answer, Failure> {
+        if (200..300).contains(&status) { Ok(self) } else { Err(problem(status, &self.body)) }
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Failure::new(Exit::Failed, "strange-answer", "the node's answer is not what this version expects")
+                .why(error)
+                .fix("compare `quorate version` with the version that `quorate status` shows")
+        })
+    }
+}
+
+fn problem(status: u16, body: &[u8]) -> Failure {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => Failure::from_problem(status, problem),
+        Err(_) => Failure::from_problem(
+            status,
+            Problem {
+                code: format!("http-{status}"),
+                message: format!("the node answered with HTTP status {status}"),
+                fix: String::new(),
+                details: serde_json::Value::Null,
+            },
+        ),
+    }
+}
+
+fn read(mut body: ureq::Body) -> Result<Vec<u8>, ureq::Error> {
+    body.with_config().limit(BODY_MAX).read_to_vec()
+}
+
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("what the command line sends has string keys only")
+}
+
+/// Whether the request certainly did not reach the node.
+fn never_sent(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        ureq::Error::Timeout(what) => matches!(what, ureq::Timeout::Connect | ureq::Timeout::Resolve),
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            true
+        }
+        _ => false,
+    }
+}
+
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "nothing listens there".into()
+        }
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Timeout(_) => "no answer in time".into(),
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,539 @@
+//! `quorate service …` and `quorate scale`: what shall run, and waiting until it does.
+//!
+//! A change is over for people when it works, so `apply` and `scale` watch the service until all its
+//! wanted copies are healthy, and say how long that took by this process's own clock.
+
+use crate::cli::Context;
+use crate::cli::client::{Answer, Call, Client};
+use crate::cli::failure::{self, Exit, Failure};
+use crate::cli::screen::{self, Screen, took};
+use clap::{Args, Subcommand};
+use quorate_api::view::{ReplicaView, ServiceView};
+use quorate_model::spec::SpecDocument;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use ureq::http::Method;
+
+/// How often a waiting command looks. It bounds the error of a printed time.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// Restarts after which a copy that is not healthy will not become so by waiting.
+const HOPELESS_RESTARTS: u32 = 5;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Make the cluster run what a file says
+    #[command(
+        after_help = "Examples:\n  quorate service apply -f web.toml\n  quorate service apply -f web.toml --plan\n  generate | quorate service apply -f - --yes"
+    )]
+    Apply(ApplyArgs),
+    /// All services
+    #[command(after_help = "Examples:\n  quorate service list\n  quorate service list -o json")]
+    List,
+    /// One service with its copies
+    #[command(after_help = "Examples:\n  quorate service show web\n  quorate service show web -o json")]
+    Show {
+        /// Name of the service
+        name: String,
+    },
+    /// Stop a service and forget it
+    #[command(after_help = "Examples:\n  quorate service remove web --yes")]
+    Remove {
+        /// Name of the service
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// Spec file in TOML, or in JSON if its name ends so; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Only show what would change
+    #[arg(long, conflicts_with = "yes")]
+    plan: bool,
+    /// Do not wait until the copies are healthy
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Name of the service, or `all`
+    name: String,
+    /// How many copies shall run
+    #[arg(value_name = "N")]
+    replicas: u32,
+    /// Do not wait until the copies are healthy
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// What `POST /v1/specs?plan=true` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Plan {
+    services: Vec<PlannedService>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct PlannedService {
+    service: String,
+    /// `create`, `update` or `unchanged`.
+    action: String,
+    #[serde(default)]
+    differences: Vec<Difference>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Difference {
+    field: String,
+    #[serde(default)]
+    from: serde_json::Value,
+    #[serde(default)]
+    to: serde_json::Value,
+}
+
+/// What became of one service, for `-o json`.
+#[derive(Debug, Serialize)]
+struct Settled {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u32>,
+    want: u32,
+    healthy: u32,
+    nodes: Vec<String>,
+    took_ms: u64,
+}
+
+pub(crate) fn run(context: &Context, command: ServiceCommand) -> Result<(), Failure> {
+    match command {
+        ServiceCommand::Apply(args) => apply(context, &args),
+        ServiceCommand::List => {
+            let services: Vec<ServiceView> = context.client()?.get("/v1/services")?;
+            if context.screen.is_json() {
+                context.screen.json(&services);
+            } else if services.is_empty() {
+                context.screen.say("no services yet; begin with: quorate service apply -f FILE");
+            } else {
+                context.screen.data(&list_table(&services));
+            }
+            Ok(())
+        }
+        ServiceCommand::Show { name } => {
+            let service = show(&context.client()?, &name)?;
+            if context.screen.is_json() {
+                context.screen.json(&service);
+            } else {
+                context.screen.data(&show_text(&service, context.screen.is_wide()));
+            }
+            Ok(())
+        }
+        ServiceCommand::Remove { name, yes } => remove(context, &name, yes),
+    }
+}
+
+fn list(client: &Client) -> Result<Vec<ServiceView>, Failure> {
+    client.get("/v1/services")
+}
+
+/// The service called `name`; a suggestion if there is none.
+pub(crate) fn show(client: &Client, name: &str) -> Result<ServiceView, Failure> {
+    // What cannot be a name is not put into a path.
+    if quorate_model::id::ServiceName::new(name).is_ok() {
+        match client.get(&format!("/v1/services/{name}")) {
+            Err(failure) if failure.exit == Exit::NotFound => {}
+            answer => return answer,
+        }
+    }
+    let services = list(client)?;
+    Err(failure::unknown("service", name, services.iter().map(|service| service.name.as_str()), "quorate service list"))
+}
+
+fn remove(context: &Context, name: &str, yes: bool) -> Result<(), Failure> {
+    let client = context.client()?;
+    let service = show(&client, name)?;
+    if !yes {
+        let copies = service.replicas.len();
+        confirm(context.screen, &format!("Stop {copies} copies of {name} and forget the service? [y/N] "), false)?;
+    }
+    client.change(Method::DELETE, &format!("/v1/services/{name}"), None::<&()>)?;
+    if context.screen.is_json() {
+        context.screen.json(&serde_json::json!({ "name": name, "removed": true }));
+    } else {
+        context.screen.data(&format!("✔ {name} removed"));
+    }
+    Ok(())
+}
+
+/// Asks on the terminal. Without one, says which flag answers.
+fn confirm(screen: Screen, question: &str, default: bool) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(
+            Failure::new(Exit::Usage, "needs-yes", "this needs a yes, and nobody is there to ask").fix("add --yes")
+        );
+    }
+    let mut err = anstream::stderr();
+    let mut answer = String::new();
+    let read = write!(err, "{}", screen::paint(question))
+        .and_then(|()| err.flush())
+        .and_then(|()| std::io::stdin().read_line(&mut answer));
+    let agreed = match (read, answer.trim().to_ascii_lowercase().as_str()) {
+        (Ok(1..), "") => default,
+        (Ok(1..), "y" | "yes") => true,
+        _ => false,
+    };
+    if agreed {
+        return Ok(());
+    }
+    screen.say("nothing was changed");
+    Err(Failure::new(Exit::Failed, "declined", "you said no"))
+}
+
+/// A spec file that was read and understood.
+struct SpecFile {
+    content: Vec<u8>,
+    content_type: &'static str,
+    document: SpecDocument,
+}
+
+/// # Errors
+/// Exit 2 for a file that is not there or not a spec; the place in the file is shown.
+fn read_spec(file: &Path) -> Result<SpecFile, Failure> {
+    let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    let content =
+        if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let content = content.map_err(|error| {
+        Failure::new(Exit::Usage, "no-spec", format!("cannot read {name}")).why(error).fix("-f FILE names a spec file")
+    })?;
+    let is_json = file.extension().is_some_and(|extension| extension == "json");
+    let document = if is_json {
+        serde_json::from_str(&content).map_err(|error| error.to_string())
+    } else {
+        toml::from_str(&content).map_err(|error| error.to_string())
+    };
+    let document: SpecDocument = document.map_err(|why| bad_spec(&name, &why))?;
+    if document.services.is_empty() {
+        return Err(Failure::new(Exit::Usage, "bad-spec", format!("{name} has no service in it"))
+            .fix("begin it with [[service]], a name and a command"));
+    }
+    document.validate().map_err(|refusal| {
+        Failure::new(Exit::Usage, "invalid", format!("{name}: {refusal}")).fix("correct that field")
+    })?;
+    let content_type = if is_json { "application/json" } else { "application/toml" };
+    Ok(SpecFile { content: content.into_bytes(), content_type, document })
+}
+
+/// The text of a spec file in TOML, once it has been understood.
+///
+/// # Errors
+/// As [`read_spec`].
+pub(crate) fn read_spec_text(file: &Path) -> Result<String, Failure> {
+    let spec = read_spec(file)?;
+    toml::to_string(&spec.document)
+        .map_err(|error| Failure::new(Exit::Usage, "bad-spec", format!("{} is not a spec", file.display())).why(error))
+}
+
+/// Turns the parser's words into a failure; finds what an unknown key was meant to be.
+fn bad_spec(file: &str, why: &str) -> Failure {
+    let failure = Failure::new(Exit::Usage, "bad-spec", format!("{file} is not a spec")).why(why.trim_end());
+    // "unknown field `replicsa`, expected one of `name`, `mode`, …": the names are in the quotes.
+    let Some((_, told)) = why.split_once("unknown field `") else { return failure };
+    let mut quoted = told.split('`').step_by(2);
+    let Some(wrong) = quoted.next() else { return failure };
+    match failure::nearest(wrong, quoted) {
+        Some(meant) => failure.fix(format!("did you mean `{meant}`?")),
+        None => failure.fix(format!("take `{wrong}` out")),
+    }
+}
+
+fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
+    let spec = read_spec(&args.file)?;
+    let client = context.client()?;
+    let post = |path: &str, mutation: bool| -> Result<Answer, Failure> {
+        let body = Some((spec.content_type, spec.content.clone()));
+        client.send(&Call { method: Method::POST, path, body, mutation, patient: true })
+    };
+    let plan: Plan = post("/v1/specs?plan=true", false)?.json()?;
+    let screen = context.screen;
+    if args.plan {
+        if screen.is_json() {
+            screen.json(&plan);
+        } else {
+            screen.data(&plan_text(&plan));
+        }
+        return Ok(());
+    }
+    if plan.services.iter().any(|service| service.action != "unchanged") {
+        screen.say(&plan_text(&plan));
+        if !args.yes {
+            confirm(screen, "Apply? [Y/n] ", true)?;
+        }
+    }
+    let started = Instant::now();
+    post("/v1/specs", true)?;
+    let mut settled = Vec::new();
+    for planned in &plan.services {
+        let Some(wanted) = spec.document.services.iter().find(|spec| spec.name.as_str() == planned.service) else {
+            continue;
+        };
+        if args.no_wait {
+            screen.say(&format!("{} {}", planned.service, planned.action));
+            continue;
+        }
+        let title = format!("{} {}", planned.service, planned.action);
+        let view = wait_until_healthy(context, &client, &planned.service, &title, |view| view.spec == *wanted)?;
+        let outcome = Settled::new(&view, None, started.elapsed());
+        if !screen.is_json() {
+            screen.data(&outcome.line(&title));
+        }
+        settled.push(outcome);
+    }
+    if screen.is_json() {
+        screen.json(&serde_json::json!({ "plan": plan, "services": settled }));
+    }
+    Ok(())
+}
+
+pub(crate) fn scale(context: &Context, args: &ScaleArgs) -> Result<(), Failure> {
+    let client = context.client()?;
+    let services = if args.name == "all" { list(&client)? } else { vec![show(&client, &args.name)?] };
+    let started = Instant::now();
+    for service in &services {
+        let path = format!("/v1/services/{}/scale", service.name);
+        client.change(Method::POST, &path, Some(&serde_json::json!({ "replicas": args.replicas })))?;
+    }
+    let mut settled = Vec::new();
+    for service in &services {
+        let title = format!("{} {} → {}", service.name, service.want, args.replicas);
+        if args.no_wait {
+            context.screen.say(&title);
+            continue;
+        }
+        let name = service.name.as_str();
+        let view = wait_until_healthy(context, &client, name, &title, |view| view.want == args.replicas)?;
+        let outcome = Settled::new(&view, Some(service.want), started.elapsed());
+        if !context.screen.is_json() {
+            context.screen.data(&outcome.line(&title));
+        }
+        settled.push(outcome);
+    }
+    if context.screen.is_json() {
+        context.screen.json(&settled);
+    }
+    Ok(())
+}
+
+impl Settled {
+    fn new(view: &ServiceView, from: Option<u32>, took: Duration) -> Settled {
+        Settled {
+            name: view.name.to_string(),
+            from,
+            want: view.want,
+            healthy: view.healthy,
+            nodes: nodes_of(view),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn line(&self, title: &str) -> String {
+        let took = took(Duration::from_millis(self.took_ms));
+        format!("{title}   ✔ {}/{} healthy on {}   {took}", self.healthy, self.want, self.nodes.join(" "))
+    }
+}
+
+/// Copies that are wanted: those on their way out do not count.
+pub(crate) fn live(view: &ServiceView) -> impl Iterator<Item = &ReplicaView> {
+    view.replicas.iter().filter(|replica| !matches!(replica.state.as_str(), "draining" | "stopping" | "stopped"))
+}
+
+fn nodes_of(view: &ServiceView) -> Vec<String> {
+    let mut nodes: Vec<String> = live(view).map(|replica| replica.node.clone()).collect();
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+/// Whether exactly the wanted copies of the present version live, and all are healthy.
+pub(crate) fn is_settled(view: &ServiceView) -> bool {
+    let count = live(view).count();
+    u32::try_from(count) == Ok(view.want)
+        && live(view).all(|replica| replica.state == "healthy" && replica.version == view.version)
+}
+
+/// What will not get better by waiting.
+pub(crate) fn not_started(view: &ServiceView) -> Option<Failure> {
+    let hopeless = |replica: &&ReplicaView| {
+        let keeps_ending = replica.state == "backing-off" && replica.restarts >= HOPELESS_RESTARTS;
+        replica.version == view.version && (replica.state == "failed" || keeps_ending)
+    };
+    let replica = live(view).find(hopeless)?;
+    let why = if replica.detail.is_empty() { "it gives no reason" } else { &replica.detail };
+    let (name, number) = (&view.name, replica.ordinal);
+    let error = format!("{name}.{number} on {} cannot be started", replica.node);
+    let failure = Failure::new(Exit::NotPlaced, "not-started", error).why(why);
+    Some(failure.fix(format!("quorate logs {name} --replica {number}")))
+}
+
+/// Waits until the service is as `accepted` says and all its copies are healthy.
+fn wait_until_healthy(
+    context: &Context,
+    client: &Client,
+    name: &str,
+    title: &str,
+    accepted: impl Fn(&ServiceView) -> bool,
+) -> Result<ServiceView, Failure> {
+    loop {
+        let view = show(client, name)?;
+        if accepted(&view) {
+            if is_settled(&view) {
+                context.screen.progress_over();
+                return Ok(view);
+            }
+            if let Some(failure) = not_started(&view) {
+                return Err(failure);
+            }
+        }
+        if client.remaining() <= LOOK_EVERY {
+            return Err(not_in_time(&view, context.timeout));
+        }
+        context.screen.progress(&format!("{title}   {}", progress(&view)));
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn progress(view: &ServiceView) -> String {
+    let mut text = format!("{}/{} healthy", view.healthy, view.want);
+    for replica in live(view).filter(|replica| replica.state != "healthy").take(3) {
+        // A String takes all that is written into it.
+        let _ = write!(text, "   {}.{} on {} {}", view.name, replica.ordinal, replica.node, replica.state);
+    }
+    text
+}
+
+fn not_in_time(view: &ServiceView, waited: Duration) -> Failure {
+    let name = &view.name;
+    let error = format!("{name} has {} of {} copies healthy after {}", view.healthy, view.want, took(waited));
+    if u32::try_from(live(view).count()).is_ok_and(|count| count < view.want) && !view.held.is_empty() {
+        return Failure::new(Exit::NotPlaced, "not-placed", error)
+            .why(view.held.join("\n"))
+            .fix(format!("quorate scale {name} {}\nor add a node", view.healthy.max(1)));
+    }
+    let why: Vec<String> = live(view)
+        .filter(|replica| replica.state != "healthy")
+        .map(|replica| {
+            let detail = if replica.detail.is_empty() { String::new() } else { format!(": {}", replica.detail) };
+            format!("{name}.{} on {} is {}{detail}", replica.ordinal, replica.node, replica.state)
+        })
+        .collect();
+    Failure::new(Exit::TimedOut, "timed-out", error)
+        .why(why.join("\n"))
+        .fix(format!("quorate logs {name}\nor wait longer: --timeout 2m"))
+}
+
+/// One line for each service of `status` and `service list`.
+pub(crate) fn list_table(services: &[ServiceView]) -> String {
+    screen::table(
+        &["SERVICE", "WANT", "HEALTHY", "NODES", "VERSION", "ROUTES"],
+        &[1, 2, 4],
+        services.iter().map(|service| {
+            vec![
+                service.name.to_string(),
+                service.want.to_string(),
+                service.healthy.to_string(),
+                // A node with a copy that is not healthy is marked.
+                nodes_of(service)
+                    .iter()
+                    .map(|node| {
+                        let well = live(service).filter(|it| it.node == *node).all(|it| it.state == "healthy");
+                        if well { node.clone() } else { format!("!{node}") }
+                    })
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                service.version.to_string(),
+                service
+                    .routes
+                    .iter()
+                    .map(|route| {
+                        let listen = if route.listen == "default" { "" } else { route.listen.as_str() };
+                        format!("{}{listen}{}", route.host, route.path)
+                    })
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ]
+        }),
+    )
+}
+
+fn show_text(service: &ServiceView, wide: bool) -> String {
+    let symbol = if is_settled(service) { "✔" } else { "!" };
+    let mut text = format!(
+        "{} {symbol} {}/{} healthy, version {}\ncommand  {}\n",
+        service.name,
+        service.healthy,
+        service.want,
+        service.version,
+        service.spec.command.join(" ")
+    );
+    let mut header = vec!["REPLICA", "NODE", "STATE", "ADDRESS", "PID", "RESTARTS", "DETAIL"];
+    if wide {
+        header.extend(["ID", "VERSION", "LOGS"]);
+    }
+    let rows = service.replicas.iter().map(|replica| {
+        let mut row = vec![
+            format!("{}.{}", service.name, replica.ordinal),
+            replica.node.clone(),
+            format!("{} {}", replica_symbol(&replica.state), replica.state),
+            replica.addresses.values().cloned().collect::<Vec<_>>().join(" "),
+            replica.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            replica.restarts.to_string(),
+            replica.detail.clone(),
+        ];
+        if wide {
+            row.extend([replica.id.to_string(), replica.version.to_string(), replica.log_dir.clone()]);
+        }
+        row
+    });
+    text.push_str(&screen::table(&header, &[4, 5], rows));
+    for held in &service.held {
+        // A String takes all that is written into it.
+        let _ = write!(text, "\n! {held}");
+    }
+    text
+}
+
+fn replica_symbol(state: &str) -> char {
+    match state {
+        "healthy" => '●',
+        "failed" | "unhealthy" => '✕',
+        "draining" | "stopping" | "stopped" => '○',
+        _ => '▲',
+    }
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let mut text = String::new();
+    for service in &plan.services {
+        text.push_str(&format!("{}  {}\n", service.service, service.action));
+        for difference in &service.differences {
+            let shown = |value: &serde_json::Value| match value {
+                serde_json::Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            let Difference { field, from, to } = difference;
+            text.push_str(&match (from.is_null(), to.is_null()) {
+                (true, _) => format!("  + {field} {}\n", shown(to)),
+                (false, true) => format!("  - {field} {}\n", shown(from)),
+                (false, false) => format!("  ~ {field} {} → {}\n", shown(from), shown(to)),
+            });
+        }
+    }
+    text
+}

@@ -1,0 +1,199 @@
+//! `quorate status`, `quorate node list` and the hand-over of leadership: the cluster for people.
+
+use crate::cli::client::Client;
+use crate::cli::failure::{self, Exit, Failure};
+use crate::cli::screen::{self, age, moment, took, wall_now};
+use crate::cli::{Context, service};
+use clap::Args;
+use quorate_api::view::{ClusterHealth, NodeMode, NodeState, NodeView, Overview};
+use quorate_model::state::Role;
+use quorate_model::time::WallTime;
+use serde_json::json;
+use std::process::ExitCode;
+use std::time::Instant;
+use ureq::http::Method;
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// End with status 5 unless all is well
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode, Failure> {
+    let target = context.choice.find()?;
+    let overview: Overview = context.client_for(&target).get("/v1/status")?;
+    if context.screen.is_json() {
+        context.screen.json(&overview);
+    } else {
+        context.screen.data(&render(&overview, wall_now(), target.dev.is_some()));
+    }
+    let unwell = overview.cluster.health != ClusterHealth::Healthy;
+    Ok(if args.check && unwell { ExitCode::from(Exit::Unhealthy as u8) } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn list_nodes(context: &Context) -> Result<(), Failure> {
+    let nodes: Vec<NodeView> = context.client()?.get("/v1/nodes")?;
+    if context.screen.is_json() {
+        context.screen.json(&nodes);
+    } else {
+        context.screen.data(&nodes_table(&nodes, wall_now(), context.screen.is_wide()));
+    }
+    Ok(())
+}
+
+pub(crate) fn transfer(context: &Context, name: &str) -> Result<(), Failure> {
+    let client: Client = context.client()?;
+    let nodes: Vec<NodeView> = client.get("/v1/nodes")?;
+    if !nodes.iter().any(|node| node.name == name || node.id.to_string() == name) {
+        return Err(failure::unknown("node", name, nodes.iter().map(|node| node.name.as_str()), "quorate node list"));
+    }
+    let started = Instant::now();
+    client.change(Method::POST, "/v1/raft/transfer", Some(&json!({ "node": name })))?;
+    let elapsed = started.elapsed();
+    if context.screen.is_json() {
+        context
+            .screen
+            .json(&json!({ "leader": name, "took_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) }));
+    } else {
+        context.screen.data(&format!("✔ {name} is Active   {}", took(elapsed)));
+    }
+    Ok(())
+}
+
+fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
+    let cluster = &overview.cluster;
+    let health = match cluster.health {
+        ClusterHealth::Healthy => "✔ healthy",
+        ClusterHealth::Degraded => "▲ degraded",
+        ClusterHealth::NoQuorum => "✕ no quorum",
+    };
+    let leader = match &cluster.leader {
+        Some(leader) => format!("leader {leader} (term {})", cluster.term),
+        None => "no leader".into(),
+    };
+    let lose = match cluster.can_lose {
+        0 => "cannot lose any".into(),
+        count => format!("can lose {count}"),
+    };
+    let mut parts = vec![
+        format!(
+            "Cluster {} · {health} · {}/{} managers, {lose} · {leader}",
+            cluster.name, cluster.voters_joined, cluster.voters
+        ),
+        nodes_table(&overview.nodes, now, false),
+    ];
+    if !overview.services.is_empty() {
+        parts.push(service::list_table(&overview.services));
+    }
+    if !overview.gateways.is_empty() {
+        parts.push(screen::table(
+            &["GATEWAY", "URL", "FED BY", "REQUESTS", "FAILED"],
+            &[3, 4],
+            overview.gateways.iter().map(|gateway| {
+                vec![
+                    gateway.name.clone(),
+                    gateway.url.clone(),
+                    gateway.fed_by.clone(),
+                    gateway.requests.to_string(),
+                    gateway.failed.to_string(),
+                ]
+            }),
+        ));
+    }
+    parts.extend(advice(overview, now, dev));
+    parts.join("\n")
+}
+
+/// What is wrong and what to do next, most urgent first.
+fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    let cluster = &overview.cluster;
+    if cluster.health == ClusterHealth::NoQuorum {
+        let missing = (cluster.voters / 2 + 1).saturating_sub(cluster.voters_joined);
+        lines.push(if missing > 0 {
+            format!("✕ {}  Writes wait until {missing} more of the managers are back.", cluster.summary)
+        } else {
+            format!("✕ {}  Writes wait until a leader is elected.", cluster.summary)
+        });
+    }
+    for node in &overview.nodes {
+        let word = match node.state {
+            NodeState::Joined | NodeState::Removed => continue,
+            NodeState::Unreachable => "unreachable",
+            NodeState::Down => "down",
+        };
+        let next = if dev {
+            format!("quorate dev start {}", node.name)
+        } else {
+            format!("systemctl status quorate   (on {})", node.name)
+        };
+        let since = moment(node.since, false);
+        lines.push(format!("! {} is {word} since {since} ({}).  Next: {next}", node.name, age(now.since(node.since))));
+    }
+    for service in &overview.services {
+        if !service.held.is_empty() {
+            lines.extend(service.held.iter().map(|held| format!("! {held}")));
+        } else if service.healthy < service.want {
+            lines.push(format!(
+                "! {} has {} of {} copies healthy.  Next: quorate service show {}",
+                service.name, service.healthy, service.want, service.name
+            ));
+        }
+    }
+    if lines.is_empty() && cluster.health != ClusterHealth::Healthy {
+        lines.push(format!("! {}  Next: quorate events", cluster.summary));
+    }
+    if lines.is_empty() && cluster.can_lose == 0 {
+        lines.push("! No manager may be lost.  Three of them survive the loss of one.".into());
+    }
+    lines
+}
+
+fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
+    let mut header = vec!["NODE", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE"];
+    if wide {
+        header.extend(["API", "LINK", "GENERATION", "ID"]);
+    }
+    let rows = nodes.iter().map(|node| {
+        let mut row = vec![
+            node.name.clone(),
+            mode(node.mode).into(),
+            state(node.state).into(),
+            node.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(","),
+            node.lag.map_or_else(|| "-".into(), |lag| lag.to_string()),
+            node.replicas.to_string(),
+            age(now.since(node.since)),
+        ];
+        if wide {
+            row.extend([node.api.clone(), node.link.clone(), node.generation.to_string(), node.id.to_string()]);
+        }
+        row
+    });
+    screen::table(&header, &[4, 5], rows)
+}
+
+pub(crate) fn mode(mode: Option<NodeMode>) -> &'static str {
+    match mode {
+        Some(NodeMode::Active) => "Active",
+        Some(NodeMode::Passive) => "Passive",
+        None => "-",
+    }
+}
+
+fn state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Joined => "● joined",
+        NodeState::Unreachable => "▲ unreachable",
+        NodeState::Down => "✕ down",
+        NodeState::Removed => "○ removed",
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Manager => "manager",
+        Role::Worker => "worker",
+        Role::Gateway => "gateway",
+    }
+}

@@ -1,0 +1,154 @@
+//! Which cluster a command talks to.
+//!
+//! In this order: `--keep DIR`, which is only ever typed; `--server`, which may come from the
+//! environment; the one `quorate dev` that runs on this machine. Several of those are never guessed
+//! between.
+
+use crate::cli::failure::{Exit, Failure};
+use crate::dev::registry::{self, Record};
+use std::path::{Path, PathBuf};
+
+/// Where a cluster answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// URLs of nodes, without a slash at the end, in the order in which they are tried.
+    pub servers: Vec<String>,
+    /// The running `quorate dev`, if it is one.
+    pub dev: Option<Record>,
+}
+
+/// How the user named a cluster.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Choice {
+    pub server: Option<String>,
+    pub keep: Option<PathBuf>,
+}
+
+impl Choice {
+    /// # Errors
+    /// Exit 2 for a URL that is none, 3 when no cluster runs, 7 when several do.
+    pub(crate) fn find(&self) -> Result<Target, Failure> {
+        match (&self.keep, &self.server) {
+            (None, Some(list)) => Ok(Target { servers: parse_servers(list)?, dev: None }),
+            (Some(_), _) | (None, None) => Ok(self.find_dev()?.into()),
+        }
+    }
+
+    /// The running `quorate dev` that is meant.
+    ///
+    /// # Errors
+    /// Exit 3 when none runs, 7 when several do.
+    pub(crate) fn find_dev(&self) -> Result<Record, Failure> {
+        match &self.keep {
+            Some(dir) => kept(dir),
+            None => only_one(registry::running(&registry::dir())),
+        }
+    }
+}
+
+impl From<Record> for Target {
+    fn from(record: Record) -> Target {
+        Target { servers: record.nodes.iter().map(|node| node.api.clone()).collect(), dev: Some(record) }
+    }
+}
+
+fn kept(dir: &Path) -> Result<Record, Failure> {
+    match registry::read(&dir.join(registry::FILE)) {
+        Ok(Some(record)) if record.is_alive() => Ok(record),
+        Ok(_) => Err(Failure::new(Exit::Unreachable, "no-cluster", format!("no cluster runs in {}", dir.display()))
+            .fix(format!("quorate dev --keep {}", dir.display()))),
+        Err(error) => Err(Failure::new(
+            Exit::Unreachable,
+            "no-cluster",
+            format!("the record of the cluster in {} cannot be read", dir.display()),
+        )
+        .why(error)),
+    }
+}
+
+fn only_one(mut running: Vec<Record>) -> Result<Record, Failure> {
+    match running.len() {
+        0 => Err(Failure::new(Exit::Unreachable, "no-cluster", "no cluster is running here")
+            .fix("quorate dev\nor name a cluster: --server URL")),
+        1 => Ok(running.remove(0)),
+        count => {
+            let choices: Vec<String> =
+                running.iter().map(|record| format!("--keep {}", record.dir.display())).collect();
+            Err(Failure::new(Exit::Conflict, "several-clusters", format!("{count} clusters are running here"))
+                .fix(format!("choose one:\n{}", choices.join("\n"))))
+        }
+    }
+}
+
+/// One URL or several, separated by commas; `http://` may be left out.
+fn parse_servers(list: &str) -> Result<Vec<String>, Failure> {
+    let bad = |text: &str| {
+        Failure::new(Exit::Usage, "bad-server", format!("`{text}` is not the URL of a server"))
+            .fix("--server http://HOST:PORT")
+    };
+    let servers: Vec<String> = list
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| {
+            let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+            let url: ureq::http::Uri = with_scheme.parse().map_err(|_| bad(text))?;
+            match (url.scheme_str(), url.authority(), url.path()) {
+                (Some("http"), Some(authority), "/") => Ok(format!("http://{authority}")),
+                _ => Err(bad(text)),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    if servers.is_empty() { Err(bad(list)) } else { Ok(servers) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::registry::NodeAddress;
+
+    fn record(dir: &str) -> Record {
+        Record {
+            dir: dir.into(),
+            temporary: false,
+            pid: 1,
+            started: 1,
+            socket: format!("{dir}/dev.sock").into(),
+            nodes: vec![NodeAddress { name: "n1".into(), api: "http://127.0.0.1:8001".into() }],
+            gateway: "http://127.0.0.1:8000".into(),
+            console: "http://127.0.0.1:8001/ui/".into(),
+            app: None,
+            token: "t".into(),
+        }
+    }
+
+    #[test]
+    fn the_only_running_cluster_is_found_without_a_word() {
+        assert_eq!(only_one(vec![record("/a")]).unwrap().dir, Path::new("/a"));
+    }
+
+    #[test]
+    fn between_several_clusters_nobody_guesses() {
+        let failure = only_one(vec![record("/a"), record("/b")]).unwrap_err();
+        assert_eq!(failure.exit, Exit::Conflict);
+        assert_eq!(failure.fix, "choose one:\n--keep /a\n--keep /b");
+    }
+
+    #[test]
+    fn without_a_cluster_the_way_to_one_is_shown() {
+        let failure = only_one(Vec::new()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.to_string().starts_with("error: no cluster is running here\nfix:   quorate dev\n"));
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(kept(dir.path()).unwrap_err().exit, Exit::Unreachable);
+    }
+
+    #[test]
+    fn servers_are_urls_with_or_without_their_scheme() {
+        assert_eq!(parse_servers("127.0.0.1:8001/").unwrap(), ["http://127.0.0.1:8001"]);
+        assert_eq!(parse_servers("http://a:1, b:2").unwrap(), ["http://a:1", "http://b:2"]);
+        for bad in ["", ",", "ftp://a", "http://a/v1", "http://", "a b"] {
+            assert_eq!(parse_servers(bad).unwrap_err().exit, Exit::Usage, "{bad}");
+        }
+    }
+}

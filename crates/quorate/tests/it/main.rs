@@ -1,0 +1,5 @@
+//! The binary as its users run it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cli;
+mod fake;
