@@ -68,8 +68,8 @@ pub struct AppliedEntry {
     pub request_id: Option<RequestId>,
     pub outcome: Outcome,
     pub changes: Vec<Change>,
-    /// Of `system` and `main` after this entry.
-    pub digests: [u64; 2],
+    /// Of `system` and `main` after this entry; `None` while a restart makes one of them unknown.
+    pub digests: Option<[u64; 2]>,
 }
 
 /// Something must be done, in the order of the list.

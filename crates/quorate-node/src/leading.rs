@@ -181,7 +181,7 @@ fn replica_state(seen: &Seen<'_>, node: NodeId, replica: ReplicaId) -> Option<Re
 fn observe(seen: &Seen<'_>) -> Observed {
     let away = |node: NodeId| seen.membership.unheard_by_majority(node, seen.voters, seen.now.mono);
     let heard: Vec<&PeerView> =
-        seen.peers.iter().filter(|(node, _)| heard(seen, **node)).map(|(_, peer)| peer).collect();
+        seen.peers.iter().filter(|(node, peer)| peer.fresh && heard(seen, **node)).map(|(_, peer)| peer).collect();
     let gateways = || heard.iter().flat_map(|peer| &peer.report.gateways);
     let drained = seen
         .state

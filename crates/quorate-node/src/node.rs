@@ -64,6 +64,8 @@ pub enum StartError {
 pub struct PeerView {
     pub report: NodeReport,
     pub applied: LogIndex,
+    /// Heard since the link is open: not the word of an earlier life of the node.
+    pub fresh: bool,
 }
 
 /// One member of the cluster.
@@ -360,7 +362,7 @@ impl Node {
             let differences = self.digests.heard(from, applied, [system, main]);
             self.note_differences(now, differences);
         }
-        let seen = PeerView { report, applied };
+        let seen = PeerView { report, applied, fresh: true };
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
@@ -378,6 +380,9 @@ impl Node {
 
     fn link_down(&mut self, now: Now, peer: NodeId, refused: bool) {
         self.membership.step(now.mono, Input::LinkDown(peer));
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.fresh = false;
+        }
         self.consensus.unreachable(peer.raft_id());
         if refused {
             let mut alive = self.alive();
@@ -450,8 +455,10 @@ impl Node {
                 self.plan_due = true;
                 self.changed = true;
             }
-            let differences = self.digests.applied(entry.index, entry.digests);
-            self.note_differences(now, differences);
+            if let Some(digests) = entry.digests {
+                let differences = self.digests.applied(entry.index, digests);
+                self.note_differences(now, differences);
+            }
         }
         self.applied = last;
         self.consensus.applied(last);
@@ -696,7 +703,7 @@ impl Node {
         for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
-        self.peers.insert(self.me.id, PeerView { report, applied: self.applied });
+        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true });
         self.changed = true;
     }
 }

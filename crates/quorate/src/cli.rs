@@ -217,6 +217,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         }
         Command::Version => screen.data(concat!("quorate ", env!("CARGO_PKG_VERSION"))),
         Command::Serve { data_dir, end_with_pid } => {
+            // Before there is another thread.
+            quorate_vfs::use_utc();
             hold(end_with_pid)?;
             daemon::serve(&data_dir)?;
         }
@@ -224,7 +226,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             hold(args.end_with_pid)?;
             daemon::gateway(&args)?;
         }
-        Command::Shim(args) => return Ok(daemon::shim(&args)?),
+        Command::Shim(args) => return Ok(daemon::shim(&args)),
         Command::Demo(args) => demo::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,11 +1,15 @@
-//! The seam between the command line and the daemon.
+//! What a server runs: a node, a gateway, the supervisor of a replica.
 //!
-//! TO BE REPLACED by the daemon itself: nothing here runs a node yet.
+//! Each is a process of its own and ends on SIGTERM. This file turns their command lines into what
+//! the crates that do the work want to know.
 
+use anyhow::Context as _;
 use clap::Args;
+use quorate_gateway::GatewayConfig;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What a gateway needs to know.
 #[derive(Debug, Args)]
@@ -28,6 +32,12 @@ pub(crate) struct GatewayArgs {
     /// End when the process with this id ends
     #[arg(long, value_name = "PID")]
     pub end_with_pid: Option<u32>,
+    /// Answer 502 at the first failure; to see what retries are good for
+    #[arg(long, hide = true)]
+    pub without_retries: bool,
+    /// Go on choosing replicas that are being retired; to see what draining is good for
+    #[arg(long, hide = true)]
+    pub without_draining: bool,
 }
 
 /// What a shim is given by the agent that starts it.
@@ -43,15 +53,58 @@ pub(crate) struct ShimArgs {
 
 /// Runs the node whose `node.toml` is in `data_dir`, until SIGTERM or SIGINT.
 pub(crate) fn serve(data_dir: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no daemon to run in {}", data_dir.display())
+    log_to_stderr();
+    crate::serve::run(data_dir)
 }
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no gateway to run on {}", args.listen)
+    log_to_stderr();
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("creating {}", args.data_dir.display()))?;
+    let config = GatewayConfig {
+        name: args.name.clone(),
+        listen: args.listen,
+        url: args.url.clone(),
+        managers: args.managers.clone(),
+        snapshot_file: Some(args.data_dir.join("routes.json")),
+        retries: !args.without_retries,
+        draining: !args.without_draining,
+        active_checks: true,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let end = end_signal()?;
+        let ready = |address: SocketAddr| tracing::info!(%address, "serving");
+        quorate_gateway::run(config, ready, end).await.context("running the gateway")
+    })
 }
 
 /// Runs the supervisor of one replica. Called on the main thread, before there is any other.
-pub(crate) fn shim(args: &ShimArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("this build has no shim to run in {}", args.dir.display())
+pub(crate) fn shim(args: &ShimArgs) -> ExitCode {
+    let args = quorate_agent::shim::ShimArgs { dir: args.dir.clone(), end_with_pid: args.end_with_pid };
+    quorate_agent::shim::shim(&args)
+}
+
+/// Completes when the process is asked to end (SIGTERM or SIGINT).
+pub(crate) fn end_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+/// A daemon's log goes to stderr, for journald or a file; `QUORATE_LOG` sets the level.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_env_filter(filter)
+        .with_target(false)
+        .init();
 }

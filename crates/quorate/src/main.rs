@@ -12,6 +12,7 @@ mod daemon;
 mod demo;
 mod dev;
 mod lifeline;
+mod serve;
 
 fn main() -> std::process::ExitCode {
     cli::main()

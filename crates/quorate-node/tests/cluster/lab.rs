@@ -1,6 +1,5 @@
 //! The laboratory: nodes, a network, disks and a clock, all simulated, all decided by a seed.
 
-use bytes::Bytes;
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::sql::SqlOutcome;
@@ -489,8 +488,7 @@ impl Lab {
         if let Some(id) = request_id {
             disk.outcomes.entry(id).or_insert((entry.index, outcome.clone()));
         }
-        let digests = [disk.digest, 0];
-        let _: &Bytes = &entry.data;
+        let digests = Some([disk.digest, 0]);
         Some(AppliedEntry { index: entry.index, request_id, outcome, changes, digests })
     }
 }

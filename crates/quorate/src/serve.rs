@@ -1,0 +1,314 @@
+//! `quorate serve`: one node. The I/O shell around [`quorate_node::Node`].
+//!
+//! ```text
+//!  API tasks ─┐                         ┌─▶ log thread ── Persisted ─┐
+//!  link tasks ─┼─▶ inbox ─▶ core thread ─┼─▶ apply thread ─ Applied ──┼─▶ inbox
+//!  agent task ─┘                         └─▶ sockets                  │
+//!  clients ◀──────────── answers ───────────── apply thread ◀─────────┘
+//! ```
+//!
+//! Each thread owns its state; nothing is shared but queues and a few published values. This file
+//! opens what is on disk, binds the ports and starts the threads, in this order, so that whatever
+//! cannot work fails before anything runs.
+
+mod apply;
+mod backend;
+mod bulk;
+mod checkpoint;
+mod core;
+mod disk;
+mod inbox;
+mod link;
+mod reads;
+mod spare;
+mod view;
+mod workloads;
+
+use crate::config::{self, NodeConfig};
+use anyhow::{Context as _, bail};
+use backend::{Inner, LeaderContact, NodeBackend, Questions};
+use bulk::Incoming;
+use link::{LinkIdentity, Outboxes};
+use quorate_api::ApiOptions;
+use quorate_model::id::{LogIndex, NodeId};
+use quorate_model::state::{NodeIdentity, Role};
+use quorate_node::consensus::{LogEntry, RecoveredLog};
+use quorate_node::{Event, Node, NodeOptions};
+use quorate_store::databases::Databases;
+use quorate_store::disk::real::RealDisk;
+use quorate_store::log::{Log, LogIdentity, LogOptions, Recovered};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+/// Readers: enough that one slow query does not hold up the others, few enough to stay small.
+const READERS: usize = 4;
+/// Entries read at once while the unapplied tail is taken into memory.
+const REPLAY_BYTES: usize = 4 << 20;
+/// A leader that is asked to end gets this long to hand over.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+/// Runs one node until it is told to end (SIGTERM or SIGINT).
+///
+/// # Errors
+/// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
+pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
+    let config = read_config(data_dir)?;
+    let _lock = lock(data_dir)?;
+    let stored = open(data_dir, &config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()
+        .context("starting the I/O threads")?;
+    runtime.block_on(serve(data_dir, config, stored))
+}
+
+fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
+    let path = data_dir.join(config::FILE);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    if !config.voters.iter().any(|voter| voter.id == config.node.id) {
+        bail!("{} names {} voters and this node {} is none of them", path.display(), config.voters.len(), config.node.id);
+    }
+    Ok(config)
+}
+
+/// Two processes on one data directory would destroy it.
+fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data_dir.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    if file.try_lock().is_err() {
+        bail!("{} is in use by another quorate serve", data_dir.display());
+    }
+    Ok(file)
+}
+
+/// What was found on disk.
+struct Stored {
+    log: Log<RealDisk>,
+    log_options: LogOptions,
+    databases: Databases,
+    applied: LogIndex,
+    recovered: RecoveredLog,
+}
+
+/// The voters as they are kept beside the database.
+fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
+    let voters: BTreeSet<NodeId> = config.voters.iter().map(|voter| voter.id).collect();
+    serde_json::to_vec(&voters).expect("ids are strings")
+}
+
+fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
+    let log_dir = data_dir.join("log");
+    std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
+    let db_dir = data_dir.join("db");
+    std::fs::create_dir_all(&db_dir).with_context(|| format!("creating {}", db_dir.display()))?;
+    let log_options = LogOptions::new(random_u128()?);
+    let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
+    let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
+    let (mut log, found) =
+        Log::open(disk, identity, log_options.clone()).with_context(|| format!("opening the log in {}", log_dir.display()))?;
+    let opened = Databases::open(&db_dir, &voters_bytes(config))
+        .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
+    let applied = opened.applied;
+    let found = match found.last < applied {
+        // A snapshot was installed and the node ended before the log began anew after it.
+        true => {
+            log.reset(applied, opened.term).context("beginning the log anew after a snapshot")?;
+            log.sync().context("beginning the log anew after a snapshot")?;
+            Recovered { before: (applied, opened.term), last: applied, terms: Vec::new(), ..found }
+        }
+        false => found,
+    };
+    let mut unapplied = Vec::new();
+    let mut next = applied.next().max(found.before.0.next());
+    while next <= found.last {
+        let entries = log.read(next, found.last.next(), REPLAY_BYTES).context("reading the log")?;
+        next = entries.last().map_or(found.last.next(), |entry| entry.index.next());
+        unapplied.extend(entries.into_iter().map(|e| LogEntry { index: e.index, term: e.term, data: e.data }));
+    }
+    if found.before.0 > applied {
+        bail!("the log begins after {} and the database ends at {applied}: entries between them are lost", found.before.0);
+    }
+    let recovered = RecoveredLog {
+        term: found.hard_state.term,
+        vote: found.hard_state.vote,
+        commit: found.hard_state.commit,
+        before: found.before,
+        terms: found.terms,
+        unapplied,
+    };
+    Ok(Stored { log, log_options, databases: opened.databases, applied, recovered })
+}
+
+async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::Result<()> {
+    let api_listener = bind(config.node.api, "API").await?;
+    let link_listener = bind(config.node.link, "node link").await?;
+    let clock = core::Clock { started: Instant::now() };
+    let identity = NodeIdentity {
+        id: config.node.id,
+        name: config.node.name.clone(),
+        roles: config.node.roles.clone(),
+        api: config.node.api.to_string(),
+        link: config.node.link.to_string(),
+        host: config.node.api.ip().to_string(),
+    };
+    let boot = random_u128()?;
+    let options = NodeOptions {
+        identity,
+        boot: (boot >> 64) as u64,
+        voters: config.voters.iter().map(|voter| voter.id).collect(),
+        replace_after: config.timers.replace_after.0,
+        seed: boot as u64,
+    };
+    let state = stored.databases.state().clone();
+    let node = Node::new(options, stored.recovered, state, stored.applied, clock.now())?;
+    info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
+
+    let (inbox, events) = inbox::inbox();
+    let (disk_jobs, disk_queue) = channel();
+    let (apply_jobs, apply_queue) = channel();
+    let waiters = Arc::new(apply::Waiters::default());
+    let questions = Arc::new(Questions::default());
+    let contact = Arc::new(LeaderContact::default());
+    let readers = reads::ReaderPool::start(stored.databases.readers(), READERS)?;
+    let checkpoints = checkpoint::Checkpoints::start(stored.databases.checkpointer())?;
+    let incoming = Incoming::new(data_dir.join("db"), inbox.clone());
+    let spare = spare::SpareMaker::start(data_dir.join("log"), stored.log_options)?;
+
+    let (log, disk_inbox) = (stored.log, inbox.clone());
+    thread("log", move || disk::run(log, &disk_queue, &disk_inbox, &spare))?;
+    let applier = apply::Applier {
+        databases: stored.databases,
+        root: data_dir.join("db"),
+        voters: voters_bytes(&config),
+        jobs: apply_queue,
+        disk: disk_jobs.clone(),
+        inbox: inbox.clone(),
+        waiters: waiters.clone(),
+        readers: readers.clone(),
+        checkpoints,
+    };
+    thread("apply", move || applier.run())?;
+
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id };
+    let mut outboxes = Outboxes::new();
+    for peer in config.voters.iter().filter(|voter| voter.id != config.node.id) {
+        let outbox = Arc::new(link::Outbox::default());
+        outboxes.insert(peer.id, outbox.clone());
+        tokio::spawn(link::dial(me, peer.id, peer.link, outbox, inbox.clone()));
+    }
+    tokio::spawn(link::accept(link_listener, me, inbox.clone(), incoming.clone()));
+
+    let (snapshots, orders) = mpsc::unbounded_channel();
+    tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
+
+    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
+    let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
+    let (leads, mut leads_seen) = watch::channel(false);
+    let (assignment, assignments) = watch::channel(None);
+    let agent = Arc::new(OnceLock::new());
+    if config.node.roles.contains(&Role::Worker) {
+        let dir = data_dir.to_owned();
+        tokio::spawn(workloads::run(config.clone(), dir, assignments, inbox.clone(), agent.clone()));
+    }
+
+    let core = core::Core {
+        node,
+        config: config.clone(),
+        clock,
+        events,
+        disk: disk_jobs,
+        apply: apply_jobs,
+        outboxes,
+        waiters: waiters.clone(),
+        questions: questions.clone(),
+        contact: contact.clone(),
+        incoming,
+        snapshots,
+        assignment,
+        overview,
+        routing,
+        leads,
+    };
+    thread("core", move || core.run())?;
+
+    let backend = NodeBackend(Arc::new(Inner {
+        inbox: inbox.clone(),
+        waiters,
+        questions,
+        readers,
+        overview: overview_seen,
+        routing: routing_seen,
+        agent,
+        contact,
+        started: clock.started,
+    }));
+    let api_options = ApiOptions {
+        node_name: config.node.name.clone(),
+        console_token: config.node.console_token.clone(),
+        ..ApiOptions::default()
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let api = tokio::spawn(quorate_api::serve(api_listener, backend, api_options, async {
+        let _ = stopped.await;
+    }));
+    info!(api = %config.node.api, link = %config.node.link, "serving");
+
+    crate::daemon::end_signal()?.await;
+    info!("ending: leadership is handed over, replicas live on");
+    inbox.send(Event::Leave).await;
+    let _ = tokio::time::timeout(HANDOVER, leads_seen.wait_for(|leads| !leads)).await;
+    let _ = stop.send(());
+    let _ = tokio::time::timeout(HANDOVER, api).await;
+    // Everything acknowledged is in the log; threads need no orderly end.
+    std::process::exit(0);
+}
+
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("binding {address} for the {what} (is another process using the port?)"))
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let guarded = move || {
+        // A thread that panics leaves a node that only looks alive: better none.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            tracing::error!("a thread of this node failed; the node stops");
+            std::process::exit(1);
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(guarded).context("starting a thread")?;
+    Ok(())
+}
+
+/// One snapshot at a time for each peer: consensus asks again while one is on its way.
+async fn send_snapshots(
+    me: LinkIdentity,
+    root: std::path::PathBuf,
+    config: NodeConfig,
+    mut orders: mpsc::UnboundedReceiver<core::SnapshotOrder>,
+    inbox: inbox::Inbox,
+) {
+    while let Some(order) = orders.recv().await {
+        let address = config.voters.iter().find(|voter| voter.id == order.to).map(|voter| voter.link);
+        match address {
+            Some(address) => bulk::send(me, root.clone(), order.to, address, order.term, inbox.clone()).await,
+            None => inbox.send(Event::SnapshotSent { to: order.to, ok: false }).await,
+        }
+    }
+}
+
+fn random_u128() -> anyhow::Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
+    Ok(u128::from_le_bytes(bytes))
+}

@@ -1,0 +1,215 @@
+//! The node as the API sees it.
+
+use super::apply::Waiters;
+use super::inbox::{Closed, Inbox};
+use super::reads::ReaderPool;
+use quorate_agent::Agent;
+use quorate_api::backend::{
+    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
+};
+use quorate_api::view::Overview;
+use quorate_model::entry::Proposal;
+use quorate_model::id::{NodeId, RequestId};
+use quorate_model::observed::GatewayReport;
+use quorate_model::routing::RoutingTable;
+use quorate_model::sql::Consistency;
+use quorate_model::time::Timestamp;
+use quorate_node::{Event, Refused, Ticket, TransferFailed};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+
+/// The largest payload of one log entry: the API's body limit.
+const PAYLOAD_MAX: usize = 8 << 20;
+/// The core keeps deadlines at each of its ticks; this much later the API stops waiting for it.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// Questions to the core that are not mutations, by ticket.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    next: AtomicU64,
+    reads: Mutex<BTreeMap<Ticket, oneshot::Sender<bool>>>,
+    transfers: Mutex<BTreeMap<Ticket, oneshot::Sender<Result<(), TransferFailed>>>>,
+    refused: Mutex<HashMap<RequestId, Refused>>,
+}
+
+impl Questions {
+    fn ticket(&self) -> Ticket {
+        Ticket(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn answer_reads(&self, tickets: &[Ticket], ready: bool) {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        for ticket in tickets {
+            if let Some(sender) = reads.remove(ticket) {
+                let _ = sender.send(ready);
+            }
+        }
+    }
+
+    pub(super) fn answer_transfer(&self, ticket: Ticket, result: Result<(), TransferFailed>) {
+        let sender = self.transfers.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket);
+        if let Some(sender) = sender {
+            let _ = sender.send(result);
+        }
+    }
+
+    /// The core gave up on a mutation. Who waits for it finds the reason when its channel closes.
+    pub(super) fn refuse(&self, waiters: &Waiters, id: RequestId, why: Refused) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id, why);
+        waiters.give_up(id);
+        // Normally the waiter takes it out; one that went away before must not leave it here.
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() > 65_536 {
+            refused.clear();
+        }
+    }
+
+    fn why(&self, id: RequestId) -> Option<Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+}
+
+/// How long ago a leader was heard, written by the core thread.
+#[derive(Debug, Default)]
+pub(super) struct LeaderContact(AtomicU64);
+
+impl LeaderContact {
+    /// `None`: never.
+    pub(super) fn set(&self, at: Option<Timestamp>) {
+        let micros = at.map_or(0, |at| u64::try_from(at.0.as_micros()).unwrap_or(u64::MAX).max(1));
+        self.0.store(micros, Ordering::Relaxed);
+    }
+
+    fn age(&self, now: Timestamp) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(now.since(Timestamp(Duration::from_micros(micros)))),
+        }
+    }
+}
+
+/// The node behind the API.
+#[derive(Debug, Clone)]
+pub(super) struct NodeBackend(pub(super) Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) inbox: Inbox,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) questions: Arc<Questions>,
+    pub(super) readers: ReaderPool,
+    pub(super) overview: watch::Receiver<Arc<Overview>>,
+    pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
+    pub(super) agent: Arc<OnceLock<Agent>>,
+    pub(super) contact: Arc<LeaderContact>,
+    /// The zero of [`Timestamp`].
+    pub(super) started: Instant,
+}
+
+impl Inner {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.started.elapsed())
+    }
+}
+
+impl Backend for NodeBackend {
+    async fn propose(&self, proposal: Proposal, patience: Duration) -> Result<Committed, WriteError> {
+        let inner = &self.0;
+        let bytes = proposal.payload.len();
+        if bytes > PAYLOAD_MAX {
+            return Err(WriteError::TooLarge { bytes, limit: PAYLOAD_MAX });
+        }
+        let id = proposal.request_id;
+        let answer = inner.waiters.wait(id);
+        let deadline = inner.now().plus(patience);
+        if let Err(closed) = inner.inbox.try_send(Event::Propose { proposal, deadline }) {
+            inner.waiters.give_up(id);
+            return Err(match closed {
+                Closed::Full => WriteError::Overloaded,
+                Closed::Gone => WriteError::ShuttingDown,
+            });
+        }
+        match tokio::time::timeout(patience + SLACK, answer).await {
+            Ok(Ok(committed)) => Ok(committed),
+            Ok(Err(_)) => Err(match inner.questions.why(id) {
+                Some(Refused::Overloaded) => WriteError::Overloaded,
+                Some(Refused::Unknown { waited }) => WriteError::Unknown { waited },
+                None => WriteError::Unknown { waited: patience },
+            }),
+            Err(_) => {
+                inner.waiters.give_up(id);
+                Err(WriteError::Unknown { waited: patience })
+            }
+        }
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, ReadError> {
+        let inner = &self.0;
+        let patience = query.patience;
+        let linearizable = query.consistency == Consistency::Linearizable;
+        if linearizable {
+            let ticket = inner.questions.ticket();
+            let (sender, ready) = oneshot::channel();
+            inner.questions.reads.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket, sender);
+            let forget = || {
+                inner.questions.reads.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket);
+            };
+            let deadline = inner.now().plus(patience);
+            if let Err(closed) = inner.inbox.try_send(Event::Read { ticket, deadline }) {
+                forget();
+                return Err(match closed {
+                    Closed::Full => ReadError::Overloaded,
+                    Closed::Gone => ReadError::ShuttingDown,
+                });
+            }
+            match tokio::time::timeout(patience + SLACK, ready).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false) | Err(_)) => return Err(ReadError::NoLeader { waited: patience }),
+                Err(_) => {
+                    forget();
+                    return Err(ReadError::NoLeader { waited: patience });
+                }
+            }
+        }
+        let mut answer = inner.readers.query(query).await?;
+        answer.age = if linearizable { Some(Duration::ZERO) } else { inner.contact.age(inner.now()) };
+        Ok(answer)
+    }
+
+    fn overview(&self) -> watch::Receiver<Arc<Overview>> {
+        self.0.overview.clone()
+    }
+
+    fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
+        self.0.routing.clone()
+    }
+
+    fn gateway_report(&self, report: GatewayReport) {
+        // A report that does not fit is made up for by the next one.
+        let _ = self.0.inbox.try_send(Event::Gateway(report));
+    }
+
+    async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {
+        let Some(agent) = self.0.agent.get() else { return Err(LogError::Unknown(piece.replica)) };
+        super::workloads::replica_log(agent, piece).await
+    }
+
+    async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
+        let inner = &self.0;
+        let ticket = inner.questions.ticket();
+        let (sender, done) = oneshot::channel();
+        inner.questions.transfers.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket, sender);
+        let deadline = inner.now().plus(patience);
+        inner.inbox.send(Event::Transfer { ticket, to, deadline }).await;
+        match tokio::time::timeout(patience + SLACK, done).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(TransferFailed::UnknownNode))) => Err(TransferError::UnknownNode(to)),
+            Ok(Ok(Err(TransferFailed::NoLeader))) => Err(TransferError::NoLeader),
+            Ok(Ok(Err(TransferFailed::NotTaken { waited }))) => Err(TransferError::NotTaken(to, waited)),
+            Ok(Err(_)) | Err(_) => Err(TransferError::NotTaken(to, patience)),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Whole databases between nodes, on connections of their own.
+//!
+//! Simple on purpose: the sender takes a snapshot when it is asked for one and streams its files;
+//! the receiver writes them beside its own database and says when they are complete. Resuming and
+//! a limited rate come with a later version.
+//!
+//! # Format
+//! Hello of both sides, then a [`SnapshotHead`] frame with the manifest, then the files' bytes in
+//! the manifest's order, then one byte 1 from the receiver when everything is there.
+
+use super::inbox::Inbox;
+use super::link::{self, BulkReceiver, LinkIdentity};
+use bytes::BytesMut;
+use quorate_model::id::{NodeId, Term};
+use quorate_node::Event;
+use quorate_node::wire::{Body, SnapshotHead};
+use quorate_store::databases::{self, Manifest};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tracing::{info, warn};
+
+/// A receiver that takes nothing for this long is given up.
+const STALL: Duration = Duration::from_secs(10);
+const CHUNK: usize = 256 << 10;
+
+/// A database that was received in full and waits to be installed.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) directory: PathBuf,
+    pub(super) manifest: Manifest,
+}
+
+/// Where received databases wait.
+#[derive(Debug, Clone)]
+pub(super) struct Incoming {
+    root: PathBuf,
+    inbox: Inbox,
+    waiting: Arc<Mutex<Option<Received>>>,
+    /// One at a time: a second leader's snapshot supersedes the first only when that is over.
+    busy: Arc<tokio::sync::Mutex<u64>>,
+}
+
+impl Incoming {
+    pub(super) fn new(root: PathBuf, inbox: Inbox) -> Incoming {
+        Incoming { root, inbox, waiting: Arc::default(), busy: Arc::default() }
+    }
+
+    pub(super) fn take(&self) -> Option<Received> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn discard(&self) {
+        if let Some(received) = self.take() {
+            let _ = std::fs::remove_dir_all(received.directory);
+        }
+    }
+
+    async fn receive_into(&self, directory: &Path, stream: &mut TcpStream) -> io::Result<(Manifest, Term)> {
+        let head = match link::read_frame(stream).await? {
+            Body::Snapshot(head) => head,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a snapshot")),
+        };
+        let manifest: Manifest = serde_json::from_slice(&head.manifest).map_err(io::Error::other)?;
+        std::fs::create_dir_all(directory)?;
+        for (name, bytes) in &manifest.files {
+            if Path::new(name).file_name().is_none_or(|file| file != name.as_str()) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("`{name}` is not a file name")));
+            }
+            let mut file = std::fs::File::create(directory.join(name))?;
+            let mut rest = *bytes;
+            let mut chunk = vec![0; CHUNK];
+            while rest > 0 {
+                let want = usize::try_from(rest.min(CHUNK as u64)).expect("a chunk");
+                let got = tokio::time::timeout(STALL, stream.read(&mut chunk[..want])).await??;
+                if got == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                io::Write::write_all(&mut file, &chunk[..got])?;
+                rest -= got as u64;
+            }
+            file.sync_all()?;
+        }
+        Ok((manifest, Term(head.term)))
+    }
+}
+
+impl BulkReceiver for Incoming {
+    async fn receive(&self, from: NodeId, mut stream: TcpStream) {
+        let mut number = self.busy.lock().await;
+        *number += 1;
+        let directory = self.root.join(format!("incoming-{number}"));
+        let _ = std::fs::remove_dir_all(&directory);
+        match self.receive_into(&directory, &mut stream).await {
+            Ok((manifest, term)) => {
+                let (index, index_term) = (manifest.index, manifest.term);
+                info!(%from, %index, "received a snapshot");
+                self.discard();
+                *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Received { directory, manifest });
+                self.inbox.send(Event::SnapshotReceived { from, term, index, index_term }).await;
+                let _ = stream.write_all(&[1]).await;
+            }
+            Err(error) => {
+                warn!(%from, %error, "a snapshot did not arrive");
+                let _ = std::fs::remove_dir_all(&directory);
+            }
+        }
+    }
+}
+
+/// Sends this node's database to `to`, and says how it went.
+pub(super) async fn send(
+    me: LinkIdentity,
+    root: PathBuf,
+    to: NodeId,
+    address: SocketAddr,
+    term: Term,
+    inbox: Inbox,
+) {
+    let ok = match send_files(me, root, to, address, term).await {
+        Ok(bytes) => {
+            info!(%to, bytes, "sent a snapshot");
+            true
+        }
+        Err(error) => {
+            warn!(%to, %error, "cannot send a snapshot");
+            false
+        }
+    };
+    inbox.send(Event::SnapshotSent { to, ok }).await;
+}
+
+async fn send_files(
+    me: LinkIdentity,
+    root: PathBuf,
+    to: NodeId,
+    address: SocketAddr,
+    term: Term,
+) -> io::Result<u64> {
+    let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
+    let into = directory.path().to_owned();
+    let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&root, &into))
+        .await
+        .map_err(io::Error::other)?
+        .map_err(|error| io::Error::other(super::disk::chain(&error)))?;
+    let mut stream = link::connect_bulk(me, to, address).await?;
+    let mut head = BytesMut::new();
+    let json = serde_json::to_vec(&manifest).map_err(io::Error::other)?;
+    Body::Snapshot(SnapshotHead { term: term.0, manifest: json.into() }).encode_into(&mut head);
+    stream.write_all(&head).await?;
+    let mut sent = 0;
+    let mut chunk = vec![0; CHUNK];
+    for (name, _) in &manifest.files {
+        let mut file = std::fs::File::open(directory.path().join(name))?;
+        loop {
+            let got = io::Read::read(&mut file, &mut chunk)?;
+            if got == 0 {
+                break;
+            }
+            tokio::time::timeout(STALL, stream.write_all(&chunk[..got])).await??;
+            sent += got as u64;
+        }
+    }
+    let complete = tokio::time::timeout(STALL, stream.read_u8()).await??;
+    if complete == 1 { Ok(sent) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not acknowledged")) }
+}

@@ -1,0 +1,167 @@
+//! The core thread: takes everything that happened, lets the node think, carries out what it wants.
+//!
+//! One turn: wait for an event, take all that wait, `step` each, `flush` once, perform. What starts
+//! other threads' work goes first, sockets after it, so that this node's disk and the network to
+//! the others work at the same time.
+
+use super::apply::{ApplyJob, Waiters};
+use super::backend::{LeaderContact, Questions};
+use super::bulk::Incoming;
+use super::disk::DiskJob;
+use super::link::Outboxes;
+use super::view;
+use crate::config::NodeConfig;
+use quorate_api::view::Overview;
+use quorate_model::assignment::Assignment;
+use quorate_model::id::{NodeId, Term};
+use quorate_model::routing::RoutingTable;
+use quorate_model::time::{Timestamp, WallTime};
+use quorate_node::wire::Body;
+use quorate_node::{Effect, Event, Node, Now};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, watch};
+
+/// Events taken in one turn, so that a flood does not keep the node from thinking.
+const EVENTS_PER_TURN: usize = 4_096;
+
+/// The two clocks of the server: the one place where the node's time comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    pub(super) started: Instant,
+}
+
+impl Clock {
+    pub(super) fn now(self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono: Timestamp(self.started.elapsed()),
+            wall: WallTime(u64::try_from(wall.as_micros()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// A database to be sent to a peer.
+#[derive(Debug)]
+pub(super) struct SnapshotOrder {
+    pub(super) to: NodeId,
+    pub(super) term: Term,
+}
+
+/// Everything that the core's effects reach.
+pub(super) struct Core {
+    pub(super) node: Node,
+    pub(super) config: NodeConfig,
+    pub(super) clock: Clock,
+    pub(super) events: Receiver<Event>,
+    pub(super) disk: Sender<DiskJob>,
+    pub(super) apply: Sender<ApplyJob>,
+    pub(super) outboxes: Outboxes,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) questions: Arc<Questions>,
+    pub(super) contact: Arc<LeaderContact>,
+    pub(super) incoming: Incoming,
+    pub(super) snapshots: mpsc::UnboundedSender<SnapshotOrder>,
+    pub(super) assignment: watch::Sender<Option<Assignment>>,
+    pub(super) overview: watch::Sender<Arc<Overview>>,
+    pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    pub(super) leads: watch::Sender<bool>,
+}
+
+impl Core {
+    /// Runs until nobody can send events any more.
+    pub(super) fn run(mut self) {
+        let mut effects = Vec::new();
+        let mut sequence = 0;
+        loop {
+            let wake = self.node.next_wake().since(self.clock.now().mono);
+            let first = match self.events.recv_timeout(wake.max(Duration::from_micros(100))) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let now = self.clock.now();
+            if let Some(event) = first {
+                self.node.step(now, event, &mut effects);
+                for _ in 1..EVENTS_PER_TURN {
+                    let Ok(event) = self.events.try_recv() else { break };
+                    self.node.step(now, event, &mut effects);
+                }
+            }
+            self.node.flush(now, &mut effects);
+            self.contact.set(self.node.leader_heard(now.mono));
+            if self.perform(&mut effects) {
+                sequence += 1;
+                self.publish(sequence);
+            }
+        }
+    }
+
+    /// Returns whether something that people look at has changed.
+    fn perform(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let mut outgoing: BTreeMap<NodeId, Vec<Body>> = BTreeMap::new();
+        let mut changed = false;
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send { to, message } => outgoing.entry(to).or_default().push(message),
+                Effect::Append(append) => self.to_disk(DiskJob::Append(append)),
+                Effect::ReadLog { from, to_exclusive, bytes_max } => {
+                    self.to_disk(DiskJob::Read { from, to_exclusive, bytes_max });
+                }
+                Effect::Apply(entries) => self.to_apply(ApplyJob::Apply(entries)),
+                Effect::Refuse { request_id, why } => self.questions.refuse(&self.waiters, request_id, why),
+                Effect::ReadReady { tickets } => self.questions.answer_reads(&tickets, true),
+                Effect::ReadFailed { tickets } => self.questions.answer_reads(&tickets, false),
+                Effect::Transferred { ticket, result } => self.questions.answer_transfer(ticket, result),
+                Effect::Assign(assignment) => {
+                    self.assignment.send_replace(Some(assignment));
+                }
+                Effect::SendSnapshot { to, term } => {
+                    let _ = self.snapshots.send(SnapshotOrder { to, term });
+                }
+                Effect::InstallSnapshot { index, hard_state, .. } => {
+                    let received = self.incoming.take();
+                    let received = received.filter(|received| received.manifest.index == index);
+                    let received = received.expect("consensus installs the snapshot that it was just told of");
+                    self.to_apply(ApplyJob::Install {
+                        incoming: received.directory,
+                        manifest: received.manifest,
+                        hard_state,
+                    });
+                }
+                Effect::DiscardSnapshot => self.incoming.discard(),
+                Effect::Changed => changed = true,
+            }
+        }
+        for (to, messages) in outgoing {
+            if let Some(outbox) = self.outboxes.get(&to) {
+                outbox.send(messages.into_iter());
+            }
+        }
+        changed
+    }
+
+    fn to_disk(&self, job: DiskJob) {
+        // The thread ends the process when it fails, so it is there as long as we are.
+        let _ = self.disk.send(job);
+    }
+
+    fn to_apply(&self, job: ApplyJob) {
+        let _ = self.apply.send(job);
+    }
+
+    fn publish(&self, sequence: u64) {
+        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, sequence)));
+        let table = view::routing(&self.node);
+        self.routing.send_if_modified(|known| {
+            let differs = **known != table;
+            if differs {
+                *known = Arc::new(table);
+            }
+            differs
+        });
+        self.leads.send_if_modified(|known| std::mem::replace(known, self.node.leads()) != self.node.leads());
+    }
+}

@@ -1,0 +1,130 @@
+//! The log thread: makes appends durable, many with one sync.
+//!
+//! While one fdatasync runs, the next appends collect in the queue; they all share the next one.
+//! There is no timer: a lone write waits for nobody.
+//!
+//! An error of the disk ends the process: after a failed fsync nobody knows what is on it.
+
+use super::inbox::Inbox;
+use quorate_model::id::{LogIndex, Term};
+use quorate_model::state::ClusterState;
+use quorate_node::Event;
+use quorate_node::consensus::{Append, LogEntry};
+use quorate_store::disk::real::RealDisk;
+use quorate_store::log::{self, EntryKind, HardState, Log};
+use std::sync::mpsc::Receiver;
+use tracing::{error, info};
+
+/// Work for the log thread. What may wait here is bounded by consensus: it stops taking proposals
+/// when too much is on its way.
+#[derive(Debug)]
+pub(super) enum DiskJob {
+    Append(Append),
+    Read { from: LogIndex, to_exclusive: LogIndex, bytes_max: usize },
+    /// The database holds everything below durably.
+    Purge { keep_from: LogIndex },
+    /// A snapshot was installed: go on after it.
+    Reset { index: LogIndex, term: Term, hard_state: (u64, u64, u64), state: Box<ClusterState> },
+}
+
+/// Bytes of log that are kept for peers that were away, even when the database needs none of it.
+pub(super) const RETAIN_BYTES: u64 = 1 << 30;
+
+/// Runs until the core is gone.
+pub(super) fn run(mut log: Log<RealDisk>, jobs: &Receiver<DiskJob>, inbox: &Inbox, spare: &super::spare::SpareMaker) {
+    while let Ok(first) = jobs.recv() {
+        let mut persisted = None;
+        let mut others = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                DiskJob::Append(append) => {
+                    persisted = Some(append.number);
+                    write(&mut log, append);
+                }
+                other => {
+                    others.push(other);
+                    // Reads and resets must see what came before them, durably.
+                    break;
+                }
+            }
+            next = jobs.try_recv().ok();
+        }
+        if let Some(number) = persisted {
+            check("sync the log", log.sync());
+            inbox.send_blocking(Event::Persisted { number });
+        }
+        for job in others {
+            side_job(&mut log, job, inbox);
+        }
+        if log.wants_spare() {
+            spare.wake();
+        }
+    }
+}
+
+fn write(log: &mut Log<RealDisk>, append: Append) {
+    let append = log::Append {
+        hard_state: append.hard_state.map(|(term, vote, commit)| HardState { term, vote, commit }),
+        entries: append.entries.into_iter().map(entry).collect(),
+    };
+    check("write the log", log.write(&append));
+}
+
+fn entry(entry: LogEntry) -> log::LogEntry {
+    log::LogEntry { index: entry.index, term: entry.term, kind: EntryKind::Normal, data: entry.data }
+}
+
+fn side_job(log: &mut Log<RealDisk>, job: DiskJob, inbox: &Inbox) {
+    match job {
+        DiskJob::Append(_) => unreachable!("appends are taken before"),
+        DiskJob::Read { from, to_exclusive, bytes_max } => {
+            let entries = check("read the log", log.read(from, to_exclusive, bytes_max));
+            let entries = entries
+                .into_iter()
+                .map(|entry| LogEntry { index: entry.index, term: entry.term, data: entry.data })
+                .collect();
+            inbox.send_blocking(Event::LogRead { entries });
+        }
+        DiskJob::Purge { keep_from } => {
+            if log.bytes() > RETAIN_BYTES {
+                let before = log.first();
+                check("purge the log", log.purge(keep_from));
+                if log.first() > before {
+                    info!(first = %log.first(), bytes = log.bytes(), "purged the log");
+                    inbox.send_blocking(Event::LogPurged { first: log.first() });
+                }
+            }
+        }
+        DiskJob::Reset { index, term, hard_state: (hard_term, vote, commit), state } => {
+            check("reset the log", log.reset(index, term));
+            let hard_state = HardState { term: hard_term, vote, commit };
+            check("write the log", log.write(&log::Append { hard_state: Some(hard_state), entries: Vec::new() }));
+            check("sync the log", log.sync());
+            inbox.send_blocking(Event::SnapshotInstalled { index, state });
+        }
+    }
+}
+
+/// The value, or the end of the process.
+pub(super) fn check<T, E: std::error::Error>(what: &str, result: Result<T, E>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => {
+            error!("cannot {what}: {}. This node stops, because going on could lose data.", chain(&error));
+            std::process::exit(1);
+        }
+    }
+}
+
+/// An error with its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,339 @@
+//! The node link: one TCP connection to each peer for what this node says, one from each for what
+//! it hears.
+//!
+//! The core thread writes to sockets itself: a message goes out with one system call and without
+//! waking anybody. What the socket does not take at once waits in the [`Outbox`], and a task of
+//! its own goes on when the socket is ready again.
+//!
+//! A connection that ends is dialled again at once. When that is refused, nobody listens any more:
+//! the peer's process is gone, and consensus is told so (it need not wait for silence).
+//!
+//! # Invariants
+//! - The first frame of each side is a hello; one that does not fit ends the connection.
+//! - An outbox holds at most [`OUTBOX_MAX`] bytes; a peer that is further behind is disconnected.
+//!   Consensus sends again whatever got lost.
+
+use super::inbox::Inbox;
+use bytes::{Bytes, BytesMut};
+use quorate_model::id::{ClusterId, NodeId};
+use quorate_node::Event;
+use quorate_node::wire::{self, Body, Hello};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+/// Bytes that may wait for one peer: a few appends of the largest size and a burst of requests.
+const OUTBOX_MAX: usize = 64 << 20;
+/// Unacknowledged data, or a hello that does not come, ends a connection after this. The status
+/// that every node sends each second keeps data in flight, so a silent peer is noticed.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Pauses between attempts to reach a peer that does not answer.
+const REDIAL: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+
+/// Who this node is on the link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LinkIdentity {
+    pub(super) cluster: ClusterId,
+    pub(super) node: NodeId,
+}
+
+impl LinkIdentity {
+    fn hello(self, bulk: bool) -> Body {
+        Body::Hello(Hello {
+            version: wire::VERSION,
+            cluster: Bytes::copy_from_slice(self.cluster.0.as_bytes()),
+            node: Bytes::copy_from_slice(self.node.0.as_bytes()),
+            bulk,
+        })
+    }
+
+    fn check(self, hello: &Hello) -> io::Result<NodeId> {
+        let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        if hello.cluster != self.cluster.0.as_bytes().as_slice() {
+            return refuse("the other side belongs to another cluster".into());
+        }
+        if hello.version != wire::VERSION {
+            return refuse(format!("the other side speaks link version {}, this node {}", hello.version, wire::VERSION));
+        }
+        hello.node_id().map_err(io::Error::other)
+    }
+}
+
+/// What waits to be written to one peer.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    inner: Mutex<Waiting>,
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    stream: Option<Arc<TcpStream>>,
+    buffer: BytesMut,
+    /// The task has taken over, because the socket was full.
+    stuck: bool,
+}
+
+impl Outbox {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // A panic while holding the lock leaves a buffer that may end in half a frame; the
+        // process is about to stop then, so nothing is lost by going on.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connect(&self, stream: Option<Arc<TcpStream>>) {
+        let mut waiting = self.lock();
+        waiting.stream = stream;
+        waiting.buffer.clear();
+        waiting.stuck = false;
+    }
+
+    /// Writes frames now if the socket takes them. Without a connection they are dropped, as the
+    /// network may do with any message.
+    pub(super) fn send(&self, messages: impl Iterator<Item = Body>) {
+        let mut waiting = self.lock();
+        let Some(stream) = waiting.stream.clone() else { return };
+        for message in messages {
+            message.encode_into(&mut waiting.buffer);
+        }
+        if waiting.buffer.len() > OUTBOX_MAX {
+            warn!(bytes = waiting.buffer.len(), "a peer takes nothing any more: disconnecting");
+            waiting.stream = None;
+            waiting.buffer = BytesMut::new();
+            self.more.notify_one();
+            return;
+        }
+        if waiting.stuck {
+            return;
+        }
+        while !waiting.buffer.is_empty() {
+            match stream.try_write(&waiting.buffer) {
+                Ok(written) => {
+                    let _ = waiting.buffer.split_to(written);
+                }
+                Err(_) => {
+                    // Full or broken: the task finds out which.
+                    waiting.stuck = true;
+                    self.more.notify_one();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes what [`send`](Self::send) could not. Ends when the connection does.
+    async fn pump(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
+        loop {
+            self.more.notified().await;
+            loop {
+                stream.writable().await?;
+                let mut waiting = self.lock();
+                if waiting.stream.is_none() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                match stream.try_write(&waiting.buffer) {
+                    Ok(written) => {
+                        let _ = waiting.buffer.split_to(written);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+                if waiting.buffer.is_empty() {
+                    waiting.stuck = false;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The outboxes of all peers.
+pub(super) type Outboxes = BTreeMap<NodeId, Arc<Outbox>>;
+
+/// Keeps a connection to `peer` for as long as the node runs.
+pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, outbox: Arc<Outbox>, inbox: Inbox) {
+    let mut failures = 0;
+    let mut up = false;
+    loop {
+        match handshake(me, peer, address).await {
+            Ok(stream) => {
+                failures = 0;
+                up = true;
+                let stream = Arc::new(stream);
+                outbox.connect(Some(stream.clone()));
+                debug!(%peer, %address, "link up");
+                inbox.send(Event::LinkUp { peer }).await;
+                let ended = tokio::select! {
+                    ended = closed(&stream) => ended,
+                    ended = outbox.pump(&stream) => ended,
+                };
+                outbox.connect(None);
+                debug!(%peer, reason = ?ended, "link ended");
+                // Dial again before anybody is told: the answer says whether the peer lives.
+            }
+            Err(error) => {
+                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                if up {
+                    up = false;
+                    info!(%peer, refused, %error, "link down");
+                    inbox.send(Event::LinkDown { peer, refused }).await;
+                } else if failures == REDIAL.len() {
+                    info!(%peer, %error, "still cannot reach the peer");
+                }
+                tokio::time::sleep(REDIAL[failures.min(REDIAL.len() - 1)]).await;
+                failures += 1;
+            }
+        }
+    }
+}
+
+/// Returns when the other side closes: it sends nothing on this connection after its hello.
+async fn closed(stream: &TcpStream) -> io::Result<()> {
+    let mut byte = [0u8; 1];
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut byte) {
+            Ok(0) => return Ok(()),
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected data")),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn handshake(me: LinkIdentity, peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = connect(address).await?;
+    let answer = greet(&mut stream, me, false).await?;
+    if answer != peer {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{address} is node {answer}, not {peer}")));
+    }
+    Ok(stream)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(SILENCE, TcpStream::connect(address)).await??;
+    tune(&stream)?;
+    Ok(stream)
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SILENCE))
+}
+
+/// Says hello and hears the other side's.
+async fn greet(stream: &mut TcpStream, me: LinkIdentity, bulk: bool) -> io::Result<NodeId> {
+    let mut out = BytesMut::new();
+    me.hello(bulk).encode_into(&mut out);
+    stream.write_all(&out).await?;
+    let body = tokio::time::timeout(SILENCE, read_frame(stream)).await??;
+    match body {
+        Body::Hello(hello) => me.check(&hello),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the other side does not say hello")),
+    }
+}
+
+/// A connection for bulk data to `peer`.
+pub(super) async fn connect_bulk(me: LinkIdentity, peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = connect(address).await?;
+    let answer = greet(&mut stream, me, true).await?;
+    if answer != peer {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{address} is node {answer}, not {peer}")));
+    }
+    Ok(stream)
+}
+
+/// Reads one frame, and not a byte more.
+pub(super) async fn read_frame(stream: &mut TcpStream) -> io::Result<Body> {
+    let length = stream.read_u32_le().await? as usize;
+    if length > wire::FRAME_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+    }
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame).await?;
+    Body::decode(frame.into()).map_err(io::Error::other)
+}
+
+/// What to do with a connection for bulk data.
+pub(super) trait BulkReceiver: Clone + Send + Sync + 'static {
+    fn receive(&self, from: NodeId, stream: TcpStream) -> impl Future<Output = ()> + Send;
+}
+
+/// Accepts peers for as long as the node runs.
+pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdentity, inbox: Inbox, bulk: B) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others may be closed meanwhile.
+                warn!(%error, "cannot accept a peer");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (inbox, bulk) = (inbox.clone(), bulk.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve_peer(stream, me, inbox, bulk).await {
+                debug!(%error, "a peer's connection ended");
+            }
+        });
+    }
+}
+
+async fn serve_peer<B: BulkReceiver>(
+    mut stream: TcpStream,
+    me: LinkIdentity,
+    inbox: Inbox,
+    bulk: B,
+) -> io::Result<()> {
+    tune(&stream)?;
+    let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
+        Body::Hello(hello) => hello,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the first frame is no hello")),
+    };
+    let from = me.check(&hello)?;
+    let mut out = BytesMut::new();
+    me.hello(hello.bulk).encode_into(&mut out);
+    stream.write_all(&out).await?;
+    if hello.bulk {
+        bulk.receive(from, stream).await;
+        return Ok(());
+    }
+    let mut buffer = BytesMut::with_capacity(64 << 10);
+    loop {
+        while let Some(message) = take_frame(&mut buffer)? {
+            inbox.send(Event::Received { from, message }).await;
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Cuts one frame off the front. A frame whose content this version does not know is skipped.
+fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Body>> {
+    loop {
+        let Some(length) = buffer.get(..4) else { return Ok(None) };
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        if length > wire::FRAME_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+        }
+        if buffer.len() < 4 + length {
+            buffer.reserve(4 + length - buffer.len());
+            return Ok(None);
+        }
+        let frame = buffer.split_to(4 + length).freeze().slice(4..);
+        match Body::decode(frame) {
+            Ok(body) => return Ok(Some(body)),
+            Err(wire::DecodeError::Empty) => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+}

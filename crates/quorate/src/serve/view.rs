@@ -1,0 +1,346 @@
+//! Joins what was decided with what is seen, for people and for gateways.
+
+use crate::config::NodeConfig;
+use quorate_api::view::{
+    ClusterHealth, ClusterView, EventView, GatewayView, NodeMode, NodeState, NodeView, Overview, ReplicaView,
+    ServiceView,
+};
+use quorate_model::assignment::Phase;
+use quorate_model::event::{Event, Happening};
+use quorate_model::id::{NodeId, ReplicaId, ServiceName};
+use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
+use quorate_model::state::{Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
+use quorate_node::Node;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// Events that an overview carries.
+const EVENTS: usize = 50;
+
+/// The cluster for people.
+pub(super) fn overview(node: &Node, config: &NodeConfig, sequence: u64) -> Overview {
+    let scene = Scene { node, config };
+    let nodes = scene.nodes();
+    let services: Vec<ServiceView> = node.state().services.values().map(|service| scene.service(service)).collect();
+    Overview {
+        sequence,
+        answered_by: config.node.name.clone(),
+        cluster: scene.cluster(&nodes, &services),
+        gateways: scene.gateways(),
+        events: node.state().events.iter().rev().take(EVENTS).map(|event| scene.event(event)).collect(),
+        nodes,
+        services,
+    }
+}
+
+struct Scene<'a> {
+    node: &'a Node,
+    config: &'a NodeConfig,
+}
+
+impl Scene<'_> {
+    fn name(&self, id: NodeId) -> String {
+        let known = self.node.state().nodes.get(&id).map(|record| record.identity.name.clone());
+        let configured = || self.config.voters.iter().find(|voter| voter.id == id).map(|voter| voter.name.clone());
+        known.or_else(configured).unwrap_or_else(|| id.to_string())
+    }
+
+    fn nodes(&self) -> Vec<NodeView> {
+        let mut nodes: Vec<NodeView> = self.node.state().nodes.values().map(|record| self.node_view(record)).collect();
+        nodes.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+        nodes
+    }
+
+    fn node_view(&self, record: &NodeRecord) -> NodeView {
+        let id = record.identity.id;
+        let state = match record.health {
+            Health::Down => NodeState::Down,
+            Health::Joined if self.node.hears(id) => NodeState::Joined,
+            Health::Joined => NodeState::Unreachable,
+        };
+        let leads = self.node.leader() == Some(id) && state != NodeState::Down;
+        let applied = if id == self.config.node.id {
+            Some(self.node.applied())
+        } else {
+            self.node.peers().get(&id).filter(|_| self.node.hears(id)).map(|peer| peer.applied)
+        };
+        let running = self.node.state().replicas.values().filter(|r| r.node == id && r.phase == Phase::Run);
+        NodeView {
+            id,
+            name: record.identity.name.clone(),
+            state,
+            mode: record.identity.roles.contains(&Role::Manager).then_some(if leads {
+                NodeMode::Active
+            } else {
+                NodeMode::Passive
+            }),
+            roles: record.identity.roles.clone(),
+            api: format!("http://{}", record.identity.api),
+            link: record.identity.link.clone(),
+            generation: record.generation,
+            since: record.since,
+            lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
+            replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn cluster(&self, nodes: &[NodeView], services: &[ServiceView]) -> ClusterView {
+        let voters = self.node.voters();
+        let joined = voters.iter().filter(|id| self.node.hears(**id)).count();
+        let majority = voters.len() / 2 + 1;
+        let leader = self.node.leader().filter(|_| joined >= majority);
+        let can_lose = joined.saturating_sub(majority);
+        let away: Vec<&str> =
+            nodes.iter().filter(|node| node.state != NodeState::Joined).map(|node| node.name.as_str()).collect();
+        let short: Vec<String> = services
+            .iter()
+            .filter(|service| service.healthy < service.want)
+            .map(|service| format!("{} {}/{}", service.name, service.healthy, service.want))
+            .collect();
+        let health = match leader {
+            None => ClusterHealth::NoQuorum,
+            Some(_) if away.is_empty() && short.is_empty() => ClusterHealth::Healthy,
+            Some(_) => ClusterHealth::Degraded,
+        };
+        let mut summary = format!("{joined} of {} managers", voters.len());
+        match health {
+            ClusterHealth::NoQuorum if joined < majority => {
+                summary.push_str(&format!(": no majority ({majority} needed), writes wait; start the others"));
+            }
+            ClusterHealth::NoQuorum => summary.push_str(": electing a leader"),
+            ClusterHealth::Healthy | ClusterHealth::Degraded => {
+                summary.push_str(&match can_lose {
+                    0 => ", cannot lose another".to_owned(),
+                    n => format!(", can lose {n}"),
+                });
+                if !away.is_empty() {
+                    summary.push_str(&format!("; away: {}", away.join(", ")));
+                }
+                if !short.is_empty() {
+                    summary.push_str(&format!("; too few replicas: {}", short.join(", ")));
+                }
+            }
+        }
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        ClusterView {
+            id: self.config.cluster.id,
+            name: self.config.cluster.name.clone(),
+            health,
+            summary,
+            leader: leader.map(|id| self.name(id)),
+            term: self.node.term().0,
+            voters: count(voters.len()),
+            voters_joined: count(joined),
+            can_lose: count(can_lose),
+            applied: self.node.applied(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn service(&self, service: &ServiceRecord) -> ServiceView {
+        let spec = &service.spec;
+        let mut replicas: Vec<ReplicaView> = self
+            .node
+            .state()
+            .replicas
+            .values()
+            .filter(|replica| replica.service == spec.name)
+            .map(|replica| self.replica(replica))
+            .collect();
+        replicas.sort_by_key(|replica| (replica.ordinal, replica.version, replica.id));
+        let healthy = replicas.iter().filter(|replica| replica.state == "healthy").count();
+        ServiceView {
+            name: spec.name.clone(),
+            mode: spec.mode,
+            driver: spec.driver,
+            want: spec.replicas,
+            healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
+            version: service.version,
+            routes: service.routes.clone(),
+            replicas,
+            held: self
+                .node
+                .held()
+                .iter()
+                .filter(|held| held.service == spec.name)
+                .map(|held| held.reason.to_string())
+                .collect(),
+            spec: spec.clone(),
+        }
+    }
+
+    fn replica(&self, replica: &ReplicaRecord) -> ReplicaView {
+        let status = status_of(self.node, replica.node, replica.id);
+        let heard = self.node.hears(replica.node);
+        let state = match status {
+            Some(status) if heard => match (replica.phase, status.state) {
+                (Phase::Drain, ReplicaState::Healthy | ReplicaState::Unhealthy) => "draining".to_owned(),
+                (_, state) => word(&state),
+            },
+            None if heard => "pending".to_owned(),
+            Some(_) | None => "unknown".to_owned(),
+        };
+        let host = self.node.state().nodes.get(&replica.node).map(|record| record.identity.host.clone());
+        let host = host.unwrap_or_default();
+        ReplicaView {
+            id: replica.id,
+            ordinal: replica.ordinal,
+            node: self.name(replica.node),
+            node_id: replica.node,
+            state,
+            pid: status.and_then(|status| status.pid),
+            addresses: status
+                .map(|status| {
+                    status.ports.iter().map(|(name, port)| (name.clone(), format!("{host}:{port}"))).collect()
+                })
+                .unwrap_or_default(),
+            version: replica.version,
+            restarts: status.map_or(0, |status| status.restarts),
+            started_at: status.and_then(|status| status.started_at),
+            detail: status.map(|status| status.detail.clone()).unwrap_or_default(),
+            log_dir: status.map(|status| status.log_dir.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn gateways(&self) -> Vec<GatewayView> {
+        let heard = self.node.peers().iter().filter(|(id, _)| self.node.hears(**id));
+        let mut gateways: BTreeMap<&str, GatewayView> = BTreeMap::new();
+        for (id, peer) in heard {
+            for gateway in &peer.report.gateways {
+                let view = GatewayView {
+                    name: gateway.gateway.clone(),
+                    url: gateway.url.clone(),
+                    fed_by: self.name(*id),
+                    revision: gateway.revision,
+                    requests: gateway.requests,
+                    failed: gateway.failed,
+                };
+                // While a gateway moves from one manager to another, both may speak of it.
+                let known = gateways.get(gateway.gateway.as_str());
+                if known.is_none_or(|known| known.requests <= view.requests) {
+                    gateways.insert(&gateway.gateway, view);
+                }
+            }
+        }
+        gateways.into_values().collect()
+    }
+
+    fn event(&self, event: &Event) -> EventView {
+        let (node, service) = subject(&event.what);
+        EventView {
+            index: event.index,
+            at: event.at,
+            kind: serde_json::to_value(&event.what)
+                .ok()
+                .and_then(|value| value.get("kind").and_then(|kind| kind.as_str()).map(str::to_owned))
+                .unwrap_or_default(),
+            text: self.sentence(&event.what),
+            node: node.map(|id| self.name(id)),
+            service: service.cloned(),
+        }
+    }
+
+    fn sentence(&self, what: &Happening) -> String {
+        let short = |replica: &ReplicaId| replica.to_string().chars().take(8).collect::<String>();
+        match what {
+            Happening::NodeJoined { node } => format!("{} joined", self.name(*node)),
+            Happening::NodeDown { node } => format!("{} is down: a majority does not hear it", self.name(*node)),
+            Happening::NodeReturned { node } => format!("{} is back", self.name(*node)),
+            Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),
+            Happening::ServiceApplied { service, replicas } => format!("{service} applied, {replicas} replicas wanted"),
+            Happening::ServiceScaled { service, from, to } => format!("{service} scaled from {from} to {to}"),
+            Happening::ServiceRemoved { service } => format!("{service} removed"),
+            Happening::ReplicaPlaced { service, replica, ordinal, node } => {
+                format!("{service}.{ordinal} placed on {} ({})", self.name(*node), short(replica))
+            }
+            Happening::ReplicaRetired { service, replica, ordinal, node } => {
+                format!("{service}.{ordinal} retired on {} ({})", self.name(*node), short(replica))
+            }
+            Happening::ServiceHealthy { service, replicas } => format!("{service} {replicas}/{replicas} healthy"),
+            Happening::ServiceDegraded { service, healthy, wanted } => format!("{service} {healthy}/{wanted} healthy"),
+            Happening::Diverged { node, database, at_index } => {
+                format!("{} differs in database {database} at index {at_index}", self.name(*node))
+            }
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
+    match what {
+        Happening::NodeJoined { node }
+        | Happening::NodeDown { node }
+        | Happening::NodeReturned { node }
+        | Happening::LeaderElected { node, .. }
+        | Happening::Diverged { node, .. } => (Some(*node), None),
+        Happening::ServiceApplied { service, .. }
+        | Happening::ServiceScaled { service, .. }
+        | Happening::ServiceRemoved { service }
+        | Happening::ServiceHealthy { service, .. }
+        | Happening::ServiceDegraded { service, .. } => (None, Some(service)),
+        Happening::ReplicaPlaced { service, node, .. } | Happening::ReplicaRetired { service, node, .. } => {
+            (Some(*node), Some(service))
+        }
+        _ => (None, None),
+    }
+}
+
+fn status_of(node: &Node, on: NodeId, replica: ReplicaId) -> Option<&ReplicaStatus> {
+    node.peers().get(&on)?.report.replicas.iter().find(|status| status.replica == replica)
+}
+
+/// The word that an enum has in JSON.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// `n2` before `n10`.
+fn natural(name: &str) -> (String, u64, String) {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    (stem.to_owned(), name[stem.len()..].parse().unwrap_or(0), name.to_owned())
+}
+
+/// What gateways need.
+pub(super) fn routing(node: &Node) -> RoutingTable {
+    let state = node.state();
+    let mut services = Vec::new();
+    for service in state.services.values() {
+        let Some(first) = service.routes.first() else { continue };
+        let endpoints = state
+            .replicas
+            .values()
+            .filter(|replica| replica.service == service.spec.name)
+            .filter_map(|replica| endpoint(node, replica))
+            .collect();
+        let check = service.spec.health.as_ref();
+        services.push(Upstream {
+            service: service.spec.name.clone(),
+            balance: first.balance,
+            check_path: check.and_then(|check| check.http.clone()),
+            endpoints,
+        });
+    }
+    RoutingTable {
+        revision: state.planned_on.0,
+        routes: state.services.values().flat_map(|service| service.routes.iter().cloned()).collect(),
+        services,
+    }
+}
+
+fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
+    let record = node.state().nodes.get(&replica.node)?;
+    let status = status_of(node, replica.node, replica.id)?;
+    let port = status.ports.get(replica.spec.main_port()?)?;
+    let heard = node.hears(replica.node) && record.health == Health::Joined;
+    let state = match (replica.phase, status.state) {
+        (Phase::Run, ReplicaState::Healthy) if heard => EndpointState::Healthy,
+        (Phase::Run, ReplicaState::Healthy | ReplicaState::Unhealthy) => EndpointState::Doubtful,
+        (Phase::Drain, ReplicaState::Healthy | ReplicaState::Unhealthy | ReplicaState::Draining) => {
+            EndpointState::Draining
+        }
+        _ => return None,
+    };
+    let host: IpAddr = record.identity.host.parse().ok()?;
+    Some(Endpoint { replica: replica.id, node: replica.node, address: SocketAddr::new(host, *port), state })
+}
