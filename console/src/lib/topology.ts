@@ -148,10 +148,10 @@ function placeRows(count: number, perRow: number, step: number, rowHeight: numbe
  */
 function placeRing(count: number, centre: boolean, reach: number, radius: number): Point[] | null {
   if (count === 1 && !centre) return [{ x: 0, y: 0 }];
-  for (let ry = 100; ry <= RING_HEIGHT_MAX; ry += 8) {
-    // Two side by side at the bottom stay too close in a narrow picture, however high the ring is; a
-    // turned ring has no two side by side.
-    for (const turn of [0, 0.5, 0.25]) {
+  // Two side by side at the bottom stay too close in a narrow picture, however high the ring is; a
+  // turned ring has no two side by side.
+  for (const turn of [0, 0.5, 0.25]) {
+    for (let ry = 100; ry <= RING_HEIGHT_MAX; ry += 8) {
       const points = Array.from({ length: count }, (_, i) => {
         const angle = ringAngle(i, count, centre) + (turn * 2 * Math.PI) / count;
         return { x: reach * Math.cos(angle), y: ry * Math.sin(angle) };
