@@ -65,6 +65,7 @@ async function shoot(name) {
   if (!values.shots) return;
   for (const [width, height] of [[1440, 1000], [360, 800]]) {
     await page.setViewportSize({ width, height });
+    await page.evaluate(() => scrollTo({ top: 0, behavior: "instant" }));
     for (const theme of ["light", "dark"]) {
       await page.evaluate((to) => (document.documentElement.dataset.theme = to), theme);
       await page.waitForTimeout(900);

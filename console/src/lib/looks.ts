@@ -28,7 +28,7 @@ export const healthLook: Record<ClusterHealth, Look> = {
   "no-quorum": { shape: "cross", tone: "bad" },
 };
 
-const replicaLooks: Record<string, Look> = {
+const replicaLooks = new Map<string, Look>(Object.entries({
   healthy: { shape: "disc", tone: "ok" },
   pending: { shape: "ring", tone: "busy" },
   starting: { shape: "ring", tone: "busy" },
@@ -38,11 +38,11 @@ const replicaLooks: Record<string, Look> = {
   stopping: { shape: "ring", tone: "quiet" },
   stopped: { shape: "square", tone: "quiet" },
   failed: { shape: "cross", tone: "bad" },
-};
+}));
 
 /** A state that this page does not know (a newer server's) looks like `unknown`. */
 export function replicaLook(state: string): Look {
-  return replicaLooks[state] ?? { shape: "question", tone: "quiet" };
+  return replicaLooks.get(state) ?? { shape: "question", tone: "quiet" };
 }
 
 export function eventLook(kind: string): Look {

@@ -1,6 +1,6 @@
 // Where everything is in the topology picture.
 //
-// Managers are on a ring around the leader, other nodes in rows below, gateways beside (or, in a
+// Managers are on a ring around the leader (in rows, where a ring does not fit), other nodes in rows below, gateways beside (or, in a
 // narrow picture, above). Pure: the same cluster and width always give the same picture, and the
 // order is by name, so that nothing jumps when a node changes its state.
 
@@ -40,10 +40,12 @@ export interface Picture {
 
 /** Half the width that a node's label may take. */
 export const LABEL_HALF = 46;
-/** Height of the two lines under a node. */
-export const LABEL_HEIGHT = 38;
+/** Height of the two lines under a node; the leader's are a little lower, clear of its halo. */
+export const LABEL_HEIGHT = 45;
 export const GATEWAY_BOX = { width: 132, height: 52 };
 const NARROW = 520;
+/** Half the height of the highest ring. */
+const RING_HEIGHT_MAX = 320;
 const PAD = 18;
 
 interface Point {
@@ -65,24 +67,22 @@ export function layout(overview: Pick<Overview, "nodes" | "gateways" | "cluster"
   const left = PAD + column;
   const middle = { x: (left + width - PAD) / 2, y: 0 };
   const reach = Math.max(LABEL_HALF, (width - PAD - left) / 2 - LABEL_HALF);
-  const around = placeRing(ring.length, leader !== null, Math.min(reach, 190), radius);
+  const step = 2 * LABEL_HALF + 4;
+  const perRow = Math.max(1, Math.floor((width - PAD - left) / step));
+  const rowHeight = 2 * radius + LABEL_HEIGHT + 16;
+  const around =
+    placeRing(ring.length, leader !== null, Math.min(reach, 190), radius) ??
+    placeRows(ring.length, perRow, step, rowHeight).map(({ x, y }) => ({ x, y: y + (leader ? rowHeight : 0) }));
 
   const points: Point[] = around.map((point) => ({ x: middle.x + point.x, y: point.y }));
   const placed: PlacedNode[] = ring.map((node, i) => ({ node, leader: false, ...(points[i] ?? middle) }));
   if (leader) placed.unshift({ node: leader, leader: true, ...middle });
 
   const below = bottom(placed, radius);
-  const step = 2 * LABEL_HALF + 4;
-  const perRow = Math.max(1, Math.floor((width - PAD - left) / step));
+  const rows = placeRows(others.length, perRow, step, rowHeight);
   others.forEach((node, i) => {
-    const row = Math.floor(i / perRow);
-    const inRow = Math.min(perRow, others.length - row * perRow);
-    placed.push({
-      node,
-      leader: false,
-      x: middle.x + ((i % perRow) - (inRow - 1) / 2) * step,
-      y: below + 24 + radius + row * (2 * radius + LABEL_HEIGHT + 16),
-    });
+    const spot = rows[i] ?? { x: 0, y: 0 };
+    placed.push({ node, leader: false, x: middle.x + spot.x, y: below + 24 + radius + spot.y });
   });
 
   // Until here the ring's middle was y = 0; now the picture gets its top and its height.
@@ -133,19 +133,35 @@ function bottom(nodes: PlacedNode[], radius: number): number {
   return Math.max(0, ...nodes.map((place) => place.y + radius + LABEL_HEIGHT));
 }
 
-/** Points of `count` nodes around (0, 0), as flat as possible without two that overlap. */
-function placeRing(count: number, centre: boolean, reach: number, radius: number): Point[] {
+/** Points of `count` nodes in centred rows below (0, 0), which is in the first row. */
+function placeRows(count: number, perRow: number, step: number, rowHeight: number): Point[] {
+  return Array.from({ length: count }, (_, i) => {
+    const row = Math.floor(i / perRow);
+    const inRow = Math.min(perRow, count - row * perRow);
+    return { x: ((i % perRow) - (inRow - 1) / 2) * step, y: row * rowHeight };
+  });
+}
+
+/**
+ * Points of `count` nodes around (0, 0), as flat as possible without two that overlap; `null` when the
+ * ring would be too high for its width.
+ */
+function placeRing(count: number, centre: boolean, reach: number, radius: number): Point[] | null {
   if (count === 1 && !centre) return [{ x: 0, y: 0 }];
-  for (let ry = 100; ; ry += 8) {
-    const points = Array.from({ length: count }, (_, i) => {
-      const angle = ringAngle(i, count, centre);
-      return { x: reach * Math.cos(angle), y: ry * Math.sin(angle) };
-    });
-    const all = centre ? [{ x: 0, y: 0 }, ...points] : points;
-    const free = all.every((a, i) => all.slice(i + 1).every((b) => !overlap(a, b, radius)));
-    // The limit is a guard only: rings of up to 60 nodes are free long before it.
-    if (free || ry > 4000) return points;
+  // Two side by side at the bottom stay too close in a narrow picture, however high the ring is; a
+  // turned ring has no two side by side.
+  for (const turn of [0, 0.5, 0.25]) {
+    for (let ry = 100; ry <= RING_HEIGHT_MAX; ry += 8) {
+      const points = Array.from({ length: count }, (_, i) => {
+        const angle = ringAngle(i, count, centre) + (turn * 2 * Math.PI) / count;
+        return { x: reach * Math.cos(angle), y: ry * Math.sin(angle) };
+      });
+      const all = centre ? [{ x: 0, y: 0 }, ...points] : points;
+      const free = all.every((a, i) => all.slice(i + 1).every((b) => !overlap(a, b, radius)));
+      if (free) return points;
+    }
   }
+  return null;
 }
 
 function ringAngle(i: number, count: number, centre: boolean): number {
