@@ -1,6 +1,6 @@
 //! One entry, run on its file.
 
-use super::rules::{NOT_ALLOWED, OWN_MARK};
+use super::rules::{NOT_ALLOWED, OWN_MARK, OWN_PREFIX};
 use super::writer::Writer;
 use super::{Decoded, rows};
 use bytes::Bytes;
@@ -170,7 +170,8 @@ fn own(connection: &Connection, sql: &'static str) -> Result<(), Error> {
 
 /// Runs one statement. An error that is an answer is in the result; others stop the node.
 fn run(writer: &mut Writer, statement: &Statement) -> Result<StatementResult, Stop> {
-    if statement.sql.contains(OWN_MARK) {
+    // The prefix as well: ALTER TABLE … RENAME TO says the new name nowhere else.
+    if statement.sql.contains(OWN_MARK) || contains_ignoring_case(&statement.sql, OWN_PREFIX) {
         return Ok(failed(refusal(ffi::SQLITE_AUTH, NOT_ALLOWED)));
     }
     let (connection, surroundings) = (&writer.connection, &writer.surroundings);
@@ -194,6 +195,10 @@ fn run(writer: &mut Writer, statement: &Statement) -> Result<StatementResult, St
         }
         Err(error) => answer(error, surroundings.over_budget()).map(failed).map_err(Stop::Sqlite),
     }
+}
+
+fn contains_ignoring_case(text: &str, lower_case: &str) -> bool {
+    text.as_bytes().windows(lower_case.len()).any(|window| window.eq_ignore_ascii_case(lower_case.as_bytes()))
 }
 
 fn step(connection: &Connection, statement: &Statement) -> Result<(Option<Rows>, bool), Error> {

@@ -139,6 +139,8 @@ fn judge(context: &AuthContext<'_>) -> Authorization {
         | A::DropTempTrigger { .. }
         | A::DropTempView { .. } => false,
         A::Pragma { pragma_name, .. } => PRAGMAS.iter().any(|known| known.eq_ignore_ascii_case(pragma_name)),
+        // What they hold depends on how entries were batched.
+        A::Read { table_name, .. } => !ours(table_name),
         A::Function { function_name } => !function_name.eq_ignore_ascii_case("load_extension"),
         A::Insert { table_name }
         | A::Delete { table_name }
