@@ -90,6 +90,7 @@ pub struct AppliedEntry {
     pub index: LogIndex,
     pub term: Term,
     pub request_id: Option<RequestId>,
+    /// Absent too when the entry was applied so long ago that its outcome is forgotten.
     pub outcome: Outcome,
     pub changes: Vec<Change>,
     /// Digests of `system` and `main` after this entry. Unknown while a file that had already
@@ -192,14 +193,20 @@ impl Databases {
                 digests[entry.database as usize] = ran.digest;
             }
             let (outcome, changes, repeated) = match ran {
+            let mut request_id = entry.envelope.as_ref().and_then(Envelope::request_id);
                 Some(ran) => (ran.outcome, ran.changes, ran.repeated),
-                // Applied before a restart; who asked is long answered.
-                None => (Outcome::Noop, Vec::new(), true),
+                // This file had it already, from before a restart or from a snapshot. Somebody may
+                // wait for it all the same: for an answer that never left, or on another node.
+                None => {
+                    let kept = self.outcome_kept(entry, request_id)?;
+                    request_id = request_id.filter(|_| kept.is_some());
+                    (kept.unwrap_or(Outcome::Noop), Vec::new(), true)
+                }
             };
             applied.push(AppliedEntry {
                 index: entry.index,
                 term: entry.term,
-                request_id: entry.envelope.as_ref().and_then(Envelope::request_id),
+                request_id,
                 outcome,
                 changes,
                 digests: (entry.index > settled).then_some(digests),
@@ -210,6 +217,14 @@ impl Databases {
     }
 
     fn run(&mut self, batch: &[Decoded], last: &ToApply) -> Result<(Outcomes, Outcomes), ApplyError> {
+    /// What is kept of a request that the entry's file applied earlier.
+    fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<Outcome>, ApplyError> {
+        let Some(id) = id else { return Ok(None) };
+        let writer = if entry.database == Database::System { &self.system } else { &self.main };
+        let kept = writer.requests.known(&writer.connection, id);
+        kept.map_err(|source| ApplyError::Sqlite { index: entry.index, database: entry.database.name(), source })
+    }
+
         let main = self.main.run(batch, last, LAG_MAX, None)?;
         let system = self.system.run(batch, last, LAG_MAX, Some(&mut self.state))?;
         // `main` first: whatever `system` says of an index, `main` has got there too.
