@@ -27,6 +27,7 @@ mod snapshot;
 mod writer;
 
 pub use checkpoint::{CheckpointError, Checkpointer};
+pub use place::{remove_leftovers, remove_superseded};
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
 

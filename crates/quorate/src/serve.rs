@@ -34,7 +34,7 @@ use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::{LogEntry, RecoveredLog};
 use quorate_node::{Event, Node, NodeOptions};
-use quorate_store::databases::Databases;
+use quorate_store::databases::{self, Databases};
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{Log, LogIdentity, LogOptions, Recovered};
 use std::collections::BTreeSet;
@@ -44,7 +44,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
@@ -118,6 +118,9 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     let opened = Databases::open(&db_dir, &voters_bytes(config))
         .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     let applied = opened.applied;
+    if let Err(error) = databases::remove_leftovers(&db_dir) {
+        warn!(%error, "cannot remove what an earlier process left in {}", db_dir.display());
+    }
     let found = match found.last < applied {
         // A snapshot was installed and the node ended before the log began anew after it.
         true => {

@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Entries in one transaction. More would make answers wait for their neighbours' work.
 const BATCH_ENTRIES: usize = 512;
@@ -158,3 +158,6 @@ impl Applier {
         let _ = self.disk.send(DiskJob::Reset { index, term, hard_state, state });
     }
 }
+        if let Err(error) = databases::remove_superseded(&self.root) {
+            warn!(%error, "cannot remove the database before the snapshot; the next start tries again");
+        }
