@@ -90,8 +90,8 @@ pub struct ToApply {
 pub struct AppliedEntry {
     pub index: LogIndex,
     pub term: Term,
-    pub request_id: Option<RequestId>,
     /// Absent too when the entry was applied so long ago that its outcome is forgotten.
+    pub request_id: Option<RequestId>,
     pub outcome: Outcome,
     pub changes: Vec<Change>,
     /// Digests of `system` and `main` after this entry. Unknown while a file that had already
@@ -193,8 +193,8 @@ impl Databases {
             if let Some(ran) = &ran {
                 digests[entry.database as usize] = ran.digest;
             }
-            let (outcome, changes, repeated) = match ran {
             let mut request_id = entry.envelope.as_ref().and_then(Envelope::request_id);
+            let (outcome, changes, repeated) = match ran {
                 Some(ran) => (ran.outcome, ran.changes, ran.repeated),
                 // This file had it already, from before a restart or from a snapshot. Somebody may
                 // wait for it all the same: for an answer that never left, or on another node.
@@ -217,7 +217,6 @@ impl Databases {
         Ok(applied)
     }
 
-    fn run(&mut self, batch: &[Decoded], last: &ToApply) -> Result<(Outcomes, Outcomes), ApplyError> {
     /// What is kept of a request that the entry's file applied earlier.
     fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<Outcome>, ApplyError> {
         let Some(id) = id else { return Ok(None) };
@@ -226,6 +225,7 @@ impl Databases {
         kept.map_err(|source| ApplyError::Sqlite { index: entry.index, database: entry.database.name(), source })
     }
 
+    fn run(&mut self, batch: &[Decoded], last: &ToApply) -> Result<(Outcomes, Outcomes), ApplyError> {
         let main = self.main.run(batch, last, LAG_MAX, None)?;
         let system = self.system.run(batch, last, LAG_MAX, Some(&mut self.state))?;
         // `main` first: whatever `system` says of an index, `main` has got there too.

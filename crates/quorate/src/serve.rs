@@ -77,6 +77,9 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     if !config.voters.iter().any(|voter| voter.id == config.node.id) {
         bail!("{} names {} voters and this node {} is none of them", path.display(), config.voters.len(), config.node.id);
     }
+    if config.log.retain < config::RETAIN_MIN {
+        bail!("{}: log.retain is {} bytes; give {} or more", path.display(), config.log.retain, config::RETAIN_MIN);
+    }
     Ok(config)
 }
 
@@ -110,14 +113,11 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
     let db_dir = data_dir.join("db");
     std::fs::create_dir_all(&db_dir).with_context(|| format!("creating {}", db_dir.display()))?;
-    let log_options = LogOptions::new(random_u128()?);
+    let log_options = LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) };
     let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
     let (mut log, found) =
         Log::open(disk, identity, log_options.clone()).with_context(|| format!("opening the log in {}", log_dir.display()))?;
-    let opened = Databases::open(&db_dir, &voters_bytes(config))
-        .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
-    let applied = opened.applied;
     if let Err(error) = databases::remove_leftovers(&db_dir) {
         warn!(%error, "cannot remove what an earlier process left in {}", db_dir.display());
     }
@@ -199,14 +199,17 @@ async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::R
     let incoming = Incoming::new(data_dir.join("db"), inbox.clone());
     let spare = spare::SpareMaker::start(data_dir.join("log"), stored.log_options)?;
 
+    let retain = config.log.retain;
     let (log, disk_inbox) = (stored.log, inbox.clone());
-    thread("log", move || disk::run(log, &disk_queue, &disk_inbox, &spare))?;
+    thread("log", move || disk::run(log, retain, &disk_queue, &disk_inbox, &spare))?;
     let applier = apply::Applier {
         databases: stored.databases,
+        applied_bytes: 0,
         root: data_dir.join("db"),
         voters: voters_bytes(&config),
         jobs: apply_queue,
         disk: disk_jobs.clone(),
+        retain,
         inbox: inbox.clone(),
         waiters: waiters.clone(),
         readers: readers.clone(),
