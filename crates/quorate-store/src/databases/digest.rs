@@ -87,10 +87,10 @@ impl Recorder {
         hash.update(&change.old_rowid.to_le_bytes());
         hash.update(&change.new_rowid.to_le_bytes());
         for column in 0..change.columns() {
-            value(hash, change.old(column));
-            value(hash, change.new(column));
+            value(hash, change.before(column));
+            value(hash, change.after(column));
         }
-        if change.new_rowid == LAST_ROWID && change.new(0).is_some() {
+        if change.new_rowid == LAST_ROWID && change.after(0).is_some() {
             recording.last_rowid = true;
         }
     }

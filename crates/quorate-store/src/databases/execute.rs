@@ -254,7 +254,7 @@ impl rusqlite::ToSql for Parameter<'_> {
 /// All rows of a bound statement.
 pub(super) fn collect(prepared: &mut rusqlite::Statement<'_>) -> Result<Rows, Error> {
     let mut found = Rows {
-        columns: prepared.column_names().into_iter().map(str::to_owned).collect(),
+        columns: prepared.column_names().map(str::to_owned).collect(),
         types: prepared.columns().map(|column| column.decl_type().unwrap_or_default().to_ascii_lowercase()).collect(),
         rows: Vec::new(),
     };

@@ -60,7 +60,11 @@ impl LinkIdentity {
             return refuse("the other side belongs to another cluster".into());
         }
         if hello.version != wire::VERSION {
-            return refuse(format!("the other side speaks link version {}, this node {}", hello.version, wire::VERSION));
+            return refuse(format!(
+                "the other side speaks link version {}, this node {}",
+                hello.version,
+                wire::VERSION
+            ));
         }
         hello.node_id().map_err(io::Error::other)
     }
@@ -287,12 +291,7 @@ pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdent
     }
 }
 
-async fn serve_peer<B: BulkReceiver>(
-    mut stream: TcpStream,
-    me: LinkIdentity,
-    inbox: Inbox,
-    bulk: B,
-) -> io::Result<()> {
+async fn serve_peer<B: BulkReceiver>(mut stream: TcpStream, me: LinkIdentity, inbox: Inbox, bulk: B) -> io::Result<()> {
     tune(&stream)?;
     let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
         Body::Hello(hello) => hello,
