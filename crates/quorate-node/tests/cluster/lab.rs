@@ -208,6 +208,12 @@ impl Lab {
         }
     }
 
+    /// The process is stopped: its connections stay open and it says nothing any more.
+    pub(crate) fn hang(&mut self, n: usize) {
+        self.members[n].node = None;
+        self.members[n].life += 1;
+    }
+
     /// Starts the node on what its disk holds.
     pub(crate) fn restart(&mut self, n: usize) {
         let id = self.id(n);

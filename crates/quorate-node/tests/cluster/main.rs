@@ -221,6 +221,16 @@ fn a_node_that_only_one_peer_cannot_hear_is_not_down() {
 }
 
 #[test]
+fn a_node_that_hangs_with_its_links_open_is_down_as_well() {
+    let mut lab = Lab::running(3, 24);
+    let leader = lab.leader().unwrap();
+    let (hung, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let id = lab.id(hung);
+    lab.hang(hung);
+    lab.until("the verdict", ms(6_000), |lab| lab.node(other).state().nodes[&id].health == Health::Down);
+}
+
+#[test]
 fn leadership_goes_where_an_operator_wants_it() {
     let mut lab = Lab::running(3, 14);
     let old = lab.leader().unwrap();

@@ -308,7 +308,8 @@ fn a_service_is_shown_with_its_copies() {
     );
 }
 
-const SPEC: &str = "[[service]]\nname = 'web'\nreplicas = 1\ncommand = ['serve', '{port}']\nports = { http = 'auto' }\n";
+const SPEC: &str =
+    "[[service]]\nname = 'web'\nreplicas = 1\ncommand = ['serve', '{port}']\nports = { http = 'auto' }\n";
 
 fn spec_file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
