@@ -235,6 +235,7 @@ fn overview() -> Overview {
             voters_joined: 3,
             can_lose: 1,
             applied: LogIndex(0),
+            digests_compared: 0,
             version: "0.0.0".into(),
         },
         nodes: vec![node(1, NodeMode::Active), node(2, NodeMode::Passive), node(3, NodeMode::Passive)],

@@ -134,6 +134,7 @@ impl Scene<'_> {
             voters_joined: count(joined),
             can_lose: count(can_lose),
             applied: self.node.applied(),
+            digests_compared: self.node.digests_compared(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
