@@ -192,6 +192,7 @@ impl Databases {
             if let Some(ran) = &ran {
                 digests[entry.database as usize] = ran.digest;
             }
+            let ran_here = ran.is_some();
             let (outcome, changes, repeated) = match ran {
                 Some(ran) => (ran.outcome, ran.changes, ran.repeated),
                 // Applied before a restart; who asked is long answered.
@@ -200,7 +201,9 @@ impl Databases {
             applied.push(AppliedEntry {
                 index: entry.index,
                 term: entry.term,
-                request_id: entry.envelope.as_ref().and_then(Envelope::request_id),
+                // Nobody may be answered by an entry that did not run: one who asks again now is
+                // answered by the outcome that is kept.
+                request_id: ran_here.then(|| entry.envelope.as_ref().and_then(Envelope::request_id)).flatten(),
                 outcome,
                 changes,
                 digests: (entry.index > settled).then_some(digests),

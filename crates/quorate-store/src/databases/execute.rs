@@ -296,7 +296,7 @@ pub(super) fn collect(prepared: &mut rusqlite::Statement<'_>, room: &mut usize) 
 }
 
 fn describe(statement: &rusqlite::Statement<'_>, found: &mut Rows) {
-    found.columns = statement.column_names().into_iter().map(str::to_owned).collect();
+    found.columns = statement.column_names().map(str::to_owned).collect();
     found.types =
         statement.columns().map(|column| column.decl_type().unwrap_or_default().to_ascii_lowercase()).collect();
 }

@@ -186,8 +186,6 @@ pub(super) fn may_query(action: &AuthAction<'_>) -> bool {
         | A::DropTempTrigger { .. }
         | A::DropTempView { .. } => false,
         A::Pragma { pragma_name, .. } => PRAGMAS.iter().any(|known| known.eq_ignore_ascii_case(pragma_name)),
-        // What they hold depends on how entries were batched.
-        A::Read { table_name, .. } => !ours(table_name),
         A::Function { function_name } => !function_name.eq_ignore_ascii_case("load_extension"),
         // With the last number used up an INSERT fails like a full disk does, at which nodes stop.
         A::Insert { table_name } | A::Update { table_name, column_name: "seq" }
