@@ -128,8 +128,8 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
     let mut undone = false;
     let mut room = RETURNED_MAX;
     for statement in &batch.statements {
-        let mark = writer.recorder.mark();
-        if !alone {
+        let mark = (!alone).then(|| writer.recorder.mark());
+        if mark.is_some() {
             own(&writer.connection, STATEMENT_SAVEPOINT)?;
         }
         let result = run(writer, statement, &mut room)?;
@@ -143,7 +143,7 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
         }
         let ok = result.error.is_none();
         outcome.results.push(result);
-        if !alone {
+        if let Some(mark) = mark {
             if !ok {
                 own(&writer.connection, STATEMENT_UNDO)?;
                 writer.recorder.return_to(mark);
