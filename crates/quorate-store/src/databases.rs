@@ -26,6 +26,9 @@ mod rules;
 mod snapshot;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use checkpoint::{CheckpointError, Checkpointer};
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};

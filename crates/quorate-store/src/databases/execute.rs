@@ -10,7 +10,7 @@ use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, Stat
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::WallTime;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Error, StatementStatus, ffi};
+use rusqlite::{CachedStatement, Connection, Error, StatementStatus, ffi};
 
 /// What an entry asks of its file.
 #[derive(Debug)]
@@ -128,8 +128,8 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
     let mut undone = false;
     let mut room = RETURNED_MAX;
     for statement in &batch.statements {
-        let mark = writer.recorder.mark();
-        if !alone {
+        let mark = (!alone).then(|| writer.recorder.mark());
+        if mark.is_some() {
             own(&writer.connection, STATEMENT_SAVEPOINT)?;
         }
         let result = run(writer, statement, &mut room)?;
@@ -143,7 +143,7 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
         }
         let ok = result.error.is_none();
         outcome.results.push(result);
-        if !alone {
+        if let Some(mark) = mark {
             if !ok {
                 own(&writer.connection, STATEMENT_UNDO)?;
                 writer.recorder.return_to(mark);
@@ -174,9 +174,6 @@ fn own(connection: &Connection, sql: &'static str) -> Result<(), Error> {
 
 /// Runs one statement. An error that is an answer is in the result; others stop the node.
 fn run(writer: &mut Writer, statement: &Statement, room: &mut usize) -> Result<StatementResult, Stop> {
-    if statement.sql.contains(OWN_MARK) {
-        return Ok(failed(refusal(ffi::SQLITE_AUTH, NOT_ALLOWED)));
-    }
     let (connection, surroundings) = (&writer.connection, &writer.surroundings);
     let total_before = connection.total_changes();
     let ran = surroundings.under_rules(|| step(connection, surroundings, statement, room));
@@ -184,6 +181,7 @@ fn run(writer: &mut Writer, statement: &Statement, room: &mut usize) -> Result<S
         // A statement that was prepared for another schema fails with other words than a new one,
         // and which ones are cached differs from node to node.
         connection.flush_prepared_statement_cache();
+        writer.recorder.read_schema(connection)?;
         if ran.is_ok() && own_names_taken(connection)? {
             return Ok(failed(refusal(ffi::SQLITE_AUTH, NOT_ALLOWED)));
         }
@@ -221,7 +219,7 @@ fn step(
     statement: &Statement,
     room: &mut usize,
 ) -> Result<(Option<Rows>, bool), Error> {
-    let mut prepared = connection.prepare_cached(&statement.sql)?;
+    let mut prepared = prepare(connection, &statement.sql)?;
     bind(&mut prepared, statement)?;
     // A cached statement remembers its steps, which would shift its budget.
     prepared.reset_status(StatementStatus::VmStep);
@@ -232,6 +230,23 @@ fn step(
         return Ok((None, readonly));
     }
     Ok((Some(collect(&mut prepared, room)?), readonly))
+}
+
+/// Prepares users' SQL, and never gives them a cached statement of ours.
+pub(super) fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<'c>, Error> {
+    if sql.contains(OWN_MARK) {
+        return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_AUTH), None));
+    }
+    let wrong = |message: &str| Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), Some(message.to_owned()));
+    if sql.contains('\0') {
+        // SQLite would not look at what is behind it.
+        return Err(wrong("the statement contains a NUL byte"));
+    }
+    let prepared = connection.prepare_cached(sql)?;
+    if prepared.column_count() == 0 && prepared.readonly() && prepared.expanded_sql().is_none() {
+        return Err(wrong("the statement is empty"));
+    }
+    Ok(prepared)
 }
 
 pub(super) fn bind(prepared: &mut rusqlite::Statement<'_>, statement: &Statement) -> Result<(), Error> {
@@ -341,7 +356,6 @@ pub(super) fn answer(error: Error, over_budget: bool) -> Result<SqlError, Error>
             Ok(refusal(ffi::SQLITE_RANGE, &format!("{given} parameters given, {wanted} wanted")))
         }
         Error::InvalidParameterName(name) => Ok(refusal(ffi::SQLITE_RANGE, &format!("no parameter is named `{name}`"))),
-        Error::NulError(_) => Ok(refusal(ffi::SQLITE_ERROR, "the statement contains a NUL byte")),
         _ => Err(error),
     }
 }

@@ -1,6 +1,6 @@
 //! Readers: whole batches, from one moment, and nothing but reading.
 
-use super::execute::{answer, bind, collect};
+use super::execute::{answer, bind, collect, prepare};
 use super::rules::{is_data_version, may_query, verdict};
 use super::writer::{Meta, file};
 use quorate_model::entry::Database;
@@ -144,7 +144,7 @@ impl OpenFile {
     }
 
     fn query(&self, batch: &SqlBatch) -> Result<QueryAnswer, Error> {
-        self.connection.prepare_cached("BEGIN")?.raw_execute()?;
+        self.connection.prepare_cached("/*quorate*/ BEGIN")?.raw_execute()?;
         let applied = Meta::load_applied(&self.connection)?;
         let mut results = Vec::with_capacity(batch.statements.len());
         for statement in &batch.statements {
@@ -153,7 +153,7 @@ impl OpenFile {
             self.own.store(true, Ordering::Relaxed);
             results.push(result?);
         }
-        self.connection.prepare_cached("COMMIT")?.raw_execute()?;
+        self.connection.prepare_cached("/*quorate*/ COMMIT")?.raw_execute()?;
         Ok(QueryAnswer { results, applied })
     }
 
@@ -177,7 +177,7 @@ impl OpenFile {
     }
 
     fn run(&self, statement: &Statement) -> Result<Rows, Refused> {
-        let mut prepared = self.connection.prepare_cached(&statement.sql)?;
+        let mut prepared = prepare(&self.connection, &statement.sql)?;
         if !prepared.readonly() {
             return Err(Refused::Write);
         }

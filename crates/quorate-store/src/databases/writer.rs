@@ -81,6 +81,7 @@ impl Writer {
         let requests = Requests::load(&connection).map_err(wrong)?;
         let surroundings = Surroundings::install(&mut connection).map_err(wrong)?;
         let recorder = Recorder::default();
+        recorder.read_schema(&connection).map_err(wrong)?;
         let rows = recorder.clone();
         // SAFETY: fields are dropped in their order, so the hook goes before the connection.
         #[allow(unsafe_code, reason = "the order of dropping is this struct's invariant")]
@@ -170,6 +171,12 @@ impl Writer {
                     refused.insert(index, outcome);
                     self.open = false;
                     self.rolled_back();
+                    let database = self.database.name();
+                    self.recorder.read_schema(&self.connection).map_err(|source| ApplyError::Sqlite {
+                        index,
+                        database,
+                        source,
+                    })?;
                 }
             }
         }
@@ -371,7 +378,7 @@ impl Meta {
     /// Only how far the file is; for readers, at each query.
     pub(super) fn load_applied(connection: &Connection) -> Result<LogIndex, Error> {
         connection
-            .prepare_cached("SELECT applied FROM _quorate_meta")?
+            .prepare_cached("/*quorate*/ SELECT applied FROM _quorate_meta")?
             .query_row([], |row| row.get::<_, i64>(0))
             .map(|applied| LogIndex(applied.cast_unsigned()))
     }
