@@ -1,5 +1,6 @@
 //! The node: where every event is taken apart.
 
+use crate::clocks::Clocks;
 use crate::consensus::{Consensus, NotProposed, Output, RecoveredLog};
 use crate::digests::{Difference, Digests};
 use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
@@ -109,6 +110,7 @@ pub struct Node {
     /// When each linked peer said something last. One that fell silent is taken out.
     last_word: BTreeMap<NodeId, Timestamp>,
     deadlines_seen: Timestamp,
+    clocks: Clocks,
     rng: ChaCha8Rng,
     stamped: WallTime,
     changed: bool,
@@ -172,6 +174,7 @@ impl Node {
             leader_heard: None,
             last_word: BTreeMap::new(),
             deadlines_seen: now.mono,
+            clocks: Clocks::default(),
             rng,
             stamped: WallTime::default(),
             changed: true,
@@ -371,6 +374,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
+        self.clocks.heard(from, status.wall_us, now.wall);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);
@@ -401,6 +405,7 @@ impl Node {
     fn link_down(&mut self, now: Now, peer: NodeId, refused: bool) {
         self.membership.step(now.mono, Input::LinkDown(peer));
         self.last_word.remove(&peer);
+        self.clocks.forget(peer);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.fresh = false;
         }
@@ -511,7 +516,7 @@ impl Node {
     }
 
     fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
-        self.stamped = self.stamped.max(now.wall);
+        self.stamped = self.stamped.max(self.clocks.stamp(now.wall));
         let seed = self.rng.next_u64();
         self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
     }
@@ -735,10 +740,7 @@ impl Node {
             reachable: self.voters.iter().copied().filter(|node| *node != self.me.id && self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
         };
-        let status = Status {
-            digests: self.digests.last().map(|digests| digests.to_vec()).unwrap_or_default(),
-            ..Status::new(&report, self.applied.0, [0, 0])
-        };
+        let status = Status::new(&report, self.applied, self.digests.last(), now.wall);
         for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }

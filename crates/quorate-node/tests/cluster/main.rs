@@ -310,6 +310,18 @@ fn a_node_refuses_more_than_it_can_keep() {
 }
 
 #[test]
+fn a_leader_whose_clock_is_a_day_ahead_does_not_take_the_cluster_with_it() {
+    let mut lab = Lab::running(3, 25);
+    let leader = lab.leader().unwrap();
+    lab.skew(leader, 86_400);
+    lab.run_for(ms(1_500));
+    lab.propose(leader, insert(1));
+    lab.until("the write", ms(500), |lab| lab.has_applied(leader, 1));
+    let ahead = lab.stamped_ahead(leader);
+    assert!(ahead.abs() < 1_000_000, "{ahead} µs");
+}
+
+#[test]
 fn equal_seeds_give_equal_traces() {
     let trace = |seed| {
         let mut lab = Lab::running(3, seed);
