@@ -26,6 +26,9 @@ mod rules;
 mod snapshot;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use checkpoint::{CheckpointError, Checkpointer};
 pub use place::{remove_leftovers, remove_superseded};
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
@@ -64,7 +67,7 @@ pub struct Opened {
     pub applied: LogIndex,
     /// The term of that entry.
     pub term: Term,
-    /// The voters, opaque, as of the file that knows most.
+    /// The voters, opaque, as of the last entry in `system`, which alone knows them.
     pub voters: Bytes,
 }
 
@@ -140,18 +143,19 @@ pub struct DurableError {
 
 impl Databases {
     /// Opens the databases under `root`, or makes empty ones for a cluster of `genesis_voters`.
+    /// Removes what earlier incarnations and unfinished transfers left there.
     ///
     /// # Errors
     /// [`OpenDatabasesError`].
     pub fn open(root: &Path, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
-        let directory =
-            place::current(root).map_err(|source| OpenDatabasesError::Directory { path: root.to_owned(), source })?;
+        let wrong = |source| OpenDatabasesError::Directory { path: root.to_owned(), source };
+        let directory = place::current(root).map_err(wrong)?;
+        place::clean(root, &directory).map_err(wrong)?;
         let system = Writer::open(&directory, Database::System, genesis_voters)?;
         let main = Writer::open(&directory, Database::Main, genesis_voters)?;
         let state = rows::load(&system, &directory)?;
         let behind = if system.applied().index <= main.applied().index { &system } else { &main };
-        let ahead = if system.applied().index <= main.applied().index { &main } else { &system };
-        let (applied, term, voters) = (behind.applied().index, behind.applied().term, ahead.voters());
+        let (applied, term, voters) = (behind.applied().index, behind.applied().term, system.voters());
         let databases = Databases { directory, system, main, state, gate: Gate::default() };
         Ok(Opened { databases, applied, term, voters })
     }

@@ -90,13 +90,12 @@ pub(crate) fn run(context: &Context, args: DevArgs) -> Result<ExitCode, Failure>
             }
         }
         None => {
-            let options =
-                layout::Options {
-                    nodes: args.nodes,
-                    keep: context.choice.keep.clone(),
-                    port_base: args.port_base,
-                    log_retain: args.log_retain,
-                };
+            let options = layout::Options {
+                nodes: args.nodes,
+                keep: context.choice.keep.clone(),
+                port_base: args.port_base,
+                log_retain: args.log_retain,
+            };
             return cluster::run(context, &options, args.service.as_deref(), args.json || context.screen.is_json());
         }
     }

@@ -75,7 +75,12 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
     if !config.voters.iter().any(|voter| voter.id == config.node.id) {
-        bail!("{} names {} voters and this node {} is none of them", path.display(), config.voters.len(), config.node.id);
+        bail!(
+            "{} names {} voters and this node {} is none of them",
+            path.display(),
+            config.voters.len(),
+            config.node.id
+        );
     }
     if config.log.retain < config::RETAIN_MIN {
         bail!("{}: log.retain is {} bytes; give {} or more", path.display(), config.log.retain, config::RETAIN_MIN);
@@ -115,15 +120,24 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     std::fs::create_dir_all(&db_dir).with_context(|| format!("creating {}", db_dir.display()))?;
     let log_options = LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) };
     let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
+    let first_start =
+        std::fs::read_dir(&log_dir).with_context(|| format!("reading {}", log_dir.display()))?.next().is_none();
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
     let (mut log, found) =
-        Log::open(disk, identity, log_options.clone()).with_context(|| format!("opening the log in {}", log_dir.display()))?;
+        Log::open(disk, identity, log_options).with_context(|| format!("opening the log in {}", log_dir.display()))?;
     if let Err(error) = databases::remove_leftovers(&db_dir) {
         warn!(%error, "cannot remove what an earlier process left in {}", db_dir.display());
     }
     let opened = Databases::open(&db_dir, &voters_bytes(config))
         .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     let applied = opened.applied;
+    if first_start && applied > LogIndex(0) {
+        bail!(
+            "{} is empty although the database has applied {applied} entries: the log is lost, and with it the votes \
+             that this node gave. Restore the directory, or remove the whole data directory and let the node join anew",
+            log_dir.display()
+        );
+    }
     let found = match continues(&found, applied, opened.term) {
         // A snapshot was installed and the node ended before the log began anew after it.
         false => {
@@ -141,7 +155,10 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
         unapplied.extend(entries.into_iter().map(|e| LogEntry { index: e.index, term: e.term, data: e.data }));
     }
     if found.before.0 > applied {
-        bail!("the log begins after {} and the database ends at {applied}: entries between them are lost", found.before.0);
+        bail!(
+            "the log begins after {} and the database ends at {applied}: entries between them are lost",
+            found.before.0
+        );
     }
     let recovered = RecoveredLog {
         term: found.hard_state.term,

@@ -33,6 +33,8 @@ const OUTBOX_MAX: usize = 64 << 20;
 /// Unacknowledged data, or a hello that does not come, ends a connection after this. The status
 /// that every node sends each second keeps data in flight, so a silent peer is noticed.
 const SILENCE: Duration = Duration::from_secs(3);
+/// The first attempt after a connection ended is only to learn whether the peer still lives.
+const PROBE: Duration = Duration::from_millis(300);
 /// Pauses between attempts to reach a peer that does not answer.
 const REDIAL: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
@@ -60,7 +62,11 @@ impl LinkIdentity {
             return refuse("the other side belongs to another cluster".into());
         }
         if hello.version != wire::VERSION {
-            return refuse(format!("the other side speaks link version {}, this node {}", hello.version, wire::VERSION));
+            return refuse(format!(
+                "the other side speaks link version {}, this node {}",
+                hello.version,
+                wire::VERSION
+            ));
         }
         hello.node_id().map_err(io::Error::other)
     }
@@ -162,7 +168,9 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
     let mut failures = 0;
     let mut up = false;
     loop {
-        match handshake(me, peer, address).await {
+        let patience = if up { PROBE } else { SILENCE };
+        match tokio::time::timeout(patience, handshake(me, peer, address)).await.unwrap_or_else(|late| Err(late.into()))
+        {
             Ok(stream) => {
                 failures = 0;
                 up = true;
@@ -287,12 +295,7 @@ pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdent
     }
 }
 
-async fn serve_peer<B: BulkReceiver>(
-    mut stream: TcpStream,
-    me: LinkIdentity,
-    inbox: Inbox,
-    bulk: B,
-) -> io::Result<()> {
+async fn serve_peer<B: BulkReceiver>(mut stream: TcpStream, me: LinkIdentity, inbox: Inbox, bulk: B) -> io::Result<()> {
     tune(&stream)?;
     let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
         Body::Hello(hello) => hello,

@@ -48,7 +48,7 @@ impl Scene<'_> {
 
     fn nodes(&self) -> Vec<NodeView> {
         let mut nodes: Vec<NodeView> = self.node.state().nodes.values().map(|record| self.node_view(record)).collect();
-        nodes.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+        nodes.sort_by_key(|node| natural(&node.name));
         nodes
     }
 
