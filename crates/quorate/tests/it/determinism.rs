@@ -5,7 +5,7 @@ use crate::durability::{nodes_agree, same_everywhere};
 use serde_json::json;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// What each node's clock is off by.
@@ -92,9 +92,11 @@ fn time_and_randomness_are_the_same_on_nodes_with_different_clocks() {
     let distinct: std::collections::BTreeSet<String> = column(4).chain(column(5)).collect();
     assert_eq!(distinct.len(), 120, "randomness differs from entry to entry");
 
-    // The clocks did differ: once n1 has led, the cluster's time is a day ahead, and stays there.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let ahead = cluster.local("n2", "SELECT unixepoch(max(at)) FROM t")["results"][0]["rows"][0][0].as_u64().unwrap();
-    assert!(Duration::from_secs(ahead) > now + Duration::from_secs(23 * 3_600), "{ahead} {now:?}");
+    // The clocks do differ, and the cluster's time is that of the most.
+    let day = |node: &str| cluster.server_log(node)[..10].to_owned();
+    assert_ne!(day("n1"), day("n3"), "libfaketime is in force");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let latest = cluster.local("n2", "SELECT unixepoch(max(at)) FROM t")["results"][0]["rows"][0][0].as_u64().unwrap();
+    assert!(latest.abs_diff(now) < 60, "the cluster says {latest} and it is {now}");
     nodes_agree(&cluster);
 }
