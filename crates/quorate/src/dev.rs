@@ -40,6 +40,9 @@ pub(crate) struct DevArgs {
     /// When all is ready print one line of JSON, and nothing else
     #[arg(long)]
     json: bool,
+    /// Bytes of log that each node keeps for others that were away
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(crate::config::RETAIN_MIN..))]
+    log_retain: Option<u64>,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }
@@ -87,8 +90,12 @@ pub(crate) fn run(context: &Context, args: DevArgs) -> Result<ExitCode, Failure>
             }
         }
         None => {
-            let options =
-                layout::Options { nodes: args.nodes, keep: context.choice.keep.clone(), port_base: args.port_base };
+            let options = layout::Options {
+                nodes: args.nodes,
+                keep: context.choice.keep.clone(),
+                port_base: args.port_base,
+                log_retain: args.log_retain,
+            };
             return cluster::run(context, &options, args.service.as_deref(), args.json || context.screen.is_json());
         }
     }

@@ -3,5 +3,7 @@
 
 mod cli;
 mod cluster;
+mod determinism;
 mod durability;
 mod fake;
+mod storage;
