@@ -56,6 +56,9 @@ pub struct Databases {
     system: Writer,
     main: Writer,
     state: ClusterState,
+    /// The last entry that was given to [`apply`](Databases::apply): both files are past it, also
+    /// the one that it did not concern.
+    last: Option<(LogIndex, Term)>,
     gate: Gate,
 }
 
@@ -156,7 +159,7 @@ impl Databases {
         let state = rows::load(&system, &directory)?;
         let behind = if system.applied().index <= main.applied().index { &system } else { &main };
         let (applied, term, voters) = (behind.applied().index, behind.applied().term, system.voters());
-        let databases = Databases { directory, system, main, state, gate: Gate::default() };
+        let databases = Databases { directory, system, main, state, last: None, gate: Gate::default() };
         Ok(Opened { databases, applied, term, voters })
     }
 
@@ -189,6 +192,7 @@ impl Databases {
             }
         }
         let (mut system, mut main) = result?;
+        self.last = Some((last.index, last.term));
         let mut digests = [self.system.digest_before(), self.main.digest_before()];
         let mut applied = Vec::with_capacity(batch.len());
         for entry in &decoded {
@@ -260,7 +264,7 @@ impl Databases {
         let _pass = gate.pass();
         for writer in [&mut self.main, &mut self.system] {
             let database = writer.database().name();
-            writer.make_durable().map_err(|source| DurableError { database, source })?;
+            writer.make_durable(self.last).map_err(|source| DurableError { database, source })?;
         }
         Ok(self.system.applied().index.min(self.main.applied().index))
     }

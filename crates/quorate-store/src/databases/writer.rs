@@ -273,14 +273,16 @@ impl Writer {
 
     /// A commit that syncs the write-ahead log, everything before it included. It must change a
     /// value: SQLite writes no page whose bytes stay, and syncs nothing then.
-    pub(super) fn make_durable(&mut self) -> Result<(), Error> {
-        self.connection.execute_batch(
-            "/*quorate*/ PRAGMA synchronous = FULL;
-             /*quorate*/ BEGIN IMMEDIATE;
-             /*quorate*/ UPDATE _quorate_meta SET synced = synced + 1;
-             /*quorate*/ COMMIT;
-             /*quorate*/ PRAGMA synchronous = NORMAL;",
-        )
+    pub(super) fn make_durable(&mut self, last: Option<(LogIndex, Term)>) -> Result<(), Error> {
+        let passed = last.filter(|(index, _)| *index > self.applied.index);
+        let (index, term) = passed.unwrap_or((self.applied.index, self.applied.term));
+        self.connection.execute_batch("/*quorate*/ PRAGMA synchronous = FULL")?;
+        self.connection
+            .prepare_cached("/*quorate*/ UPDATE _quorate_meta SET synced = synced + 1, applied = ?1, term = ?2")?
+            .execute(params![index.0.cast_signed(), term.0.cast_signed()])?;
+        self.connection.execute_batch("/*quorate*/ PRAGMA synchronous = NORMAL")?;
+        self.applied = Applied { index, term, digest: self.applied.digest };
+        Ok(())
     }
 
     /// Sets the file's clock for an entry, and returns the time that the entry sees.
