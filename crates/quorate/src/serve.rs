@@ -75,7 +75,12 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
     if !config.voters.iter().any(|voter| voter.id == config.node.id) {
-        bail!("{} names {} voters and this node {} is none of them", path.display(), config.voters.len(), config.node.id);
+        bail!(
+            "{} names {} voters and this node {} is none of them",
+            path.display(),
+            config.voters.len(),
+            config.node.id
+        );
     }
     Ok(config)
 }
@@ -105,7 +110,18 @@ fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
     serde_json::to_vec(&voters).expect("ids are strings")
 }
 
+/// Databases know no cluster, but they know its voters, and ids of nodes are never used again: those
+/// of another cluster have none in common with ours.
+fn same_cluster(voters: &[u8], config: &NodeConfig) -> anyhow::Result<()> {
+    let known: BTreeSet<NodeId> = serde_json::from_slice(voters).context("the voters in it cannot be read")?;
+    if config.voters.iter().any(|voter| known.contains(&voter.id)) {
+        return Ok(());
+    }
+    bail!("they belong to another cluster than {}, whose voters they do not know", config.cluster.id);
+}
+
 fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
+    quorate_agent::check_owner(&data_dir.join("services"), config.node.id).context("looking at the services here")?;
     let log_dir = data_dir.join("log");
     std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
     let db_dir = data_dir.join("db");
@@ -113,10 +129,11 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     let log_options = LogOptions::new(random_u128()?);
     let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
-    let (mut log, found) =
-        Log::open(disk, identity, log_options.clone()).with_context(|| format!("opening the log in {}", log_dir.display()))?;
+    let (mut log, found) = Log::open(disk, identity, log_options.clone())
+        .with_context(|| format!("opening the log in {}", log_dir.display()))?;
     let opened = Databases::open(&db_dir, &voters_bytes(config))
         .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
+    same_cluster(&opened.voters, config).with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     let applied = opened.applied;
     let found = match found.last < applied {
         // A snapshot was installed and the node ended before the log began anew after it.
@@ -135,7 +152,10 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
         unapplied.extend(entries.into_iter().map(|e| LogEntry { index: e.index, term: e.term, data: e.data }));
     }
     if found.before.0 > applied {
-        bail!("the log begins after {} and the database ends at {applied}: entries between them are lost", found.before.0);
+        bail!(
+            "the log begins after {} and the database ends at {applied}: entries between them are lost",
+            found.before.0
+        );
     }
     let recovered = RecoveredLog {
         term: found.hard_state.term,
