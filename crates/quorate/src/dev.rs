@@ -40,6 +40,9 @@ pub(crate) struct DevArgs {
     /// When all is ready print one line of JSON, and nothing else
     #[arg(long)]
     json: bool,
+    /// One more argument for the gateway; repeat for each. To see what retries and draining are good for
+    #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
+    gateway_arg: Vec<String>,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }
@@ -87,8 +90,12 @@ pub(crate) fn run(context: &Context, args: DevArgs) -> Result<ExitCode, Failure>
             }
         }
         None => {
-            let options =
-                layout::Options { nodes: args.nodes, keep: context.choice.keep.clone(), port_base: args.port_base };
+            let options = layout::Options {
+                nodes: args.nodes,
+                keep: context.choice.keep.clone(),
+                port_base: args.port_base,
+                gateway_args: args.gateway_arg,
+            };
             return cluster::run(context, &options, args.service.as_deref(), args.json || context.screen.is_json());
         }
     }
