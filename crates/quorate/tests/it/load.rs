@@ -3,9 +3,10 @@
 //! The load is open: each client asks at its own fixed moments, whether or not the answers come in
 //! time, so a stall shows as the time of all requests that should have been sent during it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -177,4 +178,10 @@ fn read_answer(reader: &mut impl BufRead) -> std::io::Result<Answer> {
         }
     }
     Ok(Answer { status, body, keeps })
+}
+
+/// Tests that measure, or that keep the whole machine busy, run one after the other.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

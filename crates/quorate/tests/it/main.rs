@@ -1,7 +1,13 @@
 //! The binary as its users run it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod bad_input;
 mod cli;
 mod cluster;
-mod durability;
+mod dev;
+mod examples;
 mod fake;
+mod gateway;
+mod load;
+mod services;
+mod show;
