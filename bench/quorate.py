@@ -47,20 +47,13 @@ todo = sys.argv[1:] or ["write", "read", "failover", "idle"]
 if "idle" in todo:
     c = Cluster()
     time.sleep(3)
-    # A node is its server and the shims and replicas that it started; those live in sessions of
-    # their own, so they are found by the node's directory on their command line.
-    def node_pids(i):
-        pids = [c.nodes[i]["pid"]]
-        for shim in glob.glob(f"{c.dir}/n{i + 1}/services/*/*/state.json"):
-            state = json.load(open(shim))
-            pids += [p for p in (state.get("shim_pid"), state.get("pid")) if p]
-        return sorted(set(pids))
-    import glob
-    sets = [node_pids(i) for i in range(3)]
-    c0, t0 = [sum(cpu(p) for p in s) for s in sets], time.time()
+    # A node is its server with the shims and replicas below it; `cpu` and `rss` count children.
+    pids = [n["pid"] for n in c.nodes]
+    c0, t0 = [cpu(p) for p in pids], time.time()
     time.sleep(10)
-    use = [(sum(cpu(p) for p in s) - a) / (time.time() - t0) * 100 for s, a in zip(sets, c0)]
-    mem = [sum(rss(p) for p in s) for s in sets]
+    use = [(cpu(p) - a) / (time.time() - t0) * 100 for p, a in zip(pids, c0)]
+    mem = [rss(p) for p in pids]
+    sets = [tree(p) for p in pids]
     note({"label": "quorate idle", "rss": mem, "cpu_pct": use, "processes": [len(s) for s in sets]})
     table(["quorate idle", "RSS MiB per node (server, shim, demo replica)", "CPU % of a core per node"],
           [["", "/".join(f"{m:.1f}" for m in mem), "/".join(f"{u:.2f}" for u in use)]])

@@ -1,7 +1,7 @@
 //! Benches: always against a peer, in the same run, on this machine.
 //!
 //! The peers' scripts and the load generator live outside this repository, in a folder that
-//! `--anchors` (or `QUORATE_ANCHORS`) names; our own script beside them is `bench/quorate.py`.
+//! `--anchors` (or `QUORATE_ANCHORS`) names; our own scripts are in `bench/`.
 
 use crate::{must, needs, root};
 use anyhow::{Context as _, Result, bail};
@@ -19,9 +19,9 @@ pub(crate) enum Bench {
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The folder with the peers' scripts and the load generator.
+    /// The folder with the peers' scripts and the load generator. Default: `shared/anchors` beside the checkout.
     #[arg(long, env = "QUORATE_ANCHORS")]
-    anchors: PathBuf,
+    anchors: Option<PathBuf>,
     /// What to measure: any of write, read, failover, idle. Default: all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -42,14 +42,25 @@ const PEERS: &[(&str, &str)] =
     &[("etcd-server", "etcd"), ("etcd-client", "etcdctl"), ("protobuf-compiler", "protoc"), ("cmake", "cmake")];
 const ZOOKEEPER: &[(&str, &str)] = &[("zookeeper", "zookeeper-server"), ("default-jre-headless", "java")];
 
+impl Options {
+    fn anchors(&self) -> Result<PathBuf> {
+        let folder = self.anchors.clone().unwrap_or_else(|| root().join("../shared/anchors"));
+        if !folder.join("lib/anchor.py").is_file() {
+            bail!("there are no peers' scripts in {}: name their folder with --anchors", folder.display());
+        }
+        folder.canonicalize().context("the folder of the peers' scripts")
+    }
+}
+
 fn first(options: &Options) -> Result<()> {
+    let anchors = options.anchors()?;
     needs::debian(PEERS)?;
     if !options.without_peers {
-        script(options, options.anchors.join("etcd.py"))?;
+        script(options, anchors.join("etcd.py"))?;
         if !std::path::Path::new("/usr/share/zookeeper").exists() {
             needs::debian(ZOOKEEPER)?;
         }
-        script(options, options.anchors.join("zookeeper.py"))?;
+        script(options, anchors.join("zookeeper.py"))?;
     }
     script(options, root().join("bench/quorate.py"))
 }
@@ -70,7 +81,7 @@ fn script(options: &Options, path: PathBuf) -> Result<()> {
     let status = Command::new("python3")
         .arg(&path)
         .args(&options.only)
-        .env("QUORATE_ANCHORS", std::path::absolute(&options.anchors)?)
+        .env("QUORATE_ANCHORS", options.anchors()?)
         .env("QUORATE_BINARY", root().join("target/release/quorate"))
         .env("ANCHOR_TARGET", root().join("target/anchors"))
         .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))

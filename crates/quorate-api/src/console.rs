@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
 use std::sync::LazyLock;
 
-/// Nothing but our own files, and never inside a frame.
-const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
+/// Nothing but our own files, and never inside a frame. The page may look for another node when its
+/// own is gone; as long as the API is plain HTTP those are all on this machine.
+const POLICY: &str = "default-src 'self'; connect-src 'self' http://127.0.0.1:* http://localhost:*; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 const FORBIDDEN: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Quorate: wrong token</title>\n\
     <h1>This token does not open the console</h1>\n\

@@ -47,6 +47,10 @@ pub struct ClusterView {
     /// What this node has applied.
     #[schema(value_type = u64)]
     pub applied: LogIndex,
+    /// How often, since its start, this node compared its databases' digests with another node's
+    /// at one index. A difference is an event, `diverged`; 0 means that nothing was checked yet.
+    #[serde(default)]
+    pub digests_compared: u64,
     pub version: String,
 }
 

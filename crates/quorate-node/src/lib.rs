@@ -10,6 +10,7 @@
 //! - Only the leader proposes what concerns others; what it proposes is checked again when it is
 //!   applied, so a deposed leader does no harm.
 
+mod clocks;
 pub mod consensus;
 mod digests;
 pub mod event;

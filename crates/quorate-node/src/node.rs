@@ -1,5 +1,6 @@
 //! The node: where every event is taken apart.
 
+use crate::clocks::Clocks;
 use crate::consensus::{Consensus, NotProposed, Output, RecoveredLog};
 use crate::digests::{Difference, Digests};
 use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
@@ -26,6 +27,11 @@ use std::time::Duration;
 
 /// How often a node repeats what it says about itself when nothing changes.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// A peer whose link is open but that has said nothing for this long is not heard: it is stopped,
+/// or the network swallows what it says. Three statuses were missed then.
+const PEER_SILENCE: Duration = Duration::from_secs(3);
+/// How often deadlines are looked at. A request may be answered this much late.
+const DEADLINES_EVERY: Duration = Duration::from_millis(20);
 /// A gateway that has not reported for this long is gone.
 const GATEWAY_SILENCE: Duration = Duration::from_secs(3);
 /// How long the node's own commands may take before it thinks again.
@@ -101,6 +107,10 @@ pub struct Node {
     assigned: Option<Assignment>,
     reported_differences: BTreeSet<(NodeId, i32)>,
     leader_heard: Option<Timestamp>,
+    /// When each linked peer said something last. One that fell silent is taken out.
+    last_word: BTreeMap<NodeId, Timestamp>,
+    deadlines_seen: Timestamp,
+    clocks: Clocks,
     rng: ChaCha8Rng,
     stamped: WallTime,
     changed: bool,
@@ -162,6 +172,9 @@ impl Node {
             assigned: None,
             reported_differences: BTreeSet::new(),
             leader_heard: None,
+            last_word: BTreeMap::new(),
+            deadlines_seen: now.mono,
+            clocks: Clocks::default(),
             rng,
             stamped: WallTime::default(),
             changed: true,
@@ -180,7 +193,7 @@ impl Node {
     pub fn step(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Tick => {}
-            Event::Received { from, message } => self.receive(now, from, message, out),
+            Event::Received { from, message } => self.receive(now, from, message),
             Event::LinkUp { peer } => self.link_up(now, peer),
             Event::LinkDown { peer, refused } => self.link_down(now, peer, refused),
             Event::Propose { proposal, deadline } => {
@@ -318,7 +331,12 @@ impl Node {
         self.digests.compared()
     }
 
-    fn receive(&mut self, now: Now, from: NodeId, message: Body, out: &mut Vec<Effect>) {
+    fn receive(&mut self, now: Now, from: NodeId, message: Body) {
+        if self.last_word.insert(from, now.mono).is_none() && self.voters.contains(&from) {
+            // It was silent and speaks again, or spoke before its link was up.
+            self.membership.step(now.mono, Input::LinkUp(from));
+            self.own_status_changed(now);
+        }
         match message {
             Body::Raft(message) => {
                 // A peer speaks for itself only.
@@ -348,7 +366,6 @@ impl Node {
             // The shell's own: a connection's first frame, and what a bulk connection carries.
             Body::Hello(_) | Body::Snapshot(_) => {}
         }
-        let _ = out;
     }
 
     fn heard_status(&mut self, now: Now, from: NodeId, status: &Status) {
@@ -357,6 +374,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
+        self.clocks.heard(from, status.wall_us, now.wall);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);
@@ -374,12 +392,20 @@ impl Node {
 
     fn link_up(&mut self, now: Now, peer: NodeId) {
         self.membership.step(now.mono, Input::LinkUp(peer));
+        self.last_word.insert(peer, now.mono);
         self.consensus.may_elect(now.mono, &self.alive());
+        if self.leader() == Some(peer) {
+            // What went to it on the connection before may be lost.
+            self.requests.leader_changed();
+            self.reads.leader_changed();
+        }
         self.own_status_changed(now);
     }
 
     fn link_down(&mut self, now: Now, peer: NodeId, refused: bool) {
         self.membership.step(now.mono, Input::LinkDown(peer));
+        self.last_word.remove(&peer);
+        self.clocks.forget(peer);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.fresh = false;
         }
@@ -490,7 +516,7 @@ impl Node {
     }
 
     fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
-        self.stamped = self.stamped.max(now.wall);
+        self.stamped = self.stamped.max(self.clocks.stamp(now.wall));
         let seed = self.rng.next_u64();
         self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
     }
@@ -566,6 +592,11 @@ impl Node {
     }
 
     fn give_up(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if now.mono.since(self.deadlines_seen) < DEADLINES_EVERY {
+            return;
+        }
+        self.deadlines_seen = now.mono;
+        self.notice_silence(now);
         for (request_id, waited) in self.requests.tick(now.mono) {
             if let Some(chore) = self.chores.remove(&request_id) {
                 self.leading.done(&chore);
@@ -593,6 +624,19 @@ impl Node {
         let gone = |(at, _): &(Timestamp, GatewayReport)| now.mono.since(*at) >= GATEWAY_SILENCE;
         if self.gateways.values().any(gone) {
             self.gateways.retain(|_, seen| !gone(seen));
+            self.own_status_changed(now);
+        }
+    }
+
+    fn notice_silence(&mut self, now: Now) {
+        let silent = |at: &Timestamp| now.mono.since(*at) >= PEER_SILENCE;
+        let gone: Vec<NodeId> = self.last_word.iter().filter(|(_, at)| silent(at)).map(|(node, _)| *node).collect();
+        for peer in gone {
+            self.last_word.remove(&peer);
+            self.membership.step(now.mono, Input::LinkDown(peer));
+            if let Some(known) = self.peers.get_mut(&peer) {
+                known.fresh = false;
+            }
             self.own_status_changed(now);
         }
     }
@@ -696,10 +740,7 @@ impl Node {
             reachable: self.voters.iter().copied().filter(|node| *node != self.me.id && self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
         };
-        let status = Status {
-            digests: self.digests.last().map(|digests| digests.to_vec()).unwrap_or_default(),
-            ..Status::new(&report, self.applied.0, [0, 0])
-        };
+        let status = Status::new(&report, self.applied, self.digests.last(), now.wall);
         for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }

@@ -11,8 +11,9 @@
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use quorate_model::entry::{Kind, Proposal};
-use quorate_model::id::{NodeId, RequestId};
+use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::NodeReport;
+use quorate_model::time::WallTime;
 use raft::eraftpb;
 
 /// The longest frame that is accepted. An append carries at most 256 KiB of entries or one entry,
@@ -137,6 +138,9 @@ pub struct Status {
     pub applied: u64,
     #[prost(fixed64, repeated, tag = "3")]
     pub digests: Vec<u64>,
+    /// The sender's wall clock, microseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub wall_us: u64,
 }
 
 /// Please hand leadership to this node.
@@ -241,9 +245,10 @@ impl ForwardedProposal {
 
 impl Status {
     #[must_use]
-    pub fn new(report: &NodeReport, applied: u64, digests: [u64; 2]) -> Status {
+    pub fn new(report: &NodeReport, applied: LogIndex, digests: Option<[u64; 2]>, wall: WallTime) -> Status {
         let report = serde_json::to_vec(report).expect("a report has string keys and no failing Serialize");
-        Status { report: report.into(), applied, digests: digests.to_vec() }
+        let digests = digests.map(|digests| digests.to_vec()).unwrap_or_default();
+        Status { report: report.into(), applied: applied.0, digests, wall_us: wall.as_micros() }
     }
 
     /// # Errors

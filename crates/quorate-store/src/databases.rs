@@ -26,6 +26,9 @@ mod rules;
 mod snapshot;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use checkpoint::{CheckpointError, Checkpointer};
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
@@ -63,7 +66,7 @@ pub struct Opened {
     pub applied: LogIndex,
     /// The term of that entry.
     pub term: Term,
-    /// The voters, opaque, as of the file that knows most.
+    /// The voters, opaque, as of the last entry in `system`, which alone knows them.
     pub voters: Bytes,
 }
 
@@ -138,18 +141,19 @@ pub struct DurableError {
 
 impl Databases {
     /// Opens the databases under `root`, or makes empty ones for a cluster of `genesis_voters`.
+    /// Removes what earlier incarnations and unfinished transfers left there.
     ///
     /// # Errors
     /// [`OpenDatabasesError`].
     pub fn open(root: &Path, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
-        let directory =
-            place::current(root).map_err(|source| OpenDatabasesError::Directory { path: root.to_owned(), source })?;
+        let wrong = |source| OpenDatabasesError::Directory { path: root.to_owned(), source };
+        let directory = place::current(root).map_err(wrong)?;
+        place::clean(root, &directory).map_err(wrong)?;
         let system = Writer::open(&directory, Database::System, genesis_voters)?;
         let main = Writer::open(&directory, Database::Main, genesis_voters)?;
         let state = rows::load(&system, &directory)?;
         let behind = if system.applied().index <= main.applied().index { &system } else { &main };
-        let ahead = if system.applied().index <= main.applied().index { &main } else { &system };
-        let (applied, term, voters) = (behind.applied().index, behind.applied().term, ahead.voters());
+        let (applied, term, voters) = (behind.applied().index, behind.applied().term, system.voters());
         let databases = Databases { directory, system, main, state, gate: Gate::default() };
         Ok(Opened { databases, applied, term, voters })
     }
@@ -191,6 +195,7 @@ impl Databases {
             if let Some(ran) = &ran {
                 digests[entry.database as usize] = ran.digest;
             }
+            let ran_here = ran.is_some();
             let (outcome, changes, repeated) = match ran {
                 Some(ran) => (ran.outcome, ran.changes, ran.repeated),
                 // Applied before a restart; who asked is long answered.
@@ -199,7 +204,9 @@ impl Databases {
             applied.push(AppliedEntry {
                 index: entry.index,
                 term: entry.term,
-                request_id: entry.envelope.as_ref().and_then(Envelope::request_id),
+                // Nobody may be answered by an entry that did not run: one who asks again now is
+                // answered by the outcome that is kept.
+                request_id: ran_here.then(|| entry.envelope.as_ref().and_then(Envelope::request_id)).flatten(),
                 outcome,
                 changes,
                 digests: (entry.index > settled).then_some(digests),

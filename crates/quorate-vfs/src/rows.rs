@@ -36,14 +36,14 @@ impl RowChange<'_> {
 
     /// A column's value before; `None` for an insert.
     #[must_use]
-    pub fn old(&self, column: usize) -> Option<ValueRef<'_>> {
+    pub fn before(&self, column: usize) -> Option<ValueRef<'_>> {
         let allowed = self.operation != RowOperation::Insert;
         allowed.then(|| self.value(column, ffi::sqlite3_preupdate_old)).flatten()
     }
 
     /// A column's value after; `None` for a delete.
     #[must_use]
-    pub fn new(&self, column: usize) -> Option<ValueRef<'_>> {
+    pub fn after(&self, column: usize) -> Option<ValueRef<'_>> {
         let allowed = self.operation != RowOperation::Delete;
         allowed.then(|| self.value(column, ffi::sqlite3_preupdate_new)).flatten()
     }
@@ -173,8 +173,9 @@ mod tests {
             RowHook::install(&connection, move |change| {
                 let table = String::from_utf8_lossy(change.table).into_owned();
                 let text = |value: Option<ValueRef<'_>>| format!("{value:?}");
-                let values: Vec<String> =
-                    (0..change.columns()).map(|c| format!("{}>{}", text(change.old(c)), text(change.new(c)))).collect();
+                let values: Vec<String> = (0..change.columns())
+                    .map(|c| format!("{}>{}", text(change.before(c)), text(change.after(c))))
+                    .collect();
                 notes.lock().unwrap().push(format!("{:?} {table} {}", change.operation, values.join(" ")));
             })
         };

@@ -128,13 +128,22 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     std::fs::create_dir_all(&db_dir).with_context(|| format!("creating {}", db_dir.display()))?;
     let log_options = LogOptions::new(random_u128()?);
     let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
+    let first_start =
+        std::fs::read_dir(&log_dir).with_context(|| format!("reading {}", log_dir.display()))?.next().is_none();
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
-    let (mut log, found) = Log::open(disk, identity, log_options.clone())
-        .with_context(|| format!("opening the log in {}", log_dir.display()))?;
+    let (mut log, found) =
+        Log::open(disk, identity, log_options).with_context(|| format!("opening the log in {}", log_dir.display()))?;
     let opened = Databases::open(&db_dir, &voters_bytes(config))
         .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     same_cluster(&opened.voters, config).with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     let applied = opened.applied;
+    if first_start && applied > LogIndex(0) {
+        bail!(
+            "{} is empty although the database has applied {applied} entries: the log is lost, and with it the votes \
+             that this node gave. Restore the directory, or remove the whole data directory and let the node join anew",
+            log_dir.display()
+        );
+    }
     let found = match found.last < applied {
         // A snapshot was installed and the node ended before the log began anew after it.
         true => {

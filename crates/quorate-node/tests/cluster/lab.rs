@@ -28,6 +28,7 @@ struct Disk {
     state: ClusterState,
     outcomes: BTreeMap<RequestId, (LogIndex, Outcome)>,
     runs: Vec<RequestId>,
+    times: Vec<WallTime>,
     digest: u64,
 }
 
@@ -38,6 +39,8 @@ struct Member {
     /// Grows at each restart; what was meant for an earlier life is lost.
     life: u64,
     corrupt: bool,
+    /// Microseconds by which its wall clock is ahead.
+    skew: i64,
 }
 
 struct Due {
@@ -70,7 +73,7 @@ impl Lab {
     pub(crate) fn start(nodes: usize, seed: u64) -> Lab {
         let id = |n: usize| NodeId::from_u128(((n as u128 + 1) << 64) | 0xabc);
         let members = (0..nodes)
-            .map(|n| Member { id: id(n), node: None, disk: Disk::default(), life: 0, corrupt: false })
+            .map(|n| Member { id: id(n), node: None, disk: Disk::default(), life: 0, corrupt: false, skew: 0 })
             .collect();
         let mut lab = Lab {
             now: Timestamp(Duration::from_secs(1)),
@@ -193,6 +196,17 @@ impl Lab {
         self.event(n, Event::Read { ticket, deadline });
     }
 
+    /// The node's wall clock is this many seconds ahead from now on.
+    pub(crate) fn skew(&mut self, n: usize, seconds: i64) {
+        self.members[n].skew = seconds * 1_000_000;
+    }
+
+    /// How far the newest entry's time is ahead of the right time.
+    pub(crate) fn stamped_ahead(&self, n: usize) -> i64 {
+        let right = 1_700_000_000_000_000 + self.now.0.as_micros() as i64;
+        self.members[n].disk.times.last().map_or(0, |time| time.0 as i64 - right)
+    }
+
     /// The node's next entries leave other contents behind.
     pub(crate) fn corrupt(&mut self, n: usize) {
         self.members[n].corrupt = true;
@@ -206,6 +220,12 @@ impl Lab {
         for other in self.alive() {
             self.later(ms(1), other, Event::LinkDown { peer, refused: true });
         }
+    }
+
+    /// The process is stopped: its connections stay open and it says nothing any more.
+    pub(crate) fn hang(&mut self, n: usize) {
+        self.members[n].node = None;
+        self.members[n].life += 1;
     }
 
     /// Starts the node on what its disk holds.
@@ -241,7 +261,7 @@ impl Lab {
             replace_after: Duration::ZERO,
             seed: self.rng.next_u64(),
         };
-        let node = Node::new(options, log, disk.state.clone(), disk.applied, self.clocks()).unwrap();
+        let node = Node::new(options, log, disk.state.clone(), disk.applied, self.clocks(n)).unwrap();
         self.members[n].node = Some(node);
         for other in self.alive() {
             if other != n && !self.cut.contains(&(n, other)) {
@@ -314,8 +334,9 @@ impl Lab {
         (0..self.members.len()).filter(|n| self.members[*n].node.is_some()).collect()
     }
 
-    fn clocks(&self) -> Now {
-        Now { mono: self.now, wall: WallTime(1_700_000_000_000_000 + self.now.0.as_micros() as u64) }
+    fn clocks(&self, n: usize) -> Now {
+        let wall = 1_700_000_000_000_000 + self.now.0.as_micros() as u64;
+        Now { mono: self.now, wall: WallTime(wall.saturating_add_signed(self.members[n].skew)) }
     }
 
     fn later(&mut self, delay: Duration, to: usize, event: Event) {
@@ -336,7 +357,7 @@ impl Lab {
                 break;
             }
             let due = entry.remove();
-            let clocks = self.clocks();
+            let clocks = self.clocks(due.to);
             let member = &mut self.members[due.to];
             if member.life == due.life
                 && let Some(node) = &mut member.node
@@ -345,7 +366,7 @@ impl Lab {
             }
         }
         for n in self.alive() {
-            let clocks = self.clocks();
+            let clocks = self.clocks(n);
             let due = self.node(n).next_wake() <= self.now;
             if due || touched.contains_key(&n) {
                 let node = self.members[n].node.as_mut().expect("alive");
@@ -468,6 +489,9 @@ impl Lab {
         disk.applied_term = entry.term;
         disk.digest = disk.digest.wrapping_mul(31).wrapping_add(entry.data.len() as u64 + corrupt);
         let envelope = Envelope::read(entry.data.clone()).unwrap();
+        if envelope.request_id().is_some() {
+            disk.times.push(envelope.time());
+        }
         let request_id = envelope.request_id();
         let known = request_id.and_then(|id| disk.outcomes.get(&id)).map(|(_, outcome)| outcome.clone());
         let (outcome, changes) = match (known, envelope.payload().unwrap()) {

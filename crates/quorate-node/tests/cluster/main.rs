@@ -221,6 +221,16 @@ fn a_node_that_only_one_peer_cannot_hear_is_not_down() {
 }
 
 #[test]
+fn a_node_that_hangs_with_its_links_open_is_down_as_well() {
+    let mut lab = Lab::running(3, 24);
+    let leader = lab.leader().unwrap();
+    let (hung, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let id = lab.id(hung);
+    lab.hang(hung);
+    lab.until("the verdict", ms(6_000), |lab| lab.node(other).state().nodes[&id].health == Health::Down);
+}
+
+#[test]
 fn leadership_goes_where_an_operator_wants_it() {
     let mut lab = Lab::running(3, 14);
     let old = lab.leader().unwrap();
@@ -297,6 +307,18 @@ fn a_node_refuses_more_than_it_can_keep() {
     lab.run_for(ms(100));
     assert!(lab.refused_as_overloaded() > 0);
     assert!(lab.refused_as_overloaded() < 20_000);
+}
+
+#[test]
+fn a_leader_whose_clock_is_a_day_ahead_does_not_take_the_cluster_with_it() {
+    let mut lab = Lab::running(3, 25);
+    let leader = lab.leader().unwrap();
+    lab.skew(leader, 86_400);
+    lab.run_for(ms(1_500));
+    lab.propose(leader, insert(1));
+    lab.until("the write", ms(500), |lab| lab.has_applied(leader, 1));
+    let ahead = lab.stamped_ahead(leader);
+    assert!(ahead.abs() < 1_000_000, "{ahead} µs");
 }
 
 #[test]

@@ -3,10 +3,15 @@
 //! The digest after an entry covers the digest before it, the entry's index, every row change in
 //! its order, and the outcome. Equal logs give equal digests whatever the batches; a single wrong
 //! value gives another one from then on.
+//!
+//! Left out are the index pages of full-text tables (their shadow tables but for the content):
+//! when these are written, and how often, depends on the transaction.
 
 use quorate_model::id::LogIndex;
 use quorate_vfs::RowChange;
+use rusqlite::Connection;
 use rusqlite::types::ValueRef;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,6 +27,8 @@ pub(super) struct Recording {
     hash: Xxh3Box,
     /// A row got the last possible id.
     last_rowid: bool,
+    /// Names of tables whose changes do not count.
+    left_out: Arc<BTreeSet<Vec<u8>>>,
 }
 
 #[derive(Clone)]
@@ -53,6 +60,18 @@ impl Recorder {
         recording.last_rowid = false;
     }
 
+    /// The schema is another one.
+    pub(super) fn read_schema(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let sql =
+            "SELECT name FROM pragma_table_list WHERE type = 'shadow' AND name NOT LIKE '%\\_content' ESCAPE '\\'";
+        let names = connection
+            .prepare(sql)?
+            .query_map([], |row| row.get(0).map(String::into_bytes))?
+            .collect::<Result<_, _>>()?;
+        self.lock().left_out = Arc::new(names);
+        Ok(())
+    }
+
     /// Where to return to when what follows is rolled back.
     pub(super) fn mark(&self) -> Recording {
         self.lock().clone()
@@ -80,6 +99,9 @@ impl Recorder {
             return;
         }
         let mut recording = self.lock();
+        if !recording.left_out.is_empty() && recording.left_out.contains(change.table) {
+            return;
+        }
         let hash = &mut recording.hash.0;
         hash.update(&[change.operation as u8]);
         hash.update(change.table);
@@ -87,10 +109,10 @@ impl Recorder {
         hash.update(&change.old_rowid.to_le_bytes());
         hash.update(&change.new_rowid.to_le_bytes());
         for column in 0..change.columns() {
-            value(hash, change.old(column));
-            value(hash, change.new(column));
+            value(hash, change.before(column));
+            value(hash, change.after(column));
         }
-        if change.new_rowid == LAST_ROWID && change.new(0).is_some() {
+        if change.new_rowid == LAST_ROWID && change.after(0).is_some() {
             recording.last_rowid = true;
         }
     }

@@ -1,6 +1,6 @@
 //! One entry, run on its file.
 
-use super::rules::{NOT_ALLOWED, OWN_MARK, OWN_PREFIX};
+use super::rules::{NOT_ALLOWED, OWN_MARK, Surroundings};
 use super::writer::Writer;
 use super::{Decoded, rows};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, Stat
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::WallTime;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Error, StatementStatus, ffi};
+use rusqlite::{CachedStatement, Connection, Error, StatementStatus, ffi};
 
 /// What an entry asks of its file.
 #[derive(Debug)]
@@ -45,6 +45,9 @@ impl From<Error> for Stop {
         Stop::Sqlite(error)
     }
 }
+
+/// Bytes of rows that an entry's statements may return together: its outcome is kept for a while.
+const RETURNED_MAX: usize = 8 << 20;
 
 const SAVEPOINT: &str = "/*quorate*/ SAVEPOINT e";
 const RELEASE: &str = "/*quorate*/ RELEASE e";
@@ -123,12 +126,13 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
     let alone = batch.statements.len() == 1 || batch.transaction;
     let mut outcome = SqlOutcome::default();
     let mut undone = false;
+    let mut room = RETURNED_MAX;
     for statement in &batch.statements {
-        let mark = writer.recorder.mark();
-        if !alone {
+        let mark = (!alone).then(|| writer.recorder.mark());
+        if mark.is_some() {
             own(&writer.connection, STATEMENT_SAVEPOINT)?;
         }
-        let result = run(writer, statement)?;
+        let result = run(writer, statement, &mut room)?;
         if writer.connection.is_autocommit() {
             // ON CONFLICT ROLLBACK or RAISE(ROLLBACK): the entries before this one are gone too.
             let error = result
@@ -139,7 +143,7 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
         }
         let ok = result.error.is_none();
         outcome.results.push(result);
-        if !alone {
+        if let Some(mark) = mark {
             if !ok {
                 own(&writer.connection, STATEMENT_UNDO)?;
                 writer.recorder.return_to(mark);
@@ -169,14 +173,19 @@ fn own(connection: &Connection, sql: &'static str) -> Result<(), Error> {
 }
 
 /// Runs one statement. An error that is an answer is in the result; others stop the node.
-fn run(writer: &mut Writer, statement: &Statement) -> Result<StatementResult, Stop> {
-    // The prefix as well: ALTER TABLE … RENAME TO says the new name nowhere else.
-    if statement.sql.contains(OWN_MARK) || contains_ignoring_case(&statement.sql, OWN_PREFIX) {
-        return Ok(failed(refusal(ffi::SQLITE_AUTH, NOT_ALLOWED)));
-    }
+fn run(writer: &mut Writer, statement: &Statement, room: &mut usize) -> Result<StatementResult, Stop> {
     let (connection, surroundings) = (&writer.connection, &writer.surroundings);
     let total_before = connection.total_changes();
-    let ran = surroundings.under_rules(|| step(connection, statement));
+    let ran = surroundings.under_rules(|| step(connection, surroundings, statement, room));
+    if surroundings.schema_changed() {
+        // A statement that was prepared for another schema fails with other words than a new one,
+        // and which ones are cached differs from node to node.
+        connection.flush_prepared_statement_cache();
+        writer.recorder.read_schema(connection)?;
+        if ran.is_ok() && own_names_taken(connection)? {
+            return Ok(failed(refusal(ffi::SQLITE_AUTH, NOT_ALLOWED)));
+        }
+    }
     match ran {
         Ok((rows, readonly)) => {
             if writer.recorder.used_last_rowid() {
@@ -197,21 +206,47 @@ fn run(writer: &mut Writer, statement: &Statement) -> Result<StatementResult, St
     }
 }
 
-fn contains_ignoring_case(text: &str, lower_case: &str) -> bool {
-    text.as_bytes().windows(lower_case.len()).any(|window| window.eq_ignore_ascii_case(lower_case.as_bytes()))
+/// Whether there are names like our tables' besides them: a renamed table never asks for its new name.
+fn own_names_taken(connection: &Connection) -> Result<bool, Error> {
+    let sql = "/*quorate*/ SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_quorate\\_%' ESCAPE '\\'";
+    let names: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    Ok(names != 2)
 }
 
-fn step(connection: &Connection, statement: &Statement) -> Result<(Option<Rows>, bool), Error> {
-    let mut prepared = connection.prepare_cached(&statement.sql)?;
+fn step(
+    connection: &Connection,
+    surroundings: &Surroundings,
+    statement: &Statement,
+    room: &mut usize,
+) -> Result<(Option<Rows>, bool), Error> {
+    let mut prepared = prepare(connection, &statement.sql)?;
     bind(&mut prepared, statement)?;
     // A cached statement remembers its steps, which would shift its budget.
     prepared.reset_status(StatementStatus::VmStep);
+    surroundings.begin_statement();
     let readonly = prepared.readonly();
     if prepared.column_count() == 0 {
         prepared.raw_execute()?;
         return Ok((None, readonly));
     }
-    Ok((Some(collect(&mut prepared)?), readonly))
+    Ok((Some(collect(&mut prepared, room)?), readonly))
+}
+
+/// Prepares users' SQL, and never gives them a cached statement of ours.
+pub(super) fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<'c>, Error> {
+    if sql.contains(OWN_MARK) {
+        return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_AUTH), None));
+    }
+    let wrong = |message: &str| Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), Some(message.to_owned()));
+    if sql.contains('\0') {
+        // SQLite would not look at what is behind it.
+        return Err(wrong("the statement contains a NUL byte"));
+    }
+    let prepared = connection.prepare_cached(sql)?;
+    if prepared.column_count() == 0 && prepared.readonly() && prepared.expanded_sql().is_none() {
+        return Err(wrong("the statement is empty"));
+    }
+    Ok(prepared)
 }
 
 pub(super) fn bind(prepared: &mut rusqlite::Statement<'_>, statement: &Statement) -> Result<(), Error> {
@@ -251,23 +286,49 @@ impl rusqlite::ToSql for Parameter<'_> {
     }
 }
 
-/// All rows of a bound statement.
-pub(super) fn collect(prepared: &mut rusqlite::Statement<'_>) -> Result<Rows, Error> {
-    let mut found = Rows {
-        columns: prepared.column_names().into_iter().map(str::to_owned).collect(),
-        types: prepared.columns().map(|column| column.decl_type().unwrap_or_default().to_ascii_lowercase()).collect(),
-        rows: Vec::new(),
-    };
-    let width = found.columns.len();
+/// All rows of a bound statement, unless they need more than `room`, which shrinks.
+pub(super) fn collect(prepared: &mut rusqlite::Statement<'_>, room: &mut usize) -> Result<Rows, Error> {
+    let mut found = Rows::default();
     let mut rows = prepared.raw_query();
     while let Some(row) = rows.next()? {
-        let values = (0..width).map(|column| row.get_ref(column).map(value)).collect::<Result<_, _>>()?;
+        if found.rows.is_empty() {
+            // Only now: the first step prepares it again if the schema has changed.
+            describe(row.as_ref(), &mut found);
+        }
+        let mut values = Vec::with_capacity(found.columns.len());
+        for column in 0..found.columns.len() {
+            let value = row.get_ref(column)?;
+            *room = room.checked_sub(16 + bytes(value)).ok_or_else(returns_too_much)?;
+            values.push(owned(value));
+        }
         found.rows.push(Row { values });
+    }
+    drop(rows);
+    if found.rows.is_empty() {
+        describe(prepared, &mut found);
     }
     Ok(found)
 }
 
-fn value(value: ValueRef<'_>) -> Value {
+fn describe(statement: &rusqlite::Statement<'_>, found: &mut Rows) {
+    found.columns = statement.column_names().map(str::to_owned).collect();
+    found.types =
+        statement.columns().map(|column| column.decl_type().unwrap_or_default().to_ascii_lowercase()).collect();
+}
+
+fn returns_too_much() -> Error {
+    let message = "the statements return more than 8 MiB: read in a query instead";
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_TOOBIG), Some(message.into()))
+}
+
+fn bytes(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 0,
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
+    }
+}
+
+fn owned(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::NULL,
         ValueRef::Integer(number) => Scalar::Integer(number).into(),
@@ -295,13 +356,14 @@ pub(super) fn answer(error: Error, over_budget: bool) -> Result<SqlError, Error>
             Ok(refusal(ffi::SQLITE_RANGE, &format!("{given} parameters given, {wanted} wanted")))
         }
         Error::InvalidParameterName(name) => Ok(refusal(ffi::SQLITE_RANGE, &format!("no parameter is named `{name}`"))),
-        Error::NulError(_) => Ok(refusal(ffi::SQLITE_ERROR, "the statement contains a NUL byte")),
         _ => Err(error),
     }
 }
 
 fn classify(extended: i32, message: String, over_budget: bool) -> Option<SqlError> {
     match extended & 0xff {
+        // Not a damaged file: what a virtual table was told contradicts itself, on every node alike.
+        _ if extended == ffi::SQLITE_CORRUPT_VTAB => Some(SqlError { code: extended, message }),
         ffi::SQLITE_CONSTRAINT | ffi::SQLITE_ERROR | ffi::SQLITE_TOOBIG | ffi::SQLITE_MISMATCH | ffi::SQLITE_RANGE => {
             Some(SqlError { code: extended, message })
         }

@@ -21,6 +21,29 @@ pub(super) fn current(root: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Removes what earlier incarnations and unfinished transfers left beside the directory in force.
+pub(super) fn clean(root: &Path, current: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(root)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let incarnation = name.split_once('-').is_some_and(|(index, term)| number(index) && number(term));
+        let transfer = name.starts_with("incoming-") || name.starts_with("outgoing-");
+        if (incarnation || transfer) && path != current {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory that may not be there.
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Swaps `current` to another directory, durably.
 pub(super) fn point_to(root: &Path, name: &str) -> io::Result<()> {
     let next = root.join("current.next");

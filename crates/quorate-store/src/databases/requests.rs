@@ -20,10 +20,10 @@ pub(super) struct Requests {
     by_id: HashMap<RequestId, LogIndex>,
     /// In the order of the log.
     order: VecDeque<(LogIndex, u64, RequestId)>,
-    /// How many of `order` came with the transaction that is open.
-    uncommitted: usize,
+    /// The newest index that is not of the transaction that is open.
+    committed: LogIndex,
+    /// Forgotten by the transaction that is open.
     forgotten: Vec<(LogIndex, u64, RequestId)>,
-    last: LogIndex,
 }
 
 impl Requests {
@@ -40,7 +40,7 @@ impl Requests {
             let id = RequestId(uuid::Uuid::from_bytes(id));
             requests.remember(LogIndex(index.cast_unsigned()), time_us.cast_unsigned(), id);
         }
-        requests.uncommitted = 0;
+        requests.committed();
         Ok(requests)
     }
 
@@ -71,24 +71,31 @@ impl Requests {
         connection
             .prepare_cached("/*quorate*/ INSERT INTO _quorate_requests VALUES (?1, ?2, ?3, ?4, ?5)")?
             .execute(params![index.0.cast_signed(), time_us.cast_signed(), id.0.as_bytes(), kind as i32, outcome])?;
+        // Told by what is remembered, so that a node that was restarted forgets at the same entries.
+        let last = self.newest();
         self.remember(index, time_us, id);
-        self.trim(connection, index, time_us)
+        if index.0 / TRIM_EVERY == last.0 / TRIM_EVERY {
+            return Ok(());
+        }
+        self.trim(connection, time_us)
     }
 
     fn remember(&mut self, index: LogIndex, time_us: u64, id: RequestId) {
         self.by_id.insert(id, index);
         self.order.push_back((index, time_us, id));
-        self.uncommitted += 1;
     }
 
-    fn trim(&mut self, connection: &Connection, index: LogIndex, time_us: u64) -> rusqlite::Result<()> {
-        let due = index.0 / TRIM_EVERY != self.last.0 / TRIM_EVERY;
-        self.last = index;
-        if !due {
-            return Ok(());
-        }
+    fn newest(&self) -> LogIndex {
+        self.order.back().map_or(LogIndex(0), |(index, _, _)| *index)
+    }
+
+    fn trim(&mut self, connection: &Connection, time_us: u64) -> rusqlite::Result<()> {
         let mut upto = None;
-        while self.order.front().is_some_and(|(_, at, _)| self.order.len() > KEPT_MAX || at + KEPT_US < time_us) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(_, at, _)| self.order.len() > KEPT_MAX || at.saturating_add(KEPT_US) < time_us)
+        {
             let gone = self.order.pop_front().expect("just looked");
             self.by_id.remove(&gone.2);
             upto = Some(gone.0);
@@ -103,19 +110,17 @@ impl Requests {
     }
 
     pub(super) fn committed(&mut self) {
-        self.uncommitted = 0;
+        self.committed = self.newest();
         self.forgotten.clear();
     }
 
     /// The open transaction is rolled back.
     pub(super) fn rolled_back(&mut self) {
-        for _ in 0..self.uncommitted.min(self.order.len()) {
-            if let Some((_, _, id)) = self.order.pop_back() {
-                self.by_id.remove(&id);
-            }
+        while self.newest() > self.committed {
+            let (_, _, id) = self.order.pop_back().expect("it has a newest one");
+            self.by_id.remove(&id);
         }
-        self.uncommitted = 0;
-        for gone in self.forgotten.drain(..).rev() {
+        for gone in self.forgotten.drain(..).rev().filter(|gone| gone.0 <= self.committed) {
             self.by_id.insert(gone.2, gone.0);
             self.order.push_front(gone);
         }

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rusqlite::functions::FunctionFlags;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, Error};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +37,18 @@ const BUDGET_STEP: i32 = 1_000_000;
 /// not a time, so that every node ends it at the same place.
 const BUDGET_LOOKS: u32 = 50;
 
+/// Bytes of a value, a row or a statement; more is an error. The outcome of an entry, which is
+/// kept as a value, must fit too (see `RETURNED_MAX`).
+const LENGTH_MAX: usize = 128 << 20;
+
 /// What the functions and hooks of a writer connection share with the writer.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     own: Arc<AtomicBool>,
+    /// A statement of users' is prepared: whatever is prepared now, a virtual table does.
+    running: Arc<AtomicBool>,
+    /// A statement of the entry changed the schema, or tried to.
+    schema: Arc<AtomicBool>,
     rng: Arc<Mutex<ChaCha8Rng>>,
     /// Rows changed by the last statement, and by all of the entry's.
     changes: Arc<AtomicI64>,
@@ -52,19 +61,30 @@ impl Surroundings {
     pub(super) fn install(connection: &mut Connection) -> Result<Surroundings, Error> {
         let shared = Surroundings {
             own: Arc::new(AtomicBool::new(true)),
+            running: Arc::default(),
+            schema: Arc::default(),
             rng: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(0))),
             changes: Arc::default(),
             total_changes: Arc::default(),
             looks: Arc::default(),
         };
         shared.functions(connection)?;
-        let own = shared.own.clone();
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::try_from(LENGTH_MAX).expect("it is small"))?;
+        let flags = shared.clone();
         connection.authorizer(Some(move |context: AuthContext<'_>| {
-            if own.load(Ordering::Relaxed) { Authorization::Allow } else { judge(&context) }
+            if flags.own.load(Ordering::Relaxed) {
+                return Authorization::Allow;
+            }
+            if changes_schema(&context.action) {
+                flags.schema.store(true, Ordering::Relaxed);
+            }
+            let nested = flags.running.load(Ordering::Relaxed);
+            verdict(may_run(&context.action) || nested && is_data_version(&context.action))
         }))?;
-        let looks = shared.looks.clone();
-        connection
-            .progress_handler(BUDGET_STEP, Some(move || looks.fetch_add(1, Ordering::Relaxed) + 1 >= BUDGET_LOOKS))?;
+        let flags = shared.clone();
+        let over = move || flags.looks.fetch_add(1, Ordering::Relaxed) + 1 >= BUDGET_LOOKS;
+        let own = shared.own.clone();
+        connection.progress_handler(BUDGET_STEP, Some(move || !own.load(Ordering::Relaxed) && over()))?;
         Ok(shared)
     }
 
@@ -77,8 +97,10 @@ impl Surroundings {
         })?;
         let rng = self.rng.clone();
         connection.create_scalar_function("randomblob", 1, flags, move |context| {
-            let wanted = context.get::<Option<i64>>(0)?.unwrap_or(1).clamp(1, 1_000_000_000);
-            let mut bytes = vec![0; usize::try_from(wanted).expect("clamped")];
+            let wanted = context.get::<Option<i64>>(0)?.unwrap_or(1).max(1);
+            let wanted = usize::try_from(wanted).ok().filter(|wanted| *wanted <= LENGTH_MAX);
+            let wanted = wanted.ok_or_else(|| Error::UserFunctionError("randomblob() of more than 128 MiB".into()))?;
+            let mut bytes = vec![0; wanted];
             rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
             Ok(bytes)
         })?;
@@ -95,17 +117,29 @@ impl Surroundings {
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8..16].copy_from_slice(&index.0.to_le_bytes());
         *self.rng.lock().unwrap_or_else(PoisonError::into_inner) = ChaCha8Rng::from_seed(key);
+        self.schema.store(false, Ordering::Relaxed);
         self.changes.store(0, Ordering::Relaxed);
         self.total_changes.store(0, Ordering::Relaxed);
     }
 
     /// Runs users' SQL under the rules.
     pub(super) fn under_rules<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.looks.store(0, Ordering::Relaxed);
+        self.running.store(false, Ordering::Relaxed);
         self.own.store(false, Ordering::Relaxed);
         let done = work();
         self.own.store(true, Ordering::Relaxed);
         done
+    }
+
+    /// A statement is prepared and begins to run, with its whole budget.
+    pub(super) fn begin_statement(&self) {
+        self.looks.store(0, Ordering::Relaxed);
+        self.running.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a statement of the entry changed the schema, or tried to.
+    pub(super) fn schema_changed(&self) -> bool {
+        self.schema.load(Ordering::Relaxed)
     }
 
     pub(super) fn statement_changed(&self, rows: u64) {
@@ -120,13 +154,26 @@ impl Surroundings {
     }
 }
 
-/// Whether users' SQL may do this.
-fn judge(context: &AuthContext<'_>) -> Authorization {
+/// Whether replicated SQL may do this.
+fn may_run(action: &AuthAction<'_>) -> bool {
     use AuthAction as A;
-    let ours =
-        |table: &str| table.len() >= OWN_PREFIX.len() && table[..OWN_PREFIX.len()].eq_ignore_ascii_case(OWN_PREFIX);
-    let allowed = match &context.action {
-        A::Attach { .. }
+    match action {
+        // How far the file is depends on batches, and so does the layout of that page.
+        A::Read { table_name, .. } => {
+            !is_ours(table_name)
+                && !["dbstat", "pragma_data_version"].iter().any(|name| table_name.eq_ignore_ascii_case(name))
+        }
+        _ => may_query(action),
+    }
+}
+
+/// Whether a query may do this. What writes it cannot do anyway.
+pub(super) fn may_query(action: &AuthAction<'_>) -> bool {
+    use AuthAction as A;
+    match action {
+        // The statistics in memory would outlive a rollback, and plans would differ after a restart.
+        A::Analyze { .. }
+        | A::Attach { .. }
         | A::Detach { .. }
         | A::Transaction { .. }
         | A::Savepoint { .. }
@@ -139,9 +186,13 @@ fn judge(context: &AuthContext<'_>) -> Authorization {
         | A::DropTempTrigger { .. }
         | A::DropTempView { .. } => false,
         A::Pragma { pragma_name, .. } => PRAGMAS.iter().any(|known| known.eq_ignore_ascii_case(pragma_name)),
-        // What they hold depends on how entries were batched.
-        A::Read { table_name, .. } => !ours(table_name),
         A::Function { function_name } => !function_name.eq_ignore_ascii_case("load_extension"),
+        // With the last number used up an INSERT fails like a full disk does, at which nodes stop.
+        A::Insert { table_name } | A::Update { table_name, column_name: "seq" }
+            if table_name.eq_ignore_ascii_case("sqlite_sequence") =>
+        {
+            false
+        }
         A::Insert { table_name }
         | A::Delete { table_name }
         | A::Update { table_name, .. }
@@ -153,11 +204,39 @@ fn judge(context: &AuthContext<'_>) -> Authorization {
         | A::CreateTrigger { table_name, .. }
         | A::DropTrigger { table_name, .. }
         | A::CreateVtable { table_name, .. }
-        | A::DropVtable { table_name, .. } => !ours(table_name),
+        | A::DropVtable { table_name, .. } => !is_ours(table_name),
         _ => true,
-    };
+    }
+}
+
+/// FTS5 asks for this itself to see whether another connection wrote. Users may not: the answer
+/// depends on when the file was opened.
+pub(super) fn is_data_version(action: &AuthAction<'_>) -> bool {
+    matches!(action, AuthAction::Pragma { pragma_name, .. } if pragma_name.eq_ignore_ascii_case("data_version"))
+}
+
+fn changes_schema(action: &AuthAction<'_>) -> bool {
+    use AuthAction as A;
+    !matches!(
+        action,
+        A::Select
+            | A::Recursive
+            | A::Read { .. }
+            | A::Function { .. }
+            | A::Pragma { .. }
+            | A::Insert { .. }
+            | A::Update { .. }
+            | A::Delete { .. }
+    )
+}
+
+fn is_ours(table: &str) -> bool {
+    table.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX))
+}
+
+pub(super) fn verdict(allowed: bool) -> Authorization {
     if allowed { Authorization::Allow } else { Authorization::Deny }
 }
 
-/// Why a statement was refused by [`judge`], for people; SQLite only says "not authorized".
-pub(super) const NOT_ALLOWED: &str = "not allowed in replicated SQL: transactions (use the request's `transaction`), ATTACH, TEMP objects, most PRAGMAs and Quorate's own tables";
+/// Why a statement was refused by [`may_run`], for people; SQLite only says "not authorized".
+pub(super) const NOT_ALLOWED: &str = "not allowed in replicated SQL: transactions (use the request's `transaction`), ATTACH, TEMP objects, ANALYZE, most PRAGMAs, numbers in sqlite_sequence (delete its rows instead) and Quorate's own tables";

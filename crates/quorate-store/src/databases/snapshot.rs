@@ -18,7 +18,7 @@ pub struct Manifest {
     /// Both files hold at least everything up to here; one may hold more.
     pub index: LogIndex,
     pub term: Term,
-    /// The voters, opaque.
+    /// The voters, opaque, as of the last entry in `system`, which alone knows them.
     pub voters: Bytes,
     /// Name and length of each file.
     pub files: Vec<(String, u64)>,
@@ -39,11 +39,12 @@ pub enum SnapshotError {
 #[error("the received database cannot be put in force")]
 pub struct InstallError(#[from] io::Error);
 
-/// Copies both files into `into`, each from one moment, while writers go on.
+/// Copies both files into the directory `into`, made anew, each from one moment, while writers go on.
 ///
 /// # Errors
 /// [`SnapshotError`].
 pub fn snapshot(root: &Path, into: &Path) -> Result<Manifest, SnapshotError> {
+    place::remove(into)?;
     std::fs::create_dir_all(into)?;
     let directory = place::current(root)?;
     let mut files = Vec::new();
@@ -55,9 +56,9 @@ pub fn snapshot(root: &Path, into: &Path) -> Result<Manifest, SnapshotError> {
         metas.push(meta);
         files.push((format!("{}.db", database.name()), std::fs::metadata(&copy)?.len()));
     }
+    let voters = metas[Database::System as usize].voters.clone();
     metas.sort_by_key(|meta| meta.applied.index);
-    let (behind, ahead) = (&metas[0], &metas[metas.len() - 1]);
-    Ok(Manifest { index: behind.applied.index, term: behind.applied.term, voters: ahead.voters.clone(), files })
+    Ok(Manifest { index: metas[0].applied.index, term: metas[0].applied.term, voters, files })
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<Meta, Error> {
@@ -77,16 +78,28 @@ fn copy_file(from: &Path, to: &Path) -> Result<Meta, Error> {
 /// # Errors
 /// [`InstallError`].
 pub fn install(root: &Path, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
-    for (name, _) in &manifest.files {
-        std::fs::File::open(incoming.join(name))?.sync_all()?;
+    for (name, bytes) in &manifest.files {
+        let file = std::fs::File::open(incoming.join(name))?;
+        if file.metadata()?.len() != *bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not complete")).into());
+        }
+        file.sync_all()?;
+    }
+    for entry in std::fs::read_dir(incoming)? {
+        // A write-ahead log that is none of ours would be taken for the received file's.
+        let entry = entry?;
+        if !manifest.files.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
+            std::fs::remove_file(entry.path())?;
+        }
     }
     place::sync_directory(incoming)?;
     let name = format!("{}-{}", manifest.index, manifest.term);
     let target = root.join(&name);
-    if target.exists() {
-        // Left over from an installation that did not get as far as the link.
-        std::fs::remove_dir_all(&target)?;
+    if place::current(root)? == target {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is in force")).into());
     }
+    // It may be left over from an installation that did not get as far as the link.
+    place::remove(&target)?;
     std::fs::rename(incoming, &target)?;
     place::point_to(root, &name)?;
     Ok(())

@@ -45,16 +45,24 @@ pub(super) struct Writer {
     pub(super) requests: Requests,
     database: Database,
     applied: Applied,
-    /// The digest after the last entry of the transaction that is open.
-    digest: u64,
     digest_before: u64,
+    /// After the last entry of the transaction that is open.
+    progress: Progress,
+    /// As of the last commit: what a rollback returns to.
+    committed: Progress,
+    open: bool,
+    /// Pages in the write-ahead log after the last commit, told by SQLite.
+    wal_pages: Arc<AtomicI32>,
+}
+
+/// What entries leave behind besides rows.
+#[derive(Debug, Clone)]
+struct Progress {
+    digest: u64,
     /// The time of the file's newest entry. Time never runs backwards within a file.
     time_us: u64,
     planned_on: LogIndex,
     voters: Bytes,
-    open: bool,
-    /// Pages in the write-ahead log after the last commit, told by SQLite.
-    wal_pages: Arc<AtomicI32>,
 }
 
 impl Writer {
@@ -73,6 +81,7 @@ impl Writer {
         let requests = Requests::load(&connection).map_err(wrong)?;
         let surroundings = Surroundings::install(&mut connection).map_err(wrong)?;
         let recorder = Recorder::default();
+        recorder.read_schema(&connection).map_err(wrong)?;
         let rows = recorder.clone();
         // SAFETY: fields are dropped in their order, so the hook goes before the connection.
         #[allow(unsafe_code, reason = "the order of dropping is this struct's invariant")]
@@ -85,6 +94,12 @@ impl Writer {
                 Ok(())
             }))
             .map_err(wrong)?;
+        let progress = Progress {
+            digest: meta.applied.digest,
+            time_us: meta.time_us,
+            planned_on: meta.planned_on,
+            voters: meta.voters,
+        };
         Ok(Writer {
             _hook: hook,
             connection,
@@ -94,11 +109,9 @@ impl Writer {
             requests,
             database,
             applied: meta.applied,
-            digest: meta.applied.digest,
             digest_before: meta.applied.digest,
-            time_us: meta.time_us,
-            planned_on: meta.planned_on,
-            voters: meta.voters,
+            committed: progress.clone(),
+            progress,
             open: false,
             wal_pages,
         })
@@ -113,11 +126,11 @@ impl Writer {
     }
 
     pub(super) fn voters(&self) -> Bytes {
-        self.voters.clone()
+        self.progress.voters.clone()
     }
 
     pub(super) fn planned_on(&self) -> LogIndex {
-        self.planned_on
+        self.progress.planned_on
     }
 
     /// The digest before the batch that was run last.
@@ -157,7 +170,13 @@ impl Writer {
                 Attempt::Gone(index, outcome) => {
                     refused.insert(index, outcome);
                     self.open = false;
-                    self.requests.rolled_back();
+                    self.rolled_back();
+                    let database = self.database.name();
+                    self.recorder.read_schema(&self.connection).map_err(|source| ApplyError::Sqlite {
+                        index,
+                        database,
+                        source,
+                    })?;
                 }
             }
         }
@@ -169,7 +188,6 @@ impl Writer {
         refused: &BTreeMap<LogIndex, SqlOutcome>,
         mut state: Option<&mut ClusterState>,
     ) -> Result<Attempt, ApplyError> {
-        self.digest = self.applied.digest;
         let mut outcomes = Outcomes::new();
         for entry in todo {
             let index = entry.index;
@@ -177,7 +195,7 @@ impl Writer {
             let ran = catch_unwind(AssertUnwindSafe(|| execute::entry(self, entry, refused.get(&index), state)));
             match ran {
                 Ok(Ok(ran)) => {
-                    self.digest = ran.digest;
+                    self.progress.digest = ran.digest;
                     outcomes.insert(index, ran);
                 }
                 Ok(Err(Stop::Gone(outcome))) => return Ok(Attempt::Gone(index, outcome)),
@@ -202,7 +220,7 @@ impl Writer {
         if !self.open {
             return Ok(());
         }
-        let applied = Applied { index: last.index, term: last.term, digest: self.digest };
+        let applied = Applied { index: last.index, term: last.term, digest: self.progress.digest };
         let wrong = |database: Database| {
             move |source| ApplyError::Sqlite { index: last.index, database: database.name(), source }
         };
@@ -215,15 +233,16 @@ impl Writer {
                     applied.index.0.cast_signed(),
                     applied.term.0.cast_signed(),
                     applied.digest.cast_signed(),
-                    self.time_us.cast_signed(),
-                    self.planned_on.0.cast_signed(),
-                    self.voters.as_ref(),
+                    self.progress.time_us.cast_signed(),
+                    self.progress.planned_on.0.cast_signed(),
+                    self.progress.voters.as_ref(),
                 ])
             })
             .map_err(wrong(self.database))?;
         self.own("/*quorate*/ COMMIT", last.index)?;
         self.open = false;
         self.applied = applied;
+        self.committed = self.progress.clone();
         self.requests.committed();
         Ok(())
     }
@@ -234,8 +253,14 @@ impl Writer {
             // When even this fails the connection is of no use, and the node is stopping anyway.
             let _ = self.connection.execute_batch("/*quorate*/ ROLLBACK");
         }
+        self.rolled_back();
+    }
+
+    fn rolled_back(&mut self) {
         self.requests.rolled_back();
-        self.digest = self.applied.digest;
+        self.progress = self.committed.clone();
+        // What was prepared meanwhile may know a schema that never came to be.
+        self.connection.flush_prepared_statement_cache();
     }
 
     fn own(&self, sql: &'static str, index: LogIndex) -> Result<(), ApplyError> {
@@ -246,11 +271,13 @@ impl Writer {
             .map_err(|source| ApplyError::Sqlite { index, database: self.database.name(), source })
     }
 
+    /// A commit that syncs the write-ahead log, everything before it included. It must change a
+    /// value: SQLite writes no page whose bytes stay, and syncs nothing then.
     pub(super) fn make_durable(&mut self) -> Result<(), Error> {
         self.connection.execute_batch(
             "/*quorate*/ PRAGMA synchronous = FULL;
              /*quorate*/ BEGIN IMMEDIATE;
-             /*quorate*/ UPDATE _quorate_meta SET applied = applied;
+             /*quorate*/ UPDATE _quorate_meta SET synced = synced + 1;
              /*quorate*/ COMMIT;
              /*quorate*/ PRAGMA synchronous = NORMAL;",
         )
@@ -258,21 +285,21 @@ impl Writer {
 
     /// Sets the file's clock for an entry, and returns the time that the entry sees.
     pub(super) fn set_time(&mut self, time_us: u64) -> u64 {
-        self.time_us = self.time_us.max(time_us);
-        self.clock.set(self.time_us);
-        self.time_us
+        self.progress.time_us = self.progress.time_us.max(time_us);
+        self.clock.set(self.progress.time_us);
+        self.progress.time_us
     }
 
     pub(super) fn current_digest(&self) -> u64 {
-        self.digest
+        self.progress.digest
     }
 
     pub(super) fn set_voters(&mut self, voters: Bytes) {
-        self.voters = voters;
+        self.progress.voters = voters;
     }
 
     pub(super) fn set_planned_on(&mut self, index: LogIndex) {
-        self.planned_on = index;
+        self.progress.planned_on = index;
     }
 }
 
@@ -312,14 +339,14 @@ fn schema(connection: &Connection, database: Database, voters: &[u8]) -> Result<
         "CREATE TABLE IF NOT EXISTS _quorate_meta (
             one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, applied INTEGER NOT NULL,
             term INTEGER NOT NULL, digest INTEGER NOT NULL, time_us INTEGER NOT NULL,
-            planned_on INTEGER NOT NULL, voters BLOB NOT NULL)",
+            planned_on INTEGER NOT NULL, voters BLOB NOT NULL, synced INTEGER NOT NULL)",
     )?;
     connection.execute_batch(Requests::SCHEMA)?;
     if database == Database::System {
         connection.execute_batch(super::rows::SCHEMA)?;
     }
     connection
-        .execute("INSERT OR IGNORE INTO _quorate_meta VALUES (1, ?1, 0, 0, 0, 0, 0, ?2)", params![FORMAT, voters])?;
+        .execute("INSERT OR IGNORE INTO _quorate_meta VALUES (1, ?1, 0, 0, 0, 0, 0, ?2, 0)", params![FORMAT, voters])?;
     connection.execute_batch("COMMIT")
 }
 
@@ -351,7 +378,7 @@ impl Meta {
     /// Only how far the file is; for readers, at each query.
     pub(super) fn load_applied(connection: &Connection) -> Result<LogIndex, Error> {
         connection
-            .prepare_cached("SELECT applied FROM _quorate_meta")?
+            .prepare_cached("/*quorate*/ SELECT applied FROM _quorate_meta")?
             .query_row([], |row| row.get::<_, i64>(0))
             .map(|applied| LogIndex(applied.cast_unsigned()))
     }

@@ -31,7 +31,11 @@ const CHECKPOINT_BYTES: u64 = 16 << 20;
 pub(super) enum ApplyJob {
     Apply(Vec<LogEntry>),
     /// Put the database in this directory in force.
-    Install { incoming: PathBuf, manifest: Manifest, hard_state: (u64, u64, u64) },
+    Install {
+        incoming: PathBuf,
+        manifest: Manifest,
+        hard_state: (u64, u64, u64),
+    },
 }
 
 /// Who waits for which request.

@@ -113,14 +113,7 @@ impl BulkReceiver for Incoming {
 }
 
 /// Sends this node's database to `to`, and says how it went.
-pub(super) async fn send(
-    me: LinkIdentity,
-    root: PathBuf,
-    to: NodeId,
-    address: SocketAddr,
-    term: Term,
-    inbox: Inbox,
-) {
+pub(super) async fn send(me: LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term, inbox: Inbox) {
     let ok = match send_files(me, root, to, address, term).await {
         Ok(bytes) => {
             info!(%to, bytes, "sent a snapshot");
@@ -134,13 +127,7 @@ pub(super) async fn send(
     inbox.send(Event::SnapshotSent { to, ok }).await;
 }
 
-async fn send_files(
-    me: LinkIdentity,
-    root: PathBuf,
-    to: NodeId,
-    address: SocketAddr,
-    term: Term,
-) -> io::Result<u64> {
+async fn send_files(me: LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term) -> io::Result<u64> {
     let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
     let into = directory.path().to_owned();
     let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&root, &into))

@@ -19,8 +19,8 @@ use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
 use quorate_node::{Effect, Event, Node, Now};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 

@@ -20,11 +20,22 @@ use tracing::{error, info};
 #[derive(Debug)]
 pub(super) enum DiskJob {
     Append(Append),
-    Read { from: LogIndex, to_exclusive: LogIndex, bytes_max: usize },
+    Read {
+        from: LogIndex,
+        to_exclusive: LogIndex,
+        bytes_max: usize,
+    },
     /// The database holds everything below durably.
-    Purge { keep_from: LogIndex },
+    Purge {
+        keep_from: LogIndex,
+    },
     /// A snapshot was installed: go on after it.
-    Reset { index: LogIndex, term: Term, hard_state: (u64, u64, u64), state: Box<ClusterState> },
+    Reset {
+        index: LogIndex,
+        term: Term,
+        hard_state: (u64, u64, u64),
+        state: Box<ClusterState>,
+    },
 }
 
 /// Bytes of log that are kept for peers that were away, even when the database needs none of it.

@@ -92,7 +92,7 @@ fn run(reader: &mut Reader, query: &Query, asked: Instant) -> Result<Answer, Rea
     let deadline = asked + query.patience.max(Duration::from_millis(1));
     match reader.query(query.database, &query.batch, deadline) {
         Ok(found) => Ok(Answer { results: found.results, applied: found.applied, age: None }),
-        Err(QueryError::TooSlow { .. }) => Err(ReadError::TooSlow { limit: query.patience }),
+        Err(QueryError::TooSlow) => Err(ReadError::TooSlow { limit: query.patience }),
         Err(error) => {
             error!(error = %super::disk::chain(&error), "a reader failed");
             Err(ReadError::ShuttingDown)

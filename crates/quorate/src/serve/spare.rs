@@ -17,9 +17,9 @@ impl SpareMaker {
         let (sender, receiver) = sync_channel::<()>(1);
         std::thread::Builder::new().name("log-spare".into()).spawn(move || {
             while receiver.recv().is_ok() {
-                let made = RealDisk::at(&dir).map_err(|error| error.to_string()).and_then(|disk| {
-                    log::prepare_spare(&disk, &options).map_err(|error| super::disk::chain(&error))
-                });
+                let made = RealDisk::at(&dir)
+                    .map_err(|error| error.to_string())
+                    .and_then(|disk| log::prepare_spare(&disk, &options).map_err(|error| super::disk::chain(&error)));
                 if let Err(error) = made {
                     // Not fatal: the log makes the segment itself, and says so if it cannot.
                     warn!(%error, "cannot prepare the next log segment");

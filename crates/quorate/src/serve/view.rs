@@ -48,7 +48,7 @@ impl Scene<'_> {
 
     fn nodes(&self) -> Vec<NodeView> {
         let mut nodes: Vec<NodeView> = self.node.state().nodes.values().map(|record| self.node_view(record)).collect();
-        nodes.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+        nodes.sort_by_key(|node| natural(&node.name));
         nodes
     }
 
@@ -134,6 +134,7 @@ impl Scene<'_> {
             voters_joined: count(joined),
             can_lose: count(can_lose),
             applied: self.node.applied(),
+            digests_compared: self.node.digests_compared(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -60,7 +60,7 @@ fn service(want: u32, replicas: &[Value]) -> Value {
     json!({
         "name": "web", "mode": "replicated", "driver": "process", "want": want, "healthy": healthy, "version": 1,
         "routes": [{ "service": "web" }], "replicas": replicas, "held": [],
-        "spec": { "name": "web", "replicas": want, "command": ["serve", "{port}"] }
+        "spec": { "name": "web", "replicas": want, "command": ["serve", "{port}"], "ports": { "http": "auto" } }
     })
 }
 
@@ -308,7 +308,8 @@ fn a_service_is_shown_with_its_copies() {
     );
 }
 
-const SPEC: &str = "[[service]]\nname = 'web'\nreplicas = 1\ncommand = ['serve', '{port}']\n";
+const SPEC: &str =
+    "[[service]]\nname = 'web'\nreplicas = 1\ncommand = ['serve', '{port}']\nports = { http = 'auto' }\n";
 
 fn spec_file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();

@@ -86,7 +86,8 @@ pub(crate) struct TestCluster {
     pub dir: PathBuf,
     pub http: Http,
     dev: Child,
-    _temporary: tempfile::TempDir,
+    /// The registry and what `dev` says; usually the data too.
+    private: tempfile::TempDir,
 }
 
 impl TestCluster {
@@ -120,12 +121,12 @@ impl TestCluster {
         let nodes = nodes.iter().map(|node| TestNode { name: text(&node["name"]), api: text(&node["api"]) }).collect();
         let gateway = text(&said["gateway"]);
         let http = Http::new(Duration::from_secs(20));
-        TestCluster { nodes, gateway, said, dir, http, dev, _temporary: temporary }
+        TestCluster { nodes, gateway, said, dir, http, dev, private: temporary }
     }
 
     /// A command line for this cluster, like `["service", "show", "web", "-o", "json"]`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = quorate(self._temporary.path(), &self.dir);
+        let mut command = quorate(self.private.path(), &self.dir);
         command.args(args);
         command
     }
@@ -143,11 +144,12 @@ impl TestCluster {
         ran.stdout
     }
 
-    /// Kills a node as a power cut does: its server and its replicas. Answers at once.
+    /// Kills a node as a power cut does, its server and its replicas, and waits for nothing.
     pub(crate) fn kill(&self, node: &str) {
         self.order(&json!({ "do": "kill", "node": node, "server_only": false }));
     }
 
+    /// Starts a node and waits for nothing.
     pub(crate) fn start_node(&self, node: &str) {
         self.order(&json!({ "do": "start", "node": node }));
     }
@@ -162,10 +164,14 @@ impl TestCluster {
         assert!(reply.contains("done"), "{order}: {reply}");
     }
 
-    /// `kill -9` of a server alone; `dev` does not know of it before.
-    pub(crate) fn kill_server(&self, node: &str) {
-        if let Some(pid) = self.pid(node) {
-            signal(pid, rustix::process::Signal::KILL);
+    /// `kill -9` of some servers alone, all at once; `dev` does not know of it before. They are
+    /// dead when this returns.
+    pub(crate) fn kill_servers(&self, nodes: &[String]) {
+        let pids: Vec<u32> = nodes.iter().filter_map(|node| self.pid(node)).collect();
+        assert_eq!(pids.len(), nodes.len(), "{nodes:?} run");
+        pids.iter().for_each(|pid| signal(*pid, rustix::process::Signal::KILL));
+        for pid in pids {
+            wait_for("the server is dead", PATIENCE, || (!lives(pid)).then_some(()));
         }
     }
 
@@ -264,10 +270,11 @@ impl TestCluster {
 }
 
 impl Drop for TestCluster {
+    #[allow(clippy::print_stderr, reason = "it explains a failed test")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-            eprintln!("── dev\n{}", tail(&read(&self._temporary.path().join("dev.err"))));
+            eprintln!("── dev\n{}", tail(&read(&self.private.path().join("dev.err"))));
             for name in self.names().iter().map(String::as_str).chain(["gw1"]) {
                 eprintln!("── server.log of {name}\n{}", tail(&self.server_log(name)));
             }
@@ -315,6 +322,14 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).unwrap();
     // It may have ended a moment ago.
     let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Whether there is such a process that has not ended with all its threads.
+pub(crate) fn lives(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let zombie = stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    !zombie || threads > 1
 }
 
 /// Processes with `dir`, or something in it, among their arguments, as their working directory or

@@ -125,7 +125,7 @@ fn the_times_after_a_kill_are_those_that_an_outside_observer_measures() {
         let observer = Observer::start(&cluster, &leader, &through);
         let told = cluster.json(&["dev", "kill", &leader]);
         let seen = observer.end();
-        println!("told {told}\nseen {seen:?}");
+        println!("told {told}\nseen {seen:?}\n{}", cluster.ok(&["events"]));
         let killed = told["killed_at_us"].as_u64().unwrap();
         let at = |after: &Value| killed + (after["after_ms"].as_f64().unwrap() * 1_000.0) as u64;
         assert_eq!(told["was_leader"], true);

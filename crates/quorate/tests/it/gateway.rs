@@ -83,7 +83,7 @@ fn k7_services_and_gateway_go_on_while_all_managers_are_dead() {
     let before = cluster.service("demo");
     let tally = under_load(&cluster, || {
         for node in cluster.names() {
-            cluster.kill_server(&node);
+            signal(cluster.pid(&node).unwrap(), Signal::KILL);
         }
         wait_for("all servers are dead", PATIENCE, || {
             cluster.names().iter().all(|node| cluster.pid(node).is_none()).then_some(())

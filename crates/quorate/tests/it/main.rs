@@ -5,6 +5,7 @@ mod bad_input;
 mod cli;
 mod cluster;
 mod dev;
+mod durability;
 mod examples;
 mod fake;
 mod gateway;

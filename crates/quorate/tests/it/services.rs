@@ -215,13 +215,14 @@ fn a_service_without_a_route_runs_and_is_not_reachable_through_the_gateway() {
     assert!(is_whole(&view), "{view}");
     assert_eq!(view["routes"], json!([]));
     let answer = ask(cluster.gateway_address(), "/whoami").unwrap();
-    assert_eq!(answer.status, 404, "{}", String::from_utf8_lossy(&answer.body));
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.starts_with(b"No route leads from this host and path"), "{answer:?}");
     cluster.apply(&(demo("plain", 2, "") + "[[route]]\nservice = 'plain'\npath = '/who'\n"));
     wait_for("the route", PATIENCE, || {
         // The demo knows no such path; that it is asked is the point.
         let answer = ask(cluster.gateway_address(), "/whoami").unwrap();
         let below = ask(cluster.gateway_address(), "/who").unwrap();
-        (answer.status == 404 && below.body.starts_with(b"There are /")).then_some(())
+        (answer.status == 503 && below.body.starts_with(b"There are /")).then_some(())
     });
 }
 
