@@ -235,7 +235,8 @@ fn a_node_that_hangs_with_its_links_open_is_down_as_well() {
 fn what_happens_on_the_leaders_own_node_is_recorded_as_soon_as_elsewhere() {
     let mut lab = Lab::running(3, 31);
     let leader = lab.leader().unwrap();
-    let document = serde_json::from_str(r#"{"service": [{"name": "web", "replicas": 3, "command": ["web"]}]}"#).unwrap();
+    let document =
+        serde_json::from_str(r#"{"service": [{"name": "web", "replicas": 3, "command": ["web"]}]}"#).unwrap();
     lab.propose(leader, Proposal::command(RequestId::from_u128(1), &Command::ApplySpec { document }));
     lab.until("a replica on each node", ms(1_000), |lab| lab.node(leader).state().replicas.len() == 3);
     let statuses: Vec<(usize, ReplicaStatus)> = lab

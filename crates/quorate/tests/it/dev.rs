@@ -1,7 +1,7 @@
 //! `quorate dev` as people and scripts use it: sizes, orders, ends, and the first page of a cluster.
 
-use crate::cluster::{PATIENCE, TestCluster, processes_of, signal, wait_for};
-use crate::load::{alone, ask};
+use crate::cluster::{PATIENCE, Place, TestCluster, processes_of, signal, wait_for};
+use crate::load::ask;
 use crate::show::{demo, is_whole, nodes, pids};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ impl Observer {
 
 #[test]
 fn the_times_after_a_kill_are_those_that_an_outside_observer_measures() {
-    let _alone = alone();
+    let _alone = Place::alone();
     let cluster = TestCluster::start();
     for round in 0..3 {
         let leader = cluster.leader();
@@ -242,7 +242,7 @@ fn k1_exactly_one_node_is_active_in_everybodys_view_and_another_takes_over_by_it
 
 #[test]
 fn the_stream_of_one_node_shows_within_half_a_second_what_was_changed_through_another() {
-    let _alone = alone();
+    let _alone = Place::alone();
     let cluster = TestCluster::start();
     let followers = cluster.followers();
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();

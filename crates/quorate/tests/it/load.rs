@@ -6,7 +6,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +36,14 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn per_second(&self) -> f64 {
         self.answered as f64 / self.lasted.as_secs_f64()
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (seconds, per_second) = (self.lasted.as_secs_f64(), self.per_second());
+        write!(f, "{} answered in {seconds:.1} s ({per_second:.0}/s), {} failed", self.answered, self.failed)?;
+        write!(f, ", slowest {:?}", self.slowest)
     }
 }
 
@@ -178,10 +185,4 @@ fn read_answer(reader: &mut impl BufRead) -> std::io::Result<Answer> {
         }
     }
     Ok(Answer { status, body, keeps })
-}
-
-/// Tests that measure, or that keep the whole machine busy, run one after the other.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
