@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, RequestId, ServiceName};
-use quorate_model::spec::{RouteSpec, ServiceSpec, SpecDocument};
+use quorate_model::spec::{self, Format, RouteSpec, ServiceSpec, SpecDocument};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -224,13 +224,13 @@ pub(crate) async fn apply_specs<B: Backend>(
 fn read_spec(headers: &HeaderMap, body: &[u8]) -> Result<SpecDocument, Failure> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    let read = match kind {
-        "application/toml" => toml::from_slice(body).map_err(|error| error.to_string()),
-        _ => serde_json::from_slice(body).map_err(|error| error.to_string()),
-    };
-    read.map_err(|error| {
+    let format = if kind == "application/toml" { Format::Toml } else { Format::Json };
+    let text = std::str::from_utf8(body).map_err(|error| {
+        Failure::bad_request("bad-spec", format!("the spec is not text: {error}"), "send it as UTF-8")
+    })?;
+    spec::parse(text, format).map_err(|error| {
         let fix = "correct the line that is named; send TOML with the content type application/toml";
-        Failure::bad_request("bad-spec", format!("the spec cannot be read: {}", error.trim_end()), fix)
+        Failure::bad_request("bad-spec", format!("the spec cannot be read: {error}"), fix)
     })
 }
 

@@ -30,6 +30,7 @@ mod writer;
 mod tests;
 
 pub use checkpoint::{CheckpointError, Checkpointer};
+pub use place::{remove_leftovers, remove_superseded};
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
 
@@ -92,6 +93,7 @@ pub struct ToApply {
 pub struct AppliedEntry {
     pub index: LogIndex,
     pub term: Term,
+    /// Absent too when the entry was applied so long ago that its outcome is forgotten.
     pub request_id: Option<RequestId>,
     pub outcome: Outcome,
     pub changes: Vec<Change>,
@@ -195,18 +197,21 @@ impl Databases {
             if let Some(ran) = &ran {
                 digests[entry.database as usize] = ran.digest;
             }
-            let ran_here = ran.is_some();
+            let mut request_id = entry.envelope.as_ref().and_then(Envelope::request_id);
             let (outcome, changes, repeated) = match ran {
                 Some(ran) => (ran.outcome, ran.changes, ran.repeated),
-                // Applied before a restart; who asked is long answered.
-                None => (Outcome::Noop, Vec::new(), true),
+                // This file had it already, from before a restart or from a snapshot. Somebody may
+                // wait for it all the same: for an answer that never left, or on another node.
+                None => {
+                    let kept = self.outcome_kept(entry, request_id)?;
+                    request_id = request_id.filter(|_| kept.is_some());
+                    (kept.unwrap_or(Outcome::Noop), Vec::new(), true)
+                }
             };
             applied.push(AppliedEntry {
                 index: entry.index,
                 term: entry.term,
-                // Nobody may be answered by an entry that did not run: one who asks again now is
-                // answered by the outcome that is kept.
-                request_id: ran_here.then(|| entry.envelope.as_ref().and_then(Envelope::request_id)).flatten(),
+                request_id,
                 outcome,
                 changes,
                 digests: (entry.index > settled).then_some(digests),
@@ -214,6 +219,14 @@ impl Databases {
             });
         }
         Ok(applied)
+    }
+
+    /// What is kept of a request that the entry's file applied earlier.
+    fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<Outcome>, ApplyError> {
+        let Some(id) = id else { return Ok(None) };
+        let writer = if entry.database == Database::System { &self.system } else { &self.main };
+        let kept = writer.requests.known(&writer.connection, id);
+        kept.map_err(|source| ApplyError::Sqlite { index: entry.index, database: entry.database.name(), source })
     }
 
     fn run(&mut self, batch: &[Decoded], last: &ToApply) -> Result<(Outcomes, Outcomes), ApplyError> {

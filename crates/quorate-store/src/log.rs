@@ -663,6 +663,19 @@ impl<D: Disk> Log<D> {
         self.segments.iter().map(|segment| segment.end).sum()
     }
 
+    /// The first entry of the oldest segment that has to stay for the log to keep its newest
+    /// `bytes`.
+    #[must_use]
+    pub fn newest(&self, bytes: u64) -> LogIndex {
+        let mut kept = 0;
+        let mut newest_first = self.segments.iter().rev();
+        let oldest = newest_first.find(|segment| {
+            kept += segment.end;
+            kept >= bytes
+        });
+        oldest.map_or(self.first(), |segment| segment.first)
+    }
+
     /// Whether it is time to call [`prepare_spare`] on another thread: the current segment is more
     /// than half full and nothing waits to follow it.
     #[must_use]

@@ -20,6 +20,8 @@ pub(crate) struct NodeConfig {
     pub node: ThisNode,
     #[serde(default)]
     pub timers: Timers,
+    #[serde(default)]
+    pub log: LogConfig,
     /// Every voter of the cluster, this node too.
     #[serde(rename = "voter")]
     pub voters: Vec<Voter>,
@@ -68,5 +70,29 @@ pub(crate) struct Timers {
 impl Default for Timers {
     fn default() -> Self {
         Timers { replace_after: Span::from_secs(30) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogConfig {
+    /// Bytes of log that are kept for nodes that were away, beyond what this node's own databases
+    /// need; at least [`RETAIN_MIN`], default 1 GiB. Who missed more gets a whole snapshot.
+    pub retain: u64,
+}
+
+/// The least of [`LogConfig::retain`]: segments are an eighth of it and need some room.
+pub(crate) const RETAIN_MIN: u64 = 1 << 20;
+
+impl LogConfig {
+    /// Size of one segment: what is purged at once.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        (self.retain / 8).min(16 << 20)
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { retain: 1 << 30 }
     }
 }

@@ -30,11 +30,11 @@ use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
 use link::{LinkIdentity, Outboxes};
 use quorate_api::ApiOptions;
-use quorate_model::id::{LogIndex, NodeId};
+use quorate_model::id::{LogIndex, NodeId, Term};
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::{LogEntry, RecoveredLog};
 use quorate_node::{Event, Node, NodeOptions};
-use quorate_store::databases::Databases;
+use quorate_store::databases::{self, Databases};
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{Log, LogIdentity, LogOptions, Recovered};
 use std::collections::BTreeSet;
@@ -44,7 +44,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
@@ -81,6 +81,9 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
             config.voters.len(),
             config.node.id
         );
+    }
+    if config.log.retain < config::RETAIN_MIN {
+        bail!("{}: log.retain is {} bytes; give {} or more", path.display(), config.log.retain, config::RETAIN_MIN);
     }
     Ok(config)
 }
@@ -126,13 +129,16 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
     let db_dir = data_dir.join("db");
     std::fs::create_dir_all(&db_dir).with_context(|| format!("creating {}", db_dir.display()))?;
-    let log_options = LogOptions::new(random_u128()?);
+    let log_options = LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) };
     let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
     let first_start =
         std::fs::read_dir(&log_dir).with_context(|| format!("reading {}", log_dir.display()))?.next().is_none();
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
     let (mut log, found) =
         Log::open(disk, identity, log_options).with_context(|| format!("opening the log in {}", log_dir.display()))?;
+    if let Err(error) = databases::remove_leftovers(&db_dir) {
+        warn!(%error, "cannot remove what an earlier process left in {}", db_dir.display());
+    }
     let opened = Databases::open(&db_dir, &voters_bytes(config))
         .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     same_cluster(&opened.voters, config).with_context(|| format!("opening the databases in {}", db_dir.display()))?;
@@ -144,14 +150,14 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
             log_dir.display()
         );
     }
-    let found = match found.last < applied {
+    let found = match continues(&found, applied, opened.term) {
         // A snapshot was installed and the node ended before the log began anew after it.
-        true => {
+        false => {
             log.reset(applied, opened.term).context("beginning the log anew after a snapshot")?;
             log.sync().context("beginning the log anew after a snapshot")?;
             Recovered { before: (applied, opened.term), last: applied, terms: Vec::new(), ..found }
         }
-        false => found,
+        true => found,
     };
     let mut unapplied = Vec::new();
     let mut next = applied.next().max(found.before.0.next());
@@ -175,6 +181,16 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
         unapplied,
     };
     Ok(Stored { log, log_options, databases: opened.databases, applied, recovered })
+}
+
+/// Whether the log leads from the databases' position on. It does not when it ends before, or when
+/// it holds another leader's entry there, which only a snapshot can have overruled.
+fn continues(found: &Recovered, applied: LogIndex, term: Term) -> bool {
+    let (before, before_term) = found.before;
+    let runs = [(before, before_term)].into_iter().chain(found.terms.iter().copied());
+    let known = runs.take_while(|(first, _)| *first <= applied).last();
+    // Of what was purged nothing is known, and it was committed.
+    found.last >= applied && (applied < before || known.is_none_or(|(_, known)| known == term))
 }
 
 async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::Result<()> {
@@ -212,14 +228,17 @@ async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::R
     let incoming = Incoming::new(data_dir.join("db"), inbox.clone());
     let spare = spare::SpareMaker::start(data_dir.join("log"), stored.log_options)?;
 
+    let retain = config.log.retain;
     let (log, disk_inbox) = (stored.log, inbox.clone());
-    thread("log", move || disk::run(log, &disk_queue, &disk_inbox, &spare))?;
+    thread("log", move || disk::run(log, retain, &disk_queue, &disk_inbox, &spare))?;
     let applier = apply::Applier {
         databases: stored.databases,
+        applied_bytes: 0,
         root: data_dir.join("db"),
         voters: voters_bytes(&config),
         jobs: apply_queue,
         disk: disk_jobs.clone(),
+        retain,
         inbox: inbox.clone(),
         waiters: waiters.clone(),
         readers: readers.clone(),
@@ -340,4 +359,26 @@ fn random_u128() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_store::log::HardState;
+
+    #[test]
+    fn a_log_that_a_snapshot_overruled_does_not_continue_the_databases() {
+        let at = |index, term| (LogIndex(index), Term(term));
+        let found = Recovered {
+            hard_state: HardState::default(),
+            before: at(4, 1),
+            last: LogIndex(9),
+            terms: vec![at(5, 1), at(8, 2)],
+        };
+        let continues = |index, term| continues(&found, LogIndex(index), Term(term));
+        assert!(continues(4, 1) && continues(7, 1) && continues(9, 2));
+        assert!(continues(3, 1), "what is missing between them is found later");
+        assert!(!continues(10, 2), "the log ends before");
+        assert!(!continues(9, 3) && !continues(7, 2) && !continues(4, 3), "another leader's entries");
+    }
 }

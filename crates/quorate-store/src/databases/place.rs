@@ -53,6 +53,45 @@ pub(super) fn point_to(root: &Path, name: &str) -> io::Result<()> {
     sync_directory(root)
 }
 
+/// Removes databases that are not in force any more. Who still reads one goes on reading.
+///
+/// # Errors
+/// What could not be removed is still there and does no harm but for its room.
+pub fn remove_superseded(root: &Path) -> io::Result<()> {
+    remove_unless(root, |name| !is_database(name))
+}
+
+/// Removes all that is not in force: superseded databases, and what was on its way in or out when
+/// an earlier process ended. Only while nobody else works in `root`.
+///
+/// # Errors
+/// As [`remove_superseded`].
+pub fn remove_leftovers(root: &Path) -> io::Result<()> {
+    remove_unless(root, |name| !is_database(name) && !name.starts_with("incoming-") && !name.starts_with("outgoing-"))
+}
+
+/// `<index>-<term>`
+fn is_database(name: &str) -> bool {
+    let number = |part: &str| part.parse::<u64>().is_ok();
+    name.split_once('-').is_some_and(|(index, term)| number(index) && number(term))
+}
+
+fn remove_unless(root: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+    let in_force = match std::fs::read_link(root.join(CURRENT)) {
+        Ok(target) => target,
+        // Nothing was ever in force, so nothing was superseded.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in std::fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if *name != *in_force && name.to_str().is_some_and(|name| !keep(name)) {
+            std::fs::remove_dir_all(root.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
 }

@@ -39,13 +39,15 @@ pub enum SnapshotError {
 #[error("the received database cannot be put in force")]
 pub struct InstallError(#[from] io::Error);
 
-/// Copies both files into the directory `into`, made anew, each from one moment, while writers go on.
+/// Copies both files into the directory `into`, which holds nothing else then, each from one moment, while writers go on.
 ///
 /// # Errors
 /// [`SnapshotError`].
 pub fn snapshot(root: &Path, into: &Path) -> Result<Manifest, SnapshotError> {
-    place::remove(into)?;
     std::fs::create_dir_all(into)?;
+    for leftover in std::fs::read_dir(into)? {
+        std::fs::remove_file(leftover?.path())?;
+    }
     let directory = place::current(root)?;
     let mut files = Vec::new();
     let mut metas = Vec::new();

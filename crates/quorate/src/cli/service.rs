@@ -9,7 +9,7 @@ use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, Screen, took};
 use clap::{Args, Subcommand};
 use quorate_api::view::{ReplicaView, ServiceView};
-use quorate_model::spec::SpecDocument;
+use quorate_model::spec::{self, Format, SpecDocument, SpecError};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -214,12 +214,8 @@ fn read_spec(file: &Path) -> Result<SpecFile, Failure> {
         Failure::new(Exit::Usage, "no-spec", format!("cannot read {name}")).why(error).fix("-f FILE names a spec file")
     })?;
     let is_json = file.extension().is_some_and(|extension| extension == "json");
-    let document = if is_json {
-        serde_json::from_str(&content).map_err(|error| error.to_string())
-    } else {
-        toml::from_str(&content).map_err(|error| error.to_string())
-    };
-    let document: SpecDocument = document.map_err(|why| bad_spec(&name, &why))?;
+    let format = if is_json { Format::Json } else { Format::Toml };
+    let document = spec::parse(&content, format).map_err(|error| bad_spec(&name, &error))?;
     if document.services.is_empty() {
         return Err(Failure::new(Exit::Usage, "bad-spec", format!("{name} has no service in it"))
             .fix("begin it with [[service]], a name and a command"));
@@ -237,20 +233,16 @@ fn read_spec(file: &Path) -> Result<SpecFile, Failure> {
 /// As [`read_spec`].
 pub(crate) fn read_spec_text(file: &Path) -> Result<String, Failure> {
     let spec = read_spec(file)?;
-    toml::to_string(&spec.document)
-        .map_err(|error| Failure::new(Exit::Usage, "bad-spec", format!("{} is not a spec", file.display())).why(error))
+    Ok(spec::render(&spec.document, Format::Toml))
 }
 
-/// Turns the parser's words into a failure; finds what an unknown key was meant to be.
-fn bad_spec(file: &str, why: &str) -> Failure {
-    let failure = Failure::new(Exit::Usage, "bad-spec", format!("{file} is not a spec")).why(why.trim_end());
-    // "unknown field `replicsa`, expected one of `name`, `mode`, …": the names are in the quotes.
-    let Some((_, told)) = why.split_once("unknown field `") else { return failure };
-    let mut quoted = told.split('`').step_by(2);
-    let Some(wrong) = quoted.next() else { return failure };
-    match failure::nearest(wrong, quoted) {
-        Some(meant) => failure.fix(format!("did you mean `{meant}`?")),
-        None => failure.fix(format!("take `{wrong}` out")),
+/// The parser says what is wrong and where, and after a semicolon what was meant.
+fn bad_spec(file: &str, error: &SpecError) -> Failure {
+    let failure = Failure::new(Exit::Usage, "bad-spec", format!("{file} is not a spec"));
+    let text = error.to_string();
+    match text.split_once("; ") {
+        Some((why, fix)) => failure.why(why).fix(fix),
+        None => failure.why(text),
     }
 }
 

@@ -2,7 +2,7 @@
 //! everything that can be wrong with them, found before anything is started.
 
 use crate::cli::failure::{Exit, Failure};
-use crate::config::{self, ClusterConfig, NodeConfig, ThisNode, Timers, Voter};
+use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
@@ -33,6 +33,8 @@ pub(crate) struct Options {
     pub port_base: u16,
     /// More arguments for the gateway.
     pub gateway_args: Vec<String>,
+    /// Bytes; see [`LogConfig::retain`].
+    pub log_retain: Option<u64>,
 }
 
 /// A cluster that may be started. Holds the directory's lock; dropping it removes a temporary one.
@@ -123,12 +125,13 @@ fn make(options: &Options) -> Result<Layout, Failure> {
         dir,
         _lock: lock,
     };
-    layout.write(&known, &ports)?;
+    let log = options.log_retain.map_or_else(LogConfig::default, |retain| LogConfig { retain });
+    layout.write(&known, &ports, &log)?;
     Ok(layout)
 }
 
 impl Layout {
-    fn write(&self, known: &[NodeConfig], ports: &Ports) -> Result<(), Failure> {
+    fn write(&self, known: &[NodeConfig], ports: &Ports, log: &LogConfig) -> Result<(), Failure> {
         let new_id = || uuid::Uuid::new_v4();
         let cluster = known.first().map_or_else(
             || ClusterConfig { id: ClusterId(new_id()), name: "dev".into() },
@@ -156,6 +159,7 @@ impl Layout {
                     end_with_pid: Some(std::process::id()),
                 },
                 timers: Timers { replace_after: Span::from_secs(0) },
+                log: log.clone(),
                 voters: voters.clone(),
             };
             let file = plan.dir.join(config::FILE);
@@ -354,7 +358,7 @@ mod tests {
     use super::*;
 
     fn options(dir: &Path, nodes: Option<u8>) -> Options {
-        Options { nodes, keep: Some(dir.to_owned()), port_base: 0, gateway_args: Vec::new() }
+        Options { nodes, keep: Some(dir.to_owned()), port_base: 0, gateway_args: Vec::new(), log_retain: None }
     }
 
     fn config(layout: &Layout, node: usize) -> NodeConfig {

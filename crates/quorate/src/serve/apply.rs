@@ -17,12 +17,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Entries in one transaction. More would make answers wait for their neighbours' work.
 const BATCH_ENTRIES: usize = 512;
-/// How often the database is made durable so that the log may be shortened.
+/// How often the database is made durable so that the log may be shortened: after this time, or
+/// after so many bytes of entries, or half of what the log shall keep if that is less.
 const DURABLE_EVERY: Duration = Duration::from_secs(30);
+const DURABLE_BYTES: u64 = 256 << 20;
 /// Write-ahead log of SQLite that asks for a checkpoint.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 
@@ -75,10 +77,14 @@ impl Waiters {
 /// What the apply thread works with.
 pub(super) struct Applier {
     pub(super) databases: Databases,
+    /// Since the databases were last made durable.
+    pub(super) applied_bytes: u64,
     pub(super) root: PathBuf,
     pub(super) voters: Vec<u8>,
     pub(super) jobs: Receiver<ApplyJob>,
     pub(super) disk: Sender<DiskJob>,
+    /// Bytes of log that are kept.
+    pub(super) retain: u64,
     pub(super) inbox: Inbox,
     pub(super) waiters: Arc<Waiters>,
     pub(super) readers: super::reads::ReaderPool,
@@ -89,6 +95,7 @@ impl Applier {
     /// Runs until the core is gone.
     pub(super) fn run(mut self) {
         let mut durable_at = Instant::now();
+        let durable_bytes = DURABLE_BYTES.min(self.retain / 2);
         loop {
             match self.jobs.recv_timeout(DURABLE_EVERY) {
                 Ok(ApplyJob::Apply(entries)) => {
@@ -104,11 +111,12 @@ impl Applier {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if durable_at.elapsed() >= DURABLE_EVERY {
+            if durable_at.elapsed() >= DURABLE_EVERY || self.applied_bytes >= durable_bytes {
                 let durable = check("make the database durable", self.databases.make_durable());
                 let _ = self.disk.send(DiskJob::Purge { keep_from: durable.next() });
                 self.checkpoints.wake();
                 durable_at = Instant::now();
+                self.applied_bytes = 0;
             }
         }
     }
@@ -128,6 +136,7 @@ impl Applier {
             }
         }
         for batch in waiting.chunks(BATCH_ENTRIES) {
+            self.applied_bytes += batch.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
             let batch: Vec<ToApply> = batch
                 .iter()
                 .map(|entry| ToApply { index: entry.index, term: entry.term, item: Item::Data(entry.data.clone()) })
@@ -157,6 +166,9 @@ impl Applier {
         self.databases = opened.databases;
         self.readers.reopen(self.databases.readers());
         self.checkpoints.reopen(self.databases.checkpointer());
+        if let Err(error) = databases::remove_superseded(&self.root) {
+            warn!(%error, "cannot remove the database before the snapshot; the next start tries again");
+        }
         info!(%index, "installed a snapshot");
         let state = Box::new(self.databases.state().clone());
         let _ = self.disk.send(DiskJob::Reset { index, term, hard_state, state });

@@ -11,7 +11,7 @@ use quorate_model::state::ClusterState;
 use quorate_node::Event;
 use quorate_node::consensus::{Append, LogEntry};
 use quorate_store::disk::real::RealDisk;
-use quorate_store::log::{self, EntryKind, HardState, Log};
+use quorate_store::log::{self, EntryKind, HardState, Log, ReadLogError};
 use std::sync::mpsc::Receiver;
 use tracing::{error, info};
 
@@ -38,11 +38,15 @@ pub(super) enum DiskJob {
     },
 }
 
-/// Bytes of log that are kept for peers that were away, even when the database needs none of it.
-pub(super) const RETAIN_BYTES: u64 = 1 << 30;
-
-/// Runs until the core is gone.
-pub(super) fn run(mut log: Log<RealDisk>, jobs: &Receiver<DiskJob>, inbox: &Inbox, spare: &super::spare::SpareMaker) {
+/// Runs until the core is gone. `retain` is how many bytes of log are kept for peers that were away,
+/// even when the databases need none of it.
+pub(super) fn run(
+    mut log: Log<RealDisk>,
+    retain: u64,
+    jobs: &Receiver<DiskJob>,
+    inbox: &Inbox,
+    spare: &super::spare::SpareMaker,
+) {
     while let Ok(first) = jobs.recv() {
         let mut persisted = None;
         let mut others = Vec::new();
@@ -66,7 +70,7 @@ pub(super) fn run(mut log: Log<RealDisk>, jobs: &Receiver<DiskJob>, inbox: &Inbo
             inbox.send_blocking(Event::Persisted { number });
         }
         for job in others {
-            side_job(&mut log, job, inbox);
+            side_job(&mut log, retain, job, inbox);
         }
         if log.wants_spare() {
             spare.wake();
@@ -86,11 +90,16 @@ fn entry(entry: LogEntry) -> log::LogEntry {
     log::LogEntry { index: entry.index, term: entry.term, kind: EntryKind::Normal, data: entry.data }
 }
 
-fn side_job(log: &mut Log<RealDisk>, job: DiskJob, inbox: &Inbox) {
+fn side_job(log: &mut Log<RealDisk>, retain: u64, job: DiskJob, inbox: &Inbox) {
     match job {
         DiskJob::Append(_) => unreachable!("appends are taken before"),
         DiskJob::Read { from, to_exclusive, bytes_max } => {
-            let entries = check("read the log", log.read(from, to_exclusive, bytes_max));
+            let entries = match log.read(from, to_exclusive, bytes_max) {
+                // Purged since the core asked. It has been told of that by now, and asks for a
+                // snapshot instead when it finds nothing here.
+                Err(ReadLogError::Purged { .. }) => Vec::new(),
+                read => check("read the log", read),
+            };
             let entries = entries
                 .into_iter()
                 .map(|entry| LogEntry { index: entry.index, term: entry.term, data: entry.data })
@@ -98,13 +107,11 @@ fn side_job(log: &mut Log<RealDisk>, job: DiskJob, inbox: &Inbox) {
             inbox.send_blocking(Event::LogRead { entries });
         }
         DiskJob::Purge { keep_from } => {
-            if log.bytes() > RETAIN_BYTES {
-                let before = log.first();
-                check("purge the log", log.purge(keep_from));
-                if log.first() > before {
-                    info!(first = %log.first(), bytes = log.bytes(), "purged the log");
-                    inbox.send_blocking(Event::LogPurged { first: log.first() });
-                }
+            let before = log.first();
+            check("purge the log", log.purge(keep_from.min(log.newest(retain))));
+            if log.first() > before {
+                info!(first = %log.first(), bytes = log.bytes(), "purged the log");
+                inbox.send_blocking(Event::LogPurged { first: log.first() });
             }
         }
         DiskJob::Reset { index, term, hard_state: (hard_term, vote, commit), state } => {

@@ -123,7 +123,8 @@ pub(crate) struct TestCluster {
     /// With n1, n2, … and gw1 in it.
     pub dir: PathBuf,
     pub http: Http,
-    dev: Child,
+    /// `dev` alone, or the servers of a cluster without it.
+    processes: Vec<Child>,
     /// The registry and what `dev` says; usually the data too.
     private: tempfile::TempDir,
     place: Place,
@@ -161,7 +162,15 @@ impl TestCluster {
         let nodes = nodes.iter().map(|node| TestNode { name: text(&node["name"]), api: text(&node["api"]) }).collect();
         let gateway = text(&said["gateway"]);
         let http = Http::new(Duration::from_secs(20));
-        TestCluster { nodes, gateway, said, dir, http, dev, private: temporary, place }
+        TestCluster { nodes, gateway, said, dir, http, processes: vec![dev], private: temporary, place }
+    }
+
+    /// A cluster of servers that a test started itself, without `dev`, in `private`.
+    pub(crate) fn of(nodes: Vec<TestNode>, processes: Vec<Child>, private: tempfile::TempDir) -> TestCluster {
+        let place = Place::shared();
+        let dir = private.path().canonicalize().unwrap();
+        let http = Http::new(Duration::from_secs(20));
+        TestCluster { nodes, gateway: String::new(), said: Value::Null, dir, http, processes, private, place }
     }
 
     /// A command line for this cluster, like `["service", "show", "web", "-o", "json"]`.
@@ -319,11 +328,13 @@ impl Drop for TestCluster {
                 eprintln!("── server.log of {name}\n{}", tail(&self.server_log(name)));
             }
         }
-        signal(self.dev.id(), rustix::process::Signal::TERM);
-        let ended = ends_within(Duration::from_secs(20), || matches!(self.dev.try_wait(), Ok(Some(_))));
-        if !ended {
-            let _ = self.dev.kill();
-            let _ = self.dev.wait();
+        self.processes.iter().for_each(|process| signal(process.id(), rustix::process::Signal::TERM));
+        let ended = ends_within(Duration::from_secs(20), || {
+            self.processes.iter_mut().all(|process| matches!(process.try_wait(), Ok(Some(_))))
+        });
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
         }
         let dir = self.dir.display().to_string();
         let all_gone = ends_within(Duration::from_secs(5), || processes_of(&dir).is_empty());
@@ -332,7 +343,7 @@ impl Drop for TestCluster {
             signal(*pid, rustix::process::Signal::KILL);
         }
         if !std::thread::panicking() {
-            assert!(ended, "`quorate dev` did not end after SIGTERM");
+            assert!(ended, "it did not end after SIGTERM");
             assert!(all_gone, "left behind: {left:?}");
         }
     }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod cli;
 mod cluster;
+mod determinism;
 mod dev;
 mod durability;
 mod examples;
@@ -12,3 +13,4 @@ mod gateway;
 mod load;
 mod services;
 mod show;
+mod storage;

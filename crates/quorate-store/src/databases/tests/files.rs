@@ -66,6 +66,9 @@ fn an_incomplete_snapshot_and_the_one_in_force_are_not_installed() {
     drop(databases);
     let before = contents(root.path());
     let into = root.path().join("incoming-1");
+    std::fs::create_dir(&into).unwrap();
+    std::fs::write(into.join("main.db"), "of an attempt before").unwrap();
+    std::fs::write(into.join("main.db-wal"), "of an attempt before").unwrap();
     let manifest = snapshot(root.path(), &into).unwrap();
     let mut short = manifest.clone();
     short.files[1].1 += 1;

@@ -1,0 +1,100 @@
+//! Three servers whose clocks differ by a day write the same tables.
+
+use crate::cluster::{PATIENCE, TestCluster, TestNode, wait_for};
+use crate::durability::{nodes_agree, same_everywhere};
+use serde_json::json;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// What each node's clock is off by.
+const CLOCKS: [(&str, &str); 3] = [("n1", "+1d"), ("n2", "-3h"), ("n3", "+0")];
+
+fn start() -> TestCluster {
+    let private = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
+    let dir = private.path().canonicalize().unwrap();
+    // Held until all are chosen, so that they differ.
+    let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<String> = listeners.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
+    let (apis, links) = addresses.split_at(3);
+    drop(listeners);
+    let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
+    let voters = (0..3).map(|i| format!("[[voter]]\nid = '{}'\nname = 'n{}'\nlink = '{}'\n", ids[i], i + 1, links[i]));
+    let common = format!("[cluster]\nid = '{}'\nname = 'clocks'\n{}", Uuid::new_v4(), voters.collect::<String>());
+    let mut processes = Vec::new();
+    for (i, (name, clock)) in CLOCKS.into_iter().enumerate() {
+        let node = dir.join(name);
+        std::fs::create_dir(&node).unwrap();
+        let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\n", ids[i]);
+        let text = format!("{common}{this}api = '{}'\nlink = '{}'\n", apis[i], links[i]);
+        std::fs::write(node.join("node.toml"), text).unwrap();
+        let log = std::fs::File::create(node.join("server.log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["serve", "--data-dir"]).arg(&node).stdin(Stdio::null()).stderr(log);
+        // Where Debian's package libfaketime has it on every architecture.
+        command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1");
+        command.env("FAKETIME", clock).env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+        processes.push(command.spawn().unwrap());
+    }
+    let nodes = CLOCKS.iter().zip(apis);
+    let nodes = nodes.map(|((name, _), api)| TestNode { name: (*name).to_owned(), api: format!("http://{api}") });
+    let cluster = TestCluster::of(nodes.collect(), processes, private);
+    cluster.wait_whole();
+    cluster
+}
+
+fn lead(cluster: &TestCluster, node: &str) {
+    wait_for(&format!("{node} leads"), PATIENCE, || {
+        let leader = cluster.leader();
+        if leader != node {
+            let url = format!("{}/v1/raft/transfer", cluster.node(&leader).api);
+            // What came of it shows in who leads.
+            let _ = cluster.http.post(&url, None, &json!({ "node": node }));
+        }
+        (leader == node).then_some(())
+    });
+}
+
+const SCHEMA: [&str; 4] = [
+    "CREATE TABLE t(n INTEGER PRIMARY KEY, leader TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP,
+        precise TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')), r INTEGER DEFAULT (random()),
+        b BLOB DEFAULT (randomblob(8)))",
+    "CREATE TABLE history(n INTEGER, at TEXT, r INTEGER)",
+    "CREATE TRIGGER note AFTER INSERT ON t BEGIN
+        INSERT INTO history VALUES (new.n, datetime('now'), random()); END",
+    "CREATE TABLE mixed(position INTEGER PRIMARY KEY, n INTEGER)",
+];
+
+#[test]
+fn time_and_randomness_are_the_same_on_nodes_with_different_clocks() {
+    let cluster = start();
+    for sql in SCHEMA {
+        cluster.exec("n1", sql);
+    }
+    for leader in ["n3", "n1", "n2", "n3"] {
+        lead(&cluster, leader);
+        for node in cluster.names() {
+            for _ in 0..5 {
+                cluster.exec(&node, &format!("INSERT INTO t(leader) VALUES ('{leader}')"));
+            }
+            cluster.exec(&node, "INSERT INTO mixed(n) SELECT n FROM t ORDER BY random()");
+        }
+    }
+    let rows = same_everywhere(&cluster, "SELECT n, leader, at, precise, r, hex(b) FROM t ORDER BY n");
+    assert_eq!(rows.len(), 60);
+    assert_eq!(same_everywhere(&cluster, "SELECT * FROM history ORDER BY rowid").len(), 60);
+    let mixed = same_everywhere(&cluster, "SELECT * FROM mixed ORDER BY position");
+    assert!(mixed.windows(2).any(|pair| pair[0][1].as_i64() > pair[1][1].as_i64()), "the order is random");
+
+    let column = |i: usize| rows.iter().map(move |row| row[i].to_string());
+    assert!(column(2).is_sorted() && column(3).is_sorted(), "time never runs backwards: {rows:?}");
+    let distinct: std::collections::BTreeSet<String> = column(4).chain(column(5)).collect();
+    assert_eq!(distinct.len(), 120, "randomness differs from entry to entry");
+
+    // The clocks did differ: once n1 has led, the cluster's time is a day ahead, and stays there.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let ahead = cluster.local("n2", "SELECT unixepoch(max(at)) FROM t")["results"][0]["rows"][0][0].as_u64().unwrap();
+    assert!(Duration::from_secs(ahead) > now + Duration::from_secs(23 * 3_600), "{ahead} {now:?}");
+    nodes_agree(&cluster);
+}
