@@ -84,10 +84,10 @@ fn a_spec_that_is_none_is_refused_with_its_place_and_a_suggestion_before_anythin
     assert_refused(&ran, 2, "misspelt.toml is not a spec", "line 4, column 1", "did you mean `replicas`?");
 
     let nested = place.file("nested.toml", spec("web", "['/bin/true']", "health = { htpp = '/' }"));
-    assert_refused(&place.dev(&["--service", &nested]), 2, "not a spec", "unknown field `htpp`", "`http`?");
+    assert_refused(&place.dev(&["--service", &nested]), 2, "not a spec", "unknown key `htpp` in health", "`http`?");
 
     let json = place.file("web.json", r#"{"service": [{"name": "web", "command": ["/bin/true"], "port": {}}]}"#);
-    assert_refused(&place.dev(&["--service", &json]), 2, "web.json is not a spec", "line 1", "`ports`?");
+    assert_refused(&place.dev(&["--service", &json]), 2, "web.json is not a spec", "unknown key `port`", "`ports`?");
 
     let empty = place.file("empty.toml", "");
     assert_refused(&place.dev(&["--service", &empty]), 2, "has no service", "", "[[service]]");
