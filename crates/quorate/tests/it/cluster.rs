@@ -124,7 +124,7 @@ pub(crate) struct TestCluster {
     pub dir: PathBuf,
     pub http: Http,
     /// `dev` alone, or the servers of a cluster without it.
-    processes: Vec<Child>,
+    pub processes: Vec<Child>,
     /// The registry and what `dev` says; usually the data too.
     private: tempfile::TempDir,
     place: Place,

@@ -22,24 +22,31 @@ fn start() -> TestCluster {
     let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
     let voters = (0..3).map(|i| format!("[[voter]]\nid = '{}'\nname = 'n{}'\nlink = '{}'\n", ids[i], i + 1, links[i]));
     let common = format!("[cluster]\nid = '{}'\nname = 'clocks'\n{}", Uuid::new_v4(), voters.collect::<String>());
-    let mut processes = Vec::new();
-    for (i, (name, clock)) in CLOCKS.into_iter().enumerate() {
+    for (i, (name, _)) in CLOCKS.into_iter().enumerate() {
         let node = dir.join(name);
         std::fs::create_dir(&node).unwrap();
         let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\n", ids[i]);
         let text = format!("{common}{this}api = '{}'\nlink = '{}'\n", apis[i], links[i]);
         std::fs::write(node.join("node.toml"), text).unwrap();
+    }
+    let nodes = CLOCKS.iter().zip(apis);
+    let nodes = nodes.map(|((name, _), api)| TestNode { name: (*name).to_owned(), api: format!("http://{api}") });
+    let serve = |(name, clock): (&str, &str)| {
+        let node = dir.join(name);
         let log = std::fs::File::create(node.join("server.log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
         command.args(["serve", "--data-dir"]).arg(&node).stdin(Stdio::null()).stderr(log);
         // Where Debian's package libfaketime has it on every architecture.
         command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1");
         command.env("FAKETIME", clock).env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
-        processes.push(command.spawn().unwrap());
-    }
-    let nodes = CLOCKS.iter().zip(apis);
-    let nodes = nodes.map(|((name, _), api)| TestNode { name: (*name).to_owned(), api: format!("http://{api}") });
-    let cluster = TestCluster::of(nodes.collect(), processes, private);
+        command.spawn().unwrap()
+    };
+    // The one that is ahead comes last: were it the first leader, before it has heard both others,
+    // its clock would count.
+    let processes = vec![serve(CLOCKS[2]), serve(CLOCKS[1])];
+    let mut cluster = TestCluster::of(nodes.collect(), processes, private);
+    cluster.leader();
+    cluster.processes.push(serve(CLOCKS[0]));
     cluster.wait_whole();
     cluster
 }

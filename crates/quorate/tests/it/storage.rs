@@ -25,7 +25,7 @@ fn applied(cluster: &TestCluster, node: &str) -> Option<u64> {
 fn purge_beyond(cluster: &TestCluster, workload: &Workload, nodes: &[String]) {
     let missed = nodes.iter().filter_map(|node| applied(cluster, node)).max().unwrap();
     wait_for("the others' logs begin after what the node has", PATIENCE * 2, || {
-        workload.more(50);
+        workload.more(10);
         nodes.iter().all(|node| first_in_log(cluster, node) > missed + 1).then_some(())
     });
 }
@@ -68,8 +68,8 @@ fn a_node_that_was_away_too_long_gets_a_snapshot_and_goes_on() {
 #[test]
 fn a_node_that_dies_while_it_gets_a_snapshot_recovers() {
     let cluster = TestCluster::start_with(&["--log-retain", RETAIN]);
-    let workload = Workload::start(&cluster, 4, 16_384);
-    workload.more(20);
+    let workload = Workload::start(&cluster, 4, 65_536);
+    workload.more(10);
     let victim = cluster.followers()[0].clone();
     let others: Vec<String> = cluster.names().into_iter().filter(|name| *name != victim).collect();
     let db = cluster.node_dir(&victim).join("db");
@@ -103,7 +103,7 @@ fn a_node_that_dies_while_it_gets_a_snapshot_recovers() {
         cluster.kill_servers(std::slice::from_ref(&victim));
         cluster.start_node(&victim);
         cluster.wait_whole();
-        workload.more(20);
+        workload.more(10);
         let goal = applied(&cluster, &cluster.leader()).unwrap();
         wait_for("it has caught up", PATIENCE, || (applied(&cluster, &victim)? >= goal).then_some(()));
     }
@@ -163,7 +163,7 @@ fn a_full_disk_stops_one_node_alone(part: &str, mebibytes: u32, says: &[&str]) {
     let disk = SmallDisk::at(&dir.join("n3").join(part), mebibytes);
     let cluster = TestCluster::start_in(temporary, dir, &["--log-retain", "8388608"]);
     let workload = Workload::start(&cluster, 4, 16_384);
-    workload.more(20);
+    workload.more(10);
     let pid = cluster.pid("n3").unwrap();
     disk.fill();
     wait_for("the node stops", PATIENCE, || (!lives(pid)).then_some(()));
@@ -176,7 +176,7 @@ fn a_full_disk_stops_one_node_alone(part: &str, mebibytes: u32, says: &[&str]) {
     disk.free();
     cluster.start_node("n3");
     cluster.wait_whole();
-    workload.more(20);
+    workload.more(10);
     nothing_is_lost(&cluster, &workload.finish());
     drop(cluster);
     drop(disk);
