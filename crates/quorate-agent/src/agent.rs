@@ -190,6 +190,19 @@ impl Agent {
     }
 }
 
+/// Whether an agent of `node` may use `dir`, for a server that wants to know before it starts.
+///
+/// # Errors
+/// As [`Agent::start`]. What cannot be read belongs to nobody: the agent replaces it.
+pub fn check_owner(dir: &Path, node: NodeId) -> Result<(), StartAgentError> {
+    match files::read_json::<Assignment>(&dir.join(CACHE)) {
+        Ok(Some(cached)) if cached.node != node => {
+            Err(StartAgentError::OtherNode { dir: dir.to_owned(), owner: cached.node })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn find_log(services: &Path, replica: ReplicaId) -> io::Result<Option<PathBuf>> {
     for service in fs::read_dir(services)? {
         let dir = service?.path().join(replica.to_string()).join("log");

@@ -46,4 +46,4 @@ mod runner;
 pub mod shim;
 mod sweep;
 
-pub use agent::{Agent, AgentConfig, StartAgentError};
+pub use agent::{Agent, AgentConfig, StartAgentError, check_owner};

@@ -225,8 +225,9 @@ fn read_spec(headers: &HeaderMap, body: &[u8]) -> Result<SpecDocument, Failure> 
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     let format = if kind == "application/toml" { Format::Toml } else { Format::Json };
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Failure::bad_request("bad-spec", format!("the spec is not text: {error}"), "send it as UTF-8"))?;
+    let text = std::str::from_utf8(body).map_err(|error| {
+        Failure::bad_request("bad-spec", format!("the spec is not text: {error}"), "send it as UTF-8")
+    })?;
     spec::parse(text, format).map_err(|error| {
         let fix = "correct the line that is named; send TOML with the content type application/toml";
         Failure::bad_request("bad-spec", format!("the spec cannot be read: {error}"), fix)

@@ -43,7 +43,7 @@ impl Refusal {
             Refusal::NoRoute => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 Some("no-route"),
-                "No route leads from this host and path to a service. `quorate route list` shows the routes.\n",
+                "No route leads from this host and path to a service. `quorate service list` shows the routes.\n",
             ),
             Refusal::NoTable => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -461,6 +461,8 @@ impl Node {
     }
 
     fn own_status_changed(&mut self, now: Now) {
+        // What this node plans next must see it; the others are told at the end of the turn.
+        self.see_myself();
         self.status_due = now.mono;
         self.plan_due = true;
         self.changed = true;
@@ -733,18 +735,27 @@ impl Node {
         }
         self.status_due = now.mono.plus(STATUS_EVERY);
         self.sequence += 1;
-        let report = NodeReport {
+        let report = self.own_report();
+        let status = Status::new(&report, self.applied, self.digests.last(), now.wall);
+        for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
+            out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
+        }
+        self.see_myself();
+        self.changed = true;
+    }
+
+    fn own_report(&self) -> NodeReport {
+        NodeReport {
             node: self.me.id,
             sequence: self.sequence,
             replicas: self.replicas.clone(),
             reachable: self.voters.iter().copied().filter(|node| *node != self.me.id && self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
-        };
-        let status = Status::new(&report, self.applied, self.digests.last(), now.wall);
-        for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
-            out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
+    }
+
+    fn see_myself(&mut self) {
+        let report = self.own_report();
         self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true });
-        self.changed = true;
     }
 }

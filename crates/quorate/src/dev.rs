@@ -40,6 +40,9 @@ pub(crate) struct DevArgs {
     /// When all is ready print one line of JSON, and nothing else
     #[arg(long)]
     json: bool,
+    /// One more argument for the gateway; repeat for each. To see what retries and draining are good for
+    #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
+    gateway_arg: Vec<String>,
     /// Bytes of log that each node keeps for others that were away
     #[arg(long, hide = true, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(crate::config::RETAIN_MIN..))]
     log_retain: Option<u64>,
@@ -94,6 +97,7 @@ pub(crate) fn run(context: &Context, args: DevArgs) -> Result<ExitCode, Failure>
                 nodes: args.nodes,
                 keep: context.choice.keep.clone(),
                 port_base: args.port_base,
+                gateway_args: args.gateway_arg,
                 log_retain: args.log_retain,
             };
             return cluster::run(context, &options, args.service.as_deref(), args.json || context.screen.is_json());

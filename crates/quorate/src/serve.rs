@@ -113,7 +113,18 @@ fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
     serde_json::to_vec(&voters).expect("ids are strings")
 }
 
+/// Databases know no cluster, but they know its voters, and ids of nodes are never used again: those
+/// of another cluster have none in common with ours.
+fn same_cluster(voters: &[u8], config: &NodeConfig) -> anyhow::Result<()> {
+    let known: BTreeSet<NodeId> = serde_json::from_slice(voters).context("the voters in it cannot be read")?;
+    if config.voters.iter().any(|voter| known.contains(&voter.id)) {
+        return Ok(());
+    }
+    bail!("they belong to another cluster than {}, whose voters they do not know", config.cluster.id);
+}
+
 fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
+    quorate_agent::check_owner(&data_dir.join("services"), config.node.id).context("looking at the services here")?;
     let log_dir = data_dir.join("log");
     std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
     let db_dir = data_dir.join("db");
@@ -130,6 +141,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     }
     let opened = Databases::open(&db_dir, &voters_bytes(config))
         .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
+    same_cluster(&opened.voters, config).with_context(|| format!("opening the databases in {}", db_dir.display()))?;
     let applied = opened.applied;
     if first_start && applied > LogIndex(0) {
         bail!(

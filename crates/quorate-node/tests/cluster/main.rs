@@ -9,6 +9,7 @@ use quorate_model::command::Command;
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, RequestId};
+use quorate_model::observed::ReplicaStatus;
 use quorate_model::sql::{SqlBatch, Statement};
 use quorate_model::state::Health;
 use quorate_node::{Event, Ticket};
@@ -228,6 +229,39 @@ fn a_node_that_hangs_with_its_links_open_is_down_as_well() {
     let id = lab.id(hung);
     lab.hang(hung);
     lab.until("the verdict", ms(6_000), |lab| lab.node(other).state().nodes[&id].health == Health::Down);
+}
+
+#[test]
+fn what_happens_on_the_leaders_own_node_is_recorded_as_soon_as_elsewhere() {
+    let mut lab = Lab::running(3, 31);
+    let leader = lab.leader().unwrap();
+    let document =
+        serde_json::from_str(r#"{"service": [{"name": "web", "replicas": 3, "command": ["web"]}]}"#).unwrap();
+    lab.propose(leader, Proposal::command(RequestId::from_u128(1), &Command::ApplySpec { document }));
+    lab.until("a replica on each node", ms(1_000), |lab| lab.node(leader).state().replicas.len() == 3);
+    let statuses: Vec<(usize, ReplicaStatus)> = lab
+        .node(leader)
+        .state()
+        .replicas
+        .values()
+        .map(|replica| {
+            let status = serde_json::json!({ "replica": replica.id, "service": "web", "state": "healthy" });
+            let node = (0..3).find(|n| lab.id(*n) == replica.node).unwrap();
+            (node, serde_json::from_value(status).unwrap())
+        })
+        .collect();
+    // The leader's is the last one that becomes healthy.
+    for (node, status) in statuses.iter().filter(|(node, _)| *node != leader) {
+        lab.event(*node, Event::Replicas(vec![status.clone()]));
+    }
+    // Not at the moment at which every node speaks anyway.
+    lab.run_for(ms(300));
+    let (_, own) = statuses.iter().find(|(node, _)| *node == leader).unwrap();
+    lab.event(leader, Event::Replicas(vec![own.clone()]));
+    lab.until("the record", ms(100), |lab| {
+        let healthy = |what: &Happening| matches!(what, Happening::ServiceHealthy { .. });
+        lab.node(leader).state().events.iter().any(|event| healthy(&event.what))
+    });
 }
 
 #[test]

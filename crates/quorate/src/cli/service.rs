@@ -382,8 +382,16 @@ fn wait_until_healthy(
     title: &str,
     accepted: impl Fn(&ServiceView) -> bool,
 ) -> Result<ServiceView, Failure> {
+    let mut last = None;
     loop {
-        let view = show(client, name)?;
+        let view = match (show(client, name), last) {
+            (Ok(view), _) => view,
+            // The time was over during the last look: what is missing says more than that.
+            (Err(failure), Some(seen)) if failure.exit == Exit::TimedOut => {
+                return Err(not_in_time(&seen, context.timeout));
+            }
+            (Err(failure), _) => return Err(failure),
+        };
         if accepted(&view) {
             if is_settled(&view) {
                 context.screen.progress_over();
@@ -397,6 +405,7 @@ fn wait_until_healthy(
             return Err(not_in_time(&view, context.timeout));
         }
         context.screen.progress(&format!("{title}   {}", progress(&view)));
+        last = Some(view);
         std::thread::sleep(LOOK_EVERY);
     }
 }

@@ -61,6 +61,7 @@ struct Cluster {
     executable: PathBuf,
     servers: Vec<Option<Child>>,
     gateway: Option<Child>,
+    gateway_args: Vec<String>,
     gateway_started: Instant,
     sender: Sender<Event>,
     events: Receiver<Event>,
@@ -90,6 +91,7 @@ pub(crate) fn run(
         layout,
         executable,
         gateway: None,
+        gateway_args: options.gateway_args.clone(),
         gateway_started: started,
         sender,
         events,
@@ -335,7 +337,7 @@ impl Cluster {
         for plan in &self.layout.nodes {
             command.arg("--manager").arg(plan.api_url());
         }
-        command.arg("--data-dir").arg(&dir);
+        command.arg("--data-dir").arg(&dir).args(&self.gateway_args);
         self.gateway_started = Instant::now();
         self.gateway = Some(self.spawn(command, Who::Gateway)?);
         Ok(())

@@ -14,6 +14,9 @@ use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+/// Held by the `quorate dev` that runs in a directory; names its process.
+const LOCK: &str = "dev.lock";
+const RUNS_ALREADY: &str = "already-running";
 /// Below this a start would soon end in a full disk: three logs with a preallocated segment each,
 /// three databases, and the logs of replicas.
 const FREE_MIN: u64 = 512 * 1024 * 1024;
@@ -28,6 +31,8 @@ pub(crate) struct Options {
     pub keep: Option<PathBuf>,
     /// 0: free ports.
     pub port_base: u16,
+    /// More arguments for the gateway.
+    pub gateway_args: Vec<String>,
     /// Bytes; see [`LogConfig::retain`].
     pub log_retain: Option<u64>,
 }
@@ -63,8 +68,20 @@ impl NodePlan {
 /// Checks everything and writes each node's configuration.
 ///
 /// # Errors
-/// Says what is in the way and what to do. Nothing was started; a temporary directory is gone again.
+/// Says what is in the way and what to do. Nothing was started; a directory that it made is gone again.
 pub(crate) fn prepare(options: &Options) -> Result<Layout, Failure> {
+    let made = options.keep.as_ref().filter(|dir| !dir.exists());
+    make(options).inspect_err(|failure| {
+        // Another one may have been faster, and then the directory is its own.
+        if let Some(dir) = made.filter(|_| failure.code != RUNS_ALREADY) {
+            let _ = std::fs::remove_file(dir.join(LOCK));
+            // Fails if there is anything else in it.
+            let _ = std::fs::remove_dir(dir);
+        }
+    })
+}
+
+fn make(options: &Options) -> Result<Layout, Failure> {
     let temporary =
         match options.keep {
             Some(_) => None,
@@ -173,7 +190,7 @@ fn open_dir(dir: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn lock(dir: &Path) -> Result<File, Failure> {
-    let path = dir.join("dev.lock");
+    let path = dir.join(LOCK);
     let mut file = File::options()
         .create(true)
         .read(true)
@@ -191,7 +208,7 @@ fn lock(dir: &Path) -> Result<File, Failure> {
         let owner = if owner.trim().is_empty() { String::new() } else { format!(" (process {})", owner.trim()) };
         return Err(Failure::new(
             Exit::Conflict,
-            "already-running",
+            RUNS_ALREADY,
             format!("another `quorate dev`{owner} runs in {}", dir.display()),
         )
         .fix(format!("use it: quorate status --keep {}\nor choose another directory", dir.display())));
@@ -341,7 +358,7 @@ mod tests {
     use super::*;
 
     fn options(dir: &Path, nodes: Option<u8>) -> Options {
-        Options { nodes, keep: Some(dir.to_owned()), port_base: 0, log_retain: None }
+        Options { nodes, keep: Some(dir.to_owned()), port_base: 0, gateway_args: Vec::new(), log_retain: None }
     }
 
     fn config(layout: &Layout, node: usize) -> NodeConfig {

@@ -35,9 +35,15 @@ const OUTBOX_MAX: usize = 64 << 20;
 const SILENCE: Duration = Duration::from_secs(3);
 /// The first attempt after a connection ended is only to learn whether the peer still lives.
 const PROBE: Duration = Duration::from_millis(300);
-/// Pauses between attempts to reach a peer that does not answer.
-const REDIAL: [Duration; 4] =
-    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+/// Pauses between attempts to reach a peer that does not answer. The first is short: a process that
+/// is just ending may still accept, and says only at the next attempt that it is gone.
+const REDIAL: [Duration; 5] = [
+    Duration::from_millis(2),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+];
 
 /// Who this node is on the link.
 #[derive(Debug, Clone, Copy)]
@@ -167,13 +173,15 @@ pub(super) type Outboxes = BTreeMap<NodeId, Arc<Outbox>>;
 pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, outbox: Arc<Outbox>, inbox: Inbox) {
     let mut failures = 0;
     let mut up = false;
+    // Known to have ended. One that was never there has not.
+    let mut gone = true;
     loop {
         let patience = if up { PROBE } else { SILENCE };
         match tokio::time::timeout(patience, handshake(me, peer, address)).await.unwrap_or_else(|late| Err(late.into()))
         {
             Ok(stream) => {
                 failures = 0;
-                up = true;
+                (up, gone) = (true, false);
                 let stream = Arc::new(stream);
                 outbox.connect(Some(stream.clone()));
                 debug!(%peer, %address, "link up");
@@ -188,8 +196,8 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
             }
             Err(error) => {
                 let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-                if up {
-                    up = false;
+                if up || (refused && !gone) {
+                    (up, gone) = (false, refused);
                     info!(%peer, refused, %error, "link down");
                     inbox.send(Event::LinkDown { peer, refused }).await;
                 } else if failures == REDIAL.len() {
@@ -338,5 +346,42 @@ fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Body>> {
             Err(wire::DecodeError::Empty) => {}
             Err(error) => return Err(io::Error::other(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::id::NodeId;
+
+    #[tokio::test]
+    async fn a_peer_that_still_accepts_while_it_ends_is_soon_known_to_be_gone() {
+        let cluster = ClusterId::from_u128(1);
+        let (me, peer) = (NodeId::from_u128(2), NodeId::from_u128(3));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (inbox, events) = super::super::inbox::inbox();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(dial(LinkIdentity { cluster, node: me }, peer, address, Arc::default(), inbox));
+
+        let (mut first, _) = listener.accept().await.unwrap();
+        read_frame(&mut first).await.unwrap();
+        let mut hello = BytesMut::new();
+        LinkIdentity { cluster, node: peer }.hello(false).encode_into(&mut hello);
+        first.write_all(&hello).await.unwrap();
+        drop(first);
+        // The kernel goes on accepting for a process that is ending, until it closes the listener.
+        drop(listener.accept().await.unwrap());
+        drop(listener);
+
+        let told = tokio::task::spawn_blocking(move || {
+            let next = || events.recv_timeout(Duration::from_secs(10)).unwrap();
+            [next(), next(), next()].map(|event| match event {
+                Event::LinkUp { .. } => "up",
+                Event::LinkDown { refused: false, .. } => "down",
+                Event::LinkDown { refused: true, .. } => "gone",
+                _ => "something else",
+            })
+        });
+        assert_eq!(told.await.unwrap(), ["up", "down", "gone"]);
     }
 }

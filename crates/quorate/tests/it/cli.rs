@@ -253,6 +253,31 @@ fn a_wait_that_is_too_long_says_what_is_missing() {
 }
 
 #[test]
+fn a_wait_whose_last_look_is_not_answered_says_what_is_missing_too() {
+    let looks = AtomicUsize::new(0);
+    let api = FakeApi::start(move |asked| match asked.what.starts_with("POST") {
+        true => Then::Answer(200, json!({})),
+        // One look before the change and one after it; whoever asks again waits for ever.
+        false if looks.fetch_add(1, Ordering::Relaxed) >= 2 => loop {
+            std::thread::park();
+        },
+        false => Then::Answer(200, service(1, &[replica(0, "starting", "")])),
+    });
+    check(
+        &api,
+        &["scale", "web", "1", "--timeout", "500ms"],
+        10,
+        &expect![[""]],
+        &expect![[r"
+            error: web has 0 of 1 copies healthy after 0.50 s
+            why:   web.0 on n1 is starting
+            fix:   quorate logs web
+                   or wait longer: --timeout 2m
+        "]],
+    );
+}
+
+#[test]
 fn what_the_cluster_refuses_is_passed_on_with_its_fix() {
     let api = FakeApi::start(|asked| match asked.what.starts_with("POST") {
         true => problem(422, "invalid", "`service.web.replicas` is 1000000; it must be 1 to 1000", "choose 1 to 1000"),

@@ -3,10 +3,12 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// Longest wait for something that a healthy cluster does in well under a second: machines of CI
@@ -74,6 +76,42 @@ impl Http {
     }
 }
 
+/// A place on this machine. Tests with clusters share it, two or more at a time; one that measures
+/// has it to itself.
+#[derive(Debug)]
+pub(crate) struct Place(#[expect(dead_code, reason = "held, not read")] Option<Held>);
+
+#[derive(Debug)]
+enum Held {
+    Shared(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held, not read")] RwLockWriteGuard<'static, ()>),
+}
+
+static MACHINE: RwLock<()> = RwLock::new(());
+thread_local! {
+    /// Places that this test has. Only the first of them waits for others.
+    static PLACES: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Place {
+    fn shared() -> Place {
+        let first = PLACES.replace(PLACES.get() + 1) == 0;
+        Place(first.then(|| Held::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner))))
+    }
+
+    /// To be taken before the first cluster of a test.
+    pub(crate) fn alone() -> Place {
+        assert_eq!(PLACES.replace(1), 0);
+        Place(Some(Held::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PLACES.set(PLACES.get() - 1);
+    }
+}
+
 /// A running cluster.
 #[derive(Debug)]
 pub(crate) struct TestCluster {
@@ -89,6 +127,7 @@ pub(crate) struct TestCluster {
     pub processes: Vec<Child>,
     /// The registry and what `dev` says; usually the data too.
     private: tempfile::TempDir,
+    place: Place,
 }
 
 impl TestCluster {
@@ -106,6 +145,7 @@ impl TestCluster {
 
     /// The same in a directory that somebody chose; `temporary` holds what else the cluster needs.
     pub(crate) fn start_in(temporary: tempfile::TempDir, dir: PathBuf, args: &[&str]) -> TestCluster {
+        let place = Place::shared();
         let errors = std::fs::File::create(temporary.path().join("dev.err")).unwrap();
         let mut command = quorate(temporary.path(), &dir);
         command.args(["dev", "--json", "--port-base", "0"]).args(args).stdout(Stdio::piped()).stderr(errors);
@@ -122,14 +162,15 @@ impl TestCluster {
         let nodes = nodes.iter().map(|node| TestNode { name: text(&node["name"]), api: text(&node["api"]) }).collect();
         let gateway = text(&said["gateway"]);
         let http = Http::new(Duration::from_secs(20));
-        TestCluster { nodes, gateway, said, dir, http, processes: vec![dev], private: temporary }
+        TestCluster { nodes, gateway, said, dir, http, processes: vec![dev], private: temporary, place }
     }
 
     /// A cluster of servers that a test started itself, without `dev`, in `private`.
     pub(crate) fn of(nodes: Vec<TestNode>, processes: Vec<Child>, private: tempfile::TempDir) -> TestCluster {
+        let place = Place::shared();
         let dir = private.path().canonicalize().unwrap();
         let http = Http::new(Duration::from_secs(20));
-        TestCluster { nodes, gateway: String::new(), said: Value::Null, dir, http, processes, private }
+        TestCluster { nodes, gateway: String::new(), said: Value::Null, dir, http, processes, private, place }
     }
 
     /// A command line for this cluster, like `["service", "show", "web", "-o", "json"]`.
@@ -321,7 +362,7 @@ fn ends_within(patience: Duration, mut ended: impl FnMut() -> bool) -> bool {
 }
 
 /// The program, with a registry of running clusters that no other test sees.
-fn quorate(private: &Path, dir: &Path) -> Command {
+pub(crate) fn quorate(private: &Path, dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.env_remove("QUORATE_SERVER").env("XDG_RUNTIME_DIR", private).stdin(Stdio::null());
     command.arg("--keep").arg(dir);

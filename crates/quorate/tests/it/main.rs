@@ -1,9 +1,16 @@
 //! The binary as its users run it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod bad_input;
 mod cli;
 mod cluster;
 mod determinism;
+mod dev;
 mod durability;
+mod examples;
 mod fake;
+mod gateway;
+mod load;
+mod services;
+mod show;
 mod storage;
