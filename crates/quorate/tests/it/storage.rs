@@ -158,10 +158,11 @@ fn a_disk_without_room_for_a_cluster_is_named_and_nothing_is_started() {
 
 /// The disk of the log, or that of the databases, becomes full while the cluster runs.
 fn a_full_disk_stops_one_node_alone(part: &str, mebibytes: u32, says: &[&str]) {
-    let temporary = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
-    let dir = temporary.path().canonicalize().unwrap();
+    // Dropped in the other order: the cluster, the mount, the directory around both.
+    let around = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
+    let dir = around.path().canonicalize().unwrap();
     let disk = SmallDisk::at(&dir.join("n3").join(part), mebibytes);
-    let cluster = TestCluster::start_in(temporary, dir, &["--log-retain", "8388608"]);
+    let cluster = TestCluster::start_in(tempfile::tempdir().unwrap(), dir, &["--log-retain", "8388608"]);
     let workload = Workload::start(&cluster, 4, 16_384);
     workload.more(10);
     let pid = cluster.pid("n3").unwrap();
@@ -178,8 +179,6 @@ fn a_full_disk_stops_one_node_alone(part: &str, mebibytes: u32, says: &[&str]) {
     cluster.wait_whole();
     workload.more(10);
     nothing_is_lost(&cluster, &workload.finish());
-    drop(cluster);
-    drop(disk);
 }
 
 #[test]
