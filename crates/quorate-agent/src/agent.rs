@@ -7,7 +7,7 @@ use crate::log::{self, LogChunk, LogFrom, ReadLogError};
 use crate::ports::Reservations;
 use crate::process::Shims;
 use crate::runner::{Board, Runner, Shared, Wanted};
-use quorate_model::assignment::Assignment;
+use quorate_model::assignment::{AssignedReplica, Assignment};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::ReplicaStatus;
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,10 +109,18 @@ impl Agent {
             tasks: JoinSet::new(),
         };
 
-        let listed_anyway = keeper.assignment.is_none();
         let mut settling = Vec::new();
         for (dir, launch) in found.launches {
-            let wanted = Wanted { assigned: launch.assigned, listed: listed_anyway };
+            // Right from the beginning: a runner acts at once, and would end what is wanted.
+            let wanted = match &keeper.assignment {
+                None => Wanted { assigned: launch.assigned, listed: true },
+                Some(assignment) => {
+                    let of_replica = |assigned: &&AssignedReplica| assigned.replica == launch.assigned.replica;
+                    let assigned = assignment.replicas.iter().find(of_replica).cloned();
+                    let listed = assigned.is_some();
+                    Wanted { assigned: assigned.unwrap_or(launch.assigned), listed }
+                }
+            };
             settling.push(keeper.add(dir, wanted));
         }
         settling.extend(keeper.reconcile());
