@@ -2,6 +2,7 @@
 
 use crate::root;
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,7 @@ pub(crate) fn run() -> Result<()> {
     sources(&mut problems)?;
     decisions(&mut problems)?;
     documents(&mut problems)?;
+    console(&mut problems)?;
     for problem in &problems {
         println!("   {problem}");
     }
@@ -185,6 +187,34 @@ fn documents(problems: &mut Vec<String>) -> Result<()> {
         if !architecture.contains(&format!("`{name}`")) {
             problems.push(format!("ARCHITECTURE.md does not speak of `{name}`"));
         }
+    }
+    Ok(())
+}
+
+/// The committed console was built from the committed sources; seen without Node, by the hash that
+/// `console/scripts/source-hash.mjs` wrote.
+fn console(problems: &mut Vec<String>) -> Result<()> {
+    let sources = root().join("console");
+    let single = [".npmrc", "index.html", "package-lock.json", "package.json", "tsconfig.json", "vite.config.ts"];
+    let mut files: Vec<PathBuf> = single.iter().map(|name| sources.join(name)).collect();
+    walk(&sources.join("public"), &mut files)?;
+    walk(&sources.join("src"), &mut files)?;
+    let mut named: Vec<(String, PathBuf)> = files
+        .into_iter()
+        .filter_map(|path| Some((path.strip_prefix(&sources).ok()?.to_str()?.to_owned(), path)))
+        .collect();
+    named.sort();
+    let mut hash = Sha256::new();
+    for (name, path) in named {
+        hash.update(name.as_bytes());
+        hash.update([0]);
+        hash.update(std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
+        hash.update([0]);
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let built = read(&root().join("crates/quorate-api/console/.source-hash"))?;
+    if built.trim() != found {
+        problems.push("the committed console is older than its sources: run `cargo xtask console` and commit".into());
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ mod writer;
 mod tests;
 
 pub use checkpoint::{CheckpointError, Checkpointer};
-pub use place::{remove_leftovers, remove_superseded};
+pub use place::remove_transfers;
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
 
@@ -153,7 +153,7 @@ impl Databases {
     pub fn open(root: &Path, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
         let wrong = |source| OpenDatabasesError::Directory { path: root.to_owned(), source };
         let directory = place::current(root).map_err(wrong)?;
-        place::clean(root, &directory).map_err(wrong)?;
+        place::remove_superseded(root, &directory).map_err(wrong)?;
         let system = Writer::open(&directory, Database::System, genesis_voters)?;
         let main = Writer::open(&directory, Database::Main, genesis_voters)?;
         let state = rows::load(&system, &directory)?;

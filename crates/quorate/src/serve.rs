@@ -136,7 +136,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
     let (mut log, found) =
         Log::open(disk, identity, log_options).with_context(|| format!("opening the log in {}", log_dir.display()))?;
-    if let Err(error) = databases::remove_leftovers(&db_dir) {
+    if let Err(error) = databases::remove_transfers(&db_dir) {
         warn!(%error, "cannot remove what an earlier process left in {}", db_dir.display());
     }
     let opened = Databases::open(&db_dir, &voters_bytes(config))

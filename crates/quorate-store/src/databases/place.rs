@@ -21,21 +21,6 @@ pub(super) fn current(root: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Removes what earlier incarnations and unfinished transfers left beside the directory in force.
-pub(super) fn clean(root: &Path, current: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(root)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let incarnation = name.split_once('-').is_some_and(|(index, term)| number(index) && number(term));
-        let transfer = name.starts_with("incoming-") || name.starts_with("outgoing-");
-        if (incarnation || transfer) && path != current {
-            remove(&path)?;
-        }
-    }
-    Ok(())
-}
-
 /// Removes a directory that may not be there.
 pub(super) fn remove(directory: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(directory) {
@@ -54,20 +39,17 @@ pub(super) fn point_to(root: &Path, name: &str) -> io::Result<()> {
 }
 
 /// Removes databases that are not in force any more. Who still reads one goes on reading.
+pub(super) fn remove_superseded(root: &Path, in_force: &Path) -> io::Result<()> {
+    remove_all(root, |name| is_database(name) && root.join(name) != in_force)
+}
+
+/// Removes what was on its way in or out when an earlier process ended. Only while nobody else
+/// works in `root`.
 ///
 /// # Errors
 /// What could not be removed is still there and does no harm but for its room.
-pub fn remove_superseded(root: &Path) -> io::Result<()> {
-    remove_unless(root, |name| !is_database(name))
-}
-
-/// Removes all that is not in force: superseded databases, and what was on its way in or out when
-/// an earlier process ended. Only while nobody else works in `root`.
-///
-/// # Errors
-/// As [`remove_superseded`].
-pub fn remove_leftovers(root: &Path) -> io::Result<()> {
-    remove_unless(root, |name| !is_database(name) && !name.starts_with("incoming-") && !name.starts_with("outgoing-"))
+pub fn remove_transfers(root: &Path) -> io::Result<()> {
+    remove_all(root, |name| name.starts_with("incoming-") || name.starts_with("outgoing-"))
 }
 
 /// `<index>-<term>`
@@ -76,17 +58,11 @@ fn is_database(name: &str) -> bool {
     name.split_once('-').is_some_and(|(index, term)| number(index) && number(term))
 }
 
-fn remove_unless(root: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
-    let in_force = match std::fs::read_link(root.join(CURRENT)) {
-        Ok(target) => target,
-        // Nothing was ever in force, so nothing was superseded.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
+fn remove_all(root: &Path, unwanted: impl Fn(&str) -> bool) -> io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let name = entry?.file_name();
-        if *name != *in_force && name.to_str().is_some_and(|name| !keep(name)) {
-            std::fs::remove_dir_all(root.join(&name))?;
+        if name.to_str().is_some_and(&unwanted) {
+            remove(&root.join(&name))?;
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::info;
 
 /// Entries in one transaction. More would make answers wait for their neighbours' work.
 const BATCH_ENTRIES: usize = 512;
@@ -166,9 +166,6 @@ impl Applier {
         self.databases = opened.databases;
         self.readers.reopen(self.databases.readers());
         self.checkpoints.reopen(self.databases.checkpointer());
-        if let Err(error) = databases::remove_superseded(&self.root) {
-            warn!(%error, "cannot remove the database before the snapshot; the next start tries again");
-        }
         info!(%index, "installed a snapshot");
         let state = Box::new(self.databases.state().clone());
         let _ = self.disk.send(DiskJob::Reset { index, term, hard_state, state });

@@ -82,7 +82,7 @@ fn an_incomplete_snapshot_and_the_one_in_force_are_not_installed() {
 }
 
 #[test]
-fn opening_removes_what_is_left_over_and_nothing_else() {
+fn what_is_left_over_is_removed_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     drop(open(root.path()));
     for name in ["5-1", "12-3", "incoming-x", "outgoing-abc", "5-", "a-b", "notes", "5-1-2"] {
@@ -90,6 +90,12 @@ fn opening_removes_what_is_left_over_and_nothing_else() {
         std::fs::write(root.path().join(name).join("file"), "").unwrap();
     }
     drop(open(root.path()));
+    assert_eq!(
+        names(root.path()),
+        ["0-0", "5-", "5-1-2", "a-b", "current", "incoming-x", "notes", "outgoing-abc"],
+        "a snapshot may be on its way while another is put in force"
+    );
+    remove_transfers(root.path()).unwrap();
     assert_eq!(names(root.path()), ["0-0", "5-", "5-1-2", "a-b", "current", "notes"]);
 }
 
