@@ -111,16 +111,7 @@ impl Agent {
 
         let mut settling = Vec::new();
         for (dir, launch) in found.launches {
-            // Right from the beginning: a runner acts at once, and would end what is wanted.
-            let wanted = match &keeper.assignment {
-                None => Wanted { assigned: launch.assigned, listed: true },
-                Some(assignment) => {
-                    let of_replica = |assigned: &&AssignedReplica| assigned.replica == launch.assigned.replica;
-                    let assigned = assignment.replicas.iter().find(of_replica).cloned();
-                    let listed = assigned.is_some();
-                    Wanted { assigned: assigned.unwrap_or(launch.assigned), listed }
-                }
-            };
+            let wanted = wanted_at_start(keeper.assignment.as_deref(), launch.assigned);
             settling.push(keeper.add(dir, wanted));
         }
         settling.extend(keeper.reconcile());
@@ -368,6 +359,19 @@ impl<D: Driver> Keeper<D> {
     }
 }
 
+/// What is wanted of a replica that is found at the start, with the last assignment that is known.
+///
+/// Right from the beginning: its runner acts at once, and one that is told "not listed" first and
+/// "listed" a moment later may have ended what it is to run by then. Without an assignment whatever
+/// runs goes on.
+fn wanted_at_start(assignment: Option<&Assignment>, found: AssignedReplica) -> Wanted {
+    let Some(assignment) = assignment else { return Wanted { assigned: found, listed: true } };
+    match assignment.replicas.iter().find(|assigned| assigned.replica == found.replica) {
+        Some(assigned) => Wanted { assigned: assigned.clone(), listed: true },
+        None => Wanted { assigned: found, listed: false },
+    }
+}
+
 fn tell(entry: &Entry, wanted: Wanted) {
     entry.wanted.send_if_modified(|last| {
         let differs = *last != wanted;
@@ -397,4 +401,28 @@ fn retire(dir: &Path, in_use: &BTreeSet<PathBuf>) -> io::Result<()> {
         fs::remove_dir_all(path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::assignment::Phase;
+    use quorate_model::spec::{self, Format};
+
+    fn replica(number: u128, phase: Phase) -> AssignedReplica {
+        let document = spec::parse("[[service]]\nname = 'web'\ncommand = ['serve']\n", Format::Toml).unwrap();
+        let spec = document.services.into_iter().next().unwrap();
+        AssignedReplica { replica: ReplicaId::from_u128(number), ordinal: 0, spec, phase }
+    }
+
+    #[test]
+    fn what_the_last_assignment_lists_is_wanted_from_the_first_moment() {
+        let replicas = vec![replica(1, Phase::Run), replica(2, Phase::Drain)];
+        let last = Assignment { node: NodeId::from_u128(9), revision: LogIndex(5), replicas };
+        let of = |number| wanted_at_start(Some(&last), replica(number, Phase::Run));
+        assert!(of(1).listed && of(1).assigned.phase == Phase::Run);
+        assert!(of(2).listed && of(2).assigned.phase == Phase::Drain, "the assignment knows more than the launch");
+        assert!(!of(3).listed, "it was replaced while the agent was away");
+        assert!(wanted_at_start(None, replica(3, Phase::Run)).listed, "nothing is ended without knowing");
+    }
 }

@@ -210,7 +210,7 @@ impl Node {
                 self.consensus.persisted(number, &mut outputs);
                 self.carry_out(outputs, out);
             }
-            Event::Applied { entries } => self.absorb(now, entries, out),
+            Event::Applied { entries } => self.absorb(now, entries),
             Event::LogRead { entries } => self.consensus.fetched(entries),
             Event::LogPurged { first } => self.consensus.purged(first),
             Event::Replicas(replicas) => {
@@ -243,10 +243,9 @@ impl Node {
         self.consensus.advance_time(now.mono);
         self.hand_over_requests(now, out);
         self.lead(now, out);
-        if let Some(leader) = self.leader()
+        if self.leader().is_some()
             && let Some(round) = self.reads.next_round(now.mono)
         {
-            let _ = leader;
             self.consensus.read_index(round);
         }
         self.give_up(now, out);
@@ -468,7 +467,7 @@ impl Node {
         self.changed = true;
     }
 
-    fn absorb(&mut self, now: Now, entries: Vec<AppliedEntry>, out: &mut Vec<Effect>) {
+    fn absorb(&mut self, now: Now, entries: Vec<AppliedEntry>) {
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
         for entry in entries {
             if let Some(id) = entry.request_id {
@@ -490,7 +489,6 @@ impl Node {
         }
         self.applied = last;
         self.consensus.applied(last);
-        let _ = out;
     }
 
     fn note_differences(&mut self, now: Now, differences: Vec<Difference>) {
