@@ -5,9 +5,10 @@ use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::sql::SqlOutcome;
 use quorate_model::state::{ClusterState, NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
-use quorate_node::consensus::{LogEntry, RecoveredLog};
+use quorate_node::consensus::{Append, LogEntry, RecoveredLog};
 use quorate_node::wire::Body;
 use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed};
+use raft::eraftpb::MessageType;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,10 +33,28 @@ struct Disk {
     digest: u64,
 }
 
+impl Disk {
+    fn take(&mut self, append: Append) {
+        if let Some(state) = append.hard_state {
+            self.hard_state = state;
+        }
+        if let Some(first) = append.entries.first() {
+            self.entries.retain(|entry| entry.index < first.index);
+        }
+        self.entries.extend(append.entries);
+    }
+
+    fn last(&self) -> u64 {
+        self.entries.last().map_or(self.before.0.0, |entry| entry.index.0)
+    }
+}
+
 struct Member {
     id: NodeId,
     node: Option<Node>,
     disk: Disk,
+    /// Handed to the disk and not on it yet: lost when the node dies.
+    unsynced: Vec<Append>,
     /// Grows at each restart; what was meant for an earlier life is lost.
     life: u64,
     corrupt: bool,
@@ -73,7 +92,15 @@ impl Lab {
     pub(crate) fn start(nodes: usize, seed: u64) -> Lab {
         let id = |n: usize| NodeId::from_u128(((n as u128 + 1) << 64) | 0xabc);
         let members = (0..nodes)
-            .map(|n| Member { id: id(n), node: None, disk: Disk::default(), life: 0, corrupt: false, skew: 0 })
+            .map(|n| Member {
+                id: id(n),
+                node: None,
+                disk: Disk::default(),
+                unsynced: Vec::new(),
+                life: 0,
+                corrupt: false,
+                skew: 0,
+            })
             .collect();
         let mut lab = Lab {
             now: Timestamp(Duration::from_secs(1)),
@@ -215,6 +242,7 @@ impl Lab {
     /// `kill -9`: its connections close at once and new ones are refused.
     pub(crate) fn kill(&mut self, n: usize) {
         self.members[n].node = None;
+        self.members[n].unsynced.clear();
         self.members[n].life += 1;
         let peer = self.id(n);
         for other in self.alive() {
@@ -225,6 +253,7 @@ impl Lab {
     /// The process is stopped: its connections stay open and it says nothing any more.
     pub(crate) fn hang(&mut self, n: usize) {
         self.members[n].node = None;
+        self.members[n].unsynced.clear();
         self.members[n].life += 1;
     }
 
@@ -362,6 +391,10 @@ impl Lab {
             if member.life == due.life
                 && let Some(node) = &mut member.node
             {
+                if let Event::Persisted { number } = due.event {
+                    let synced = member.unsynced.partition_point(|append| append.number <= number);
+                    member.unsynced.drain(..synced).for_each(|append| member.disk.take(append));
+                }
                 node.step(clocks, due.event, touched.entry(due.to).or_default());
             }
         }
@@ -388,16 +421,9 @@ impl Lab {
         match effect {
             Effect::Send { to, message } => self.deliver(n, to, message),
             Effect::Append(append) => {
-                let disk = &mut self.members[n].disk;
-                if let Some(state) = append.hard_state {
-                    disk.hard_state = state;
-                }
-                if let Some(first) = append.entries.first() {
-                    disk.entries.retain(|entry| entry.index < first.index);
-                }
-                disk.entries.extend(append.entries);
                 let took = Duration::from_micros(u64::from(80 + self.rng.next_u32() % 80));
                 self.later(took, n, Event::Persisted { number: append.number });
+                self.members[n].unsynced.push(append);
             }
             Effect::ReadLog { from, to_exclusive, bytes_max } => {
                 self.reads += 1;
@@ -466,6 +492,14 @@ impl Lab {
         *last = (*last).max(at);
         let delay = last.since(self.now);
         if let Body::Raft(raft) = &message {
+            // What a follower promises is on its disk: it may lose power right now.
+            let disk = &self.members[from].disk;
+            if raft.kind == MessageType::MsgAppendResponse as i32 && !raft.reject {
+                assert!(raft.index <= disk.last(), "acknowledged {} with {} on disk", raft.index, disk.last());
+            }
+            if raft.kind == MessageType::MsgRequestVoteResponse as i32 && !raft.reject {
+                assert!(raft.term <= disk.hard_state.0, "a vote of term {} that is not on disk", raft.term);
+            }
             self.trace.push_str(&format!(
                 "{} {from}>{target} k{} t{} i{}\n",
                 self.now.0.as_micros(),
