@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
@@ -21,6 +22,10 @@ const RUNS_ALREADY: &str = "already-running";
 /// three databases, and the logs of replicas.
 const FREE_MIN: u64 = 512 * 1024 * 1024;
 const DEFAULT_NODES: u8 = 3;
+/// Where `--port-base 0` looks. Below the numbers that Linux gives to outgoing connections (from
+/// 32768), which would take a node's port between the choice and its start, or while it is down;
+/// and below those of replicas.
+const FREE: Range<u16> = 10_000..20_000;
 /// Between the port of the gateway and that of a node's link; the API is directly after the gateway.
 const LINK_OFFSET: u16 = 100;
 
@@ -323,9 +328,19 @@ impl Ports {
     }
 
     fn free(count: usize) -> io::Result<Ports> {
+        let somewhere =
+            usize::try_from(getrandom::u32().map_err(|error| io::Error::other(error.to_string()))?).unwrap_or(0);
         // All are held until all are known, so that no number comes twice.
-        let held: Vec<TcpListener> =
-            (0..1 + 2 * count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
+        let held: Vec<TcpListener> = FREE
+            .cycle()
+            .skip(somewhere % FREE.len())
+            .take(FREE.len())
+            .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+            .take(1 + 2 * count)
+            .collect();
+        if held.len() < 1 + 2 * count {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
         let addresses: Vec<SocketAddr> = held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         Ok(Ports { gateway: addresses[0], nodes: addresses[1..].chunks(2).map(|pair| (pair[0], pair[1])).collect() })
     }
@@ -443,6 +458,7 @@ mod tests {
         let all: BTreeSet<SocketAddr> =
             ports.nodes.iter().flat_map(|(api, link)| [*api, *link]).chain([ports.gateway]).collect();
         assert_eq!(all.len(), 19);
+        assert!(all.iter().all(|address| FREE.contains(&address.port())));
     }
 
     #[test]

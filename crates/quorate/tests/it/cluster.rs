@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -409,4 +410,16 @@ pub(crate) fn processes_of(dir: &str) -> std::collections::BTreeMap<u32, Vec<Str
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Addresses that nothing listens on, below the ports that Linux gives to outgoing connections: one
+/// of those could take the number before its owner listens.
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
+    let somewhere = usize::from(uuid::Uuid::new_v4().as_fields().1);
+    let candidates = (10_000u16..20_000).cycle().skip(somewhere % 10_000).take(10_000);
+    // Held until all are chosen, so that they differ.
+    let held: Vec<TcpListener> =
+        candidates.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(count).collect();
+    assert_eq!(held.len(), count, "there are free ports");
+    held.iter().map(|it| it.local_addr().unwrap().to_string()).collect()
 }

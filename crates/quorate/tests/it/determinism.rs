@@ -1,9 +1,8 @@
 //! Three servers whose clocks differ by a day write the same tables.
 
-use crate::cluster::{PATIENCE, TestCluster, TestNode, wait_for};
+use crate::cluster::{PATIENCE, TestCluster, TestNode, free_addresses, wait_for};
 use crate::durability::{nodes_agree, same_everywhere};
 use serde_json::json;
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -14,11 +13,8 @@ const CLOCKS: [(&str, &str); 3] = [("n1", "+1d"), ("n2", "-3h"), ("n3", "+0")];
 fn start() -> TestCluster {
     let private = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
     let dir = private.path().canonicalize().unwrap();
-    // Held until all are chosen, so that they differ.
-    let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addresses: Vec<String> = listeners.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
+    let addresses = free_addresses(6);
     let (apis, links) = addresses.split_at(3);
-    drop(listeners);
     let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
     let voters = (0..3).map(|i| format!("[[voter]]\nid = '{}'\nname = 'n{}'\nlink = '{}'\n", ids[i], i + 1, links[i]));
     let common = format!("[cluster]\nid = '{}'\nname = 'clocks'\n{}", Uuid::new_v4(), voters.collect::<String>());

@@ -1,12 +1,11 @@
 //! Services by way of the command line: what scripts do to them and what they read.
 
-use crate::cluster::{PATIENCE, TestCluster, processes_of, wait_for};
+use crate::cluster::{PATIENCE, TestCluster, free_addresses, processes_of, wait_for};
 use crate::load::ask;
 use crate::show::{demo, healthy, is_whole, lives, nodes, pids, replicas};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::process::Stdio;
 
 #[test]
@@ -229,7 +228,7 @@ fn a_service_without_a_route_runs_and_is_not_reachable_through_the_gateway() {
 #[test]
 fn what_no_node_can_take_is_held_with_the_reason() {
     let cluster = TestCluster::start();
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = free_addresses(1)[0].rsplit(':').next().unwrap().to_owned();
     let fixed =
         |name: &str, replicas: u32| demo(name, replicas, "").replace("http = \"auto\"", &format!("http = {port}"));
     // All nodes of this cluster share one address, so only one copy can listen; the others wait.
