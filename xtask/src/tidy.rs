@@ -14,6 +14,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("quorate-scheduler", &["quorate-model"]),
     ("quorate-store", &["quorate-model", "quorate-vfs"]),
     ("quorate-agent", &["quorate-model"]),
+    ("quorate-check", &["quorate-model"]),
     ("quorate-gateway", &["quorate-model"]),
     ("quorate-api", &["quorate-model"]),
     ("quorate-node", &["quorate-membership", "quorate-model", "quorate-scheduler"]),
@@ -22,6 +23,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &[
             "quorate-agent",
             "quorate-api",
+            "quorate-check",
             "quorate-gateway",
             "quorate-membership",
             "quorate-model",
