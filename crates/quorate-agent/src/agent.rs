@@ -1,12 +1,13 @@
 //! The agent's handle, and the task that gives every replica its runner.
 
+use crate::desired::{Desired, Offer, OtherNode, Wanted};
 use crate::driver::Driver;
 use crate::files::{self, Durability};
 use crate::launch::{self, Launch};
 use crate::log::{self, LogChunk, LogFrom, ReadLogError};
 use crate::ports::Reservations;
 use crate::process::Shims;
-use crate::runner::{Board, Runner, Shared, Wanted};
+use crate::runner::{Board, Runner, Shared};
 use quorate_model::assignment::{AssignedReplica, Assignment};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::ReplicaStatus;
@@ -66,9 +67,8 @@ pub enum StartAgentError {
 /// Handle of a running agent. Clones are the same agent; it ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    node: NodeId,
     dir: PathBuf,
-    assignments: watch::Sender<Option<Arc<Assignment>>>,
+    desired: watch::Sender<Desired>,
     statuses: watch::Receiver<Arc<Vec<ReplicaStatus>>>,
     stop: watch::Sender<bool>,
     /// Closed when the agent's task is over.
@@ -94,24 +94,23 @@ impl Agent {
         let path = dir.clone();
         let found = spawn_blocking(move || Found::look(&path)).await.map_err(io::Error::other);
         let found = found.and_then(|found| found).map_err(failed)?;
-        if let Some(assignment) = &found.assignment
-            && assignment.node != node
-        {
-            return Err(StartAgentError::OtherNode { dir, owner: assignment.node });
-        }
+        let desired = match Desired::at_start(node, found.assignment) {
+            Ok(desired) => desired,
+            Err(OtherNode { owner }) => return Err(StartAgentError::OtherNode { dir, owner }),
+        };
         let shared = Shared { node, node_name, host, driver, ports: Reservations::default(), board: Board::new() };
         let statuses = shared.board.subscribe();
         let mut keeper = Keeper {
             dir: dir.clone(),
             shared: Arc::new(shared),
-            assignment: found.assignment.map(Arc::new),
+            desired: desired.clone(),
             runners: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
 
         let mut settling = Vec::new();
         for (dir, launch) in found.launches {
-            let wanted = wanted_at_start(keeper.assignment.as_deref(), launch.assigned);
+            let wanted = keeper.desired.wanted(launch.assigned);
             settling.push(keeper.add(dir, wanted));
         }
         settling.extend(keeper.reconcile());
@@ -123,39 +122,36 @@ impl Agent {
         };
         let _ = timeout(SETTLE_PATIENCE, all_settled).await;
 
-        let assignments = watch::Sender::new(keeper.assignment.clone());
+        let desired = watch::Sender::new(desired);
         let (stop, stopped) = watch::channel(false);
         let (still_running, running) = watch::channel(());
-        let incoming = assignments.subscribe();
+        let incoming = desired.subscribe();
         tokio::spawn(async move {
             keeper.run(incoming, stopped).await;
             drop(still_running);
         });
-        Ok(Agent { node, dir, assignments, statuses, stop, running })
+        Ok(Agent { dir, desired, statuses, stop, running })
     }
 
     /// Makes the node match this assignment, unless one with a higher revision is known. Returns at once.
     ///
     /// One for another node is ignored.
     pub fn assign(&self, assignment: Assignment) {
-        if assignment.node != self.node {
-            tracing::error!(node = %assignment.node, "an assignment for another node is ignored");
-            return;
-        }
-        self.assignments.send_if_modified(|newest| {
-            let newer = newest.as_ref().is_none_or(|newest| assignment.revision >= newest.revision);
-            let differs = newest.as_ref().is_none_or(|newest| assignment != **newest);
-            if newer && differs {
-                *newest = Some(Arc::new(assignment));
-            }
-            newer && differs
+        let node = assignment.node;
+        let mut offer = Offer::Same;
+        self.desired.send_if_modified(|desired| {
+            offer = desired.offer(assignment);
+            offer == Offer::Obey
         });
+        if offer == Offer::OtherNode {
+            tracing::error!(%node, "an assignment for another node is ignored");
+        }
     }
 
     /// The revision that is being obeyed; `None` before the first assignment.
     #[must_use]
     pub fn revision(&self) -> Option<LogIndex> {
-        self.assignments.borrow().as_ref().map(|assignment| assignment.revision)
+        self.desired.borrow().revision()
     }
 
     /// All replicas of this node, sorted by id; a new value as soon as one changes.
@@ -194,11 +190,10 @@ impl Agent {
 /// # Errors
 /// As [`Agent::start`]. What cannot be read belongs to nobody: the agent replaces it.
 pub fn check_owner(dir: &Path, node: NodeId) -> Result<(), StartAgentError> {
-    match files::read_json::<Assignment>(&dir.join(CACHE)) {
-        Ok(Some(cached)) if cached.node != node => {
-            Err(StartAgentError::OtherNode { dir: dir.to_owned(), owner: cached.node })
-        }
-        _ => Ok(()),
+    let cached = files::read_json(&dir.join(CACHE)).unwrap_or(None);
+    match Desired::at_start(node, cached) {
+        Ok(_) => Ok(()),
+        Err(OtherNode { owner }) => Err(StartAgentError::OtherNode { dir: dir.to_owned(), owner }),
     }
 }
 
@@ -253,7 +248,7 @@ impl Found {
 struct Keeper<D: Driver> {
     dir: PathBuf,
     shared: Arc<Shared<D>>,
-    assignment: Option<Arc<Assignment>>,
+    desired: Desired,
     runners: BTreeMap<ReplicaId, Entry>,
     tasks: JoinSet<()>,
 }
@@ -265,7 +260,7 @@ struct Entry {
 }
 
 impl<D: Driver> Keeper<D> {
-    async fn run(mut self, mut incoming: watch::Receiver<Option<Arc<Assignment>>>, mut stopped: watch::Receiver<bool>) {
+    async fn run(mut self, mut incoming: watch::Receiver<Desired>, mut stopped: watch::Receiver<bool>) {
         loop {
             tokio::select! {
                 changed = incoming.changed() => {
@@ -273,9 +268,7 @@ impl<D: Driver> Keeper<D> {
                         break;
                     }
                     let newest = incoming.borrow_and_update().clone();
-                    if let Some(newest) = newest {
-                        self.obey(newest).await;
-                    }
+                    self.obey(newest).await;
                 }
                 Some(ended) = self.tasks.join_next_with_id() => {
                     let task = match ended {
@@ -294,39 +287,33 @@ impl<D: Driver> Keeper<D> {
         self.tasks.shutdown().await;
     }
 
-    async fn obey(&mut self, assignment: Arc<Assignment>) {
-        let (path, cached) = (self.dir.join(CACHE), Arc::clone(&assignment));
+    async fn obey(&mut self, desired: Desired) {
+        let (path, newest) = (self.dir.join(CACHE), desired.newest().cloned());
         // First on disk, then done: an agent that restarts must not fall back behind what it did.
-        let written = spawn_blocking(move || files::write_json(&path, &*cached, Durability::Durable)).await;
+        let write = move || newest.map_or(Ok(()), |newest| files::write_json(&path, &*newest, Durability::Durable));
+        let written = spawn_blocking(write).await;
         if let Err(error) = written.map_err(io::Error::other).and_then(|written| written) {
             // Better to run what the cluster wants now than to stand still because of a full disk.
             tracing::error!(%error, "cannot write the assignment to disk; obeying it nevertheless");
         }
-        self.assignment = Some(assignment);
+        self.desired = desired;
         self.reconcile();
     }
 
     /// Tells every runner what is wanted and starts those that are missing. Returns what tells when
     /// the new ones have a status.
     fn reconcile(&mut self) -> Vec<oneshot::Receiver<()>> {
-        let Some(assignment) = self.assignment.clone() else { return Vec::new() };
         let mut new = Vec::new();
-        let mut listed = BTreeSet::new();
-        for assigned in &assignment.replicas {
-            let replica = assigned.replica;
-            listed.insert(replica);
-            let wanted = Wanted { assigned: assigned.clone(), listed: true };
-            match self.runners.get(&replica) {
+        let known = self.runners.values().map(|entry| entry.wanted.borrow().assigned.clone());
+        for wanted in self.desired.wanted_of_all(known) {
+            let AssignedReplica { replica, spec, .. } = &wanted.assigned;
+            match self.runners.get(replica) {
                 Some(entry) => tell(entry, wanted),
                 None => {
-                    let dir = self.dir.join(assigned.spec.name.as_str()).join(replica.to_string());
+                    let dir = self.dir.join(spec.name.as_str()).join(replica.to_string());
                     new.push(self.add(dir, wanted));
                 }
             }
-        }
-        for (_, entry) in self.runners.iter().filter(|(replica, _)| !listed.contains(replica)) {
-            let last = entry.wanted.borrow().clone();
-            tell(entry, Wanted { listed: false, ..last });
         }
         new
     }
@@ -359,19 +346,6 @@ impl<D: Driver> Keeper<D> {
     }
 }
 
-/// What is wanted of a replica that is found at the start, with the last assignment that is known.
-///
-/// Right from the beginning: its runner acts at once, and one that is told "not listed" first and
-/// "listed" a moment later may have ended what it is to run by then. Without an assignment whatever
-/// runs goes on.
-fn wanted_at_start(assignment: Option<&Assignment>, found: AssignedReplica) -> Wanted {
-    let Some(assignment) = assignment else { return Wanted { assigned: found, listed: true } };
-    match assignment.replicas.iter().find(|assigned| assigned.replica == found.replica) {
-        Some(assigned) => Wanted { assigned: assigned.clone(), listed: true },
-        None => Wanted { assigned: found, listed: false },
-    }
-}
-
 fn tell(entry: &Entry, wanted: Wanted) {
     entry.wanted.send_if_modified(|last| {
         let differs = *last != wanted;
@@ -401,28 +375,4 @@ fn retire(dir: &Path, in_use: &BTreeSet<PathBuf>) -> io::Result<()> {
         fs::remove_dir_all(path)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use quorate_model::assignment::Phase;
-    use quorate_model::spec::{self, Format};
-
-    fn replica(number: u128, phase: Phase) -> AssignedReplica {
-        let document = spec::parse("[[service]]\nname = 'web'\ncommand = ['serve']\n", Format::Toml).unwrap();
-        let spec = document.services.into_iter().next().unwrap();
-        AssignedReplica { replica: ReplicaId::from_u128(number), ordinal: 0, spec, phase }
-    }
-
-    #[test]
-    fn what_the_last_assignment_lists_is_wanted_from_the_first_moment() {
-        let replicas = vec![replica(1, Phase::Run), replica(2, Phase::Drain)];
-        let last = Assignment { node: NodeId::from_u128(9), revision: LogIndex(5), replicas };
-        let of = |number| wanted_at_start(Some(&last), replica(number, Phase::Run));
-        assert!(of(1).listed && of(1).assigned.phase == Phase::Run);
-        assert!(of(2).listed && of(2).assigned.phase == Phase::Drain, "the assignment knows more than the launch");
-        assert!(!of(3).listed, "it was replaced while the agent was away");
-        assert!(wanted_at_start(None, replica(3, Phase::Run)).listed, "nothing is ended without knowing");
-    }
 }

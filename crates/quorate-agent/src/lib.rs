@@ -34,6 +34,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod agent;
+pub mod desired;
 mod driver;
 mod files;
 mod health;

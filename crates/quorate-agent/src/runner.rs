@@ -3,6 +3,7 @@
 //! The task holds nothing that is not on disk as well, so it may be dropped at any moment; the next
 //! one attaches to the running copy and goes on.
 
+use crate::desired::Wanted;
 use crate::driver::{Driver, Instance};
 use crate::files::{self, Durability};
 use crate::health::{Health, HealthWatch, Target, Verdict};
@@ -74,20 +75,6 @@ impl Board {
             let found = all.binary_search_by_key(&replica, |known| known.replica);
             found.map(|at| Arc::make_mut(all).remove(at)).is_ok()
         });
-    }
-}
-
-/// What the newest assignment says about one replica.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) assigned: AssignedReplica,
-    /// `false`: it is not in the assignment (any more), and `assigned` is what was last known.
-    pub(crate) listed: bool,
-}
-
-impl Wanted {
-    fn phase(&self) -> Phase {
-        if self.listed { self.assigned.phase } else { Phase::Stop }
     }
 }
 
