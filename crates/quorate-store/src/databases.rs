@@ -30,7 +30,7 @@ mod writer;
 mod tests;
 
 pub use checkpoint::{CheckpointError, Checkpointer};
-pub use place::remove_transfers;
+pub use place::Place;
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
 
@@ -42,7 +42,7 @@ use quorate_model::id::{LogIndex, RequestId, Term};
 use quorate_model::state::{Change, ClusterState};
 use rusqlite::Error as SqliteError;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use writer::Writer;
 
 /// A file that got no entries for this many indexes notes the index all the same, so that little
@@ -52,6 +52,7 @@ const LAG_MAX: u64 = 4_096;
 /// The single writer of both databases. Lives on the apply thread.
 #[derive(Debug)]
 pub struct Databases {
+    place: Place,
     directory: PathBuf,
     system: Writer,
     main: Writer,
@@ -81,6 +82,17 @@ pub enum Item {
     Data(Bytes),
     /// The voters after this entry, opaque.
     Membership { voters: Bytes },
+}
+
+impl Item {
+    /// Bytes that it took in the log.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Item::Data(data) => data.len(),
+            Item::Membership { voters } => voters.len(),
+        }
+    }
 }
 
 /// A committed entry.
@@ -145,21 +157,22 @@ pub struct DurableError {
 }
 
 impl Databases {
-    /// Opens the databases under `root`, or makes empty ones for a cluster of `genesis_voters`.
+    /// Opens the databases in `place`, or makes empty ones for a cluster of `genesis_voters`.
     /// Removes what earlier incarnations and unfinished transfers left there.
     ///
     /// # Errors
     /// [`OpenDatabasesError`].
-    pub fn open(root: &Path, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
-        let wrong = |source| OpenDatabasesError::Directory { path: root.to_owned(), source };
-        let directory = place::current(root).map_err(wrong)?;
-        place::remove_superseded(root, &directory).map_err(wrong)?;
-        let system = Writer::open(&directory, Database::System, genesis_voters)?;
-        let main = Writer::open(&directory, Database::Main, genesis_voters)?;
+    pub fn open(place: impl Into<Place>, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
+        let place = place.into();
+        let wrong = |source| OpenDatabasesError::Directory { path: place.root().to_owned(), source };
+        let directory = place.current().map_err(wrong)?;
+        place.remove_superseded(&directory).map_err(wrong)?;
+        let system = Writer::open(&place, &directory, Database::System, genesis_voters)?;
+        let main = Writer::open(&place, &directory, Database::Main, genesis_voters)?;
         let state = rows::load(&system, &directory)?;
         let behind = if system.applied().index <= main.applied().index { &system } else { &main };
         let (applied, term, voters) = (behind.applied().index, behind.applied().term, system.voters());
-        let databases = Databases { directory, system, main, state, last: None, gate: Gate::default() };
+        let databases = Databases { place, directory, system, main, state, last: None, gate: Gate::default() };
         Ok(Opened { databases, applied, term, voters })
     }
 
@@ -245,13 +258,13 @@ impl Databases {
     /// Readers of the present files.
     #[must_use]
     pub fn readers(&self) -> Readers {
-        Readers::new(self.directory.clone())
+        Readers::new(self.place.clone(), self.directory.clone())
     }
 
     /// Moves pages from the write-ahead logs into the files, on another thread.
     #[must_use]
     pub fn checkpointer(&self) -> Checkpointer {
-        Checkpointer::new(self.directory.clone(), self.gate.clone())
+        Checkpointer::new(self.place.clone(), self.directory.clone(), self.gate.clone())
     }
 
     /// Makes everything applied so far durable, with one sync a file, and returns the index up to

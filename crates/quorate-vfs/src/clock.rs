@@ -41,14 +41,24 @@ impl ClockVfs {
     /// When SQLite has no default VFS or refuses another one, which it does only without memory.
     #[must_use]
     pub fn register() -> ClockVfs {
+        ClockVfs::over(None)
+    }
+
+    /// The same over the VFS of this name, which must outlive it; `None`: over the default one.
+    ///
+    /// # Panics
+    /// Also when there is no VFS of this name.
+    #[must_use]
+    pub fn over(base: Option<&str>) -> ClockVfs {
+        let base_name = base.map(|name| CString::new(name).expect("names of VFSes have no NUL"));
         let name = format!("quorate-clock-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let c_name = CString::new(name.clone()).expect("the name has no NUL");
         // SAFETY: SQLite initialises itself here; the default VFS lives as long as the process.
         let base = unsafe {
             assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK, "SQLite cannot be initialised");
-            ffi::sqlite3_vfs_find(std::ptr::null())
+            ffi::sqlite3_vfs_find(base_name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()))
         };
-        assert!(!base.is_null(), "SQLite has no default VFS");
+        assert!(!base.is_null(), "SQLite has no such VFS");
         // SAFETY: `base` is a valid VFS; the struct is plain data and copied whole.
         let mut vfs = unsafe { std::ptr::read(base) };
         vfs.zName = c_name.as_ptr();

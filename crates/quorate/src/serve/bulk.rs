@@ -130,7 +130,7 @@ pub(super) async fn send(me: LinkIdentity, root: PathBuf, to: NodeId, address: S
 async fn send_files(me: LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term) -> io::Result<u64> {
     let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
     let into = directory.path().to_owned();
-    let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&root, &into))
+    let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&*root, &into))
         .await
         .map_err(io::Error::other)?
         .map_err(|error| io::Error::other(super::disk::chain(&error)))?;
