@@ -34,6 +34,8 @@ mod randomness;
 mod sharing;
 mod sqlite;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use randomness::reset_randomness;

@@ -222,23 +222,21 @@ impl State {
     }
 
     pub(super) fn create_dir_all(&mut self, directory: &Path) -> io::Result<()> {
-        let missing = match self.tree.place(directory, true) {
-            Ok(place) => match place.node {
-                Some(id) => {
-                    let is_directory = matches!(self.tree.node(id), Node::Directory(_));
-                    return if is_directory { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) };
-                }
-                None => place,
-            },
+        let place = match self.tree.place(directory, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.create_dir_all(directory.parent().ok_or(error)?)?;
-                self.tree.place(directory, true)?
+                self.tree.place(directory, false)?
             }
-            Err(error) => return Err(error),
+            place => place?,
         };
+        if place.node.is_some() {
+            let leads_to = self.tree.find(directory).map(|id| self.tree.node(id));
+            let is_directory = matches!(leads_to, Ok(Node::Directory(_)));
+            return if is_directory { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) };
+        }
         self.before_change()?;
         let id = self.tree.add_directory();
-        self.tree.set(missing.directory, missing.name, Some(id));
+        self.tree.set(place.directory, place.name, Some(id));
         Ok(())
     }
 

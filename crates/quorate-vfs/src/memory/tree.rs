@@ -24,6 +24,9 @@ pub(super) const ROOT: NodeId = 0;
 /// As many as Linux follows.
 const LINKS_MAX: usize = 40;
 
+/// Linux's number for too many symlinks; its [`io::ErrorKind`] is not stable.
+const ELOOP: i32 = 40;
+
 #[derive(Debug, Clone)]
 pub(super) enum Node {
     /// Nobody's, to be taken by the next new one.
@@ -162,7 +165,7 @@ impl Tree {
                 Some((_, Node::Link(target))) if follow || !last => {
                     links += 1;
                     if links > LINKS_MAX {
-                        return Err(io::Error::other("too many symlinks"));
+                        return Err(io::Error::from_raw_os_error(ELOOP));
                     }
                     if target.is_absolute() {
                         above.clear();
@@ -218,6 +221,9 @@ impl Tree {
         let moves_directory = matches!(self.nodes[moved], Node::Directory(_));
         if moves_directory && to.path != from.path && to.path.starts_with(&from.path) {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if from.path != to.path && from.path.starts_with(&to.path) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         if let Some(replaced) = to.node {
             if replaced == moved {
