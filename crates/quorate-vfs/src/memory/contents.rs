@@ -16,8 +16,9 @@ use std::collections::BTreeMap;
 /// Bytes that a device writes whole or not at all.
 pub(super) const SECTOR: usize = 512;
 
-/// Room for saved sectors that is kept after a sync.
-const IMAGES_KEPT: usize = 1 << 20;
+/// Bytes for saved sectors that a file keeps after a sync: a write-ahead log between checkpoints
+/// needs some MiB again and again, and new memory costs more than what is done with it.
+const IMAGES_KEPT: usize = 16 << 20;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
@@ -298,4 +299,60 @@ fn put_back(seen: &mut [u8], sector: usize, image: Option<&[u8]>, base: usize) {
         None => seen[start..valid].fill(0),
     }
     seen[valid..end].fill(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn file(sectors: usize) -> Contents {
+        Contents::synced(vec![b'.'; sectors * SECTOR])
+    }
+
+    /// What a crash may leave: the length, and the first byte of each sector.
+    fn outcomes(change: impl Fn(&mut Contents), mood: Mood) -> BTreeSet<(usize, String)> {
+        let after = |seed| {
+            let mut file = file(3);
+            change(&mut file);
+            file.crash(mood, &mut SplitMix(seed));
+            let first = |sector: &[u8]| if sector[0] == 0 { '0' } else { char::from(sector[0]) };
+            (file.len(), file.seen().chunks(SECTOR).map(first).collect())
+        };
+        (0..100).map(after).collect()
+    }
+
+    fn write(file: &mut Contents, byte: u8, sectors: std::ops::Range<usize>) {
+        file.begin_write();
+        file.write(&vec![byte; sectors.len() * SECTOR], sectors.start * SECTOR);
+    }
+
+    #[test]
+    fn in_order_what_was_written_first_survives() {
+        let change = |file: &mut Contents| {
+            write(file, b'a', 2..3);
+            write(file, b'b', 0..2);
+        };
+        let left = outcomes(change, Mood::InOrder);
+        assert_eq!(Vec::from_iter(left.iter().map(|(_, bytes)| &bytes[..])), ["...", "..a", "b.a", "bba"]);
+        assert_eq!(outcomes(change, Mood::LoseAll).first().unwrap().1, "...");
+        assert_eq!(outcomes(change, Mood::KeepAll).first().unwrap().1, "bba");
+        assert_eq!(outcomes(change, Mood::Subset).len(), 8);
+    }
+
+    #[test]
+    fn a_truncation_survives_or_not_and_what_is_written_after_it_too() {
+        let change = |file: &mut Contents| {
+            file.truncate(SECTOR);
+            write(file, b'a', 2..3);
+        };
+        let of = |mood| Vec::from_iter(outcomes(change, mood));
+        let whole = |text: &str| (text.len() * SECTOR, text.to_owned());
+        assert_eq!(of(Mood::LoseAll), [whole("...")]);
+        assert_eq!(of(Mood::KeepAll), [whole(".0a")]);
+        let any = of(Mood::Subset);
+        for left in [whole("."), whole("..."), whole(".0a"), whole("..a")] {
+            assert!(any.contains(&left), "{left:?} of {any:?}");
+        }
+    }
 }

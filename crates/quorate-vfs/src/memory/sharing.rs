@@ -173,3 +173,39 @@ impl Sharing {
 fn mask(slots: &std::ops::Range<usize>) -> u16 {
     slots.clone().fold(0, |mask, slot| mask | 1 << slot)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_held_by_readers_or_by_one() {
+        let sharing = Sharing::default();
+        let (mut a, mut b) = (Held::default(), Held::default());
+        assert!(sharing.take(&mut a, 3..4, false) && sharing.take(&mut b, 3..4, false));
+        assert!(!sharing.take(&mut b, 2..5, true), "a reader is among them");
+        sharing.give_back(&mut a, 3..4);
+        sharing.give_back(&mut b, 3..4);
+        assert!(sharing.take(&mut b, 2..5, true));
+        assert!(!sharing.take(&mut a, 4..5, false) && !sharing.take(&mut a, 4..5, true));
+        assert!(sharing.take(&mut a, 5..6, true));
+        sharing.unmap(&mut b);
+        assert!(sharing.take(&mut a, 2..5, true), "who leaves gives everything back");
+    }
+
+    #[test]
+    fn shared_memory_is_one_until_the_last_has_left() {
+        let sharing = Sharing::default();
+        let (mut a, mut b) = (Held::default(), Held::default());
+        assert!(sharing.map(&mut a, 1, 32_768, false).is_none(), "it is not there and not to be made");
+        let region = sharing.map(&mut a, 1, 32_768, true).expect("it was made");
+        assert_eq!(region.len() * 8, 32_768);
+        region[0].store(7, std::sync::atomic::Ordering::Relaxed);
+        let same = sharing.map(&mut b, 1, 32_768, false).expect("it is there");
+        assert_eq!(same.as_ptr(), region.as_ptr());
+        sharing.unmap(&mut a);
+        assert!(sharing.map(&mut b, 1, 32_768, false).is_some());
+        sharing.unmap(&mut b);
+        assert!(sharing.map(&mut a, 1, 32_768, false).is_none(), "the next one begins anew");
+    }
+}

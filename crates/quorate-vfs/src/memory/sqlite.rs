@@ -223,21 +223,10 @@ unsafe extern "C" fn open(
     // SAFETY: SQLite calls this with our VFS, a name or none, and room for a `Handle`.
     unsafe {
         (*file).pMethods = std::ptr::null();
-        let belongs_to_database = flags & (ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_WAL) != 0;
-        if belongs_to_database && !name.is_null() {
-            // A connection of before a crash must not make files now.
-            let database = ffi::sqlite3_database_file_object(name);
-            if std::ptr::eq((*database).pMethods, &raw const METHODS) && !opened(database).file.alive() {
-                return ffi::SQLITE_IOERR;
-            }
+        let path = if name.is_null() { None } else { path(name) };
+        if path.is_none() && !name.is_null() {
+            return ffi::SQLITE_CANTOPEN;
         }
-        let path = match name.is_null() {
-            true => None,
-            false => match path(name) {
-                Some(path) => Some(path),
-                None => return ffi::SQLITE_CANTOPEN,
-            },
-        };
         let Ok(open) = open_file(&shared(vfs).fs, path, flags) else { return ffi::SQLITE_CANTOPEN };
         let handle = file.cast::<Handle>();
         (*handle).open = Box::into_raw(Box::new(open));
@@ -476,6 +465,8 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
         let open = opened(file);
         match operation {
             ffi::SQLITE_FCNTL_LOCKSTATE => *argument.cast::<c_int>() = open.held.level,
+            // SQLite asks before it makes a journal. A dead connection is told that its file is
+            // elsewhere, so it makes none.
             ffi::SQLITE_FCNTL_HAS_MOVED => {
                 *argument.cast::<c_int>() =
                     c_int::from(open.path.as_deref().is_some_and(|path| !open.file.is_at(path)));

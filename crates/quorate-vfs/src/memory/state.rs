@@ -204,7 +204,6 @@ impl State {
         self.count_sync()?;
         if !self.device.ignores_syncs {
             self.tree.sync(directory)?;
-            self.tree.sweep();
         }
         Ok(())
     }

@@ -271,22 +271,30 @@ impl Tree {
                 durable.push(position);
             }
         }
+        let mut replaced = false;
         for &position in durable.iter().rev() {
             let slots = std::mem::take(&mut self.journal[position].slots);
-            self.hold(slots);
+            replaced |= self.hold(slots);
         }
         self.journal.retain(|change| !change.slots.is_empty());
+        if replaced {
+            self.sweep();
+        }
         Ok(())
     }
 
-    fn hold(&mut self, slots: Vec<Slot>) {
+    /// The device takes a change; whether a name had another meaning there.
+    fn hold(&mut self, slots: Vec<Slot>) -> bool {
+        let mut replaced = false;
         for slot in slots {
             let held = &mut self.directory_mut(slot.directory).held;
-            match slot.means {
+            let before = match slot.means {
                 Some(id) => held.insert(slot.name, id),
                 None => held.remove(&slot.name),
             };
+            replaced |= before.is_some();
         }
+        replaced
     }
 
     /// The power goes: of each directory's changes a random prefix survives.
@@ -311,13 +319,13 @@ impl Tree {
         for node in &mut self.nodes {
             match node {
                 Node::Directory(directory) => directory.seen.clone_from(&directory.held),
-                Node::File(file) => file.linked = false,
-                Node::Link(_) | Node::Free => {}
+                Node::File(_) | Node::Link(_) | Node::Free => {}
             }
         }
-        for id in self.reachable() {
-            if let Node::File(file) = &mut self.nodes[id] {
-                file.linked = true;
+        let reachable = self.reachable();
+        for (node, reachable) in self.nodes.iter_mut().zip(reachable) {
+            if let Node::File(file) = node {
+                file.linked = reachable;
             }
         }
     }
@@ -325,24 +333,26 @@ impl Tree {
     /// Frees what nothing leads to any more.
     pub(super) fn sweep(&mut self) {
         let reachable = self.reachable();
-        for (id, node) in self.nodes.iter_mut().enumerate() {
+        for (id, (node, reachable)) in self.nodes.iter_mut().zip(reachable).enumerate() {
             let open = matches!(node, Node::File(file) if file.open > 0);
-            if !open && !matches!(node, Node::Free) && !reachable.contains(&id) {
+            if !open && !reachable && !matches!(node, Node::Free) {
                 *node = Node::Free;
                 self.free.push(id);
             }
         }
     }
 
-    fn reachable(&self) -> BTreeSet<NodeId> {
+    /// For each node whether a name leads to it.
+    fn reachable(&self) -> Vec<bool> {
         let journal = self.journal.iter().flat_map(|change| &change.slots);
         let mut pending: Vec<NodeId> = journal.flat_map(|slot| [Some(slot.directory), slot.means]).flatten().collect();
         pending.push(ROOT);
-        let mut reachable = BTreeSet::new();
+        let mut reachable = vec![false; self.nodes.len()];
         while let Some(id) = pending.pop() {
-            if reachable.insert(id)
-                && let Node::Directory(directory) = &self.nodes[id]
-            {
+            if std::mem::replace(&mut reachable[id], true) {
+                continue;
+            }
+            if let Node::Directory(directory) = &self.nodes[id] {
                 pending.extend(directory.seen.values().chain(directory.held.values()));
             }
         }
