@@ -107,6 +107,7 @@ impl MemoryFs {
     /// `NotFound` when there is none, `IsADirectory`.
     pub fn open(&self, path: &Path) -> io::Result<MemoryFile> {
         let mut state = self.lock();
+        state.is_on()?;
         let file = state.tree.find(path)?;
         state.tree.file(file)?;
         Ok(self.handle(&mut state, file))
@@ -234,9 +235,10 @@ impl MemoryFs {
         MemoryFs { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// The power goes. Of what was not synced, `seed` decides what survives: nothing, everything,
-    /// any subset of the sectors, or those of the first writes with the last one torn; and a prefix
-    /// of each directory's name changes. All handles die, injected failures end.
+    /// The power goes, and is back at once. Of what was not synced, `seed` decides what survives:
+    /// nothing, everything, any subset of the sectors, or those of the first writes with the last
+    /// one torn; and a prefix of each directory's name changes. All handles die, injected failures
+    /// end.
     pub fn crash(&self, seed: u64) {
         self.lock().crash(seed);
     }
@@ -248,9 +250,22 @@ impl MemoryFs {
     }
 
     /// Lets `after` more changes happen (writes, truncations, syncs, name changes) and has the
-    /// power go instead of the next one, which fails like all that follow on the same handles.
+    /// power go instead of the next one, in the middle of whatever asks for it. The machine then
+    /// stays off until [`start`](Self::start): a process that has not yet noticed that it is dead
+    /// can neither change nor open anything.
     pub fn crash_after(&self, after: u64, seed: u64) {
         self.lock().faults.crash_after = Some((after, seed));
+    }
+
+    /// Whether the power is gone since [`crash_after`](Self::crash_after).
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.lock().off
+    }
+
+    /// The power is back. A machine that is on goes on.
+    pub fn start(&self) {
+        self.lock().off = false;
     }
 
     /// The kernel writes a random part of what is not synced back on its own, as it may at any

@@ -12,6 +12,8 @@ pub(super) struct State {
     pub(super) tree: Tree,
     /// Rises with every crash and kill. Handles of a lower one are dead.
     pub(super) generation: u64,
+    /// Whether the power is gone and nothing runs.
+    pub(super) off: bool,
     pub(super) faults: Faults,
     pub(super) device: Device,
     pub(super) counters: Counters,
@@ -45,6 +47,7 @@ impl Default for State {
         State {
             tree: Tree::new(),
             generation: 0,
+            off: false,
             faults: Faults::default(),
             device: Device::default(),
             counters: Counters::default(),
@@ -53,7 +56,7 @@ impl Default for State {
 }
 
 pub(super) fn dead() -> io::Error {
-    io::Error::other("this handle died with its process")
+    io::Error::other("the simulated process that asks is dead")
 }
 
 /// Whether something that was to fail after so many times fails now.
@@ -71,10 +74,12 @@ fn fails(after: &mut Option<u64>) -> bool {
 impl State {
     /// Before each change: the moment at which the power may go.
     fn before_change(&mut self) -> io::Result<()> {
+        self.is_on()?;
         match &mut self.faults.crash_after {
             Some((0, seed)) => {
                 let seed = *seed;
                 self.crash(seed);
+                self.off = true;
                 Err(dead())
             }
             Some((left, _)) => {
@@ -83,6 +88,10 @@ impl State {
             }
             None => Ok(()),
         }
+    }
+
+    pub(super) fn is_on(&self) -> io::Result<()> {
+        if self.off { Err(dead()) } else { Ok(()) }
     }
 
     pub(super) fn crash(&mut self, seed: u64) {
@@ -99,6 +108,7 @@ impl State {
 
     pub(super) fn kill(&mut self) {
         self.generation += 1;
+        self.off = false;
         self.faults = Faults::default();
         for file in self.tree.files_mut() {
             file.open = 0;
@@ -210,6 +220,7 @@ impl State {
 
     /// The file of that name, made if there is none.
     pub(super) fn create(&mut self, path: &Path) -> io::Result<NodeId> {
+        self.is_on()?;
         let place = self.tree.place(path, true)?;
         if let Some(id) = place.node {
             return self.tree.file(id).map(|_| id);

@@ -422,13 +422,17 @@ fn the_power_goes_in_place_of_the_chosen_change() {
             file.sync_data()?;
             fs.rename(p("/f"), p("/g"))
         };
-        assert!(work().is_err(), "after {after}");
+        assert!(work().is_err() && fs.is_off(), "after {after}");
+        assert!(work().is_err(), "a process that has not noticed changes nothing");
         assert!(fs.exists(p("/f")) || after < 2, "after {after}: its name was synced");
         assert!(!fs.exists(p("/f")) || after > 0, "after {after}: it was not made");
         assert!(!fs.exists(p("/g")));
         if after == 4 {
             assert_eq!(fs.bytes(p("/f")).unwrap(), b"x");
+            assert!(fs.open(p("/f")).is_err());
         }
+        fs.start();
+        work().unwrap();
     }
 }
 
