@@ -48,12 +48,17 @@ unsafe impl Send for MemoryVfs {}
 unsafe impl Sync for MemoryVfs {}
 
 struct Shared {
+    /// SQLite links its VFSes through this, at any time, so nobody borrows it.
     vfs: ffi::sqlite3_vfs,
+    machine: Machine,
+    _name: CString,
+}
+
+struct Machine {
     fs: MemoryFs,
     /// Microseconds since 1970.
     now_us: AtomicI64,
     random: Mutex<SplitMix>,
-    _name: CString,
 }
 
 /// What SQLite takes for its `sqlite3_file`.
@@ -107,9 +112,8 @@ impl MemoryVfs {
             xGetSystemCall: None,
             xNextSystemCall: None,
         };
-        let random = Mutex::new(SplitMix(0));
-        let shared = Shared { vfs, fs, now_us: AtomicI64::new(0), random, _name: c_name };
-        let shared = Box::into_raw(Box::new(shared));
+        let machine = Machine { fs, now_us: AtomicI64::new(0), random: Mutex::new(SplitMix(0)) };
+        let shared = Box::into_raw(Box::new(Shared { vfs, machine, _name: c_name }));
         // SAFETY: `shared` was just made and is freed only after it was unregistered.
         let registered = unsafe {
             assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK, "SQLite cannot be initialised");
@@ -129,24 +133,24 @@ impl MemoryVfs {
     /// The machine's file system.
     #[must_use]
     pub fn fs(&self) -> &MemoryFs {
-        &self.shared().fs
+        &self.machine().fs
     }
 
     /// Sets the machine's clock, in microseconds since 1970.
     pub fn set_now(&self, now_us: u64) {
-        self.shared().now_us.store(i64::try_from(now_us).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.machine().now_us.store(i64::try_from(now_us).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Makes xRandomness begin anew. SQLite asks only its default VFS for randomness, so this
     /// matters to a [`ClockVfs`](crate::ClockVfs) over this one and to callers of the VFS; see
     /// [`reset_randomness`](super::reset_randomness) for SQLite's own.
     pub fn set_seed(&self, seed: u64) {
-        *self.shared().random.lock().unwrap_or_else(PoisonError::into_inner) = SplitMix(seed);
+        *self.machine().random.lock().unwrap_or_else(PoisonError::into_inner) = SplitMix(seed);
     }
 
-    fn shared(&self) -> &Shared {
-        // SAFETY: it lives as long as `self`, and SQLite changes only its `vfs`.
-        unsafe { &*self.shared }
+    fn machine(&self) -> &Machine {
+        // SAFETY: it lives as long as `self`.
+        unsafe { &(*self.shared).machine }
     }
 }
 
@@ -185,9 +189,9 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 
 /// # Safety
 /// `vfs` must be one that [`MemoryVfs::register`] made and that is still registered.
-unsafe fn shared<'a>(vfs: *mut ffi::sqlite3_vfs) -> &'a Shared {
+unsafe fn machine<'a>(vfs: *mut ffi::sqlite3_vfs) -> &'a Machine {
     // SAFETY: `pAppData` was set at registration and never changes.
-    unsafe { &*(*vfs).pAppData.cast::<Shared>() }
+    unsafe { &(*(*vfs).pAppData.cast::<Shared>()).machine }
 }
 
 /// # Safety
@@ -227,7 +231,7 @@ unsafe extern "C" fn open(
         if path.is_none() && !name.is_null() {
             return ffi::SQLITE_CANTOPEN;
         }
-        let Ok(open) = open_file(&shared(vfs).fs, path, flags) else { return ffi::SQLITE_CANTOPEN };
+        let Ok(open) = open_file(&machine(vfs).fs, path, flags) else { return ffi::SQLITE_CANTOPEN };
         let handle = file.cast::<Handle>();
         (*handle).open = Box::into_raw(Box::new(open));
         (*handle).base.pMethods = &raw const METHODS;
@@ -261,7 +265,7 @@ fn open_file(fs: &MemoryFs, path: Option<&Path>, flags: c_int) -> io::Result<Ope
 
 unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sync_directory: c_int) -> c_int {
     // SAFETY: SQLite calls this with our VFS and a name.
-    let (fs, path) = unsafe { (&shared(vfs).fs, path(name)) };
+    let (fs, path) = unsafe { (&machine(vfs).fs, path(name)) };
     let Some(path) = path else { return ffi::SQLITE_IOERR_DELETE };
     match fs.remove_file(path) {
         Ok(()) => {}
@@ -277,7 +281,7 @@ unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, syn
 unsafe extern "C" fn access(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, flags: c_int, out: *mut c_int) -> c_int {
     // SAFETY: SQLite calls this with our VFS, a name and its own variable.
     unsafe {
-        let fs = &shared(vfs).fs;
+        let fs = &machine(vfs).fs;
         let found = path(name).is_some_and(|path| match fs.open(path) {
             // An empty journal counts as none, as in the Unix VFS.
             Ok(file) => flags != ffi::SQLITE_ACCESS_EXISTS || file.bytes().is_ok_and(|bytes| bytes > 0),
@@ -297,7 +301,7 @@ unsafe extern "C" fn full_pathname(
     // SAFETY: SQLite calls this with our VFS, a name and its own buffer of `room` bytes.
     unsafe {
         let Some(path) = path(name) else { return ffi::SQLITE_CANTOPEN };
-        let path = shared(vfs).fs.without_links(path);
+        let path = machine(vfs).fs.without_links(path);
         let bytes = path.as_os_str().as_encoded_bytes();
         if bytes.len() >= usize::try_from(room).unwrap_or(0) {
             return ffi::SQLITE_CANTOPEN;
@@ -312,7 +316,7 @@ unsafe extern "C" fn randomness(vfs: *mut ffi::sqlite3_vfs, length: c_int, out: 
     // SAFETY: SQLite calls this with our VFS and its own buffer of `length` bytes.
     unsafe {
         let bytes = std::slice::from_raw_parts_mut(out.cast::<u8>(), usize::try_from(length).unwrap_or(0));
-        shared(vfs).random.lock().unwrap_or_else(PoisonError::into_inner).fill(bytes);
+        machine(vfs).random.lock().unwrap_or_else(PoisonError::into_inner).fill(bytes);
     }
     length
 }
@@ -342,10 +346,10 @@ unsafe extern "C" fn current_time_int64(vfs: *mut ffi::sqlite3_vfs, out: *mut ff
 }
 
 /// # Safety
-/// As for [`shared`].
+/// As for [`machine`].
 unsafe fn julian_ms(vfs: *mut ffi::sqlite3_vfs) -> i64 {
     // SAFETY: passed on to the caller.
-    unsafe { shared(vfs) }.now_us.load(Ordering::Relaxed) / 1_000 + JULIAN_UNIX_EPOCH_MS
+    unsafe { machine(vfs) }.now_us.load(Ordering::Relaxed) / 1_000 + JULIAN_UNIX_EPOCH_MS
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
