@@ -25,6 +25,8 @@
 //!
 //! # What it loses
 //! Nothing, within its budget. Unknown reads and refused operations say nothing and are left out.
+//! What exceeds the budget is a violation among hundreds of unknown writes of one key with many
+//! compare-and-sets that found something else: a workload spreads its writes over keys.
 //!
 //! # Sources
 //! Wing, Gong: Testing and Verifying Concurrent Objects, 1993. Lowe: Testing for Linearizability,

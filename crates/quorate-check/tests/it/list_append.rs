@@ -170,6 +170,14 @@ fn an_order_against_real_time_has_its_own_names() {
     assert_eq!(breaks(&appended_before, "G0-realtime"), [0, 1]);
     let seen_before_asked = [answered(0, 9, &[read(X)], &[&[1]]), answered(10, 19, &[append(X, 1)], &[])];
     assert_eq!(breaks(&seen_before_asked, "G1c-realtime"), [0, 1]);
+    // The answers of others between them change nothing.
+    let with_others_between = [
+        answered(0, 5, &[read(X)], &[&[1]]),
+        answered(0, 6, &[read(Y)], &[&[]]),
+        answered(0, 7, &[read(Y)], &[&[]]),
+        answered(10, 19, &[append(X, 1)], &[]),
+    ];
+    assert_eq!(breaks(&with_others_between, "G1c-realtime"), [0, 3]);
     // The third sees the second, which was asked after the first was answered, and not the first.
     let first_is_missed = [
         answered(0, 9, &[append(X, 1)], &[]),

@@ -101,6 +101,7 @@ fn a_gap_may_be_declared_where_something_was_compacted() {
     holds(vec![NOW, compacted(3), event(8)]);
     breaks(vec![after(0), compacted(5), event(8)], "false compaction");
     breaks(vec![after(0), compacted(2), event(5)], "gap");
+    breaks(vec![after(0), compacted(3), event(5), compacted(3), event(5)], "duplicate");
 }
 
 #[test]
