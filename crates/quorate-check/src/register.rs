@@ -18,7 +18,7 @@ pub struct Value(pub u64);
 pub type Content = Option<Value>;
 
 /// What a client asks of one register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     Read {
         key: Key,
