@@ -213,7 +213,13 @@ mod tests {
     use super::*;
 
     fn args() -> DemoArgs {
-        DemoArgs { port: 0, address: Ipv4Addr::LOCALHOST.into(), replica: "r<1>".into(), node: "n2".into(), ordinal: "0".into() }
+        DemoArgs {
+            port: 0,
+            address: Ipv4Addr::LOCALHOST.into(),
+            replica: "r<1>".into(),
+            node: "n2".into(),
+            ordinal: "0".into(),
+        }
     }
 
     /// Reads exactly one response.

@@ -9,7 +9,7 @@ use crate::torture::verdict::{EQUAL_WITHIN_MS, LEADER_WITHIN_MS, SERVICE_WITHIN_
 use crate::torture::workload::client::{Client, Reply, Request};
 use crate::torture::workload::sql::{self, Everything};
 use crate::torture::workload::{COPIES, Node, Shared, Workload};
-use quorate_api::view::{Overview, ServiceView};
+use quorate_api::view::{Overview, ReplicaView, ServiceView};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,14 +48,15 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, say: &dyn Fn(&s
     say("waiting for the service");
     let copies_wanted = COPIES[0];
     let service = Look { client: Client::new(CLIENT, shared.clone()), began: Instant::now() };
-    let mut right_since = None;
+    let (mut service_wrong, mut right_since) = (String::new(), None);
     let told = service.until(SERVICE_WITHIN_MS, || service.scale(copies_wanted));
     let service_ms = told.and_then(|_| {
-        service.until(SERVICE_WITHIN_MS, || {
-            let whole = service.is_whole(copies_wanted);
-            let since = right_since.get_or_insert_with(Instant::now).elapsed();
-            right_since = right_since.filter(|_| whole);
-            whole && since >= STEADY
+        service.until(SERVICE_WITHIN_MS, || match service.is_whole(copies_wanted) {
+            Ok(()) => right_since.get_or_insert_with(Instant::now).elapsed() >= STEADY,
+            Err(why) => {
+                (service_wrong, right_since) = (why, None);
+                false
+            }
         })
     });
     let service_ms = service_ms.map(|ms| ms.saturating_sub(u64::try_from(STEADY.as_millis()).unwrap_or(0)));
@@ -86,6 +87,7 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, say: &dyn Fn(&s
         answering_ms,
         equal_ms,
         service_ms,
+        service_wrong,
         copies_wanted,
         copies_running,
         digests_compared,
@@ -168,19 +170,31 @@ impl Look {
         self.nodes().iter().any(|node| self.ask(node, &request, ANSWER).is_some())
     }
 
-    /// Every node says that exactly so many copies are wanted, there and healthy, one for each ordinal.
-    fn is_whole(&self, wanted: u32) -> bool {
-        self.nodes().iter().all(|node| {
+    /// Whether every node says that exactly so many copies are wanted, there and healthy, one for
+    /// each ordinal.
+    ///
+    /// # Errors
+    /// What one node says instead.
+    fn is_whole(&self, wanted: u32) -> Result<(), String> {
+        for node in self.nodes() {
             let view = self.get(node, &format!("/v1/services/{}", sql::SERVICE));
             let Some(view) = view.and_then(|view| serde_json::from_value::<ServiceView>(view).ok()) else {
-                return false;
+                return Err(format!("{} says nothing of the service", node.name));
             };
             let mut ordinals: Vec<u32> = view.replicas.iter().map(|replica| replica.ordinal).collect();
             ordinals.sort_unstable();
-            view.want == wanted
+            let whole = view.want == wanted
                 && view.healthy == wanted
                 && ordinals.iter().copied().eq(0..wanted)
-                && view.replicas.iter().all(|replica| replica.state == "healthy")
-        })
+                && view.replicas.iter().all(|replica| replica.state == "healthy");
+            if !whole {
+                let one = |it: &ReplicaView| format!("{} {} on {} {}", it.ordinal, it.state, it.node, it.detail);
+                let replicas: Vec<String> = view.replicas.iter().map(one).collect();
+                let (want, healthy) = (view.want, view.healthy);
+                let list = replicas.join(", ");
+                return Err(format!("{}: {healthy} of {want} healthy: {list} {}", node.name, view.held.join("; ")));
+            }
+        }
+        Ok(())
     }
 }

@@ -219,6 +219,9 @@ pub(crate) struct Healed {
     pub equal_ms: Option<u64>,
     /// Exactly the wanted copies of the service run and are healthy.
     pub service_ms: Option<u64>,
+    /// What was last seen of the service that was not right yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service_wrong: String,
     pub copies_wanted: u32,
     /// Processes of the service that run on this machine.
     pub copies_running: u32,

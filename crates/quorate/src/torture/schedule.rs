@@ -95,11 +95,8 @@ fn group(dice: &mut Dice, deck: Vec<FaultKind>) -> Vec<Vec<Planned>> {
 }
 
 fn go_together(one: FaultKind, other: FaultKind) -> bool {
-    one != other
-        && !is_of_all(one)
-        && !is_of_all(other)
-        && !(breaks_a_disk(one) && breaks_a_disk(other))
-        && !(shapes_the_network(one) && shapes_the_network(other))
+    let both = |is: fn(FaultKind) -> bool| is(one) && is(other);
+    one != other && both(|kind| !is_of_all(kind)) && !both(breaks_a_disk) && !both(shapes_the_network)
 }
 
 /// It takes a majority or more by itself, or needs the others to go on.

@@ -12,6 +12,8 @@
 mod gaps;
 mod histories;
 mod render;
+#[cfg(test)]
+mod tests;
 
 use crate::torture::record::{Call, Contents, End, Fault, Healed, LeftOut, Line, Operation, Over, Run};
 use quorate_check::history::Verdict;
@@ -60,6 +62,8 @@ pub(crate) struct Report {
     pub seed: u64,
     pub nodes: usize,
     pub seconds: u64,
+    /// How many operations of clients were answered.
+    pub operations: usize,
     pub repeat: String,
     pub faults: Vec<FaultRow>,
     pub checkers: Vec<CheckerRow>,
@@ -124,6 +128,7 @@ pub(crate) fn judge(lines: &[Line]) -> Option<Report> {
         seed: sorted.run.seed,
         nodes: sorted.run.nodes,
         seconds: sorted.over.map_or(0, |over| over.at / 1_000_000_000),
+        operations: sorted.operations.iter().filter(|one| matches!(one.end, End::Answered { .. })).count(),
         repeat: sorted.run.repeat.clone(),
         faults: fault_rows(&sorted),
         checkers: checker_rows(&sorted, lines),
@@ -285,6 +290,9 @@ fn promise_rows(sorted: &Sorted<'_>) -> Vec<PromiseRow> {
         within("all nodes answer", healed.answering_ms, EQUAL_WITHIN_MS);
         within("all nodes are equal", healed.equal_ms, EQUAL_WITHIN_MS);
         within("the service is whole", healed.service_ms, SERVICE_WITHIN_MS);
+        if healed.service_ms.is_none() {
+            promise("the service at the end", healed.service_wrong.clone(), false);
+        }
         promise(
             "copies of the service that run",
             format!("{} of {}", healed.copies_running, healed.copies_wanted),

@@ -167,17 +167,16 @@ impl Workload {
             std::thread::Builder::new().name(name.into()).spawn(move || part(client))
         };
         let mut writers = Vec::new();
-        let parts: [(&str, u32, fn(Client)); 4] = [
-            ("registers", REGISTER_CLIENTS, registers),
-            ("lists", LIST_CLIENTS, lists),
-            ("inserts", INSERT_CLIENTS, inserts),
-            ("scaling", 1, scaling),
-        ];
-        for (name, count, part) in parts {
-            for _ in 0..count {
-                writers.push(start(name, Box::new(part))?);
-            }
+        for _ in 0..REGISTER_CLIENTS {
+            writers.push(start("registers", Box::new(registers))?);
         }
+        for _ in 0..LIST_CLIENTS {
+            writers.push(start("lists", Box::new(lists))?);
+        }
+        for _ in 0..INSERT_CLIENTS {
+            writers.push(start("inserts", Box::new(inserts))?);
+        }
+        writers.push(start("scaling", Box::new(scaling))?);
         let followers = (0..WATCHERS).map(|_| start("follower", Box::new(watch::follow))).collect::<Result<_, _>>()?;
         let historian = start("history", Box::new(watch::keep_history))?;
         let resend = Arc::new(AtomicBool::new(true));

@@ -3,7 +3,7 @@
 use crate::torture::record::{End, Operation};
 
 /// After the end of a fault its consequences still count for this long.
-const AFTER: u64 = 5_000_000_000;
+const AFTER: u64 = 1_000_000_000;
 
 /// When writes were acknowledged, in order.
 pub(super) fn acknowledged(operations: &[Operation]) -> Vec<u64> {

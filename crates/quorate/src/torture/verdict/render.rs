@@ -65,11 +65,11 @@ impl Report {
     fn last_word(&self) -> String {
         let made: u32 = self.faults.iter().map(|row| row.happened).sum();
         let kinds = self.faults.iter().filter(|row| row.happened > 0).count();
-        let operations: u64 = self.checkers.iter().map(|row| row.operations).sum();
         let what = format!(
-            "{made} faults of {kinds} kinds on {} nodes in {}, {operations} operations checked, seed {}",
+            "{made} faults of {kinds} kinds on {} nodes in {}, {} operations of clients, seed {}",
             self.nodes,
             age(Duration::from_secs(self.seconds)),
+            self.operations,
             self.seed
         );
         let list = |title: &str, reasons: &[String]| {

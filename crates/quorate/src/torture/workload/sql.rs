@@ -174,7 +174,8 @@ pub(crate) fn service(program: &str, replicas: u32, run: &str) -> Value {
         "name": SERVICE,
         "replicas": replicas,
         "command": [
-            program, "demo", "--port", "{port}", "--replica", "{replica}", "--node", "{node}", "--ordinal", "{ordinal}"
+            program, "demo", "--address", "0.0.0.0", "--port", "{port}",
+            "--replica", "{replica}", "--node", "{node}", "--ordinal", "{ordinal}",
         ],
         "env": { (MARK): run },
         "ports": { "http": "auto" },
