@@ -261,8 +261,14 @@ impl Rig {
 
     /// The leader, by the word of the node that knows the newest term.
     pub(crate) fn leader(&self) -> Option<String> {
-        let answers =
-            self.nodes.iter().filter(|node| node.child.is_some()).filter_map(|node| self.ask.status(node.api));
+        let stands_still = |node: &Node| {
+            let mut active = self.active.values().map(|(_, active)| active);
+            active.any(
+                |active| matches!(active, Active::Paused { node: paused } if self.nodes[*paused].port == node.port),
+            )
+        };
+        let asked = self.nodes.iter().filter(|node| node.child.is_some() && !stands_still(node));
+        let answers = asked.filter_map(|node| self.ask.status(node.api));
         let newest =
             answers.filter(|overview| overview.cluster.leader.is_some()).max_by_key(|overview| overview.cluster.term);
         newest.and_then(|overview| overview.cluster.leader)

@@ -423,15 +423,16 @@ mod tests {
     fn a_process_that_is_left_is_named() {
         let parent = tempfile::tempdir().unwrap();
         let run = RunDir::make(&options(parent.path())).unwrap();
-        let mut child = Command::new("cat").arg("-").current_dir(&run.path).stdin(Stdio::piped()).spawn().unwrap();
         let inside = run.path.join("file");
-        let mut other = Command::new("tail").arg("-f").arg(&inside).stdin(Stdio::piped()).spawn().unwrap();
         std::fs::write(&inside, "").unwrap();
+        let mut by_place = Command::new("cat").arg("-").current_dir(&run.path).stdin(Stdio::piped()).spawn().unwrap();
+        let mut by_name = Command::new("tail").arg("-f").arg(&inside).stdin(Stdio::piped()).spawn().unwrap();
         let left = left_of(&run.path);
-        for process in [&mut child, &mut other] {
+        for process in [&mut by_place, &mut by_name] {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+        assert_eq!(left.len(), 2, "{left:?}");
         assert!(left.iter().any(|line| line.contains("cat -")), "{left:?}");
         assert_eq!(left_of(&run.path), Vec::<String>::new());
     }

@@ -37,12 +37,18 @@ impl Ask {
         if response.status() != 200 { None } else { response.body_mut().read_json().ok() }
     }
 
-    /// Runs a statement; whether the node says that it is done. It may be done all the same.
-    pub(super) fn exec(&self, api: SocketAddr, sql: &str, params: &Value) -> bool {
+    /// Runs a statement. `None`: it is not known to be done, and may be all the same. Else the one
+    /// value that it returns, or null.
+    pub(super) fn exec_value(&self, api: SocketAddr, sql: &str, params: &Value) -> Option<Value> {
         let id = uuid::Uuid::new_v4().to_string();
         let body = json!({ "sql": sql, "params": params, "timeout_ms": 3_000 });
         let request = self.work.post(format!("http://{api}/v1/db/exec")).header("Quorate-Request-Id", id);
-        request.send_json(body).is_ok_and(|response| response.status() == 200)
+        let mut response = request.send_json(body).ok()?;
+        if response.status() != 200 {
+            return None;
+        }
+        let answer: Value = response.body_mut().read_json().ok()?;
+        Some(answer["results"][0]["rows"][0][0].clone())
     }
 
     /// The one value that a statement reads on this node, however old it is there.

@@ -7,14 +7,11 @@ use super::tools::FAKETIME;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How long the library goes by what it has read, in seconds. Reading the file for each call would
-/// cost more than the calls.
+/// How long the library goes by what it has read, in seconds, of which it counts two more. Reading
+/// the file for each call would cost more than the calls.
 const CACHE: u64 = 1;
-/// After this every reading of the clock follows the file.
-pub(super) const SEEN_AFTER: Duration = Duration::from_millis(1_000 * CACHE + 200);
-
 /// A clock and the file that shifts it.
 #[derive(Debug)]
 pub(super) struct Clock(PathBuf);
@@ -38,19 +35,12 @@ impl Clock {
             .env("NO_FAKE_STAT", "1")
     }
 
-    /// From now on (see [`SEEN_AFTER`]) the clock is so many seconds ahead, or behind.
+    /// From now on, or a moment later, the clock is so many seconds ahead, or behind.
     pub(super) fn shift(&self, seconds: i64) -> io::Result<()> {
         let new = self.0.with_extension("new");
         std::fs::write(&new, format!("{seconds:+}\n"))?;
         // Whoever reads it sees all of it.
         std::fs::rename(new, &self.0)
-    }
-
-    /// How far a process under this clock really is ahead, in seconds.
-    pub(super) fn seen(&self) -> io::Result<i64> {
-        let output = self.rule(Command::new("date").arg("+%s")).output()?;
-        let shown: i64 = String::from_utf8_lossy(&output.stdout).trim().parse().map_err(io::Error::other)?;
-        Ok(shown - now())
     }
 }
 
@@ -83,7 +73,9 @@ mod tests {
         let clock = Clock::new(dir.path().join("n1.clock")).unwrap();
         for wanted in [0, 3_600, -3_600, 0] {
             clock.shift(wanted).unwrap();
-            let seen = clock.seen().unwrap();
+            let output = clock.rule(Command::new("date").arg("+%s")).output().unwrap();
+            let shown: i64 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+            let seen = shown - now();
             assert!(seen.abs_diff(wanted) <= 2, "{seen} instead of {wanted}: is libfaketime installed?");
         }
     }

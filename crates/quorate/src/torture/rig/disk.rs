@@ -167,3 +167,65 @@ fn run(command: &mut Command) -> io::Result<()> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::torture::rig::arena::left_of;
+
+    /// Runs `test` with a disk. Without root, makes sure that this machine would be said to have none.
+    fn with_disk(test: impl FnOnce(&Disk)) {
+        let is_root = rustix::process::geteuid().is_root();
+        let lacks = crate::torture::rig::tools::look(is_root);
+        assert_eq!(is_root, !lacks.contains_key(&crate::torture::fault::Need::Disks), "{lacks:?}");
+        if !is_root {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::make(dir.path().join("n1.img"), dir.path().join("n1"), 32 << 20).unwrap();
+        assert_eq!(left_of(dir.path()).len(), 2, "a mount and a loop device");
+        test(&disk);
+        drop(disk);
+        // The kernel lets the device go a moment after the mount.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !left_of(dir.path()).is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", left_of(dir.path()));
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
+        with_disk(|disk| {
+            disk.plant().unwrap();
+            std::fs::write(disk.path().join("unsynced"), "bytes").unwrap();
+            disk.cut_power().unwrap();
+            let write = std::fs::write(disk.path().join("later"), "bytes");
+            assert!(write.is_err(), "a disk without power takes nothing");
+            disk.remount().unwrap();
+            disk.check_canaries().unwrap();
+            assert!(!std::fs::exists(disk.path().join("unsynced")).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_reboot_without_a_power_cut_is_seen_as_none() {
+        with_disk(|disk| {
+            disk.plant().unwrap();
+            std::fs::write(disk.path().join(OVERWRITTEN), AFTER).unwrap();
+            disk.remount().unwrap();
+            assert_eq!(disk.check_canaries(), Err("a write that was not synced survived".into()));
+        });
+    }
+
+    #[test]
+    fn a_full_disk_refuses_a_write_until_it_is_emptied() {
+        with_disk(|disk| {
+            assert!(disk.fill().unwrap() > 8 << 20);
+            let write = || std::fs::write(disk.path().join("more"), [0; 65_536]);
+            assert_eq!(write().unwrap_err().kind(), io::ErrorKind::StorageFull);
+            disk.empty().unwrap();
+            write().unwrap();
+        });
+    }
+}

@@ -17,20 +17,26 @@ use std::time::{Duration, Instant};
 const WRITES: Duration = Duration::from_secs(20);
 /// A server whose sync failed must be gone after this.
 const STOPS: Duration = Duration::from_secs(10);
+/// From an error of the disk to the end of the server it is a few lines of code.
+const ABOUT_TO_STOP: Duration = Duration::from_millis(500);
 /// The kernel stops and continues threads at once, or after what they are just doing.
 const STOPPED: Duration = Duration::from_secs(2);
 /// How long the others may take to forget what a node that was away needs, and that node to get it all.
-const FORGET: Duration = Duration::from_secs(60);
+const FORGET: Duration = Duration::from_secs(30);
 const INSTALL: Duration = Duration::from_secs(60);
 /// What the rig writes to make the others forget faster than the workload alone would.
 const PADDING: usize = 64 << 10;
-const PADDING_TABLE: &str =
-    "CREATE TABLE IF NOT EXISTS torture_padding(n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT";
-const PADDING_ROW: &str = "INSERT OR REPLACE INTO torture_padding VALUES (1, ?)";
+const OWN_TABLE: &str = "CREATE TABLE IF NOT EXISTS torture_rig(n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT";
+const PADDING_ROW: &str = "INSERT OR REPLACE INTO torture_rig VALUES (1, ?)";
+const TIME_ROW: &str = "INSERT OR REPLACE INTO torture_rig VALUES (2, unixepoch('now')) RETURNING text";
 /// How far a clock jumps, in seconds.
 const JUMP: i64 = 3_600;
-/// The cluster's time may be off the true one by this, in seconds: far less than a jump.
-const SAME_TIME: u64 = 300;
+/// The log's time may be off the true one by this, in seconds: far less than a jump.
+const SAME_TIME: i64 = 300;
+/// Two looks at clocks that agree, in seconds.
+const SAME_SECOND: i64 = 2;
+/// How soon a server sees that its clock has jumped: libfaketime looks into its file now and then.
+const FOLLOWS: Duration = Duration::from_secs(8);
 /// Packets that show what a lossy, slow or repeating link does.
 const SAMPLE: u32 = 100;
 const SAMPLE_WAIT: Duration = Duration::from_millis(600);
@@ -49,7 +55,7 @@ pub(super) enum Active {
     /// A rule of the switch, and a link that it is about.
     Rule {
         rule: RuleId,
-        probe: Option<Link>,
+        probe: Link,
     },
     Full {
         node: usize,
@@ -73,6 +79,12 @@ type Begun = (Active, Vec<String>, String, String);
 
 impl Rig {
     pub(super) fn begin(&mut self, kind: FaultKind, choice: u64) -> Result<Begun, RigError> {
+        // A node that is away for a snapshot needs others that go on without it.
+        let alone = |kind: FaultKind| kind == FaultKind::Snapshot;
+        let mut others = self.active.values().map(|(other, _)| *other);
+        if others.any(|other| (alone(kind) && !is_gentle(other)) || (alone(other) && !is_gentle(kind))) {
+            return Err(RigError::NoTarget { kind, why: "there is a fault that does not go with it".into() });
+        }
         let mut dice = Dice::new(choice);
         match kind {
             FaultKind::Kill => self.kill_one(kind, &mut dice),
@@ -211,9 +223,11 @@ impl Rig {
                 self.nodes[node].busy = false;
                 return Ok(());
             }
+            let running = self.nodes[node].child.is_some();
             let status = self.nodes[node].child.as_mut().and_then(|child| child.try_wait().ok()?);
             let what = match status {
                 Some(status) => format!("after the fault it ended with {}", ending(status)),
+                None if !running => "it ended during the fault".into(),
                 None if Instant::now() >= deadline => format!("after the fault it does not answer for {BACK:?}"),
                 None => {
                     std::thread::sleep(LOOK_EVERY);
@@ -245,9 +259,11 @@ impl Rig {
     }
 
     fn go_on(&mut self, kind: FaultKind, node: usize) -> Result<String, RigError> {
-        let pid = self.pid(kind, node)?;
-        let stayed = is_stopped(pid);
-        signal(pid, Signal::CONT);
+        let stayed = self.nodes[node].pid().is_some_and(|pid| {
+            let stayed = is_stopped(pid);
+            signal(pid, Signal::CONT);
+            stayed
+        });
         self.wait_back(kind, node)?;
         match stayed {
             true => Ok("it stood still until now, and answers again".into()),
@@ -305,7 +321,7 @@ impl Rig {
         }
         let names = self.names(&nodes);
         let what = format!("cut the power of {}", names.join(", "));
-        Ok((Active::Down { nodes, dark: true }, names, what, seen))
+        Ok((Active::Down { nodes, dark: true }, names, what, format!("after the remount {seen}")))
     }
 
     fn fill_disk(&mut self, kind: FaultKind, dice: &mut Dice) -> Result<Begun, RigError> {
@@ -339,14 +355,10 @@ impl Rig {
 
     /// The disk works again: starts the server if it has stopped, which it may.
     fn after_the_disk(&mut self, kind: FaultKind, node: usize) -> Result<Option<String>, RigError> {
-        // A server that is about to stop has said so already.
-        let says =
-            |rig: &Rig| rig.nodes[node].log.tail().lines().last().is_some_and(|line| line.contains("This node stops"));
-        if says(self) {
-            within(STOPPED, || {
-                self.nodes[node].child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
-            });
-        }
+        // One that has just been refused a write is about to stop.
+        within(ABOUT_TO_STOP, || {
+            self.nodes[node].child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+        });
         let this = &mut self.nodes[node];
         self.deaths.extend(this.look());
         this.excused = false;
@@ -432,24 +444,25 @@ impl Rig {
         // A node that is down cannot be cut off, and one that stands still would prove nothing.
         let node = self.victim(kind, dice)?;
         let one = self.nodes[node].port;
-        let mut others: Vec<Port> =
-            (0..self.nodes.len()).filter(|other| *other != node).map(|other| self.nodes[other].port).collect();
-        // Nodes without power are no good to probe with: they come last.
-        others.sort_by_key(|port| !self.is_free(usize::from(*port) - 1));
-        let name = self.nodes[node].name.clone();
-        let other = others[0];
-        let other_name = self.nodes[usize::from(other) - 1].name.clone();
+        let others: Vec<Port> = self.nodes.iter().map(|node| node.port).filter(|port| *port != one).collect();
+        let Some(network) = &self.network else {
+            return Err(RigError::NoTarget { kind, why: "there is no network of our own".into() });
+        };
+        let lit: Vec<Port> = others.iter().copied().filter(|port| !network.is_unplugged(*port)).collect();
+        let Some(other) = dice.pick(&lit) else {
+            return Err(RigError::NoTarget { kind, why: "no other node has power".into() });
+        };
+        let named = |port: &Port| self.nodes[usize::from(*port) - 1].name.clone();
+        let (name, other_name) = (named(&one), named(&other));
         let both = between(&[one], &others);
         let (links, effect, what) = match kind {
             FaultKind::PartitionHalves => {
-                // A minority of two where there are enough, so that it is not one node alone.
-                let minority: Vec<Port> =
-                    [one, *others.last().unwrap_or(&one)][..self.nodes.len().div_ceil(2) - 1].to_vec();
+                // Of five nodes two are alone together, and could agree on something that no majority knows.
+                let friend = others.iter().copied().find(|port| *port != other).filter(|_| self.nodes.len() > 4);
+                let minority: Vec<Port> = std::iter::once(one).chain(friend).collect();
                 let majority: Vec<Port> = others.iter().copied().filter(|port| !minority.contains(port)).collect();
-                let names =
-                    |ports: &[Port]| self.names(&ports.iter().map(|port| usize::from(*port) - 1).collect::<Vec<_>>());
-                let what =
-                    format!("{} and {} do not hear each other", names(&minority).join("+"), names(&majority).join("+"));
+                let names = |ports: &[Port]| ports.iter().map(named).collect::<Vec<_>>().join("+");
+                let what = format!("{} and {} do not hear each other", names(&minority), names(&majority));
                 (between(&minority, &majority), Effect::Cut, what)
             }
             FaultKind::PartitionOneWay if dice.happens(500) => {
@@ -480,27 +493,23 @@ impl Rig {
             }
             _ => (both, Effect::Cut, format!("{name} and the others do not hear each other")),
         };
-        let link = *links.iter().find(|link| **link == (one, other) || **link == (other, one)).unwrap_or(&(one, other));
-        let Some(network) = &self.network else {
-            return Err(RigError::NoTarget { kind, why: "there is no network of our own".into() });
-        };
+        let link = if links.contains(&(one, other)) { (one, other) } else { (other, one) };
         let (rule, evidence) =
             prove(network, links, effect, link).map_err(|why| RigError::NotInjected { kind, why })?;
-        Ok((Active::Rule { rule, probe: Some(link) }, vec![name], what, evidence))
+        Ok((Active::Rule { rule, probe: link }, vec![name], what, evidence))
     }
 
     /// Ends a fault of the network: the same packets pass again.
-    fn calm(&mut self, kind: FaultKind, rule: RuleId, probe: Option<Link>) -> Result<String, RigError> {
+    fn calm(&mut self, kind: FaultKind, rule: RuleId, probe: Link) -> Result<String, RigError> {
         let Some(network) = &self.network else { return Ok(String::new()) };
         let count = network.remove(rule);
-        let lit = |(from, to): &Link| [*from, *to].iter().all(|port| !network.is_unplugged(*port));
-        match probe.filter(lit) {
-            Some(link) => match network.passes(link) {
-                Ok(true) => Ok(format!("{count} frames were met by it; a probe passes again")),
-                Ok(false) => Err(RigError::NotInjected { kind, why: "a probe does not pass after the fault".into() }),
-                Err(error) => Err(RigError::NotInjected { kind, why: error.to_string() }),
-            },
-            None => Ok(format!("{count} frames were met by it; a node without power cannot be probed")),
+        if network.is_unplugged(probe.0) || network.is_unplugged(probe.1) {
+            return Ok(format!("{count} frames were met by it; a node without power cannot be probed"));
+        }
+        match network.passes(probe) {
+            Ok(true) => Ok(format!("{count} frames were met by it; a probe passes again")),
+            Ok(false) => Err(RigError::NotInjected { kind, why: "a probe does not pass after the fault".into() }),
+            Err(error) => Err(RigError::NotInjected { kind, why: error.to_string() }),
         }
     }
 
@@ -516,36 +525,56 @@ impl Rig {
         if !clock::is_ruled(pid) {
             return Err(not("libfaketime is not in force in the server".into()));
         }
-        let shifted = clock.shift(seconds).and_then(|()| clock.seen());
-        // Until the server itself has seen it.
-        std::thread::sleep(clock::SEEN_AFTER);
-        let seen = match shifted {
-            Ok(seen) if seen.abs_diff(seconds) <= 5 => seen,
-            other => {
-                // It was right before.
-                let _ = clock.shift(0);
-                return Err(not(format!("a process under the same clock is off by {other:?} seconds")));
-            }
-        };
-        // What SQL calls the time comes from the log, and the log's from the most.
-        let told = self.ask.local(this.api, "SELECT unixepoch('now')").and_then(|value| value.as_i64());
-        let off = told.map(|told| told.abs_diff(clock::now()));
-        if let Some(off) = off.filter(|off| *off > SAME_TIME) {
+        let before = self.log_time(node);
+        clock.shift(seconds).map_err(|error| not(error.to_string()))?;
+        if !self.clock_is_off(node, seconds) {
+            // It was right before.
             let _ = clock.shift(0);
-            return Err(this.broken(kind, format!("its clock jumped by {seconds} s and SQL's time is off by {off} s")));
+            return Err(not(format!("the server's clock did not follow in {FOLLOWS:?}")));
         }
-        let sql = off.map_or("it did not answer for SQL's time".into(), |off| format!("SQL's time is off by {off} s"));
+        let after = self.log_time(node);
+        let alone = self.nodes.iter().all(|node| node.child.is_some() && !node.busy) && self.active.is_empty();
+        let wrong = |off: Option<i64>| off.is_some_and(|off| off.abs() > SAME_TIME);
+        // While nodes are away, two clocks that differ cannot outvote each other.
+        if alone && !wrong(before) && wrong(after) {
+            let _ = clock.shift(0);
+            let off = after.unwrap_or_default();
+            return Err(this.broken(kind, format!("its clock jumped by {seconds:+} s and the log's by {off:+} s")));
+        }
+        let log = after.map_or("no write was answered".into(), |off| format!("the log's time is off by {off} s"));
         let what = format!("the clock of {} jumped by {seconds:+} s", this.name);
-        let evidence = format!("a process under its clock is off by {seen} s; {sql}");
+        let evidence = format!("the node's own clock shows it; {log}");
         self.nodes[node].busy = true;
         Ok((Active::Clock { node }, self.names(&[node]), what, evidence))
     }
 
     fn right_clock(&mut self, kind: FaultKind, node: usize) -> Result<String, RigError> {
         let shifted = self.nodes[node].clock.as_ref().map_or(Ok(()), |clock| clock.shift(0));
-        self.wait_back(kind, node)?;
         shifted.map_err(|error| RigError::NotInjected { kind, why: error.to_string() })?;
-        Ok("the clock is right again, and the node answers".into())
+        self.wait_back(kind, node)?;
+        match self.clock_is_off(node, 0) {
+            true => Ok("the clock is right again, and the node answers".into()),
+            false => Err(RigError::NotInjected { kind, why: "the server's clock did not jump back".into() }),
+        }
+    }
+
+    /// Waits until a node's own clock, which a local read shows, is off by so much.
+    fn clock_is_off(&self, node: usize, seconds: i64) -> bool {
+        within(FOLLOWS, || {
+            let now = self.ask.local(self.nodes[node].api, "SELECT unixepoch('now')").and_then(|now| now.as_i64());
+            now.is_some_and(|now| (now - clock::now() - seconds).abs() <= SAME_SECOND)
+        })
+    }
+
+    /// By how many seconds the time that is written is off: that of the log, which the most agree on.
+    fn log_time(&self, node: usize) -> Option<i64> {
+        let api = self.nodes[node].api;
+        let ask = || self.ask.exec_value(api, TIME_ROW, &json!([]))?.as_str()?.parse::<i64>().ok();
+        let told = ask().or_else(|| {
+            self.ask.exec_value(api, OWN_TABLE, &json!([]));
+            ask()
+        })?;
+        Some(told - clock::now())
     }
 
     // Snapshots.
@@ -557,8 +586,7 @@ impl Rig {
         };
         // It may apply more before it dies, and the others keep what comes after this for a while.
         let how = self.take_down(node);
-        let applied = self.nodes.iter().filter(|node| node.child.is_some());
-        let applied = applied.filter_map(|node| self.ask.status(node.api)).map(|overview| overview.cluster.applied.0);
+        let applied = (0..self.nodes.len()).filter(|other| *other != node).filter_map(|other| self.applied(other));
         let applied = applied.max().unwrap_or(0).max(overview.cluster.applied.0);
         let what = format!("{} is away until the others have forgotten what it needs", self.nodes[node].name);
         let evidence = format!("ended with {how} at index {applied} or before");
@@ -570,41 +598,61 @@ impl Rig {
         let from = self.nodes[node].log.length();
         self.start_again(kind, &[node], false)?;
         if !forgotten {
-            let why = format!("the others still had all that {} needs after {FORGET:?}", self.nodes[node].name);
+            let why = format!("the leader still had all that {} needs after {FORGET:?}", self.nodes[node].name);
             return Err(RigError::NotInjected { kind, why });
         }
-        let installed = |rig: &Rig| rig.nodes[node].log.after(from).contains("installed a snapshot");
         let began = Instant::now();
-        if !within(INSTALL, || installed(self)) {
-            let what = format!("it needs a snapshot and has none after {INSTALL:?}");
-            return Err(self.nodes[node].broken(kind, what));
+        let installed = |rig: &Rig| rig.nodes[node].log.after(from).contains("installed a snapshot");
+        let caught_up = |rig: &Rig| rig.applied(node).is_some_and(|now| now > applied);
+        within(INSTALL, || installed(self) || caught_up(self));
+        match (installed(self), caught_up(self)) {
+            (true, _) => Ok(format!("installed a snapshot {} after it was back", millis(began.elapsed()))),
+            (false, true) => {
+                let why = "another node led, which still had all that it needs".into();
+                Err(RigError::NotInjected { kind, why })
+            }
+            (false, false) => {
+                let what = format!("it needs a snapshot and has none after {INSTALL:?}");
+                Err(self.nodes[node].broken(kind, what))
+            }
         }
-        Ok(format!("installed a snapshot {} after it was back", millis(began.elapsed())))
     }
 
-    /// Writes until the logs of all others begin after what `node` needs next.
+    fn applied(&self, node: usize) -> Option<u64> {
+        self.ask.status(self.nodes[node].api).map(|overview| overview.cluster.applied.0)
+    }
+
+    /// Writes until the leader's log begins after what `node` needs next.
     fn make_forget(&self, node: usize, applied: u64) -> bool {
-        let others: Vec<_> = self.nodes.iter().filter(|other| other.port != self.nodes[node].port).collect();
         let text = "x".repeat(PADDING);
         let deadline = Instant::now() + FORGET;
-        for turn in 0.. {
-            let forgotten =
-                |data_dir: &std::path::Path| first_in_log(data_dir).is_some_and(|first| first > applied + 1);
-            if others.iter().all(|other| forgotten(&other.data_dir)) {
+        let mut leader = None;
+        while Instant::now() < deadline {
+            let Some(at) = leader.or_else(|| self.leading(node)) else {
+                std::thread::sleep(LOOK_EVERY);
+                continue;
+            };
+            if first_in_log(&self.nodes[at].data_dir).is_some_and(|first| first > applied + 1) {
                 return true;
             }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            let api = others[turn % others.len()].api;
-            // Whoever is not there is asked again in the next round.
-            let written = self.ask.exec(api, PADDING_ROW, &json!([text]));
-            if !written && !self.ask.exec(api, PADDING_TABLE, &json!([])) {
-                std::thread::sleep(LOOK_EVERY);
-            }
+            let api = self.nodes[at].api;
+            let written = self.ask.exec_value(api, PADDING_ROW, &json!([text])).is_some()
+                || self.ask.exec_value(api, OWN_TABLE, &json!([])).is_some();
+            leader = Some(at).filter(|_| written);
         }
         false
     }
+
+    fn leading(&self, but: usize) -> Option<usize> {
+        let name = self.leader()?;
+        self.nodes.iter().position(|node| node.name == name).filter(|leader| *leader != but)
+    }
+}
+
+/// Faults with which all nodes go on, if more slowly.
+fn is_gentle(kind: FaultKind) -> bool {
+    use FaultKind::{ClockJump, Delay, Duplicate, Loss, SlowDisk};
+    matches!(kind, ClockJump | Delay | Duplicate | Loss | SlowDisk)
 }
 
 /// Index of the first entry that a node's log still has.

@@ -507,6 +507,68 @@ mod tests {
         assert_eq!(rules.fate((1, 2)), [wait, wait]);
     }
 
+    /// Runs `test` with a network of two nodes in a namespace of its own. Without root, makes sure
+    /// that this machine would be said to have none.
+    fn with_network(test: impl FnOnce(Network) + Send) {
+        let is_root = rustix::process::geteuid().is_root();
+        let lacks = crate::torture::rig::tools::look(is_root);
+        assert_eq!(is_root, !lacks.contains_key(&crate::torture::fault::Need::Network), "{lacks:?}");
+        if is_root {
+            let run = || {
+                kernel::new_network()?;
+                test(Network::new(2, 1)?);
+                Ok(())
+            };
+            on_a_thread(run).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_probe_passes_before_a_cut_and_after_it_and_is_dropped_meanwhile() {
+        with_network(|network| {
+            assert!(network.passes((1, 2)).unwrap() && network.passes((2, 1)).unwrap());
+            let rule = network.add(BTreeSet::from([(1, 2)]), Effect::Cut);
+            assert!(network.is_cut((1, 2)).unwrap());
+            assert!(network.passes((2, 1)).unwrap(), "only one way is cut");
+            assert!(network.remove(rule) > 0);
+            assert!(network.passes((1, 2)).unwrap());
+            network.unplug(2);
+            assert!(network.is_cut((1, 2)).unwrap() && network.is_cut((2, 1)).unwrap());
+            network.plug(2);
+            assert!(network.passes((1, 2)).unwrap());
+        });
+    }
+
+    #[test]
+    fn held_packets_overtake_each_other_and_repeated_ones_come_twice() {
+        with_network(|network| {
+            let links = BTreeSet::from([(1, 2)]);
+            let (least, most) = (Duration::from_millis(5), Duration::from_millis(60));
+            let held = network.add(links.clone(), Effect::Hold(least, most));
+            let arrived = network.probe((1, 2), 50, Duration::from_millis(500)).unwrap();
+            assert_eq!(arrived.len(), 50);
+            assert!(arrived.iter().all(|(_, took)| *took >= least), "{arrived:?}");
+            assert!(!arrived.iter().map(|(number, _)| number).is_sorted(), "{arrived:?}");
+            network.remove(held);
+            network.add(links, Effect::Repeat(1_000));
+            assert_eq!(network.probe((1, 2), 50, Duration::from_millis(300)).unwrap().len(), 100);
+        });
+    }
+
+    #[test]
+    fn a_connection_between_nodes_is_made_through_the_switch_and_a_cut_one_is_silent() {
+        with_network(|network| {
+            let target = SocketAddr::from((address(2), 80));
+            let listener = network.namespace(2).run(|| std::net::TcpListener::bind(target)).unwrap();
+            let wait = Duration::from_millis(300);
+            let dial = || network.namespace(1).run(|| std::net::TcpStream::connect_timeout(&target, wait));
+            dial().unwrap();
+            listener.accept().unwrap();
+            network.unplug(2);
+            assert_eq!(dial().unwrap_err().kind(), io::ErrorKind::TimedOut, "no refusal, no reset");
+        });
+    }
+
     #[test]
     fn every_neighbour_is_known_from_the_start() {
         expect_test::expect![[r"

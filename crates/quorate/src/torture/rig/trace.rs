@@ -150,6 +150,32 @@ mod tests {
     }
 
     #[test]
+    fn the_chosen_sync_of_a_running_process_fails_and_the_next_works_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sync = "dd if=/dev/zero of=file bs=1 count=1 conv=fdatasync 2> /dev/null; echo $?; read line";
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("read line; {sync}; {sync}")])
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let trace = Trace::attach(shell.id(), Sync::FailsOnce { number: 1 }, &dir.path().join("strace")).unwrap();
+        let (mut input, output) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+        let mut lines = io::BufRead::lines(io::BufReader::new(output));
+        let mut next = || {
+            io::Write::write_all(&mut input, b"\n").unwrap();
+            lines.next().unwrap().unwrap()
+        };
+        assert_eq!(next(), "1", "dd was told of an error");
+        assert!(trace.injected()[0].contains("EIO"), "{:?}", trace.injected());
+        trace.detach().unwrap();
+        assert_eq!(next(), "0");
+        drop(input);
+        shell.wait().unwrap();
+    }
+
+    #[test]
     fn a_sync_fails_once_and_not_for_ever() {
         assert_eq!(Sync::FailsOnce { number: 3 }.expression(), "inject=fdatasync,fsync:error=EIO:when=3");
         assert_eq!(Sync::Takes(Duration::from_millis(50)).expression(), "inject=fdatasync,fsync:delay_enter=50000");
