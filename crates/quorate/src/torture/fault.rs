@@ -59,6 +59,18 @@ pub(crate) enum Need {
     Clock,
 }
 
+impl Need {
+    /// For people and programs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Need::Network => "network",
+            Need::Disks => "disks",
+            Need::Trace => "strace",
+            Need::Clock => "libfaketime",
+        }
+    }
+}
+
 impl FaultKind {
     pub(crate) const ALL: [FaultKind; 18] = [
         FaultKind::Kill,

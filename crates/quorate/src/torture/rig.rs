@@ -26,7 +26,7 @@ mod process;
 mod tools;
 mod trace;
 
-pub(crate) use arena::{Arena, EnterOptions, Entered, Stop, enter};
+pub(crate) use arena::{Arena, EnterOptions, Entered, Stop, enter, missing};
 pub(crate) use tools::Missing;
 
 use crate::cli::failure::{Exit, Failure};

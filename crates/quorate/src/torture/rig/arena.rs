@@ -14,7 +14,7 @@
 //! Without root, or where the kernel refuses, the run is on loopback in this very process, and says
 //! what that leaves out.
 
-use super::tools::{self, Lack, Lacks};
+use super::tools::{self, Lack, Lacks, Missing};
 use crate::cli::failure::{Exit, Failure};
 use crate::dev::procfs;
 use crate::torture::fault::Need;
@@ -45,6 +45,8 @@ pub(crate) struct EnterOptions {
     pub parent: Option<PathBuf>,
     /// Leave the directory of the run, with the servers' logs and data, for a look.
     pub keep: bool,
+    /// Stay on loopback although namespaces could be had.
+    pub loopback: bool,
 }
 
 /// Which of the two processes this is.
@@ -111,15 +113,7 @@ pub(crate) fn enter(options: &EnterOptions) -> Result<Entered, Failure> {
     let run = RunDir::make(options).map_err(|error| {
         failed("no directory for the run can be made", error).fix("choose another one, on a disk with room")
     })?;
-    let mut lacks = tools::look(rustix::process::geteuid().is_root());
-    if !lacks.contains_key(&Need::Network)
-        && let Err(why) = namespaces_work()
-    {
-        let lack =
-            Lack::new(format!("this kernel gives no namespaces: {why}"), "run it on a server, not in a container");
-        lacks.insert(Need::Disks, lack.clone());
-        lacks.insert(Need::Network, lack);
-    }
+    let lacks = look(options.loopback);
     if lacks.contains_key(&Need::Network) {
         let stop = Stop::default();
         let raise = stop.clone();
@@ -127,6 +121,31 @@ pub(crate) fn enter(options: &EnterOptions) -> Result<Entered, Failure> {
         return Ok(Entered::Here(Arena { dir: run.path.clone(), stop, lacks, _run: Some(run) }));
     }
     outer(run).map(Entered::Over)
+}
+
+/// What a run lacks here.
+fn look(loopback: bool) -> Lacks {
+    let mut lacks = tools::look(rustix::process::geteuid().is_root());
+    let refused = if loopback {
+        Some(Lack::new("this run stays on loopback", "leave out --loopback"))
+    } else if lacks.contains_key(&Need::Network) {
+        None
+    } else {
+        let refused = |why| {
+            Lack::new(format!("this kernel gives no namespaces: {why}"), "run it on a server, not in a container")
+        };
+        namespaces_work().err().map(refused)
+    };
+    if let Some(lack) = refused {
+        lacks.insert(Need::Disks, lack.clone());
+        lacks.insert(Need::Network, lack);
+    }
+    lacks
+}
+
+/// The kinds of faults that a run cannot have here, as far as can be said before it.
+pub(crate) fn missing(loopback: bool) -> Vec<Missing> {
+    tools::missing(&look(loopback))
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
@@ -366,7 +385,7 @@ mod tests {
     use super::*;
 
     fn options(parent: &Path) -> EnterOptions {
-        EnterOptions { parent: Some(parent.to_owned()), keep: false }
+        EnterOptions { parent: Some(parent.to_owned()), ..EnterOptions::default() }
     }
 
     #[test]
