@@ -117,6 +117,9 @@ pub struct AppliedEntry {
     pub digests: Option<[u64; 2]>,
     /// The request id was known: this is the outcome of its first entry, and nothing changed.
     pub repeated: bool,
+    /// The entry whose effect the outcome tells of: `index`, or for a known request id its first
+    /// entry. Whoever orders acknowledged writes by index must order them by this one.
+    pub done_at: LogIndex,
 }
 
 /// Why the databases cannot be opened. Nothing was changed.
@@ -215,14 +218,15 @@ impl Databases {
                 digests[entry.database as usize] = ran.digest;
             }
             let mut request_id = entry.envelope.as_ref().and_then(Envelope::request_id);
-            let (outcome, changes, repeated) = match ran {
-                Some(ran) => (ran.outcome, ran.changes, ran.repeated),
+            let (outcome, changes, repeated, done_at) = match ran {
+                Some(ran) => (ran.outcome, ran.changes, ran.first.is_some(), ran.first.unwrap_or(entry.index)),
                 // This file had it already, from before a restart or from a snapshot. Somebody may
                 // wait for it all the same: for an answer that never left, or on another node.
                 None => {
                     let kept = self.outcome_kept(entry, request_id)?;
                     request_id = request_id.filter(|_| kept.is_some());
-                    (kept.unwrap_or(Outcome::Noop), Vec::new(), true)
+                    let (done_at, outcome) = kept.unwrap_or((entry.index, Outcome::Noop));
+                    (outcome, Vec::new(), true, done_at)
                 }
             };
             applied.push(AppliedEntry {
@@ -233,13 +237,14 @@ impl Databases {
                 changes,
                 digests: (entry.index > settled).then_some(digests),
                 repeated,
+                done_at,
             });
         }
         Ok(applied)
     }
 
     /// What is kept of a request that the entry's file applied earlier.
-    fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<Outcome>, ApplyError> {
+    fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<(LogIndex, Outcome)>, ApplyError> {
         let Some(id) = id else { return Ok(None) };
         let writer = if entry.database == Database::System { &self.system } else { &self.main };
         let kept = writer.requests.known(&writer.connection, id);

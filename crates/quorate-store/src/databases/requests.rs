@@ -44,8 +44,12 @@ impl Requests {
         Ok(requests)
     }
 
-    /// The outcome of an earlier entry with this id.
-    pub(super) fn known(&self, connection: &Connection, id: RequestId) -> rusqlite::Result<Option<Outcome>> {
+    /// The earlier entry with this id, and its outcome.
+    pub(super) fn known(
+        &self,
+        connection: &Connection,
+        id: RequestId,
+    ) -> rusqlite::Result<Option<(LogIndex, Outcome)>> {
         let Some(index) = self.by_id.get(&id) else { return Ok(None) };
         let found: Option<(i32, Vec<u8>)> = connection
             .prepare_cached("/*quorate*/ SELECT kind, outcome FROM _quorate_requests WHERE idx = ?1")?
@@ -56,7 +60,7 @@ impl Requests {
             rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Blob, Box::new(error))
         };
         let kind = Kind::try_from(kind).map_err(|_| unreadable(EntryError::UnknownKind(kind)))?;
-        Outcome::from_bytes(kind, &bytes).map(Some).map_err(unreadable)
+        Outcome::from_bytes(kind, &bytes).map(|outcome| Some((*index, outcome))).map_err(unreadable)
     }
 
     pub(super) fn record(

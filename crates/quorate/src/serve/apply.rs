@@ -55,7 +55,7 @@ impl Waiters {
         self.lock().remove(&id);
     }
 
-    fn answer(&self, entries: &[AppliedEntry]) {
+    fn answer(&self, entries: &[databases::AppliedEntry]) {
         let mut waiting = self.lock();
         if waiting.is_empty() {
             return;
@@ -63,7 +63,7 @@ impl Waiters {
         for entry in entries {
             let Some(id) = entry.request_id else { continue };
             for sender in waiting.remove(&id).into_iter().flatten() {
-                let _ = sender.send(Committed { index: entry.index, outcome: entry.outcome.clone() });
+                let _ = sender.send(Committed { index: entry.done_at, outcome: entry.outcome.clone() });
             }
         }
     }
@@ -128,6 +128,7 @@ impl Applier {
                 .map(|entry| ToApply { index: entry.index, term: entry.term, item: Item::Data(entry.data.clone()) })
                 .collect();
             let applied = check("apply the log", self.databases.apply(&batch));
+            self.waiters.answer(&applied);
             let entries: Vec<AppliedEntry> = applied
                 .into_iter()
                 .map(|entry| AppliedEntry {
@@ -138,7 +139,6 @@ impl Applier {
                     digests: entry.digests,
                 })
                 .collect();
-            self.waiters.answer(&entries);
             self.inbox.send_blocking(Event::Applied { entries });
         }
         other

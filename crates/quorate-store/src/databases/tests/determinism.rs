@@ -245,6 +245,7 @@ fn a_request_that_is_sent_again_gets_its_first_outcome() {
     let first = databases.apply(&[]).unwrap();
     assert!(first.is_empty());
     let before = ask(root.path(), "SELECT group_concat(a) FROM t");
+    let mut firsts = None;
     for _ in 0..2 {
         log.later(100);
         log.time_us = START;
@@ -252,6 +253,8 @@ fn a_request_that_is_sent_again_gets_its_first_outcome() {
         let applied = apply(&mut databases, &log);
         let again = applied.last().unwrap();
         assert!(again.repeated && again.changes.is_empty());
+        assert!(again.done_at < again.index, "the index of an answer is that of the entry that did it");
+        assert_eq!(*firsts.get_or_insert(again.done_at), again.done_at);
         let rows = outcome(again).results[0].rows.clone().unwrap();
         let Some(Scalar::Integer(number)) = rows.rows[0].values[0].scalar else { panic!("{rows:?}") };
         assert_eq!(format!("Text({:?})", number.to_string().as_bytes()), before);
