@@ -116,6 +116,10 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
     for directory in [&log_dir, &db_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
+    // A power cut must not take the directories with everything in them.
+    std::fs::File::open(data_dir)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("syncing {}", data_dir.display()))?;
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
     let options = StorageOptions {
         identity: LogIdentity { cluster: config.cluster.id, node: config.node.id },
