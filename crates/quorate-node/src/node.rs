@@ -155,7 +155,8 @@ impl Node {
             state,
             applied,
             requests: Requests::new(),
-            reads: Reads::default(),
+            // Far from where another start may have been, and from the end.
+            reads: Reads::numbered_from(rng.next_u64() >> 1),
             digests: Digests::default(),
             leading: Leading::new(options.replace_after),
             transfers: Vec::new(),
