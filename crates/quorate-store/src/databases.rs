@@ -185,6 +185,12 @@ impl Databases {
         &self.state
     }
 
+    /// The voters as of the last entry in `system`, opaque.
+    #[must_use]
+    pub fn voters(&self) -> Bytes {
+        self.system.voters()
+    }
+
     /// Applies entries in one transaction a file.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::disk::Disk;
 use crate::log::{
     Append, HardState, Log, LogEntry, LogIdentity, LogOptions, OpenLogError, ReadLogError, Recovered, WriteLogError,
 };
+use bytes::Bytes;
 use quorate_model::id::{LogIndex, Term};
 use quorate_model::state::ClusterState;
 use std::path::Path;
@@ -240,6 +241,12 @@ impl DatabaseStorage {
     #[must_use]
     pub fn state(&self) -> &ClusterState {
         self.databases.state()
+    }
+
+    /// The voters as of the last entry in `system`, opaque.
+    #[must_use]
+    pub fn voters(&self) -> Bytes {
+        self.databases.voters()
     }
 
     #[must_use]

@@ -2,13 +2,14 @@
 //!
 //! SQLite reaches its files through a VFS; around them the databases need a few directories, a
 //! symlink and renames. Both belong to one [`Volume`], so that a simulator can stand behind all of
-//! it: [`Machine`] is the machine that this process runs on, [`memory`](crate::disk::memory) one
-//! that loses power on demand.
+//! it: [`Machine`] is the machine that this process runs on, [`MemoryVolume`] one that loses power on
+//! demand.
 //!
 //! # Contract
 //! As for [`disk`](crate::disk): names survive a power cut only after their directory was synced,
 //! contents only after their file was.
 
+use quorate_vfs::memory::{MemoryFs, MemoryVfs};
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -117,5 +118,67 @@ impl Volume for Machine {
 
     fn bytes(&self, file: &Path) -> io::Result<u64> {
         std::fs::metadata(file).map(|metadata| metadata.len())
+    }
+}
+
+/// A simulated machine.
+#[derive(Debug)]
+pub struct MemoryVolume {
+    fs: MemoryFs,
+    vfs: MemoryVfs,
+}
+
+impl MemoryVolume {
+    /// The whole of a machine's file system.
+    #[must_use]
+    pub fn new(fs: &MemoryFs) -> MemoryVolume {
+        MemoryVolume { fs: fs.clone(), vfs: MemoryVfs::register(fs.clone()) }
+    }
+
+    /// Sets the machine's own clock, in microseconds since 1970. No outcome may depend on it.
+    pub fn set_now(&self, now_us: u64) {
+        self.vfs.set_now(now_us);
+    }
+}
+
+impl Volume for MemoryVolume {
+    fn vfs(&self) -> Option<&str> {
+        Some(self.vfs.name())
+    }
+
+    fn create_dir_all(&self, directory: &Path) -> io::Result<()> {
+        self.fs.create_dir_all(directory)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.fs.list(directory)
+    }
+
+    fn read_link(&self, link: &Path) -> io::Result<PathBuf> {
+        self.fs.read_link(link)
+    }
+
+    fn symlink(&self, says: &Path, link: &Path) -> io::Result<()> {
+        self.fs.symlink(says, link)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fs.rename(from, to)
+    }
+
+    fn remove_file(&self, file: &Path) -> io::Result<()> {
+        self.fs.remove_file(file)
+    }
+
+    fn remove_dir_all(&self, directory: &Path) -> io::Result<()> {
+        self.fs.remove_dir_all(directory)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.fs.sync(path)
+    }
+
+    fn bytes(&self, file: &Path) -> io::Result<u64> {
+        self.fs.open(file)?.bytes()
     }
 }
