@@ -57,6 +57,8 @@ pub(crate) struct Clients {
     /// Between two bursts of a client.
     pause: (Duration, Duration),
     ready: bool,
+    /// Everybody asks another node each time.
+    roaming: bool,
     stopping: bool,
 }
 
@@ -67,6 +69,8 @@ struct Caller {
     machine: usize,
     /// Grows with whatever the client does, so that an alarm of before is ignored.
     step: u64,
+    /// Questions so far: an answer to an earlier one is no answer to this one.
+    questions: u64,
     doing: Option<Doing>,
 }
 
@@ -102,6 +106,7 @@ impl Clients {
                 dice: Dice::new(scenario.seed, &format!("client {number}")),
                 machine: number as usize % scenario.nodes,
                 step: 0,
+                questions: 0,
                 doing: None,
             })
             .collect();
@@ -115,8 +120,15 @@ impl Clients {
             next_value: 0,
             pause: pause(scenario),
             ready: false,
+            roaming: false,
             stopping: false,
         }
+    }
+
+    /// From now on every node is asked, and counted anew.
+    pub(crate) fn roam(&mut self) {
+        self.roaming = true;
+        self.answered_by.fill(0);
     }
 
     /// Nobody asks anything new from now on.
@@ -165,7 +177,7 @@ impl World {
         }
         let nodes = self.machines.len();
         let caller = &mut self.clients.callers[client as usize];
-        if caller.dice.chance(200) {
+        if self.clients.roaming || caller.dice.chance(200) {
             caller.machine = caller.dice.index(nodes);
         }
         let what = self.wish(client);
@@ -188,7 +200,9 @@ impl World {
         if let (Wish::Mutate(proposal, _), Some(position)) = (&what, position) {
             self.clients.requests.insert(proposal.request_id, position);
         }
-        self.clients.callers[client as usize].doing = Some(Doing { position, what, deadline });
+        let caller = &mut self.clients.callers[client as usize];
+        caller.questions += 1;
+        caller.doing = Some(Doing { position, what, deadline });
         self.ask(client);
     }
 
@@ -264,7 +278,7 @@ impl World {
             Wish::Read(_) => {
                 process.tickets += 1;
                 let ticket = Ticket(process.tickets);
-                process.readers.insert(ticket, client);
+                process.readers.insert(ticket, (client, caller.questions));
                 self.tell(n, Event::Read { ticket, deadline });
             }
             Wish::LocalRead(key) => {
@@ -350,15 +364,20 @@ impl World {
     }
 
     /// A linearizable read may be answered by this machine's database now.
-    pub(crate) fn read_ready(&mut self, n: usize, client: u32) {
-        if let Some(Doing { what: Wish::Read(key), .. }) = &self.clients.callers[client as usize].doing {
+    pub(crate) fn read_ready(&mut self, n: usize, client: u32, question: u64) {
+        let caller = &self.clients.callers[client as usize];
+        if let Some(Doing { what: Wish::Read(key), .. }) = &caller.doing
+            && caller.questions == question
+        {
             let key = *key;
             self.read_now(n, client, key);
         }
     }
 
-    pub(crate) fn read_failed(&mut self, client: u32) {
-        if matches!(&self.clients.callers[client as usize].doing, Some(Doing { what: Wish::Read(_), .. })) {
+    pub(crate) fn read_failed(&mut self, client: u32, question: u64) {
+        let caller = &self.clients.callers[client as usize];
+        let waits = matches!(&caller.doing, Some(Doing { what: Wish::Read(_), .. }));
+        if waits && caller.questions == question {
             self.alarm(client, Duration::from_millis(1));
         }
     }

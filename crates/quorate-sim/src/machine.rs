@@ -144,7 +144,8 @@ pub(crate) struct Process {
     pub transfers: u64,
     /// Clients that wait for these, by number.
     pub waiters: BTreeMap<RequestId, u32>,
-    pub readers: BTreeMap<Ticket, u32>,
+    /// The same for reads, with the number of the client's question.
+    pub readers: BTreeMap<Ticket, (u32, u64)>,
     pub tickets: u64,
     /// As of the last sync that succeeded.
     pub durable_last: u64,

@@ -75,7 +75,7 @@ fn heal(world: &mut World) {
     world.end_faults();
     let began = world.now;
     let passed = |world: &World| world.now.since(began);
-    world.clients.answered_by.fill(0);
+    world.clients.roam();
     while world.violation.is_none() && !works(world) {
         if passed(world) > RECOVERS {
             let leader = world.leader().map(|n| n + 1);

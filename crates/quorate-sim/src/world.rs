@@ -318,10 +318,9 @@ impl World {
             return;
         }
         self.trace.note(self.now, if power.is_some() { "power" } else { "killed" }, n, self.machines[n].life, 0);
-        let waiting = self.machines[n]
-            .process
-            .as_ref()
-            .map(|it| it.waiters.values().chain(it.readers.values()).copied().collect::<Vec<u32>>());
+        let waiting = self.machines[n].process.as_ref().map(|it| {
+            it.waiters.values().chain(it.readers.values().map(|(client, _)| client)).copied().collect::<Vec<u32>>()
+        });
         self.machines[n].agent.stop();
         self.machines[n].end(power);
         for other in (0..self.machines.len()).filter(|other| *other != n) {
@@ -459,19 +458,19 @@ impl World {
             }
             Effect::ReadReady { tickets } => {
                 for ticket in tickets {
-                    if let Some(client) =
+                    if let Some((client, question)) =
                         self.machines[n].process.as_mut().and_then(|process| process.readers.remove(&ticket))
                     {
-                        self.read_ready(n, client);
+                        self.read_ready(n, client, question);
                     }
                 }
             }
             Effect::ReadFailed { tickets } => {
                 for ticket in tickets {
-                    if let Some(client) =
+                    if let Some((client, question)) =
                         self.machines[n].process.as_mut().and_then(|process| process.readers.remove(&ticket))
                     {
-                        self.read_failed(client);
+                        self.read_failed(client, question);
                     }
                 }
             }
