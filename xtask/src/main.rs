@@ -4,6 +4,7 @@
 mod bench;
 mod ci;
 mod needs;
+mod sim;
 mod tidy;
 
 use anyhow::{Context as _, Result, bail};
@@ -27,6 +28,8 @@ enum Task {
     Tidy,
     /// Builds the console into crates/quorate-api/console (needs Node).
     Console,
+    /// Simulates clusters under faults, seed by seed.
+    Sim(sim::Sim),
     /// Measures, against peers in the same run.
     Bench {
         #[command(subcommand)]
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Console => console(),
+        Task::Sim(options) => sim::run(&options),
         Task::Bench { what } => bench::run(&what),
     };
     match done {

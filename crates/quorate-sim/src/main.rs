@@ -34,6 +34,10 @@ struct Args {
     #[cfg(feature = "planted-bugs")]
     #[arg(long)]
     bug: Option<String>,
+    /// Say which bugs can be planted and what must catch them, and run nothing
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long)]
+    list_bugs: bool,
     /// End after the first violation
     #[arg(long)]
     until_violation: bool,
@@ -41,6 +45,16 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    #[cfg(feature = "planted-bugs")]
+    if args.list_bugs {
+        for (_, name, caught_by) in quorate_sim::planted::ALL {
+            println!("{}", json!({"name": name, "caught_by": caught_by}));
+        }
+        for (name, issue) in quorate_sim::planted::PENDING {
+            println!("{}", json!({"name": name, "pending": issue}));
+        }
+        return ExitCode::SUCCESS;
+    }
     #[cfg(feature = "planted-bugs")]
     if let Some(name) = &args.bug {
         let Some(bug) = quorate_sim::planted::named(name) else {
