@@ -1,7 +1,7 @@
 //! The whole of both files, for a node whose log begins too late.
 
 use super::place;
-use super::writer::{Meta, file};
+use super::writer::{FORMAT, Meta, file, file_name};
 use bytes::Bytes;
 use quorate_model::entry::Database;
 use quorate_model::id::{LogIndex, Term};
@@ -24,6 +24,32 @@ pub struct Manifest {
     pub files: Vec<(String, u64)>,
 }
 
+/// Why a text is not a manifest that this version can use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    #[error("the manifest is not JSON of this version")]
+    Json(#[from] serde_json::Error),
+    #[error("the manifest lists {0:?}; each database must be there once, and nothing else")]
+    Files(Vec<String>),
+}
+
+impl Manifest {
+    /// Reads what a sender says about its snapshot. Its names are those of the databases, so they can
+    /// be used as names of files.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn read(json: &[u8]) -> Result<Manifest, ManifestError> {
+        let manifest: Manifest = serde_json::from_slice(json)?;
+        let mut names: Vec<String> = manifest.files.iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        let mut known = Database::ALL.map(file_name);
+        known.sort();
+        if names == known { Ok(manifest) } else { Err(ManifestError::Files(names)) }
+    }
+}
+
 /// Why there is no snapshot. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,8 +62,17 @@ pub enum SnapshotError {
 
 /// Why a snapshot is not in force. The files before it still are.
 #[derive(Debug, thiserror::Error)]
-#[error("the received database cannot be put in force")]
-pub struct InstallError(#[from] io::Error);
+#[non_exhaustive]
+pub enum InstallError {
+    #[error("the received database cannot be put in force")]
+    Io(#[from] io::Error),
+    #[error("the received `{database}` is no database of ours")]
+    Sqlite { database: &'static str, source: Error },
+    #[error("the received `{database}` has format {found}, this binary knows {FORMAT}")]
+    TooNew { database: &'static str, found: i64 },
+    #[error("the received `{database}` ends at {found}, its manifest says {index}")]
+    Behind { database: &'static str, found: LogIndex, index: LogIndex },
+}
 
 /// Copies both files into the directory `into`, which holds nothing else then, each from one moment, while writers go on.
 ///
@@ -56,7 +91,7 @@ pub fn snapshot(root: &Path, into: &Path) -> Result<Manifest, SnapshotError> {
         let meta = copy_file(&file(&directory, database), &copy)
             .map_err(|source| SnapshotError::Sqlite { database: database.name(), source })?;
         metas.push(meta);
-        files.push((format!("{}.db", database.name()), std::fs::metadata(&copy)?.len()));
+        files.push((file_name(database), std::fs::metadata(&copy)?.len()));
     }
     let voters = metas[Database::System as usize].voters.clone();
     metas.sort_by_key(|meta| meta.applied.index);
@@ -75,24 +110,56 @@ fn copy_file(from: &Path, to: &Path) -> Result<Meta, Error> {
     Meta::load(&target)
 }
 
-/// Puts received files in force: whoever opens the databases next gets these.
+/// Whether received files are what their manifest says: complete, and databases that this binary can
+/// open and that hold everything up to its index. Removes whatever else is in `incoming`.
 ///
 /// # Errors
-/// [`InstallError`].
-pub fn install(root: &Path, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+/// [`InstallError`]: they must not be put in force.
+pub fn check(incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
     for (name, bytes) in &manifest.files {
-        let file = std::fs::File::open(incoming.join(name))?;
-        if file.metadata()?.len() != *bytes {
+        if std::fs::metadata(incoming.join(name))?.len() != *bytes {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not complete")).into());
         }
-        file.sync_all()?;
     }
+    // A write-ahead log that is none of ours would be taken for the received file's.
+    remove_others(incoming, manifest)?;
+    for database in Database::ALL {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let meta = Connection::open_with_flags(file(incoming, database), flags).and_then(|file| Meta::load(&file));
+        let (meta, database) = (meta, database.name());
+        let meta = meta.map_err(|source| InstallError::Sqlite { database, source })?;
+        if meta.format > FORMAT {
+            return Err(InstallError::TooNew { database, found: meta.format });
+        }
+        let (found, index) = (meta.applied.index, manifest.index);
+        if found < index {
+            return Err(InstallError::Behind { database, found, index });
+        }
+    }
+    // What SQLite made beside the files to read them.
+    remove_others(incoming, manifest)?;
+    Ok(())
+}
+
+fn remove_others(incoming: &Path, manifest: &Manifest) -> io::Result<()> {
     for entry in std::fs::read_dir(incoming)? {
-        // A write-ahead log that is none of ours would be taken for the received file's.
         let entry = entry?;
         if !manifest.files.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
             std::fs::remove_file(entry.path())?;
         }
+    }
+    Ok(())
+}
+
+/// Puts received files in force: whoever opens the databases next gets these, and the files before
+/// them are removed.
+///
+/// # Errors
+/// [`InstallError`].
+pub fn install(root: &Path, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+    check(incoming, manifest)?;
+    for (name, _) in &manifest.files {
+        std::fs::File::open(incoming.join(name))?.sync_all()?;
     }
     place::sync_directory(incoming)?;
     let name = format!("{}-{}", manifest.index, manifest.term);
