@@ -3,6 +3,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod needs;
 mod tidy;
 
@@ -27,6 +28,8 @@ enum Task {
     Tidy,
     /// Builds the console into crates/quorate-api/console (needs Node).
     Console,
+    /// Feeds every decoder with what might break it (needs a nightly compiler).
+    Fuzz(fuzz::Fuzz),
     /// Measures, against peers in the same run.
     Bench {
         #[command(subcommand)]
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Console => console(),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench { what } => bench::run(&what),
     };
     match done {

@@ -1,0 +1,138 @@
+//! Runs the fuzzers: `fuzz/`, whose targets are the functions of `quorate-fuzz`.
+//!
+//! What a run finds on its way stays in `target/fuzz/corpus`; only `--keep` takes the smallest of it
+//! into `fuzz/corpus`, which every checkout has.
+
+use crate::{must, needs, root};
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What one target's corpus in git may take: eleven of them stay well below 200 KiB.
+const CORPUS_BYTES_MAX: u64 = 16 << 10;
+/// Inputs are short: everything that is decoded here is small, and short ones are tried faster.
+const INPUT_BYTES_MAX: u32 = 16 << 10;
+
+#[derive(Debug, Args)]
+pub(crate) struct Fuzz {
+    /// One target; all of them, one after the other, without it.
+    target: Option<String>,
+    /// How long each target runs.
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Only writes the seeds, made by the real encoders, into fuzz/corpus.
+    #[arg(long)]
+    seed_corpus: bool,
+    /// Afterwards takes the smallest inputs that reach all that was reached into fuzz/corpus.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(options: &Fuzz) -> Result<()> {
+    if options.seed_corpus {
+        return must("cargo", &["run", "--quiet", "--package", "quorate-fuzz", "--", "fuzz/corpus"]);
+    }
+    let all = targets()?;
+    let chosen = match &options.target {
+        Some(target) if all.contains(target) => vec![target.clone()],
+        Some(target) => bail!("there is no target {target}; there are {}", all.join(", ")),
+        None => all,
+    };
+    let cargo_fuzz = needs::cargo_fuzz()?;
+    // The fuzzers have a workspace of their own, and test the versions that are shipped.
+    fs::copy(root().join("Cargo.lock"), root().join("fuzz/Cargo.lock")).context("copying Cargo.lock")?;
+    let mut broken = Vec::new();
+    for target in &chosen {
+        println!("── {target}");
+        if !fuzz(&cargo_fuzz, target, options)? {
+            broken.push(target.as_str());
+        }
+    }
+    if !broken.is_empty() {
+        bail!(
+            "{} broke: see fuzz/artifacts; what is fixed goes into fuzz/regressions/TARGET/, named after what was wrong",
+            broken.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn targets() -> Result<Vec<String>> {
+    let directory = root().join("fuzz/fuzz_targets");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
+        let path = entry?.path();
+        if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether the target held.
+fn fuzz(cargo_fuzz: &Path, target: &str, options: &Fuzz) -> Result<bool> {
+    let kept = root().join("fuzz/corpus").join(target);
+    let regressions = root().join("fuzz/regressions").join(target);
+    let working = root().join("target/fuzz/corpus").join(target);
+    for directory in [&working, &kept] {
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    }
+    let mut command = cargo_fuzz_command(cargo_fuzz);
+    // The first directory takes what is new; the others are only read.
+    command.arg("run").args(["--target-dir", "target/fuzz", target]).args([&working, &kept]);
+    if regressions.is_dir() {
+        command.arg(&regressions);
+    }
+    command.args([
+        "--".to_owned(),
+        format!("-max_total_time={}", options.seconds),
+        format!("-max_len={INPUT_BYTES_MAX}"),
+    ]);
+    command.args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"]);
+    let held = command.status().context("starting cargo-fuzz")?.success();
+    if held && options.keep {
+        keep(cargo_fuzz, target, &working, &kept)?;
+    }
+    Ok(held)
+}
+
+/// Fills what `kept` has room for with the smallest inputs of the minimised corpus.
+fn keep(cargo_fuzz: &Path, target: &str, working: &Path, kept: &Path) -> Result<()> {
+    for entry in fs::read_dir(kept)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name() {
+            fs::copy(&path, working.join(name))?;
+        }
+    }
+    let mut command = cargo_fuzz_command(cargo_fuzz);
+    command.arg("cmin").args(["--target-dir", "target/fuzz", target]).arg(working);
+    if !command.status().context("starting cargo-fuzz")?.success() {
+        bail!("the corpus of {target} cannot be minimised");
+    }
+    let mut inputs: Vec<(u64, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(working)? {
+        let entry = entry?;
+        inputs.push((entry.metadata()?.len(), entry.path()));
+    }
+    inputs.sort();
+    fs::remove_dir_all(kept)?;
+    fs::create_dir_all(kept)?;
+    let mut room = CORPUS_BYTES_MAX;
+    for (bytes, path) in inputs {
+        let (Some(left), Some(name)) = (room.checked_sub(bytes), path.file_name()) else { break };
+        room = left;
+        fs::copy(&path, kept.join(name))?;
+    }
+    Ok(())
+}
+
+fn cargo_fuzz_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    // The sanitizers are only in nightly compilers. The variables of `cargo xtask` itself would ask for
+    // the stable one again.
+    command.arg("fuzz").current_dir(root()).env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO").env_remove("RUSTC");
+    command
+}
