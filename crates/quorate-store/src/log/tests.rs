@@ -359,6 +359,45 @@ fn corruption_is_told_with_file_offset_index_and_consequence() {
     );
 }
 
+/// A segment with a hard state and an entry, whose checksums are right whatever it says.
+fn made_up(header: Header, change: impl Fn(&mut RecordHead)) -> MemoryDisk {
+    let mut bytes = Vec::new();
+    let mut crc = header.encode(&mut bytes);
+    for (kind, index, payload) in [(KIND_HARD_STATE, 0, &[0; 8][..]), (KIND_NORMAL, 1, b"entry")] {
+        let (tag, batch_start) = (header.tag(), 4096);
+        let mut head = RecordHead { previous_crc: crc, tag, batch: 1, batch_start, kind, index, term: 0 };
+        change(&mut head);
+        crc = head.encode(payload, &mut bytes);
+    }
+    let disk = MemoryDisk::new();
+    let file = disk.create(&segment_name(header.first)).unwrap();
+    file.write_at(&mut [io::IoSlice::new(&bytes)], 0).unwrap();
+    disk
+}
+
+#[test]
+fn numbers_that_no_log_gets_to_are_damage() {
+    let LogIdentity { cluster, node } = identity();
+    let (first, before) = (LogIndex(1), Term(0));
+    let good = Header { cluster, node, segment: 7, sequence: 1, first, before, batch: 1, previous: None };
+    assert!(open(made_up(good, |_| ())).is_ok());
+    let last = u64::MAX;
+    for header in [
+        Header { sequence: 0, ..good },
+        Header { sequence: last, ..good },
+        Header { first: LogIndex(0), ..good },
+        Header { first: LogIndex(last), ..good },
+        Header { batch: last, ..good },
+    ] {
+        assert!(matches!(open(made_up(header, |_| ())), Err(OpenLogError::Corrupt { .. })), "{header:?}");
+    }
+    let records: [fn(&mut RecordHead); 3] =
+        [|head| head.batch = u64::MAX, |head| head.index = u64::MAX, |head| head.term = u64::MAX];
+    for change in records {
+        assert!(matches!(open(made_up(good, change)), Err(OpenLogError::Corrupt { .. })));
+    }
+}
+
 #[test]
 fn a_read_of_a_rotten_entry_fails() {
     let disk = MemoryDisk::new();
