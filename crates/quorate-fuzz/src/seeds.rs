@@ -211,6 +211,7 @@ const HTTP: &[&str] = &[
     "POST /v1/services/web/scale\n\n{\"replicas\":3}",
     "DELETE /v1/services/web?timeout_ms=500\n\n",
     "POST /v1/gateway/report\n\n{\"gateway\":\"g\",\"url\":\"u\",\"revision\":4}",
+    "GET /ui/%61pp.js\n\n",
     "GET /v1/gateway/stream?name=g\n\n",
     "GET /v1/stream\n\n",
 ];
