@@ -108,6 +108,9 @@ fn accept(record: &Record<'_>, at: usize, marks: &mut Marks, progress: &mut Prog
             if index < extent.first() || index > extent.last.next() {
                 return damage("an entry does not continue the log");
             }
+            if head.index <= progress.hard_state.commit {
+                return damage("an entry replaces one that is committed");
+            }
             marks.note(index, at as u64, index <= extent.last);
             extent.append(index, Term(head.term));
         }
