@@ -1,6 +1,6 @@
 //! Runs the fuzzers: `fuzz/`, whose targets are the functions of `quorate-fuzz`.
 //!
-//! What a run finds on its way stays in `target/fuzz/corpus`; only `--keep` takes the smallest of it
+//! What a run finds on its way stays in `target/fuzz/corpus`; only `--keep` takes some of it
 //! into `fuzz/corpus`, which every checkout has.
 
 use crate::{must, needs, root};
@@ -25,7 +25,7 @@ pub(crate) struct Fuzz {
     /// Only writes the seeds, made by the real encoders, into fuzz/corpus.
     #[arg(long)]
     seed_corpus: bool,
-    /// Afterwards takes the smallest inputs that reach all that was reached into fuzz/corpus.
+    /// Afterwards takes a few small inputs that reach what was reached into fuzz/corpus.
     #[arg(long)]
     keep: bool,
 }
@@ -99,34 +99,47 @@ fn fuzz(cargo_fuzz: &Path, target: &str, options: &Fuzz) -> Result<bool> {
     Ok(held)
 }
 
-/// Fills what `kept` has room for with the smallest inputs of the minimised corpus.
+/// Leaves in `kept` the seeds and, as far as there is room, the smallest of few inputs that together
+/// reach every edge that was reached.
 fn keep(cargo_fuzz: &Path, target: &str, working: &Path, kept: &Path) -> Result<()> {
-    for entry in fs::read_dir(kept)? {
-        let path = entry?.path();
-        if let Some(name) = path.file_name() {
-            fs::copy(&path, working.join(name))?;
-        }
+    let cover = root().join("target/fuzz/cover").join(target);
+    if cover.exists() {
+        fs::remove_dir_all(&cover)?;
     }
+    fs::create_dir_all(&cover)?;
     let mut command = cargo_fuzz_command(cargo_fuzz);
-    command.arg("cmin").args(["--target-dir", "target/fuzz", target]).arg(working);
+    command.arg("run").args(["--target-dir", "target/fuzz", target]).args([&cover, kept, working]);
+    // cmin would keep an input for each number of times that an edge is passed: thousands.
+    command.args(["--", "-set_cover_merge=1", "-use_counters=0"]);
     if !command.status().context("starting cargo-fuzz")?.success() {
         bail!("the corpus of {target} cannot be minimised");
     }
-    let mut inputs: Vec<(u64, PathBuf)> = Vec::new();
-    for entry in fs::read_dir(working)? {
-        let entry = entry?;
-        inputs.push((entry.metadata()?.len(), entry.path()));
+    for (_, path) in sized(kept)?.into_iter().filter(|(_, path)| !is_seed(path)) {
+        fs::remove_file(path)?;
     }
-    inputs.sort();
-    fs::remove_dir_all(kept)?;
-    fs::create_dir_all(kept)?;
-    let mut room = CORPUS_BYTES_MAX;
-    for (bytes, path) in inputs {
+    let seeds: u64 = sized(kept)?.iter().map(|(bytes, _)| bytes).sum();
+    let mut room = CORPUS_BYTES_MAX.saturating_sub(seeds);
+    for (bytes, path) in sized(&cover)? {
         let (Some(left), Some(name)) = (room.checked_sub(bytes), path.file_name()) else { break };
         room = left;
         fs::copy(&path, kept.join(name))?;
     }
     Ok(())
+}
+
+fn is_seed(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seed-"))
+}
+
+/// The files of a directory with their sizes, the smallest first.
+fn sized(directory: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
+        let entry = entry?;
+        files.push((entry.metadata()?.len(), entry.path()));
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn cargo_fuzz_command(program: &Path) -> Command {

@@ -53,13 +53,10 @@ fn scan(data: &[u8]) {
     let whole = fuzzing::says_length([data]);
     let bytes = data.chunks(1);
     assert_eq!(whole, fuzzing::says_length(bytes), "a head torn into bytes says something else");
-    let lines = data.split(|byte| *byte == b'\n').skip(1).map(|line| {
-        let start = line.iter().take_while(|byte| **byte == b'\r').count();
-        (&line[start..], data.len())
-    });
-    // The last piece is a line that has not ended: its name may be complete all the same.
     let mut said = false;
-    for (line, _) in lines {
+    // The last line may not have ended: its name may be complete all the same.
+    for line in data.split(|byte| *byte == b'\n').skip(1) {
+        let line = &line[line.iter().take_while(|byte| **byte == b'\r').count()..];
         if line.is_empty() {
             break;
         }
