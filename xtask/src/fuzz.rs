@@ -8,10 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What one target's corpus in git may take: eleven of them stay well below 200 KiB.
 const CORPUS_BYTES_MAX: u64 = 16 << 10;
+/// Inputs kept for a target besides its seeds.
+const INPUTS_MAX: usize = 32;
 /// Inputs are short: everything that is decoded here is small, and short ones are tried faster.
 const INPUT_BYTES_MAX: u32 = 16 << 10;
 
@@ -99,8 +101,9 @@ fn fuzz(cargo_fuzz: &Path, target: &str, options: &Fuzz) -> Result<bool> {
     Ok(held)
 }
 
-/// Leaves in `kept` the seeds and, as far as there is room, the smallest of few inputs that together
-/// reach every edge that was reached.
+/// Leaves in `kept` the seeds and, as far as there is room, some of the inputs that together reach
+/// every edge that was reached: spread over all sizes, since short ones are refused early and long ones
+/// get far.
 fn keep(cargo_fuzz: &Path, target: &str, working: &Path, kept: &Path) -> Result<()> {
     let cover = root().join("target/fuzz/cover").join(target);
     if cover.exists() {
@@ -110,7 +113,7 @@ fn keep(cargo_fuzz: &Path, target: &str, working: &Path, kept: &Path) -> Result<
     let mut command = cargo_fuzz_command(cargo_fuzz);
     command.arg("run").args(["--target-dir", "target/fuzz", target]).args([&cover, kept, working]);
     // cmin would keep an input for each number of times that an edge is passed: thousands.
-    command.args(["--", "-set_cover_merge=1", "-use_counters=0"]);
+    command.args(["--", "-set_cover_merge=1", "-use_counters=0"]).stderr(Stdio::null());
     if !command.status().context("starting cargo-fuzz")?.success() {
         bail!("the corpus of {target} cannot be minimised");
     }
@@ -119,7 +122,9 @@ fn keep(cargo_fuzz: &Path, target: &str, working: &Path, kept: &Path) -> Result<
     }
     let seeds: u64 = sized(kept)?.iter().map(|(bytes, _)| bytes).sum();
     let mut room = CORPUS_BYTES_MAX.saturating_sub(seeds);
-    for (bytes, path) in sized(&cover)? {
+    let inputs = sized(&cover)?;
+    let every = inputs.len().div_ceil(INPUTS_MAX).max(1);
+    for (bytes, path) in inputs.into_iter().step_by(every) {
         let (Some(left), Some(name)) = (room.checked_sub(bytes), path.file_name()) else { break };
         room = left;
         fs::copy(&path, kept.join(name))?;
