@@ -101,6 +101,9 @@ impl Header {
         }
         let sequence = u64_at(bytes, 96);
         let previous = Sealed { sequence, end: u64_at(bytes, 104), crc: u32_at(bytes, 12) };
+        if sequence != 0 && previous.end < HEADER_BYTES as u64 {
+            return Err(BadHeader::Damaged);
+        }
         let header = Header {
             cluster: ClusterId::from_u128(uuid(16)),
             node: NodeId::from_u128(uuid(32)),

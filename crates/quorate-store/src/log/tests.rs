@@ -389,6 +389,7 @@ fn numbers_that_no_log_gets_to_are_damage() {
         Header { first: LogIndex(0), ..good },
         Header { first: LogIndex(last), ..good },
         Header { batch: last, ..good },
+        Header { previous: Some(Sealed { sequence: 1, end: 4095, crc: 0 }), sequence: 2, ..good },
     ] {
         assert!(matches!(open(made_up(header, &records, |_| ())), Err(OpenLogError::Corrupt { .. })), "{header:?}");
     }
