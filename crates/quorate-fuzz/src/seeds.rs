@@ -44,7 +44,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "entry" => entries(),
         "http" => texts(HTTP),
         "link" => frames(),
-        "log" => [false, true].into_iter().flat_map(|large| twice(disk::written_log(large))).collect(),
+        "log" => logs(),
         "proxy" => texts(PROXY),
         "routes" => texts(ROUTES),
         "rqlite" => texts(RQLITE),
@@ -64,6 +64,14 @@ fn twice(input: Vec<u8>) -> [Vec<u8>; 2] {
     let mut repaired = input.clone();
     repaired[0] = 1;
     [input, repaired]
+}
+
+/// Also one whose last entry is damaged, and so is to be cut.
+fn logs() -> Vec<Vec<u8>> {
+    let mut damaged = disk::written_log(false);
+    let entry = damaged.windows(12).position(|bytes| bytes == b"another four").expect("the last entry says so");
+    damaged[entry] ^= 1;
+    [false, true].into_iter().flat_map(|large| twice(disk::written_log(large))).chain([damaged]).collect()
 }
 
 fn document() -> SpecDocument {
