@@ -19,6 +19,10 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("quorate-api", &["quorate-model"]),
     ("quorate-node", &["quorate-membership", "quorate-model", "quorate-scheduler"]),
     (
+        "quorate-sim",
+        &["quorate-agent", "quorate-check", "quorate-model", "quorate-node", "quorate-store", "quorate-vfs"],
+    ),
+    (
         "quorate",
         &[
             "quorate-agent",

@@ -47,6 +47,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
 /// A mutation that is in the log of a majority and applied here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Committed {
+    /// The entry that did it; for a request that was sent again, its first entry.
     pub index: LogIndex,
     pub outcome: Outcome,
 }

@@ -263,7 +263,7 @@ mod doc {
     #[derive(ToSchema)]
     pub(super) struct ExecAnswer {
         results: Vec<ExecResult>,
-        /// The log entry.
+        /// The log entry that did it; for a repeated request id the first one.
         index: u64,
     }
 

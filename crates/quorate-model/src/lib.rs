@@ -18,6 +18,7 @@ pub mod entry;
 pub mod event;
 pub mod id;
 pub mod observed;
+pub mod planted;
 pub mod routing;
 pub mod spec;
 pub mod sql;

@@ -155,7 +155,8 @@ impl Node {
             state,
             applied,
             requests: Requests::new(),
-            reads: Reads::default(),
+            // Far from where another start may have been, and from the end.
+            reads: Reads::numbered_from(rng.next_u64() >> 1),
             digests: Digests::default(),
             leading: Leading::new(options.replace_after),
             transfers: Vec::new(),
@@ -373,7 +374,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
-        self.clocks.heard(from, status.wall_us, now.wall);
+        self.clocks.heard(from, status.wall_us, now);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);
@@ -516,7 +517,7 @@ impl Node {
     }
 
     fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
-        self.stamped = self.stamped.max(self.clocks.stamp(now.wall));
+        self.stamped = self.stamped.max(self.clocks.stamp(now));
         let seed = self.rng.next_u64();
         self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
     }

@@ -105,6 +105,11 @@ impl Requests {
         for id in std::mem::take(&mut self.fresh) {
             // One that was applied or given up meanwhile is simply no longer pending.
             let Some(pending) = self.pending.get_mut(&id) else { continue };
+            // Too late, also for the memory of request ids: a node that was stopped for minutes must
+            // not bring back what was done, and forgotten, meanwhile.
+            if pending.deadline <= now {
+                continue;
+            }
             if leader(&pending.proposal) {
                 pending.handed_over = Some(now);
             } else {

@@ -30,7 +30,7 @@ mod writer;
 mod tests;
 
 pub use checkpoint::{CheckpointError, Checkpointer};
-pub use place::remove_transfers;
+pub use place::Place;
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
 pub use snapshot::{InstallError, Manifest, ManifestError, SnapshotError, check, install, snapshot};
 
@@ -42,7 +42,7 @@ use quorate_model::id::{LogIndex, RequestId, Term};
 use quorate_model::state::{Change, ClusterState};
 use rusqlite::Error as SqliteError;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use writer::Writer;
 
 /// A file that got no entries for this many indexes notes the index all the same, so that little
@@ -52,6 +52,7 @@ const LAG_MAX: u64 = 4_096;
 /// The single writer of both databases. Lives on the apply thread.
 #[derive(Debug)]
 pub struct Databases {
+    place: Place,
     directory: PathBuf,
     system: Writer,
     main: Writer,
@@ -83,6 +84,17 @@ pub enum Item {
     Membership { voters: Bytes },
 }
 
+impl Item {
+    /// Bytes that it took in the log.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Item::Data(data) => data.len(),
+            Item::Membership { voters } => voters.len(),
+        }
+    }
+}
+
 /// A committed entry.
 #[derive(Debug, Clone)]
 pub struct ToApply {
@@ -105,6 +117,9 @@ pub struct AppliedEntry {
     pub digests: Option<[u64; 2]>,
     /// The request id was known: this is the outcome of its first entry, and nothing changed.
     pub repeated: bool,
+    /// The entry whose effect the outcome tells of: `index`, or for a known request id its first
+    /// entry. Whoever orders acknowledged writes by index must order them by this one.
+    pub done_at: LogIndex,
 }
 
 /// Why the databases cannot be opened. Nothing was changed.
@@ -145,21 +160,22 @@ pub struct DurableError {
 }
 
 impl Databases {
-    /// Opens the databases under `root`, or makes empty ones for a cluster of `genesis_voters`.
+    /// Opens the databases in `place`, or makes empty ones for a cluster of `genesis_voters`.
     /// Removes what earlier incarnations and unfinished transfers left there.
     ///
     /// # Errors
     /// [`OpenDatabasesError`].
-    pub fn open(root: &Path, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
-        let wrong = |source| OpenDatabasesError::Directory { path: root.to_owned(), source };
-        let directory = place::current(root).map_err(wrong)?;
-        place::remove_superseded(root, &directory).map_err(wrong)?;
-        let system = Writer::open(&directory, Database::System, genesis_voters)?;
-        let main = Writer::open(&directory, Database::Main, genesis_voters)?;
+    pub fn open(place: impl Into<Place>, genesis_voters: &[u8]) -> Result<Opened, OpenDatabasesError> {
+        let place = place.into();
+        let wrong = |source| OpenDatabasesError::Directory { path: place.root().to_owned(), source };
+        let directory = place.current().map_err(wrong)?;
+        place.remove_superseded(&directory).map_err(wrong)?;
+        let system = Writer::open(&place, &directory, Database::System, genesis_voters)?;
+        let main = Writer::open(&place, &directory, Database::Main, genesis_voters)?;
         let state = rows::load(&system, &directory)?;
         let behind = if system.applied().index <= main.applied().index { &system } else { &main };
         let (applied, term, voters) = (behind.applied().index, behind.applied().term, system.voters());
-        let databases = Databases { directory, system, main, state, last: None, gate: Gate::default() };
+        let databases = Databases { place, directory, system, main, state, last: None, gate: Gate::default() };
         Ok(Opened { databases, applied, term, voters })
     }
 
@@ -167,6 +183,12 @@ impl Databases {
     #[must_use]
     pub fn state(&self) -> &ClusterState {
         &self.state
+    }
+
+    /// The voters as of the last entry in `system`, opaque.
+    #[must_use]
+    pub fn voters(&self) -> Bytes {
+        self.system.voters()
     }
 
     /// Applies entries in one transaction a file.
@@ -202,14 +224,15 @@ impl Databases {
                 digests[entry.database as usize] = ran.digest;
             }
             let mut request_id = entry.envelope.as_ref().and_then(Envelope::request_id);
-            let (outcome, changes, repeated) = match ran {
-                Some(ran) => (ran.outcome, ran.changes, ran.repeated),
+            let (outcome, changes, repeated, done_at) = match ran {
+                Some(ran) => (ran.outcome, ran.changes, ran.first.is_some(), ran.first.unwrap_or(entry.index)),
                 // This file had it already, from before a restart or from a snapshot. Somebody may
                 // wait for it all the same: for an answer that never left, or on another node.
                 None => {
                     let kept = self.outcome_kept(entry, request_id)?;
                     request_id = request_id.filter(|_| kept.is_some());
-                    (kept.unwrap_or(Outcome::Noop), Vec::new(), true)
+                    let (done_at, outcome) = kept.unwrap_or((entry.index, Outcome::Noop));
+                    (outcome, Vec::new(), true, done_at)
                 }
             };
             applied.push(AppliedEntry {
@@ -220,13 +243,14 @@ impl Databases {
                 changes,
                 digests: (entry.index > settled).then_some(digests),
                 repeated,
+                done_at,
             });
         }
         Ok(applied)
     }
 
     /// What is kept of a request that the entry's file applied earlier.
-    fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<Outcome>, ApplyError> {
+    fn outcome_kept(&self, entry: &Decoded, id: Option<RequestId>) -> Result<Option<(LogIndex, Outcome)>, ApplyError> {
         let Some(id) = id else { return Ok(None) };
         let writer = if entry.database == Database::System { &self.system } else { &self.main };
         let kept = writer.requests.known(&writer.connection, id);
@@ -245,13 +269,13 @@ impl Databases {
     /// Readers of the present files.
     #[must_use]
     pub fn readers(&self) -> Readers {
-        Readers::new(self.directory.clone())
+        Readers::new(self.place.clone(), self.directory.clone())
     }
 
     /// Moves pages from the write-ahead logs into the files, on another thread.
     #[must_use]
     pub fn checkpointer(&self) -> Checkpointer {
-        Checkpointer::new(self.directory.clone(), self.gate.clone())
+        Checkpointer::new(self.place.clone(), self.directory.clone(), self.gate.clone())
     }
 
     /// Makes everything applied so far durable, with one sync a file, and returns the index up to

@@ -1,15 +1,15 @@
-//! A VFS that is SQLite's default one with another clock.
+//! A VFS that is another one (SQLite's default, or one of its own name) with another clock.
 //!
 //! SQLite takes every "now" (`datetime('now')`, `CURRENT_TIMESTAMP`, defaults and triggers too)
-//! from the VFS of its connection. Everything else is passed on to the default VFS, with *its*
-//! pointer: the Unix VFS finds its own methods through `pAppData`, where ours keeps the clock.
+//! from the VFS of its connection. Everything else is passed on to the base, with *its* pointer:
+//! the Unix VFS finds its own methods through `pAppData`, where ours keeps the clock.
 
 use rusqlite::ffi;
 use std::ffi::{CString, c_char, c_int};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Milliseconds from noon of 24 November 4714 BC, where SQLite's time begins, to 1970.
-const JULIAN_UNIX_EPOCH_MS: i64 = 210_866_760_000_000;
+pub(crate) const JULIAN_UNIX_EPOCH_MS: i64 = 210_866_760_000_000;
 
 /// Makes names unique within the process, which is where VFS names live.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -35,25 +35,39 @@ struct Shared {
 }
 
 impl ClockVfs {
-    /// Registers a VFS of its own. Its clock shows 1970 until it is set.
+    /// Registers a VFS over SQLite's default one. Its clock shows 1970 until it is set.
     ///
     /// # Panics
     /// When SQLite has no default VFS or refuses another one, which it does only without memory.
     #[must_use]
     pub fn register() -> ClockVfs {
+        ClockVfs::over(None)
+    }
+
+    /// As [`register`](Self::register), over the VFS of that name, which must stay registered
+    /// longer than this one; `None` for the default.
+    ///
+    /// # Panics
+    /// When there is no VFS of that name, and as `register`.
+    #[must_use]
+    pub fn over(base: Option<&str>) -> ClockVfs {
+        let wanted = base.unwrap_or("by default");
+        let base_name = base.map(|name| CString::new(name).expect("a VFS's name has no NUL"));
         let name = format!("quorate-clock-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let c_name = CString::new(name.clone()).expect("the name has no NUL");
-        // SAFETY: SQLite initialises itself here; the default VFS lives as long as the process.
+        // SAFETY: SQLite initialises itself here; the default VFS lives as long as the process, any
+        // other one longer than this, says its owner.
         let base = unsafe {
             assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK, "SQLite cannot be initialised");
-            ffi::sqlite3_vfs_find(std::ptr::null())
+            ffi::sqlite3_vfs_find(base_name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()))
         };
-        assert!(!base.is_null(), "SQLite has no default VFS");
+        assert!(!base.is_null(), "SQLite has no VFS {}", wanted);
         // SAFETY: `base` is a valid VFS; the struct is plain data and copied whole.
         let mut vfs = unsafe { std::ptr::read(base) };
         vfs.zName = c_name.as_ptr();
         vfs.pNext = std::ptr::null_mut();
-        vfs.iVersion = vfs.iVersion.min(3);
+        // Ours tells the time in milliseconds, which is what version 2 brought.
+        vfs.iVersion = 2;
         vfs.xOpen = Some(open);
         vfs.xDelete = Some(delete);
         vfs.xAccess = Some(access);
@@ -92,6 +106,22 @@ impl ClockVfs {
         let clock = unsafe { &(*self.shared).now_us };
         clock.store(i64::try_from(now_us).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
+
+    /// What the clock of the VFS below shows, in microseconds since 1970, to the millisecond. No
+    /// replica may ask it: this is for a bug that the simulator plants to see that it is found.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn base_now_us(&self) -> u64 {
+        let mut julian_ms = 0;
+        // SAFETY: `shared` and its base live as long as `self`; the variable is ours.
+        unsafe {
+            let base = (*self.shared).base;
+            if let Some(current_time) = (*base).xCurrentTimeInt64 {
+                current_time(base, &raw mut julian_ms);
+            }
+        }
+        u64::try_from(julian_ms - JULIAN_UNIX_EPOCH_MS).unwrap_or(0) * 1_000
+    }
 }
 
 impl Drop for ClockVfs {
@@ -108,13 +138,13 @@ impl Drop for ClockVfs {
 /// Our part of a VFS that SQLite hands to one of the functions below.
 ///
 /// # Safety
-/// `vfs` must be one that [`ClockVfs::register`] made and that is still registered.
+/// `vfs` must be one that [`ClockVfs::over`] made and that is still registered.
 unsafe fn shared<'a>(vfs: *mut ffi::sqlite3_vfs) -> &'a Shared {
     // SAFETY: `pAppData` was set at registration and never changes.
     unsafe { &*(*vfs).pAppData.cast::<Shared>() }
 }
 
-/// Calls the default VFS's function of the same name, or answers that there is none.
+/// Calls the base's function of the same name, or answers that there is none.
 macro_rules! pass_on {
     ($vfs:expr, $function:ident, $missing:expr $(, $argument:expr)*) => {{
         // SAFETY: SQLite calls this with the VFS that we registered; arguments are passed unchanged.

@@ -17,7 +17,7 @@ pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod target;
 
-use crate::{daemon, demo, dev};
+use crate::{daemon, demo, dev, torture};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use failure::{Exit, Failure};
@@ -72,6 +72,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run a whole cluster on this machine, to look at and to break
     Dev(dev::DevArgs),
+    /// Break a cluster of this machine in every way, and prove that it keeps its promises
+    Torture(torture::TortureArgs),
     /// How the cluster is, and what to do next
     #[command(after_help = "Examples:\n  quorate status\n  quorate status --check && deploy")]
     Status(status::StatusArgs),
@@ -198,6 +200,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
     };
     match cli.command {
         Command::Dev(args) => return dev::run(&context, args),
+        Command::Torture(args) => return torture::run(&context, &args),
         Command::Status(args) => return status::run(&context, &args),
         Command::Node(NodeCommand::List) => status::list_nodes(&context)?,
         Command::Service(command) => service::run(&context, command)?,

@@ -5,7 +5,7 @@
 
 use clap::Args;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,9 +21,12 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
-    /// Port to listen on, on 127.0.0.1; 0 lets the system choose
+    /// Port to listen on; 0 lets the system choose
     #[arg(long)]
     port: u16,
+    /// Address to listen on
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
     /// The id of this copy
     #[arg(long, default_value = "-")]
     replica: String,
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut term = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
+        let listener = TcpListener::bind(SocketAddr::from((args.address, args.port))).await?;
         let stop = async {
             tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
         };
@@ -210,7 +213,13 @@ mod tests {
     use super::*;
 
     fn args() -> DemoArgs {
-        DemoArgs { port: 0, replica: "r<1>".into(), node: "n2".into(), ordinal: "0".into() }
+        DemoArgs {
+            port: 0,
+            address: Ipv4Addr::LOCALHOST.into(),
+            replica: "r<1>".into(),
+            node: "n2".into(),
+            ordinal: "0".into(),
+        }
     }
 
     /// Reads exactly one response.

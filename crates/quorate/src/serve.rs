@@ -30,13 +30,14 @@ use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
 use link::{LinkIdentity, Outboxes};
 use quorate_api::ApiOptions;
-use quorate_model::id::{LogIndex, NodeId, Term};
+use quorate_model::id::NodeId;
 use quorate_model::state::{NodeIdentity, Role};
-use quorate_node::consensus::{LogEntry, RecoveredLog};
+use quorate_node::consensus::RecoveredLog;
 use quorate_node::{Event, Node, NodeOptions};
-use quorate_store::databases::{self, Databases};
+use quorate_store::databases::Place;
 use quorate_store::disk::real::RealDisk;
-use quorate_store::log::{Log, LogIdentity, LogOptions, Recovered};
+use quorate_store::log::{LogIdentity, LogOptions};
+use quorate_store::storage::{self, OpenStorageError, StorageOptions, Stored};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -44,12 +45,10 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::info;
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
-/// Entries read at once while the unapplied tail is taken into memory.
-const REPLAY_BYTES: usize = 4 << 20;
 /// A leader that is asked to end gets this long to hand over.
 const HANDOVER: Duration = Duration::from_secs(1);
 
@@ -98,15 +97,6 @@ fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// What was found on disk.
-struct Stored {
-    log: Log<RealDisk>,
-    log_options: LogOptions,
-    databases: Databases,
-    applied: LogIndex,
-    recovered: RecoveredLog,
-}
-
 /// The voters as they are kept beside the database.
 fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
     let voters: BTreeSet<NodeId> = config.voters.iter().map(|voter| voter.id).collect();
@@ -115,85 +105,46 @@ fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
 
 /// Databases know no cluster, but they know its voters, and ids of nodes are never used again: those
 /// of another cluster have none in common with ours.
-fn same_cluster(voters: &[u8], config: &NodeConfig) -> anyhow::Result<()> {
-    let known: BTreeSet<NodeId> = serde_json::from_slice(voters).context("the voters in it cannot be read")?;
-    if config.voters.iter().any(|voter| known.contains(&voter.id)) {
-        return Ok(());
-    }
-    bail!("they belong to another cluster than {}, whose voters they do not know", config.cluster.id);
+fn same_cluster(voters: &[u8], config: &NodeConfig) -> bool {
+    let known: BTreeSet<NodeId> = serde_json::from_slice(voters).unwrap_or_default();
+    config.voters.iter().any(|voter| known.contains(&voter.id))
 }
 
-fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<Stored> {
+fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
     quorate_agent::check_owner(&data_dir.join("services"), config.node.id).context("looking at the services here")?;
-    let log_dir = data_dir.join("log");
-    std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
-    let db_dir = data_dir.join("db");
-    std::fs::create_dir_all(&db_dir).with_context(|| format!("creating {}", db_dir.display()))?;
-    let log_options = LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) };
-    let identity = LogIdentity { cluster: config.cluster.id, node: config.node.id };
-    let first_start =
-        std::fs::read_dir(&log_dir).with_context(|| format!("reading {}", log_dir.display()))?.next().is_none();
+    let (log_dir, db_dir) = (data_dir.join("log"), data_dir.join("db"));
+    for directory in [&log_dir, &db_dir] {
+        std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    }
+    // A power cut must not take the directories with everything in them.
+    std::fs::File::open(data_dir)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("syncing {}", data_dir.display()))?;
     let disk = RealDisk::at(&log_dir).with_context(|| format!("opening {}", log_dir.display()))?;
-    let (mut log, found) =
-        Log::open(disk, identity, log_options).with_context(|| format!("opening the log in {}", log_dir.display()))?;
-    if let Err(error) = databases::remove_transfers(&db_dir) {
-        warn!(%error, "cannot remove what an earlier process left in {}", db_dir.display());
-    }
-    let opened = Databases::open(&db_dir, &voters_bytes(config))
-        .with_context(|| format!("opening the databases in {}", db_dir.display()))?;
-    same_cluster(&opened.voters, config).with_context(|| format!("opening the databases in {}", db_dir.display()))?;
-    let applied = opened.applied;
-    if first_start && applied > LogIndex(0) {
-        bail!(
-            "{} is empty although the database has applied {applied} entries: the log is lost, and with it the votes \
-             that this node gave. Restore the directory, or remove the whole data directory and let the node join anew",
-            log_dir.display()
-        );
-    }
-    let found = match continues(&found, applied, opened.term) {
-        // A snapshot was installed and the node ended before the log began anew after it.
-        false => {
-            log.reset(applied, opened.term).context("beginning the log anew after a snapshot")?;
-            log.sync().context("beginning the log anew after a snapshot")?;
-            Recovered { before: (applied, opened.term), last: applied, terms: Vec::new(), ..found }
+    let options = StorageOptions {
+        identity: LogIdentity { cluster: config.cluster.id, node: config.node.id },
+        log: LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) },
+        retain: config.log.retain,
+        place: Place::from(&*db_dir),
+        voters: voters_bytes(config),
+    };
+    let stored = storage::open(disk, &options, |voters| same_cluster(voters, config)).map_err(|error| match error {
+        OpenStorageError::Log(error) => {
+            anyhow::Error::new(error).context(format!("opening the log in {}", log_dir.display()))
         }
-        true => found,
-    };
-    let mut unapplied = Vec::new();
-    let mut next = applied.next().max(found.before.0.next());
-    while next <= found.last {
-        let entries = log.read(next, found.last.next(), REPLAY_BYTES).context("reading the log")?;
-        next = entries.last().map_or(found.last.next(), |entry| entry.index.next());
-        unapplied.extend(entries.into_iter().map(|e| LogEntry { index: e.index, term: e.term, data: e.data }));
-    }
-    if found.before.0 > applied {
-        bail!(
-            "the log begins after {} and the database ends at {applied}: entries between them are lost",
-            found.before.0
-        );
-    }
-    let recovered = RecoveredLog {
-        term: found.hard_state.term,
-        vote: found.hard_state.vote,
-        commit: found.hard_state.commit,
-        before: found.before,
-        terms: found.terms,
-        unapplied,
-    };
-    Ok(Stored { log, log_options, databases: opened.databases, applied, recovered })
+        OpenStorageError::Databases(error) => {
+            anyhow::Error::new(error).context(format!("opening the databases in {}", db_dir.display()))
+        }
+        error => anyhow::Error::new(error).context(format!("opening what is in {}", data_dir.display())),
+    })?;
+    Ok((stored, options.log))
 }
 
-/// Whether the log leads from the databases' position on. It does not when it ends before, or when
-/// it holds another leader's entry there, which only a snapshot can have overruled.
-fn continues(found: &Recovered, applied: LogIndex, term: Term) -> bool {
-    let (before, before_term) = found.before;
-    let runs = [(before, before_term)].into_iter().chain(found.terms.iter().copied());
-    let known = runs.take_while(|(first, _)| *first <= applied).last();
-    // Of what was purged nothing is known, and it was committed.
-    found.last >= applied && (applied < before || known.is_none_or(|(_, known)| known == term))
-}
-
-async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::Result<()> {
+async fn serve(
+    data_dir: &Path,
+    config: NodeConfig,
+    (stored, log_options): (Stored<RealDisk>, LogOptions),
+) -> anyhow::Result<()> {
     let api_listener = bind(config.node.api, "API").await?;
     let link_listener = bind(config.node.link, "node link").await?;
     let clock = core::Clock { started: Instant::now() };
@@ -214,7 +165,15 @@ async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::R
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
-    let node = Node::new(options, stored.recovered, state, stored.applied, clock.now())?;
+    let recovered = RecoveredLog {
+        term: stored.hard_state.term,
+        vote: stored.hard_state.vote,
+        commit: stored.hard_state.commit,
+        before: stored.before,
+        terms: stored.terms,
+        unapplied: stored.unapplied.into_iter().map(disk::entry_of_consensus).collect(),
+    };
+    let node = Node::new(options, recovered, state, stored.applied, clock.now())?;
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
 
     let (inbox, events) = inbox::inbox();
@@ -226,19 +185,14 @@ async fn serve(data_dir: &Path, config: NodeConfig, stored: Stored) -> anyhow::R
     let readers = reads::ReaderPool::start(stored.databases.readers(), READERS)?;
     let checkpoints = checkpoint::Checkpoints::start(stored.databases.checkpointer())?;
     let incoming = Incoming::new(data_dir.join("db"), inbox.clone());
-    let spare = spare::SpareMaker::start(data_dir.join("log"), stored.log_options)?;
+    let spare = spare::SpareMaker::start(data_dir.join("log"), log_options)?;
 
-    let retain = config.log.retain;
     let (log, disk_inbox) = (stored.log, inbox.clone());
-    thread("log", move || disk::run(log, retain, &disk_queue, &disk_inbox, &spare))?;
+    thread("log", move || disk::run(log, &disk_queue, &disk_inbox, &spare))?;
     let applier = apply::Applier {
         databases: stored.databases,
-        applied_bytes: 0,
-        root: data_dir.join("db"),
-        voters: voters_bytes(&config),
         jobs: apply_queue,
         disk: disk_jobs.clone(),
-        retain,
         inbox: inbox.clone(),
         waiters: waiters.clone(),
         readers: readers.clone(),
@@ -359,26 +313,4 @@ fn random_u128() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(u128::from_le_bytes(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use quorate_store::log::HardState;
-
-    #[test]
-    fn a_log_that_a_snapshot_overruled_does_not_continue_the_databases() {
-        let at = |index, term| (LogIndex(index), Term(term));
-        let found = Recovered {
-            hard_state: HardState::default(),
-            before: at(4, 1),
-            last: LogIndex(9),
-            terms: vec![at(5, 1), at(8, 2)],
-        };
-        let continues = |index, term| continues(&found, LogIndex(index), Term(term));
-        assert!(continues(4, 1) && continues(7, 1) && continues(9, 2));
-        assert!(continues(3, 1), "what is missing between them is found later");
-        assert!(!continues(10, 2), "the log ends before");
-        assert!(!continues(9, 3) && !continues(7, 2) && !continues(4, 3), "another leader's entries");
-    }
 }

@@ -6,6 +6,7 @@ use super::{Decoded, rows};
 use bytes::Bytes;
 use quorate_model::command::Command;
 use quorate_model::entry::{Envelope, Kind, Outcome};
+use quorate_model::id::LogIndex;
 use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, Statement, StatementResult, Value};
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::WallTime;
@@ -27,7 +28,8 @@ pub(super) struct Ran {
     pub(super) outcome: Outcome,
     pub(super) changes: Vec<Change>,
     pub(super) digest: u64,
-    pub(super) repeated: bool,
+    /// The earlier entry that did it, when the request id was known.
+    pub(super) first: Option<LogIndex>,
 }
 
 /// Why an entry could not be run to its end.
@@ -67,10 +69,10 @@ pub(super) fn entry(
     let request = envelope.and_then(Envelope::request_id);
     writer.recorder.begin(writer.current_digest(), entry.index);
     if let Some(id) = request
-        && let Some(outcome) = writer.requests.known(&writer.connection, id)?
+        && let Some((first, outcome)) = writer.requests.known(&writer.connection, id)?
     {
         let digest = writer.recorder.finish(&outcome.to_bytes());
-        return Ok(Ran { outcome, changes: Vec::new(), digest, repeated: true });
+        return Ok(Ran { outcome, changes: Vec::new(), digest, first: Some(first) });
     }
     let time_us = writer.set_time(envelope.map_or(0, |envelope| envelope.time_us));
     let mut changes = Vec::new();
@@ -107,7 +109,7 @@ pub(super) fn entry(
         writer.requests.record(&writer.connection, entry.index, time_us, id, kind, &bytes)?;
     }
     let digest = writer.recorder.finish(&bytes);
-    Ok(Ran { outcome, changes, digest, repeated: false })
+    Ok(Ran { outcome, changes, digest, first: None })
 }
 
 fn kind(work: &Work) -> Option<Kind> {

@@ -1,6 +1,7 @@
 //! Readers: whole batches, from one moment, and nothing but reading.
 
 use super::execute::{answer, bind, collect, prepare};
+use super::place::Place;
 use super::rules::{is_data_version, may_query, verdict};
 use super::writer::{Meta, file};
 use quorate_model::entry::Database;
@@ -22,6 +23,7 @@ const STATEMENTS: usize = 128;
 /// Where to read. Cheap to clone; each reading thread makes a [`Reader`] of its own.
 #[derive(Debug, Clone)]
 pub struct Readers {
+    place: Place,
     directory: PathBuf,
 }
 
@@ -68,8 +70,8 @@ pub enum QueryError {
 }
 
 impl Readers {
-    pub(super) fn new(directory: PathBuf) -> Readers {
-        Readers { directory }
+    pub(super) fn new(place: Place, directory: PathBuf) -> Readers {
+        Readers { place, directory }
     }
 
     /// Opens connections for one thread.
@@ -78,7 +80,7 @@ impl Readers {
     /// [`OpenReaderError`].
     pub fn reader(&self) -> Result<Reader, OpenReaderError> {
         let open = |database: Database| {
-            OpenFile::open(&file(&self.directory, database))
+            OpenFile::open(&self.place, &file(&self.directory, database))
                 .map_err(|source| OpenReaderError { database: database.name(), source })
         };
         Ok(Reader { system: open(Database::System)?, main: open(Database::Main)? })
@@ -115,9 +117,9 @@ impl Reader {
 }
 
 impl OpenFile {
-    fn open(path: &Path) -> Result<OpenFile, Error> {
+    fn open(place: &Place, path: &Path) -> Result<OpenFile, Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags)?;
+        let mut connection = place.connect(path, flags)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "query_only", true)?;

@@ -8,8 +8,13 @@ use quorate_model::id::{LogIndex, RequestId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, VecDeque};
 
-/// An id is remembered for this long, in the log's time. A client that retries gives up sooner.
+/// An id is remembered for this long, in the log's time as [`Remembered::age_us`] counts it. A client
+/// that retries gives up sooner.
 const KEPT_US: u64 = 120_000_000;
+/// The log's time may leap by hours when a leader with another clock takes over. Between two requests
+/// no more than this counts, or a retry of seconds ago would be done again after such a leap. (Found
+/// by the simulator.)
+const LEAP_US: u64 = 1_000_000;
 /// And at most this many, which bounds memory (20 MiB) at any rate of writes.
 const KEPT_MAX: usize = 262_144;
 /// Entries between two rounds of forgetting.
@@ -19,11 +24,24 @@ const TRIM_EVERY: u64 = 256;
 pub(super) struct Requests {
     by_id: HashMap<RequestId, LogIndex>,
     /// In the order of the log.
-    order: VecDeque<(LogIndex, u64, RequestId)>,
+    order: VecDeque<Remembered>,
     /// The newest index that is not of the transaction that is open.
     committed: LogIndex,
     /// Forgotten by the transaction that is open.
-    forgotten: Vec<(LogIndex, u64, RequestId)>,
+    forgotten: Vec<Remembered>,
+}
+
+/// One id.
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    index: LogIndex,
+    id: RequestId,
+    /// The time of its entry.
+    time_us: u64,
+    /// The time that passed since the first of all that are remembered, without leaps. Only
+    /// differences mean something, and they are the same on every node: each depends on nothing but
+    /// the rows between.
+    age_us: u64,
 }
 
 impl Requests {
@@ -44,8 +62,12 @@ impl Requests {
         Ok(requests)
     }
 
-    /// The outcome of an earlier entry with this id.
-    pub(super) fn known(&self, connection: &Connection, id: RequestId) -> rusqlite::Result<Option<Outcome>> {
+    /// The earlier entry with this id, and its outcome.
+    pub(super) fn known(
+        &self,
+        connection: &Connection,
+        id: RequestId,
+    ) -> rusqlite::Result<Option<(LogIndex, Outcome)>> {
         let Some(index) = self.by_id.get(&id) else { return Ok(None) };
         let found: Option<(i32, Vec<u8>)> = connection
             .prepare_cached("/*quorate*/ SELECT kind, outcome FROM _quorate_requests WHERE idx = ?1")?
@@ -56,7 +78,7 @@ impl Requests {
             rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Blob, Box::new(error))
         };
         let kind = Kind::try_from(kind).map_err(|_| unreadable(EntryError::UnknownKind(kind)))?;
-        Outcome::from_bytes(kind, &bytes).map(Some).map_err(unreadable)
+        Outcome::from_bytes(kind, &bytes).map(|outcome| Some((*index, outcome))).map_err(unreadable)
     }
 
     pub(super) fn record(
@@ -77,28 +99,27 @@ impl Requests {
         if index.0 / TRIM_EVERY == last.0 / TRIM_EVERY {
             return Ok(());
         }
-        self.trim(connection, time_us)
+        self.trim(connection)
     }
 
     fn remember(&mut self, index: LogIndex, time_us: u64, id: RequestId) {
+        let age_us =
+            self.order.back().map_or(0, |last| last.age_us + time_us.saturating_sub(last.time_us).min(LEAP_US));
         self.by_id.insert(id, index);
-        self.order.push_back((index, time_us, id));
+        self.order.push_back(Remembered { index, id, time_us, age_us });
     }
 
     fn newest(&self) -> LogIndex {
-        self.order.back().map_or(LogIndex(0), |(index, _, _)| *index)
+        self.order.back().map_or(LogIndex(0), |last| last.index)
     }
 
-    fn trim(&mut self, connection: &Connection, time_us: u64) -> rusqlite::Result<()> {
+    fn trim(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let now = self.order.back().map_or(0, |last| last.age_us);
         let mut upto = None;
-        while self
-            .order
-            .front()
-            .is_some_and(|(_, at, _)| self.order.len() > KEPT_MAX || at.saturating_add(KEPT_US) < time_us)
-        {
+        while self.order.front().is_some_and(|first| self.order.len() > KEPT_MAX || first.age_us + KEPT_US < now) {
             let gone = self.order.pop_front().expect("just looked");
-            self.by_id.remove(&gone.2);
-            upto = Some(gone.0);
+            self.by_id.remove(&gone.id);
+            upto = Some(gone.index);
             self.forgotten.push(gone);
         }
         if let Some(upto) = upto {
@@ -117,11 +138,11 @@ impl Requests {
     /// The open transaction is rolled back.
     pub(super) fn rolled_back(&mut self) {
         while self.newest() > self.committed {
-            let (_, _, id) = self.order.pop_back().expect("it has a newest one");
-            self.by_id.remove(&id);
+            let gone = self.order.pop_back().expect("it has a newest one");
+            self.by_id.remove(&gone.id);
         }
-        for gone in self.forgotten.drain(..).rev().filter(|gone| gone.0 <= self.committed) {
-            self.by_id.insert(gone.2, gone.0);
+        for gone in self.forgotten.drain(..).rev().filter(|gone| gone.index <= self.committed) {
+            self.by_id.insert(gone.id, gone.index);
             self.order.push_front(gone);
         }
     }

@@ -1,12 +1,12 @@
 //! The whole of both files, for a node whose log begins too late.
 
-use super::place;
+use super::place::Place;
 use super::writer::{FORMAT, Meta, file, file_name};
 use bytes::Bytes;
 use quorate_model::entry::Database;
 use quorate_model::id::{LogIndex, Term};
 use rusqlite::backup::Backup;
-use rusqlite::{Connection, Error, OpenFlags};
+use rusqlite::{Error, OpenFlags};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -78,30 +78,31 @@ pub enum InstallError {
 ///
 /// # Errors
 /// [`SnapshotError`].
-pub fn snapshot(root: &Path, into: &Path) -> Result<Manifest, SnapshotError> {
-    std::fs::create_dir_all(into)?;
-    for leftover in std::fs::read_dir(into)? {
-        std::fs::remove_file(leftover?.path())?;
+pub fn snapshot(place: impl Into<Place>, into: &Path) -> Result<Manifest, SnapshotError> {
+    let place = place.into();
+    place.volume().create_dir_all(into)?;
+    for leftover in place.volume().list(into)? {
+        place.volume().remove_file(&into.join(leftover))?;
     }
-    let directory = place::current(root)?;
+    let directory = place.current()?;
     let mut files = Vec::new();
     let mut metas = Vec::new();
     for database in Database::ALL {
         let copy = file(into, database);
-        let meta = copy_file(&file(&directory, database), &copy)
+        let meta = copy_file(&place, &file(&directory, database), &copy)
             .map_err(|source| SnapshotError::Sqlite { database: database.name(), source })?;
         metas.push(meta);
-        files.push((file_name(database), std::fs::metadata(&copy)?.len()));
+        files.push((file_name(database), place.volume().bytes(&copy)?));
     }
     let voters = metas[Database::System as usize].voters.clone();
     metas.sort_by_key(|meta| meta.applied.index);
     Ok(Manifest { index: metas[0].applied.index, term: metas[0].applied.term, voters, files })
 }
 
-fn copy_file(from: &Path, to: &Path) -> Result<Meta, Error> {
-    let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+fn copy_file(place: &Place, from: &Path, to: &Path) -> Result<Meta, Error> {
+    let source = place.connect(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     source.busy_timeout(Duration::from_secs(5))?;
-    let mut target = Connection::open(to)?;
+    let mut target = place.connect(to, OpenFlags::default())?;
     {
         let backup = Backup::new(&source, &mut target)?;
         // All pages in one step: one read transaction, so one moment.
@@ -115,17 +116,18 @@ fn copy_file(from: &Path, to: &Path) -> Result<Meta, Error> {
 ///
 /// # Errors
 /// [`InstallError`]: they must not be put in force.
-pub fn check(incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+pub fn check(place: impl Into<Place>, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+    let place = place.into();
     for (name, bytes) in &manifest.files {
-        if std::fs::metadata(incoming.join(name))?.len() != *bytes {
+        if place.volume().bytes(&incoming.join(name))? != *bytes {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not complete")).into());
         }
     }
     // A write-ahead log that is none of ours would be taken for the received file's.
-    remove_others(incoming, manifest)?;
+    remove_others(&place, incoming, manifest)?;
     for database in Database::ALL {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let meta = Connection::open_with_flags(file(incoming, database), flags).and_then(|file| Meta::load(&file));
+        let meta = place.connect(&file(incoming, database), flags).and_then(|file| Meta::load(&file));
         let (meta, database) = (meta, database.name());
         let meta = meta.map_err(|source| InstallError::Sqlite { database, source })?;
         if meta.format > FORMAT {
@@ -137,15 +139,14 @@ pub fn check(incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
         }
     }
     // What SQLite made beside the files to read them.
-    remove_others(incoming, manifest)?;
+    remove_others(&place, incoming, manifest)?;
     Ok(())
 }
 
-fn remove_others(incoming: &Path, manifest: &Manifest) -> io::Result<()> {
-    for entry in std::fs::read_dir(incoming)? {
-        let entry = entry?;
-        if !manifest.files.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
-            std::fs::remove_file(entry.path())?;
+fn remove_others(place: &Place, incoming: &Path, manifest: &Manifest) -> io::Result<()> {
+    for found in place.volume().list(incoming)? {
+        if !manifest.files.iter().any(|(name, _)| found == *name) {
+            place.volume().remove_file(&incoming.join(found))?;
         }
     }
     Ok(())
@@ -156,20 +157,21 @@ fn remove_others(incoming: &Path, manifest: &Manifest) -> io::Result<()> {
 ///
 /// # Errors
 /// [`InstallError`].
-pub fn install(root: &Path, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
-    check(incoming, manifest)?;
+pub fn install(place: impl Into<Place>, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+    let place = place.into();
+    check(&place, incoming, manifest)?;
     for (name, _) in &manifest.files {
-        std::fs::File::open(incoming.join(name))?.sync_all()?;
+        place.volume().sync(&incoming.join(name))?;
     }
-    place::sync_directory(incoming)?;
+    place.volume().sync(incoming)?;
     let name = format!("{}-{}", manifest.index, manifest.term);
-    let target = root.join(&name);
-    if place::current(root)? == target {
+    let target = place.root().join(&name);
+    if place.current()? == target {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is in force")).into());
     }
     // It may be left over from an installation that did not get as far as the link.
-    place::remove(&target)?;
-    std::fs::rename(incoming, &target)?;
-    place::point_to(root, &name)?;
+    place.remove(&target)?;
+    place.volume().rename(incoming, &target)?;
+    place.point_to(&name)?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use quorate_model::time::WallTime;
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -124,7 +125,7 @@ fn error(result: &StatementResult) -> &str {
 
 /// An ordinary connection, as any other program would open it.
 fn outside(root: &Path, database: Database) -> Connection {
-    let path = writer::file(&place::current(root).unwrap(), database);
+    let path = writer::file(&Place::from(root).current().unwrap(), database);
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }
 

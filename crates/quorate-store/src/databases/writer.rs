@@ -2,6 +2,7 @@
 
 use super::digest::Recorder;
 use super::execute::{self, Stop};
+use super::place::Place;
 use super::requests::Requests;
 use super::rules::Surroundings;
 use super::{Applied, ApplyError, Decoded, OpenDatabasesError, Outcomes, ToApply};
@@ -66,10 +67,15 @@ struct Progress {
 }
 
 impl Writer {
-    pub(super) fn open(directory: &Path, database: Database, voters: &[u8]) -> Result<Writer, OpenDatabasesError> {
+    pub(super) fn open(
+        place: &Place,
+        directory: &Path,
+        database: Database,
+        voters: &[u8],
+    ) -> Result<Writer, OpenDatabasesError> {
         let path = file(directory, database);
         let wrong = |source| OpenDatabasesError::Sqlite { database: database.name(), path: path.clone(), source };
-        let clock = ClockVfs::register();
+        let clock = ClockVfs::over(place.volume().vfs());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags_and_vfs(&path, flags, clock.name()).map_err(wrong)?;
         configure(&connection).map_err(wrong)?;

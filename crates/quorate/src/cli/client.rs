@@ -253,7 +253,7 @@ fn to_json(body: &impl Serialize) -> Vec<u8> {
 }
 
 /// Whether the request certainly did not reach the node.
-fn never_sent(error: &ureq::Error) -> bool {
+pub(crate) fn never_sent(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
         ureq::Error::Timeout(what) => matches!(what, ureq::Timeout::Connect | ureq::Timeout::Resolve),

@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     /// Wanted copies have no place or cannot be started.
     NotPlaced = 9,
     TimedOut = 10,
+    /// Nothing is wrong as far as it was looked, and not everything could be looked at.
+    Incomplete = 11,
     /// A signal came first.
     Interrupted = 130,
 }

@@ -103,6 +103,13 @@ impl Screen {
         }
     }
 
+    /// Says how far something is where [`Screen::progress`] shows nothing.
+    pub(crate) fn tell(self, text: &str) {
+        if !self.animates() && !self.is_json() {
+            self.say(text);
+        }
+    }
+
     /// Takes the progress line away.
     pub(crate) fn progress_over(self) {
         if self.animates() {

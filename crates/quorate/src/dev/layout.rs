@@ -346,6 +346,11 @@ impl Ports {
     }
 }
 
+/// Addresses on loopback for the API and the link of so many nodes, each free a moment ago.
+pub(crate) fn free_addresses(count: usize) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+    Ports::free(count).map(|ports| ports.nodes)
+}
+
 /// All ports of a cluster with what they are for: the gateway, then API and link of each node.
 fn numbers(base: u16, count: usize) -> Option<Vec<(u16, String)>> {
     let mut ports = vec![(base, "gateway".to_owned())];

@@ -67,7 +67,7 @@ pub(crate) fn replica_processes(dir: &Path, except: Option<u32>) -> BTreeSet<u32
 }
 
 /// Whether the process's command line, environment or working directory lies below `dir`.
-fn names(pid: u32, dir: &Path) -> bool {
+pub(crate) fn names(pid: u32, dir: &Path) -> bool {
     let mut prefix = dir.as_os_str().as_bytes().to_vec();
     prefix.push(b'/');
     let holds = |file: &str| {

@@ -10,23 +10,18 @@ use quorate_api::backend::Committed;
 use quorate_model::id::{LogIndex, RequestId, Term};
 use quorate_node::consensus::LogEntry;
 use quorate_node::{AppliedEntry, Event};
-use quorate_store::databases::{self, Databases, Item, Manifest, ToApply};
+use quorate_store::databases::{Item, Manifest, ToApply};
+use quorate_store::storage::{DURABLE_EVERY, DatabaseStorage};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::info;
 
 /// Entries in one transaction. More would make answers wait for their neighbours' work.
 const BATCH_ENTRIES: usize = 512;
-/// How often the database is made durable so that the log may be shortened: after this time, or
-/// after so many bytes of entries, or half of what the log shall keep if that is less.
-const DURABLE_EVERY: Duration = Duration::from_secs(30);
-const DURABLE_BYTES: u64 = 256 << 20;
-/// Write-ahead log of SQLite that asks for a checkpoint.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// Work for the apply thread; consensus bounds how much of it waits.
 #[derive(Debug)]
@@ -60,7 +55,7 @@ impl Waiters {
         self.lock().remove(&id);
     }
 
-    fn answer(&self, entries: &[AppliedEntry]) {
+    fn answer(&self, entries: &[databases::AppliedEntry]) {
         let mut waiting = self.lock();
         if waiting.is_empty() {
             return;
@@ -68,7 +63,7 @@ impl Waiters {
         for entry in entries {
             let Some(id) = entry.request_id else { continue };
             for sender in waiting.remove(&id).into_iter().flatten() {
-                let _ = sender.send(Committed { index: entry.index, outcome: entry.outcome.clone() });
+                let _ = sender.send(Committed { index: entry.done_at, outcome: entry.outcome.clone() });
             }
         }
     }
@@ -76,15 +71,9 @@ impl Waiters {
 
 /// What the apply thread works with.
 pub(super) struct Applier {
-    pub(super) databases: Databases,
-    /// Since the databases were last made durable.
-    pub(super) applied_bytes: u64,
-    pub(super) root: PathBuf,
-    pub(super) voters: Vec<u8>,
+    pub(super) databases: DatabaseStorage,
     pub(super) jobs: Receiver<ApplyJob>,
     pub(super) disk: Sender<DiskJob>,
-    /// Bytes of log that are kept.
-    pub(super) retain: u64,
     pub(super) inbox: Inbox,
     pub(super) waiters: Arc<Waiters>,
     pub(super) readers: super::reads::ReaderPool,
@@ -95,12 +84,11 @@ impl Applier {
     /// Runs until the core is gone.
     pub(super) fn run(mut self) {
         let mut durable_at = Instant::now();
-        let durable_bytes = DURABLE_BYTES.min(self.retain / 2);
         loop {
             match self.jobs.recv_timeout(DURABLE_EVERY) {
                 Ok(ApplyJob::Apply(entries)) => {
                     let after = self.apply(entries);
-                    if self.databases.wal_bytes() > CHECKPOINT_BYTES {
+                    if self.databases.checkpoint_due() {
                         self.checkpoints.wake();
                     }
                     if let Some(job) = after {
@@ -111,12 +99,11 @@ impl Applier {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if durable_at.elapsed() >= DURABLE_EVERY || self.applied_bytes >= durable_bytes {
+            if self.databases.durable_due(durable_at.elapsed()) {
                 let durable = check("make the database durable", self.databases.make_durable());
-                let _ = self.disk.send(DiskJob::Purge { keep_from: durable.next() });
+                let _ = self.disk.send(DiskJob::Shorten { durable });
                 self.checkpoints.wake();
                 durable_at = Instant::now();
-                self.applied_bytes = 0;
             }
         }
     }
@@ -136,12 +123,12 @@ impl Applier {
             }
         }
         for batch in waiting.chunks(BATCH_ENTRIES) {
-            self.applied_bytes += batch.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
             let batch: Vec<ToApply> = batch
                 .iter()
                 .map(|entry| ToApply { index: entry.index, term: entry.term, item: Item::Data(entry.data.clone()) })
                 .collect();
             let applied = check("apply the log", self.databases.apply(&batch));
+            self.waiters.answer(&applied);
             let entries: Vec<AppliedEntry> = applied
                 .into_iter()
                 .map(|entry| AppliedEntry {
@@ -152,7 +139,6 @@ impl Applier {
                     digests: entry.digests,
                 })
                 .collect();
-            self.waiters.answer(&entries);
             self.inbox.send_blocking(Event::Applied { entries });
         }
         other
@@ -161,9 +147,7 @@ impl Applier {
     fn install(&mut self, job: ApplyJob) {
         let ApplyJob::Install { incoming, manifest, hard_state } = job else { return };
         let (index, term): (LogIndex, Term) = (manifest.index, manifest.term);
-        check("install the snapshot", databases::install(&self.root, &incoming, &manifest));
-        let opened = check("open the installed database", Databases::open(&self.root, &self.voters));
-        self.databases = opened.databases;
+        check("install the snapshot", self.databases.install(&incoming, &manifest));
         self.readers.reopen(self.databases.readers());
         self.checkpoints.reopen(self.databases.checkpointer());
         info!(%index, "installed a snapshot");

@@ -83,7 +83,7 @@ impl Incoming {
             file.sync_all()?;
         }
         // Here it costs a transfer; on the apply thread it would end the node.
-        databases::check(directory, &manifest).map_err(io::Error::other)?;
+        databases::check(self.root.as_path(), directory, &manifest).map_err(io::Error::other)?;
         Ok((manifest, Term(head.term)))
     }
 }
@@ -129,7 +129,7 @@ pub(super) async fn send(me: LinkIdentity, root: PathBuf, to: NodeId, address: S
 async fn send_files(me: LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term) -> io::Result<u64> {
     let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
     let into = directory.path().to_owned();
-    let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&root, &into))
+    let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&*root, &into))
         .await
         .map_err(io::Error::other)?
         .map_err(|error| io::Error::other(super::disk::chain(&error)))?;

@@ -11,7 +11,8 @@ use quorate_model::state::ClusterState;
 use quorate_node::Event;
 use quorate_node::consensus::{Append, LogEntry};
 use quorate_store::disk::real::RealDisk;
-use quorate_store::log::{self, EntryKind, HardState, Log, ReadLogError};
+use quorate_store::log::{self, EntryKind, HardState};
+use quorate_store::storage::LogStorage;
 use std::sync::mpsc::Receiver;
 use tracing::{error, info};
 
@@ -25,9 +26,9 @@ pub(super) enum DiskJob {
         to_exclusive: LogIndex,
         bytes_max: usize,
     },
-    /// The database holds everything below durably.
-    Purge {
-        keep_from: LogIndex,
+    /// The database holds everything up to this entry durably.
+    Shorten {
+        durable: LogIndex,
     },
     /// A snapshot was installed: go on after it.
     Reset {
@@ -38,11 +39,9 @@ pub(super) enum DiskJob {
     },
 }
 
-/// Runs until the core is gone. `retain` is how many bytes of log are kept for peers that were away,
-/// even when the databases need none of it.
+/// Runs until the core is gone.
 pub(super) fn run(
-    mut log: Log<RealDisk>,
-    retain: u64,
+    mut log: LogStorage<RealDisk>,
     jobs: &Receiver<DiskJob>,
     inbox: &Inbox,
     spare: &super::spare::SpareMaker,
@@ -70,7 +69,7 @@ pub(super) fn run(
             inbox.send_blocking(Event::Persisted { number });
         }
         for job in others {
-            side_job(&mut log, retain, job, inbox);
+            side_job(&mut log, job, inbox);
         }
         if log.wants_spare() {
             spare.wake();
@@ -78,7 +77,7 @@ pub(super) fn run(
     }
 }
 
-fn write(log: &mut Log<RealDisk>, append: Append) {
+fn write(log: &mut LogStorage<RealDisk>, append: Append) {
     let append = log::Append {
         hard_state: append.hard_state.map(|(term, vote, commit)| HardState { term, vote, commit }),
         entries: append.entries.into_iter().map(entry).collect(),
@@ -90,35 +89,27 @@ fn entry(entry: LogEntry) -> log::LogEntry {
     log::LogEntry { index: entry.index, term: entry.term, kind: EntryKind::Normal, data: entry.data }
 }
 
-fn side_job(log: &mut Log<RealDisk>, retain: u64, job: DiskJob, inbox: &Inbox) {
+/// An entry of the log as consensus knows it.
+pub(super) fn entry_of_consensus(entry: log::LogEntry) -> LogEntry {
+    LogEntry { index: entry.index, term: entry.term, data: entry.data }
+}
+
+fn side_job(log: &mut LogStorage<RealDisk>, job: DiskJob, inbox: &Inbox) {
     match job {
         DiskJob::Append(_) => unreachable!("appends are taken before"),
         DiskJob::Read { from, to_exclusive, bytes_max } => {
-            let entries = match log.read(from, to_exclusive, bytes_max) {
-                // Purged since the core asked. It has been told of that by now, and asks for a
-                // snapshot instead when it finds nothing here.
-                Err(ReadLogError::Purged { .. }) => Vec::new(),
-                read => check("read the log", read),
-            };
-            let entries = entries
-                .into_iter()
-                .map(|entry| LogEntry { index: entry.index, term: entry.term, data: entry.data })
-                .collect();
-            inbox.send_blocking(Event::LogRead { entries });
+            let entries = check("read the log", log.read(from, to_exclusive, bytes_max));
+            inbox.send_blocking(Event::LogRead { entries: entries.into_iter().map(entry_of_consensus).collect() });
         }
-        DiskJob::Purge { keep_from } => {
-            let before = log.first();
-            check("purge the log", log.purge(keep_from.min(log.newest(retain))));
-            if log.first() > before {
-                info!(first = %log.first(), bytes = log.bytes(), "purged the log");
-                inbox.send_blocking(Event::LogPurged { first: log.first() });
+        DiskJob::Shorten { durable } => {
+            if let Some(first) = check("shorten the log", log.shorten(durable)) {
+                info!(%first, bytes = log.bytes(), "shortened the log");
+                inbox.send_blocking(Event::LogPurged { first });
             }
         }
         DiskJob::Reset { index, term, hard_state: (hard_term, vote, commit), state } => {
-            check("reset the log", log.reset(index, term));
             let hard_state = HardState { term: hard_term, vote, commit };
-            check("write the log", log.write(&log::Append { hard_state: Some(hard_state), entries: Vec::new() }));
-            check("sync the log", log.sync());
+            check("begin the log anew", log.begin_after(index, term, hard_state));
             inbox.send_blocking(Event::SnapshotInstalled { index, state });
         }
     }

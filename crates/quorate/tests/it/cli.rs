@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-fn quorate(args: &[&str]) -> Command {
+pub(crate) fn quorate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     // Neither clusters nor settings of this machine reach a test.
     let nowhere = std::env::temp_dir().join("quorate-tests-have-no-registry");
@@ -17,7 +17,7 @@ fn quorate(args: &[&str]) -> Command {
     command
 }
 
-fn run(args: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
     finished(quorate(args).output().unwrap())
 }
 
@@ -25,7 +25,7 @@ fn ask(api: &FakeApi, args: &[&str]) -> (i32, String, String) {
     run(&[&["--server", &api.address], args].concat())
 }
 
-fn finished(output: Output) -> (i32, String, String) {
+pub(crate) fn finished(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

@@ -14,3 +14,4 @@ mod load;
 mod services;
 mod show;
 mod storage;
+mod torture;

@@ -130,7 +130,7 @@ fn what_is_left_over_is_removed_and_nothing_else() {
         ["0-0", "5-", "5-1-2", "a-b", "current", "incoming-x", "notes", "outgoing-abc"],
         "a snapshot may be on its way while another is put in force"
     );
-    remove_transfers(root.path()).unwrap();
+    Place::from(root.path()).remove_transfers().unwrap();
     assert_eq!(names(root.path()), ["0-0", "5-", "5-1-2", "a-b", "current", "notes"]);
 }
 
@@ -165,7 +165,7 @@ fn what_is_durable_was_written_to_the_write_ahead_log() {
 }
 
 fn databases_directory(root: &Path) -> PathBuf {
-    place::current(root).unwrap()
+    Place::from(root).current().unwrap()
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn checkpoints_beside_a_busy_writer_harm_nobody() {
 fn a_file_of_a_newer_format_is_refused() {
     let (root, databases) = with(&growing(1));
     drop(databases);
-    let path = writer::file(&place::current(root.path()).unwrap(), Database::Main);
+    let path = writer::file(&Place::from(root.path()).current().unwrap(), Database::Main);
     Connection::open(path).unwrap().execute("UPDATE _quorate_meta SET format = 99", []).unwrap();
     let refused = Databases::open(root.path(), b"").unwrap_err();
     assert!(matches!(refused, OpenDatabasesError::TooNew { found: 99, known: 1, .. }));

@@ -1,0 +1,430 @@
+//! Who uses the cluster: clients that ask one thing at a time, of any node, and try elsewhere under
+//! the same request id when they hear nothing.
+//!
+//! Registers (written, compared and set, deleted, read both ways) make the history that is checked
+//! for linearizability. Besides them, clients send what is there to make trouble: batches that fail
+//! in the middle, statements that end their transaction, tables with defaults that depend on time and
+//! chance, and changes to services.
+
+use crate::dice::Dice;
+use crate::machine::Machine;
+use crate::scenario::Scenario;
+use crate::seen::Seen;
+use crate::world::{What, World};
+use quorate_check::history::{Client, End, Moment, Operation};
+use quorate_check::register::{Answer, Call, Key, Value};
+use quorate_check::witness::{self, Asked, Life};
+use quorate_model::command::Command;
+use quorate_model::entry::{Database, Outcome, Proposal};
+use quorate_model::id::{LogIndex, RequestId, ServiceName};
+use quorate_model::spec::{self, Format};
+use quorate_model::sql::{Scalar, SqlBatch, Statement};
+use quorate_model::time::Timestamp;
+use quorate_node::{Event, Refused, Ticket};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What users' tables look like.
+const SCHEMA: &str = "
+    CREATE TABLE reg (k INTEGER PRIMARY KEY, v INTEGER NOT NULL, t TEXT DEFAULT CURRENT_TIMESTAMP, r INTEGER);
+    CREATE TABLE log (id INTEGER PRIMARY KEY, request BLOB UNIQUE, t TEXT DEFAULT (datetime('now')), r INTEGER DEFAULT (random()));
+    CREATE TABLE guarded (v INTEGER);
+    CREATE TRIGGER guard AFTER INSERT ON guarded WHEN NEW.v % 3 = 0 BEGIN SELECT RAISE(ROLLBACK, 'no threes'); END;
+    CREATE TRIGGER fail AFTER INSERT ON guarded WHEN NEW.v % 5 = 1 BEGIN SELECT RAISE(FAIL, 'no ones'); END;
+    CREATE TABLE parent (id INTEGER PRIMARY KEY);
+    CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED)";
+
+/// How long a client goes on asking.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Questions that a client asks in a row, on average.
+const BURST: u64 = 5;
+/// How long it waits for one node.
+const NODE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// All clients and what they saw.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    callers: Vec<Caller>,
+    pub history: Vec<Operation<Asked, witness::Seen>>,
+    /// Positions in the history of mutations.
+    pub requests: BTreeMap<RequestId, usize>,
+    /// Mutations that were acknowledged and reads that were answered.
+    pub acknowledged: u64,
+    /// By the machine that answered, since the cluster began to heal.
+    pub answered_by: Vec<u64>,
+    registers: u64,
+    next_value: u64,
+    /// Between two bursts of a client.
+    pause: (Duration, Duration),
+    ready: bool,
+    stopping: bool,
+}
+
+/// One client.
+#[derive(Debug)]
+struct Caller {
+    dice: Dice,
+    machine: usize,
+    /// Grows with whatever the client does, so that an alarm of before is ignored.
+    step: u64,
+    doing: Option<Doing>,
+}
+
+/// What a client waits for.
+#[derive(Debug)]
+struct Doing {
+    position: Option<usize>,
+    what: Wish,
+    deadline: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+enum Wish {
+    Mutate(Proposal, Option<Call>),
+    Read(Key),
+    LocalRead(Key),
+}
+
+/// The pauses that make all clients together ask as often as the scenario says.
+fn pause(scenario: &Scenario) -> (Duration, Duration) {
+    let average_ms = u64::from(scenario.clients) * BURST * 1_000 / scenario.questions_per_s;
+    (Duration::from_millis(average_ms / 10), Duration::from_millis(average_ms * 19 / 10))
+}
+
+fn micros(at: Timestamp) -> Moment {
+    Moment(u64::try_from(at.0.as_nanos()).expect("simulated time is short"))
+}
+
+impl Clients {
+    pub(crate) fn new(scenario: &Scenario) -> Clients {
+        let callers = (0..scenario.clients)
+            .map(|number| Caller {
+                dice: Dice::new(scenario.seed, &format!("client {number}")),
+                machine: number as usize % scenario.nodes,
+                step: 0,
+                doing: None,
+            })
+            .collect();
+        Clients {
+            callers,
+            history: Vec::new(),
+            requests: BTreeMap::new(),
+            acknowledged: 0,
+            answered_by: vec![0; scenario.nodes],
+            registers: Dice::new(scenario.seed, "registers").between(2, 12),
+            next_value: 0,
+            pause: pause(scenario),
+            ready: false,
+            stopping: false,
+        }
+    }
+
+    /// Nobody asks anything new from now on.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    pub(crate) fn all_done(&self) -> bool {
+        self.callers.iter().all(|caller| caller.doing.is_none())
+    }
+}
+
+fn sql(request: RequestId, statements: Vec<Statement>, transaction: bool) -> Proposal {
+    Proposal::sql(request, &SqlBatch { statements, transaction })
+}
+
+fn statement(text: &str, values: &[u64]) -> Statement {
+    let positional = values.iter().map(|value| Scalar::Integer(value.cast_signed()).into()).collect();
+    Statement { positional, ..Statement::new(text) }
+}
+
+impl World {
+    pub(crate) fn begin_clients(&mut self) {
+        for client in 0..self.clients.callers.len() {
+            let client = u32::try_from(client).expect("few");
+            // The first one makes the tables; the others wait for it.
+            self.later(Duration::from_millis(300), What::Client { client, step: 0 });
+        }
+    }
+
+    pub(crate) fn client_moves(&mut self, client: u32, step: u64) {
+        let caller = &mut self.clients.callers[client as usize];
+        if caller.step != step {
+            return;
+        }
+        if caller.doing.is_some() {
+            self.elsewhere(client);
+            return;
+        }
+        if self.clients.stopping {
+            return;
+        }
+        if !self.clients.ready && client != 0 {
+            self.alarm(client, Duration::from_millis(200));
+            return;
+        }
+        let nodes = self.machines.len();
+        let caller = &mut self.clients.callers[client as usize];
+        if caller.dice.chance(200) {
+            caller.machine = caller.dice.index(nodes);
+        }
+        let what = self.wish(client);
+        let (asked, deadline) = (micros(self.now), self.now.plus(PATIENCE));
+        let caller = &self.clients.callers[client as usize];
+        let process = self.machines[caller.machine].process.as_ref();
+        let life = self.machines[caller.machine].life;
+        let call = match &what {
+            Wish::Mutate(_, call) => call.map(Asked::Linearizable),
+            Wish::Read(key) => Some(Asked::Linearizable(Call::Read { key: *key })),
+            Wish::LocalRead(key) => process.map(|_| Asked::Local {
+                key: *key,
+                life: Some(Life { node: caller.machine as u32, start: u32::try_from(life).expect("few") }),
+            }),
+        };
+        let position = call.map(|call| {
+            self.clients.history.push(Operation { client: Client(client), asked, call, end: End::Unknown });
+            self.clients.history.len() - 1
+        });
+        if let (Wish::Mutate(proposal, _), Some(position)) = (&what, position) {
+            self.clients.requests.insert(proposal.request_id, position);
+        }
+        self.clients.callers[client as usize].doing = Some(Doing { position, what, deadline });
+        self.ask(client);
+    }
+
+    /// What a client does next.
+    fn wish(&mut self, client: u32) -> Wish {
+        let clients = &mut self.clients;
+        let dice = &mut clients.callers[client as usize].dice;
+        let request = RequestId::from_u128(dice.wide());
+        if !clients.ready {
+            let statements = SCHEMA.split(";\n").map(Statement::new).collect();
+            return Wish::Mutate(sql(request, statements, true), None);
+        }
+        let key = Key(dice.below(clients.registers));
+        clients.next_value += 1;
+        let value = Value(clients.next_value);
+        match dice.below(100) {
+            0..25 => {
+                let text = "INSERT INTO reg (k, v, r) VALUES (?1, ?2, random()) ON CONFLICT (k) DO UPDATE SET v = excluded.v, t = datetime('now'), r = random()";
+                let write = statement(text, &[key.0, value.0]);
+                Wish::Mutate(sql(request, vec![write], false), Some(Call::Write { key, value }))
+            }
+            25..35 => {
+                // Some recent value: now and then the right one.
+                let from = Value(clients.next_value.saturating_sub(dice.between(1, 6)));
+                let text = "UPDATE reg SET v = ?2, t = datetime('now') WHERE k = ?1 AND v = ?3";
+                let cas = statement(text, &[key.0, value.0, from.0]);
+                Wish::Mutate(sql(request, vec![cas], false), Some(Call::Cas { key, from: Some(from), to: value }))
+            }
+            35..38 => {
+                let delete = statement("DELETE FROM reg WHERE k = ?1", &[key.0]);
+                Wish::Mutate(sql(request, vec![delete], false), Some(Call::Delete { key }))
+            }
+            38..58 => Wish::Read(key),
+            58..66 => Wish::LocalRead(key),
+            66..78 => {
+                let mut insert = Statement::new("INSERT INTO log (request) VALUES (?1)");
+                insert.positional = vec![Scalar::Blob(request.0.as_bytes().to_vec().into()).into()];
+                Wish::Mutate(sql(request, vec![insert], false), None)
+            }
+            78..96 => {
+                let some = |dice: &mut Dice| match dice.below(6) {
+                    0..3 => statement("INSERT INTO guarded VALUES (?1)", &[dice.below(30)]),
+                    3 => statement("INSERT OR ROLLBACK INTO parent VALUES (?1)", &[dice.below(12)]),
+                    4 => statement("INSERT INTO child (parent) VALUES (?1)", &[dice.below(12)]),
+                    _ => statement("DELETE FROM parent WHERE id = ?1", &[dice.below(12)]),
+                };
+                let statements = (0..dice.between(1, 4)).map(|_| some(dice)).collect();
+                let transaction = dice.chance(500);
+                Wish::Mutate(sql(request, statements, transaction), None)
+            }
+            _ => Wish::Mutate(Proposal::command(request, &service_command(dice)), None),
+        }
+    }
+
+    /// Sends what a client wishes to the node that it uses now.
+    fn ask(&mut self, client: u32) {
+        let caller = &mut self.clients.callers[client as usize];
+        let n = caller.machine;
+        let Some(doing) = &caller.doing else { return };
+        let what = doing.what.clone();
+        let clocks = self.machines[n].clocks(self.now);
+        let Some(process) = &mut self.machines[n].process else {
+            let pause = caller.dice.between(5, 200);
+            self.alarm(client, Duration::from_millis(pause));
+            return;
+        };
+        let deadline = clocks.mono.plus(NODE_PATIENCE);
+        match what {
+            Wish::Mutate(proposal, _) => {
+                process.waiters.insert(proposal.request_id, client);
+                self.tell(n, Event::Propose { proposal, deadline });
+            }
+            Wish::Read(_) => {
+                process.tickets += 1;
+                let ticket = Ticket(process.tickets);
+                process.readers.insert(ticket, client);
+                self.tell(n, Event::Read { ticket, deadline });
+            }
+            Wish::LocalRead(key) => {
+                if self.machines[n].paused_until <= self.now {
+                    self.read_now(n, client, key);
+                    return;
+                }
+            }
+        }
+        self.alarm(client, NODE_PATIENCE + Duration::from_millis(500));
+    }
+
+    fn alarm(&mut self, client: u32, delay: Duration) {
+        let caller = &mut self.clients.callers[client as usize];
+        caller.step += 1;
+        let step = caller.step;
+        self.later(delay, What::Client { client, step });
+    }
+
+    /// No answer: the same request goes to another node, or the client gives up.
+    fn elsewhere(&mut self, client: u32) {
+        let nodes = self.machines.len();
+        let now = self.now;
+        let caller = &mut self.clients.callers[client as usize];
+        caller.machine = (caller.machine + 1 + caller.dice.index(nodes)) % nodes;
+        let Some(doing) = &caller.doing else { return };
+        // A local read is about one node; elsewhere it would be another question.
+        let over = doing.deadline <= now || matches!(doing.what, Wish::LocalRead(_));
+        // Without its tables nobody can do anything.
+        if over && self.clients.ready {
+            let is_read = !matches!(doing.what, Wish::Mutate(..));
+            let end = if is_read { End::Refused { at: micros(now) } } else { End::Unknown };
+            self.finish(client, end);
+        } else {
+            self.ask(client);
+        }
+    }
+
+    fn finish(&mut self, client: u32, end: End<witness::Seen>) {
+        let caller = &mut self.clients.callers[client as usize];
+        let Some(doing) = caller.doing.take() else { return };
+        let burst = caller.dice.below(BURST) > 0;
+        let pause = if burst { (Duration::from_millis(1), Duration::from_millis(30)) } else { self.clients.pause };
+        let pause = caller.dice.span(pause);
+        if let Some(position) = doing.position {
+            self.clients.history[position].end = end;
+        }
+        self.alarm(client, pause);
+    }
+
+    /// A node applied the request of a client that waits there.
+    pub(crate) fn answered(&mut self, n: usize, client: u32, request: RequestId, index: LogIndex, outcome: &Outcome) {
+        let caller = &self.clients.callers[client as usize];
+        let Some(Doing { what: Wish::Mutate(proposal, call), .. }) = &caller.doing else { return };
+        if proposal.request_id != request {
+            return;
+        }
+        let (proposal, call) = (proposal.clone(), *call);
+        self.clients.ready = true;
+        self.clients.acknowledged += 1;
+        self.clients.answered_by[n] += 1;
+        self.trace.note(self.now, "answered", n, client.into(), index.0);
+        self.show(&Seen::Answered { request, index, proposal: &proposal });
+        let end = match call.and_then(|call| answer(call, outcome)) {
+            Some(answer) => End::Answered { at: micros(self.now), answer: witness::Seen { answer, index } },
+            // What became of it is forgotten; that it was done is known.
+            None => End::Unknown,
+        };
+        self.finish(client, end);
+    }
+
+    /// A node will not answer.
+    pub(crate) fn refused(&mut self, client: u32, request: RequestId, why: Refused) {
+        let caller = &mut self.clients.callers[client as usize];
+        let waits = caller
+            .doing
+            .as_ref()
+            .is_some_and(|doing| matches!(&doing.what, Wish::Mutate(proposal, _) if proposal.request_id == request));
+        if waits {
+            let pause = if why == Refused::Overloaded { 200 } else { 1 };
+            self.alarm(client, Duration::from_millis(pause));
+        }
+    }
+
+    /// A linearizable read may be answered by this machine's database now.
+    pub(crate) fn read_ready(&mut self, n: usize, client: u32) {
+        if let Some(Doing { what: Wish::Read(key), .. }) = &self.clients.callers[client as usize].doing {
+            let key = *key;
+            self.read_now(n, client, key);
+        }
+    }
+
+    pub(crate) fn read_failed(&mut self, client: u32) {
+        if matches!(&self.clients.callers[client as usize].doing, Some(Doing { what: Wish::Read(_), .. })) {
+            self.alarm(client, Duration::from_millis(1));
+        }
+    }
+
+    fn read_now(&mut self, n: usize, client: u32, key: Key) {
+        match read_register(&mut self.machines[n], key) {
+            Some((content, index)) => {
+                self.clients.acknowledged += 1;
+                self.clients.answered_by[n] += 1;
+                self.trace.note(self.now, "read", n, key.0, content.map_or(0, |value| value.0));
+                let seen = witness::Seen { answer: Answer::Read(content), index };
+                self.finish(client, End::Answered { at: micros(self.now), answer: seen });
+            }
+            None => self.alarm(client, Duration::from_millis(50)),
+        }
+    }
+
+    /// A server is gone, and with it what these clients waited for.
+    pub(crate) fn server_gone(&mut self, waiting: &[u32], noticed: bool) {
+        for client in waiting {
+            if noticed && self.clients.callers[*client as usize].doing.is_some() {
+                self.alarm(*client, Duration::from_millis(2));
+            }
+        }
+    }
+}
+
+/// The register in a machine's database and the index up to which that has applied.
+fn read_register(machine: &mut Machine, key: Key) -> Option<(Option<Value>, LogIndex)> {
+    let process = machine.process.as_mut()?;
+    let reader = process.reader.as_mut()?;
+    let query =
+        SqlBatch { statements: vec![statement("SELECT v FROM reg WHERE k = ?1", &[key.0])], transaction: false };
+    // Simulated queries take no time; the limit is there for real ones.
+    let found = reader.query(Database::Main, &query, Instant::now() + Duration::from_secs(3_600)).ok()?;
+    let rows = found.results.into_iter().next()?.ok()?;
+    let content = match rows.rows.first().and_then(|row| row.values.first()).and_then(|value| value.scalar.as_ref()) {
+        None => None,
+        Some(Scalar::Integer(value)) => Some(Value(value.cast_unsigned())),
+        Some(_) => return None,
+    };
+    // The file says only up to where it was written; the process knows that nothing was missing.
+    Some((content, process.applied.max(found.applied)))
+}
+
+/// What the outcome of a register's statement means.
+pub(crate) fn answer(call: Call, outcome: &Outcome) -> Option<Answer> {
+    let Outcome::Sql(outcome) = outcome else { return None };
+    let result = outcome.results.first().filter(|result| result.error.is_none())?;
+    let missed = matches!(call, Call::Cas { .. }) && result.rows_affected == 0;
+    Some(if missed { Answer::Mismatch } else { Answer::Done })
+}
+
+fn service_command(dice: &mut Dice) -> Command {
+    let name = *dice.pick(&["web", "api", "jobs"]);
+    let service = ServiceName::new(name).expect("a good name");
+    let replicas = u32::try_from(dice.between(1, 4)).expect("small");
+    match dice.below(10) {
+        0..5 => Command::ScaleService { service, replicas },
+        5..9 => {
+            let version = dice.below(3);
+            let text = format!(
+                "[[service]]\nname = '{name}'\ncommand = ['/bin/{name}']\nreplicas = {replicas}\nenv = {{ V = '{version}' }}"
+            );
+            Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") }
+        }
+        _ => Command::RemoveService { service },
+    }
+}

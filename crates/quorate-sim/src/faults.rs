@@ -1,0 +1,383 @@
+//! What goes wrong: which fault, where, when, for how long. The seed decides.
+
+use crate::dice::Dice;
+use crate::scenario::Scenario;
+use crate::world::{What, World};
+use quorate_model::time::Timestamp;
+use quorate_node::{Event, Ticket};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// A way for things to go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// `kill -9` of one server.
+    Kill,
+    /// One machine loses power: unsynced writes are gone, its connections end silently.
+    PowerLoss,
+    KillAll,
+    PowerLossAll,
+    /// One machine is off for so long that the others forget what it lacks.
+    LongAbsence,
+    /// A process is stopped and goes on later, believing that no time has passed.
+    Pause,
+    /// One machine is cut off from all others.
+    CutOne,
+    /// Two groups that do not hear each other.
+    CutHalves,
+    /// One direction between two machines.
+    CutOneWay,
+    /// Two machines do not hear each other; all others hear both.
+    CutBridge,
+    Loss,
+    Duplicates,
+    /// Long and uneven delays: messages overtake each other.
+    Delay,
+    SlowDisk,
+    SyncError,
+    WriteError,
+    DiskFull,
+    /// A byte of an old log segment changes while its machine is off.
+    BitRot,
+    /// A wall clock jumps.
+    ClockStep,
+    /// An operator moves leadership.
+    Transfer,
+    /// A service's process ends by itself.
+    ReplicaCrash,
+}
+
+impl FaultKind {
+    pub const ALL: [FaultKind; 21] = [
+        FaultKind::Kill,
+        FaultKind::PowerLoss,
+        FaultKind::KillAll,
+        FaultKind::PowerLossAll,
+        FaultKind::LongAbsence,
+        FaultKind::Pause,
+        FaultKind::CutOne,
+        FaultKind::CutHalves,
+        FaultKind::CutOneWay,
+        FaultKind::CutBridge,
+        FaultKind::Loss,
+        FaultKind::Duplicates,
+        FaultKind::Delay,
+        FaultKind::SlowDisk,
+        FaultKind::SyncError,
+        FaultKind::WriteError,
+        FaultKind::DiskFull,
+        FaultKind::BitRot,
+        FaultKind::ClockStep,
+        FaultKind::Transfer,
+        FaultKind::ReplicaCrash,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultKind::Kill => "kill",
+            FaultKind::PowerLoss => "power-loss",
+            FaultKind::KillAll => "kill-all",
+            FaultKind::PowerLossAll => "power-loss-all",
+            FaultKind::LongAbsence => "long-absence",
+            FaultKind::Pause => "pause",
+            FaultKind::CutOne => "cut-one",
+            FaultKind::CutHalves => "cut-halves",
+            FaultKind::CutOneWay => "cut-one-way",
+            FaultKind::CutBridge => "cut-bridge",
+            FaultKind::Loss => "loss",
+            FaultKind::Duplicates => "duplicates",
+            FaultKind::Delay => "delay",
+            FaultKind::SlowDisk => "slow-disk",
+            FaultKind::SyncError => "sync-error",
+            FaultKind::WriteError => "write-error",
+            FaultKind::DiskFull => "disk-full",
+            FaultKind::BitRot => "bit-rot",
+            FaultKind::ClockStep => "clock-step",
+            FaultKind::Transfer => "transfer",
+            FaultKind::ReplicaCrash => "replica-crash",
+        }
+    }
+}
+
+/// What must be undone when a fault is over.
+#[derive(Debug)]
+enum Undo {
+    SwitchOn(usize),
+    Mend(Vec<(usize, usize)>),
+    Calm,
+    Speed(usize),
+    Room(usize),
+}
+
+/// The faults of a run.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    dice: Dice,
+    active: BTreeMap<u64, Undo>,
+    number: u64,
+    /// How often each happened.
+    pub happened: BTreeMap<FaultKind, u64>,
+    over: bool,
+    /// Only some kinds come often in one run, so that runs differ in character.
+    favourites: Vec<FaultKind>,
+}
+
+impl Faults {
+    pub(crate) fn new(seed: u64) -> Faults {
+        let mut dice = Dice::new(seed, "faults");
+        let favourites = (0..dice.between(2, 6)).map(|_| *dice.pick(&FaultKind::ALL)).collect();
+        Faults { dice, active: BTreeMap::new(), number: 0, happened: BTreeMap::new(), over: false, favourites }
+    }
+
+    /// Until the next fault.
+    pub(crate) fn pause(&mut self, scenario: &Scenario) -> Duration {
+        self.dice.span(scenario.fault_every)
+    }
+
+    fn choose(&mut self) -> FaultKind {
+        if self.dice.chance(600) { *self.dice.pick(&self.favourites) } else { *self.dice.pick(&FaultKind::ALL) }
+    }
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+impl World {
+    /// The next fault begins.
+    pub(crate) fn next_fault(&mut self) {
+        if self.faults.over {
+            return;
+        }
+        let kind = self.faults.choose();
+        if self.begin_fault(kind) {
+            *self.faults.happened.entry(kind).or_default() += 1;
+            self.trace.say(self.now, format_args!("{}", kind.name()));
+        }
+        let pause = self.faults.pause(&self.scenario);
+        self.later(pause, What::Fault);
+    }
+
+    /// Some machine whose server runs; the leader in every second case.
+    fn victim(&mut self) -> Option<usize> {
+        let living = self.living();
+        if living.is_empty() {
+            return None;
+        }
+        if self.faults.dice.chance(500)
+            && let Some(leader) = self.leader()
+        {
+            return Some(leader);
+        }
+        Some(*self.faults.dice.pick(&living))
+    }
+
+    /// Returns whether it could happen.
+    fn begin_fault(&mut self, kind: FaultKind) -> bool {
+        let nodes = self.machines.len();
+        let dice = &mut self.faults.dice;
+        let short = dice.span((ms(50), ms(6_000)));
+        let long = dice.span((ms(2_000), ms(40_000)));
+        let span = if dice.chance(700) { short } else { long };
+        match kind {
+            FaultKind::Kill | FaultKind::PowerLoss | FaultKind::LongAbsence => {
+                let Some(n) = self.victim() else { return false };
+                let power = self.seed_of_power_loss(kind != FaultKind::Kill);
+                self.machines[n].off = true;
+                self.end(n, power);
+                let span = if kind == FaultKind::LongAbsence { long * 3 } else { span };
+                self.until(span, Undo::SwitchOn(n));
+            }
+            FaultKind::KillAll | FaultKind::PowerLossAll => {
+                let all = self.living();
+                for n in all {
+                    let power = self.seed_of_power_loss(kind == FaultKind::PowerLossAll);
+                    self.machines[n].off = true;
+                    self.end(n, power);
+                    let span = self.faults.dice.span((ms(10), ms(4_000)));
+                    self.until(span, Undo::SwitchOn(n));
+                }
+            }
+            FaultKind::Pause => {
+                let Some(n) = self.victim() else { return false };
+                // Now and then for longer than request ids are remembered.
+                let span = if self.faults.dice.chance(30) { Duration::from_secs(150) } else { span };
+                self.machines[n].paused_until = self.now.plus(span);
+            }
+            FaultKind::CutOne | FaultKind::CutHalves | FaultKind::CutOneWay | FaultKind::CutBridge => {
+                let Some(cuts) = self.cuts(kind) else { return false };
+                for (from, to) in &cuts {
+                    self.cut(*from, *to);
+                }
+                self.until(span, Undo::Mend(cuts));
+            }
+            FaultKind::Loss | FaultKind::Duplicates | FaultKind::Delay => {
+                if nodes == 1 {
+                    return false;
+                }
+                let strength = self.faults.dice.between(20, 300);
+                match kind {
+                    FaultKind::Loss => self.network.extra_loss = strength,
+                    FaultKind::Duplicates => self.network.extra_duplicates = strength,
+                    _ => self.network.extra_latency = ms(strength * 4),
+                }
+                self.until(span, Undo::Calm);
+            }
+            FaultKind::SlowDisk => {
+                let Some(n) = self.victim() else { return false };
+                self.machines[n].slowness = u32::try_from(self.faults.dice.between(10, 400)).expect("small");
+                self.until(span, Undo::Speed(n));
+            }
+            FaultKind::SyncError | FaultKind::WriteError => {
+                let Some(n) = self.victim() else { return false };
+                let after = self.faults.dice.below(6);
+                self.machines[n].disk_fails = true;
+                if kind == FaultKind::SyncError {
+                    self.machines[n].fs.fail_syncs(after);
+                } else {
+                    self.machines[n].fs.fail_writes(after);
+                }
+            }
+            FaultKind::DiskFull => {
+                let Some(n) = self.victim() else { return false };
+                let room = self.faults.dice.below(64 << 10);
+                let used = self.machines[n].fs.used();
+                self.machines[n].disk_full = true;
+                self.machines[n].fs.set_capacity(Some(used + room));
+                self.until(span, Undo::Room(n));
+            }
+            FaultKind::BitRot => return self.rot(),
+            FaultKind::ClockStep => {
+                let n = self.faults.dice.index(nodes);
+                let largest = *self.faults.dice.pick(&[100_000, 5_000_000, 3_600_000_000]);
+                let step = self.faults.dice.below(2 * largest + 1).cast_signed() - largest.cast_signed();
+                self.machines[n].clock.skew_us += step;
+            }
+            FaultKind::Transfer => {
+                let Some(n) = self.victim() else { return false };
+                let to = self.machines[self.faults.dice.index(nodes)].id;
+                let deadline = self.machines[n].clocks(self.now).mono.plus(Duration::from_secs(5));
+                self.tell(n, Event::Transfer { ticket: Ticket(u64::MAX - 1), to, deadline });
+            }
+            FaultKind::ReplicaCrash => {
+                let n = self.faults.dice.index(nodes);
+                let now = self.now;
+                if !self.machines[n].agent.crash_one(now, &mut self.faults.dice) {
+                    return false;
+                }
+                self.agent_changed(n);
+            }
+        }
+        true
+    }
+
+    fn seed_of_power_loss(&mut self, power: bool) -> Option<u64> {
+        power.then(|| self.faults.dice.next())
+    }
+
+    fn until(&mut self, span: Duration, undo: Undo) {
+        self.faults.number += 1;
+        let fault = self.faults.number;
+        self.faults.active.insert(fault, undo);
+        self.later(span, What::FaultOver { fault });
+    }
+
+    fn cuts(&mut self, kind: FaultKind) -> Option<Vec<(usize, usize)>> {
+        let nodes = self.machines.len();
+        if nodes < 2 {
+            return None;
+        }
+        let one = self.victim().unwrap_or(0);
+        let dice = &mut self.faults.dice;
+        let other = (one + 1 + dice.index(nodes - 1)) % nodes;
+        let both = |a: usize, b: usize| [(a, b), (b, a)];
+        Some(match kind {
+            FaultKind::CutOne => (0..nodes).filter(|n| *n != one).flat_map(|n| both(one, n)).collect(),
+            FaultKind::CutOneWay => vec![if dice.chance(500) { (one, other) } else { (other, one) }],
+            FaultKind::CutBridge => both(one, other).to_vec(),
+            _ => {
+                let side: Vec<bool> = (0..nodes).map(|_| dice.chance(500)).collect();
+                let pairs = (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b)));
+                pairs.filter(|(a, b)| side[*a] != side[*b]).collect()
+            }
+        })
+    }
+
+    /// Damages the log of a machine that is off. A minority at most: nothing brings such a node back
+    /// yet. Never the last segment: damage in its last batch cannot be told from a torn write.
+    fn rot(&mut self) -> bool {
+        let rotten = self.machines.iter().filter(|machine| machine.rotten).count();
+        if rotten >= (self.machines.len() - 1) / 2 {
+            return false;
+        }
+        let off: Vec<usize> = (0..self.machines.len())
+            .filter(|n| self.machines[*n].process.is_none() && !self.machines[*n].rotten)
+            .collect();
+        if off.is_empty() {
+            return false;
+        }
+        let n = *self.faults.dice.pick(&off);
+        let fs = self.machines[n].fs.clone();
+        let names = fs.list(Path::new("/log")).unwrap_or_default();
+        let segments: Vec<&String> = names.iter().filter(|name| name.starts_with("log-")).collect();
+        let Some((_, old)) = segments.split_last().filter(|(_, old)| !old.is_empty()) else { return false };
+        let path = Path::new("/log").join(*self.faults.dice.pick(old));
+        let length = fs.bytes(&path).map_or(0, |bytes| bytes.len());
+        let offset = self.faults.dice.below(length as u64);
+        let mask = 1 << self.faults.dice.below(8);
+        self.machines[n].rotten = true;
+        fs.flip(&path, offset, mask).is_ok()
+    }
+
+    pub(crate) fn fault_over(&mut self, fault: u64) {
+        if let Some(undo) = self.faults.active.remove(&fault) {
+            self.undo(undo);
+        }
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::SwitchOn(n) => {
+                self.machines[n].off = false;
+                self.start(n);
+            }
+            Undo::Mend(cuts) => {
+                for (from, to) in cuts {
+                    self.mend(from, to);
+                }
+            }
+            Undo::Calm => {
+                self.network.extra_loss = 0;
+                self.network.extra_duplicates = 0;
+                self.network.extra_latency = Duration::ZERO;
+            }
+            Undo::Speed(n) => self.machines[n].slowness = 1,
+            Undo::Room(n) => {
+                self.machines[n].fs.set_capacity(None);
+                self.machines[n].disk_full = false;
+            }
+        }
+    }
+
+    /// All faults end, and nobody helps the cluster beyond that.
+    pub(crate) fn end_faults(&mut self) {
+        self.faults.over = true;
+        while let Some((_, undo)) = self.faults.active.pop_first() {
+            self.undo(undo);
+        }
+        self.network.calm();
+        for n in 0..self.machines.len() {
+            self.machines[n].paused_until = Timestamp::default();
+            if self.machines[n].disk_fails {
+                // Whatever was to fail and has not yet is forgotten with the process.
+                self.end(n, None);
+            }
+            if self.machines[n].process.is_none() {
+                self.start(n);
+            }
+            self.resume(n);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What must always hold, one file each.
+//!
+//! Every invariant is shown everything that happens and objects at once. Each counts how often its
+//! premise held: one that never had anything to object to has proved nothing, and a run of many seeds
+//! in which that happens fails.
+
+mod acknowledged_writes_survive;
+mod batches_do_not_matter;
+mod committed_never_changes;
+mod done_once;
+mod equal_state;
+mod healing;
+mod newest_assignment;
+mod node_states;
+mod one_leader_a_term;
+mod one_replica_an_ordinal;
+mod promises_are_durable;
+
+use crate::machine::Identity;
+use crate::seen::{Seen, Violation};
+use quorate_model::time::Timestamp;
+use std::collections::BTreeMap;
+
+/// Something that must always hold.
+pub(crate) trait Invariant: std::fmt::Debug {
+    /// The name by which a violation is known.
+    fn name(&self) -> &'static str;
+
+    /// Looks at what just happened.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String>;
+
+    /// How often it could have been violated.
+    fn premises(&self) -> u64;
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Invariants {
+    all: Vec<Box<dyn Invariant>>,
+    pub committed: committed_never_changes::Committed,
+}
+
+impl Invariants {
+    pub(crate) fn new(identity: &Identity) -> Invariants {
+        Invariants {
+            all: vec![
+                Box::<one_leader_a_term::OneLeaderATerm>::default(),
+                Box::<acknowledged_writes_survive::AcknowledgedWritesSurvive>::default(),
+                Box::<equal_state::EqualState>::default(),
+                Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),
+                Box::<done_once::DoneOnce>::default(),
+                Box::<promises_are_durable::PromisesAreDurable>::default(),
+                Box::<node_states::NodeStates>::default(),
+                Box::<newest_assignment::NewestAssignment>::default(),
+                Box::<one_replica_an_ordinal::OneReplicaAnOrdinal>::default(),
+                Box::new(healing::Healing::new(identity)),
+            ],
+            committed: committed_never_changes::Committed::default(),
+        }
+    }
+
+    pub(crate) fn see(&mut self, at: Timestamp, seen: &Seen<'_>) -> Result<(), Violation> {
+        let wrong = |invariant, what| Violation { invariant, what, at };
+        self.committed.see(seen).map_err(|what| wrong(self.committed.name(), what))?;
+        for invariant in &mut self.all {
+            invariant.see(seen).map_err(|what| wrong(invariant.name(), what))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn premises(&self) -> BTreeMap<&'static str, u64> {
+        let all = self.all.iter().map(|invariant| (invariant.name(), invariant.premises()));
+        all.chain([(self.committed.name(), self.committed.premises())]).collect()
+    }
+}

@@ -1,0 +1,65 @@
+//! When the faults are over, every node that can is a full member again: it knows the voters, the
+//! leader's term, all services as wanted, and its digests were compared with others'.
+//!
+//! Deutsch et al.: the liveness phase of TigerBeetle's VOPR; "works at once after healing".
+
+use super::Invariant;
+use crate::machine::Identity;
+use crate::seen::{Held, Seen};
+use quorate_model::event::Happening;
+use quorate_model::state::Health;
+
+#[derive(Debug)]
+pub(super) struct Healing {
+    voters: Vec<u8>,
+    nodes: usize,
+    healed: u64,
+}
+
+impl Healing {
+    pub(super) fn new(identity: &Identity) -> Healing {
+        Healing { voters: identity.voters_bytes(), nodes: identity.voters.len(), healed: 0 }
+    }
+
+    fn check(&self, held: &Held, living: usize) -> Result<(), String> {
+        let n = held.machine + 1;
+        if held.voters != self.voters {
+            return Err(format!("n{n} knows other voters than the cluster has"));
+        }
+        for node in held.state.nodes.values() {
+            if node.health == Health::Down && living == self.nodes {
+                return Err(format!("{} is still taken for dead", node.identity.name));
+            }
+        }
+        for service in held.state.services.values() {
+            let copies = held.state.replicas.values().filter(|replica| replica.service == service.spec.name).count();
+            if copies != service.spec.replicas as usize {
+                let wanted = service.spec.replicas;
+                return Err(format!("{} has {copies} copies and shall have {wanted}", service.spec.name));
+            }
+        }
+        if let Some(event) = held.state.events.iter().find(|event| matches!(event.what, Happening::Diverged { .. })) {
+            return Err(format!("a divergence was reported: {:?}", event.what));
+        }
+        if held.digests_compared == 0 && living > 1 {
+            return Err(format!("n{n} has compared no digest with another node"));
+        }
+        Ok(())
+    }
+}
+
+impl Invariant for Healing {
+    fn name(&self) -> &'static str {
+        "heals"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        let Seen::Healed { machines } = seen else { return Ok(()) };
+        self.healed += 1;
+        machines.iter().try_for_each(|held| self.check(held, machines.len()))
+    }
+
+    fn premises(&self) -> u64 {
+        self.healed
+    }
+}

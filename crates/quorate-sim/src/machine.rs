@@ -1,0 +1,305 @@
+//! A simulated server: its disk, its clocks, its process, and what its agent runs.
+//!
+//! The process is what `quorate serve` is: the real core, the real log and the real databases, moved
+//! by a loop instead of threads. Jobs of the log and of the databases take simulated time; the work
+//! itself is done by the shipped code.
+
+use crate::agent::Agent;
+use crate::dice::Dice;
+use quorate_model::id::{ClusterId, LogIndex, NodeId, RequestId, Term};
+use quorate_model::state::{NodeIdentity, Role};
+use quorate_model::time::{Timestamp, WallTime};
+use quorate_node::consensus::{Append, LogEntry, RecoveredLog};
+use quorate_node::{Event, Node, NodeOptions, Now, Ticket};
+use quorate_store::databases::{Manifest, Place, Reader};
+use quorate_store::disk::memory::MemoryDisk;
+use quorate_store::log::{LogIdentity, LogOptions};
+use quorate_store::storage::{self, DatabaseStorage, LogStorage, OpenStorageError, StorageOptions};
+use quorate_store::volume::MemoryVolume;
+use quorate_vfs::memory::MemoryFs;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Simulated time begins here: 2026.
+const EPOCH_US: i64 = 1_767_225_600_000_000;
+
+/// One server.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub id: NodeId,
+    pub number: usize,
+    /// Dropped before the VFS that its connections use.
+    pub process: Option<Process>,
+    pub volume: Arc<MemoryVolume>,
+    pub fs: MemoryFs,
+    pub clock: Clock,
+    /// Grows with each process: what was meant for an earlier one is lost.
+    pub life: u64,
+    pub agent: Agent,
+    /// Disk jobs take so many times longer.
+    pub slowness: u32,
+    pub paused_until: Timestamp,
+    /// Its log is damaged and it must never vote again.
+    pub broken: bool,
+    /// Damage was done to its log on purpose.
+    pub rotten: bool,
+    /// It shall stay off until this fault is over.
+    pub off: bool,
+    /// Its disk was told to fail; over when the process is.
+    pub disk_fails: bool,
+    pub disk_full: bool,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("opening the disk")]
+    Disk(#[source] std::io::Error),
+    #[error(transparent)]
+    Storage(#[from] OpenStorageError),
+}
+
+/// How a machine tells time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    pub drift_ppm: i64,
+    pub skew_us: i64,
+}
+
+impl Clock {
+    /// How much of its own time passes in this much real time.
+    fn own(self, real: Duration) -> Duration {
+        let nanos = i128::try_from(real.as_nanos()).expect("short");
+        Duration::from_nanos(u64::try_from(nanos + nanos * i128::from(self.drift_ppm) / 1_000_000).expect("short"))
+    }
+
+    /// The real time in which at least this much of its own time passes.
+    fn real(self, own: Duration) -> Duration {
+        let nanos = i128::try_from(own.as_nanos()).expect("short");
+        let real = nanos * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm)) + 1;
+        Duration::from_nanos(u64::try_from(real).expect("short"))
+    }
+
+    pub(crate) fn wall(self, now: Timestamp) -> WallTime {
+        let passed = i64::try_from(self.own(now.0).as_micros()).expect("short");
+        WallTime((EPOCH_US + passed + self.skew_us).max(0).cast_unsigned())
+    }
+}
+
+/// Work for the log, as on the server's log thread.
+#[derive(Debug)]
+pub(crate) enum LogJob {
+    Append(Append),
+    Read { from: LogIndex, to_exclusive: LogIndex, bytes_max: usize },
+    Shorten { durable: LogIndex },
+    Reset { index: LogIndex, term: Term, hard_state: (u64, u64, u64) },
+}
+
+/// Work for the databases, as on the server's apply thread.
+#[derive(Debug)]
+pub(crate) enum ApplyJob {
+    Apply(Vec<LogEntry>),
+    Install { incoming: PathBuf, manifest: Manifest, hard_state: (u64, u64, u64) },
+}
+
+/// What a disk is doing for the log.
+#[derive(Debug)]
+pub(crate) enum LogWork {
+    /// Everything up to this number of an append is written and being synced.
+    Sync {
+        number: u64,
+        last: Option<LogIndex>,
+        term: Option<u64>,
+    },
+    Other(LogJob),
+}
+
+/// A database that was received and waits.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub directory: PathBuf,
+    pub manifest: Manifest,
+}
+
+/// `quorate serve` on one machine.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub node: Node,
+    pub log: LogStorage<MemoryDisk>,
+    pub log_jobs: VecDeque<LogJob>,
+    pub log_work: Option<LogWork>,
+    pub reader: Option<Reader>,
+    pub databases: DatabaseStorage,
+    pub apply_jobs: VecDeque<ApplyJob>,
+    pub apply_work: Option<ApplyJob>,
+    pub applied: LogIndex,
+    /// Events that wait for the node's next turn.
+    pub inbox: Vec<Event>,
+    pub next_turn: Option<Timestamp>,
+    pub started: Timestamp,
+    pub durable_at: Timestamp,
+    pub received: Option<Received>,
+    pub transfers: u64,
+    /// Clients that wait for these, by number.
+    pub waiters: BTreeMap<RequestId, u32>,
+    pub readers: BTreeMap<Ticket, u32>,
+    pub tickets: u64,
+    /// As of the last sync that succeeded.
+    pub durable_last: u64,
+    pub durable_term: u64,
+    pub term_seen: Term,
+    pub led: bool,
+}
+
+/// What does not change in a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub cluster: ClusterId,
+    pub voters: BTreeSet<NodeId>,
+    pub segment_bytes: u64,
+    pub retain: u64,
+    pub replace_after: Duration,
+}
+
+impl Identity {
+    pub(crate) fn voters_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.voters).expect("ids are strings")
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(number: usize, id: NodeId, clock: Clock) -> Machine {
+        let fs = MemoryFs::new();
+        Machine {
+            id,
+            number,
+            process: None,
+            volume: Arc::new(MemoryVolume::new(&fs)),
+            fs,
+            clock,
+            life: 0,
+            agent: Agent::new(id),
+            slowness: 1,
+            paused_until: Timestamp::default(),
+            broken: false,
+            rotten: false,
+            off: false,
+            disk_fails: false,
+            disk_full: false,
+        }
+    }
+
+    /// Starts the process on what the disk holds.
+    ///
+    /// # Errors
+    /// As the server: it does not start then.
+    pub(crate) fn start(&mut self, now: Timestamp, identity: &Identity, dice: &mut Dice) -> Result<(), StartError> {
+        self.life += 1;
+        self.volume.set_now(self.clock.wall(now).as_micros());
+        let disk = MemoryDisk::at(&self.fs, Path::new("/log")).map_err(StartError::Disk)?;
+        let options = StorageOptions {
+            identity: LogIdentity { cluster: identity.cluster, node: self.id },
+            log: LogOptions { segment_bytes: identity.segment_bytes, ..LogOptions::new(dice.wide()) },
+            retain: identity.retain,
+            place: Place::on(self.volume.clone(), Path::new("/db")),
+            voters: identity.voters_bytes(),
+        };
+        let voters = identity.voters.clone();
+        let belongs = |bytes: &[u8]| {
+            let known: BTreeSet<NodeId> = serde_json::from_slice(bytes).unwrap_or_default();
+            voters.iter().any(|voter| known.contains(voter))
+        };
+        let stored = storage::open(disk, &options, belongs)?;
+        let durable_last = stored.unapplied.last().map_or(stored.applied, |entry| entry.index).0;
+        let recovered = RecoveredLog {
+            term: stored.hard_state.term,
+            vote: stored.hard_state.vote,
+            commit: stored.hard_state.commit,
+            before: stored.before,
+            terms: stored.terms,
+            unapplied: stored
+                .unapplied
+                .into_iter()
+                .map(|entry| LogEntry { index: entry.index, term: entry.term, data: entry.data })
+                .collect(),
+        };
+        let node_options = NodeOptions {
+            identity: NodeIdentity {
+                id: self.id,
+                name: format!("n{}", self.number + 1),
+                roles: BTreeSet::from([Role::Manager, Role::Worker]),
+                api: format!("10.0.0.{}:7000", self.number + 1),
+                link: format!("10.0.0.{}:7001", self.number + 1),
+                host: format!("10.0.0.{}", self.number + 1),
+            },
+            boot: dice.next(),
+            voters: identity.voters.clone(),
+            replace_after: identity.replace_after,
+            seed: dice.next(),
+        };
+        let state = stored.databases.state().clone();
+        let clocks = Now { mono: Timestamp::default(), wall: self.clock.wall(now) };
+        let node = Node::new(node_options, recovered, state, stored.applied, clocks)
+            .expect("the cluster's voters and a log that was just opened");
+        let reader = stored.databases.readers().reader().ok();
+        self.process = Some(Process {
+            node,
+            log: stored.log,
+            log_jobs: VecDeque::new(),
+            log_work: None,
+            reader,
+            databases: stored.databases,
+            apply_jobs: VecDeque::new(),
+            apply_work: None,
+            applied: stored.applied,
+            inbox: Vec::new(),
+            next_turn: None,
+            started: now,
+            durable_at: now,
+            received: None,
+            transfers: 0,
+            waiters: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            tickets: 0,
+            durable_last,
+            durable_term: stored.hard_state.term,
+            term_seen: Term(stored.hard_state.term),
+            led: false,
+        });
+        Ok(())
+    }
+
+    /// What the process reads off its clocks. Its monotonic one begins when it does.
+    pub(crate) fn clocks(&self, now: Timestamp) -> Now {
+        let started = self.process.as_ref().map_or(now, |process| process.started);
+        Now { mono: Timestamp(self.clock.own(now.since(started))), wall: self.clock.wall(now) }
+    }
+
+    /// The real moment at which the process's monotonic clock shows this.
+    pub(crate) fn real(&self, mono: Timestamp) -> Timestamp {
+        let started = self.process.as_ref().map_or(Timestamp::default(), |process| process.started);
+        started.plus(self.clock.real(mono.0))
+    }
+
+    /// Whether an error of its disk is to be expected.
+    pub(crate) fn disk_faulty(&self) -> bool {
+        self.disk_fails || self.disk_full
+    }
+
+    /// Ends the process: `power` takes what was not synced and everything that the agent runs.
+    pub(crate) fn end(&mut self, power: Option<u64>) {
+        match power {
+            Some(seed) => {
+                self.fs.crash(seed);
+                self.agent.lose_power();
+            }
+            None => self.fs.kill(),
+        }
+        self.disk_fails = false;
+        self.process = None;
+        self.life += 1;
+        self.paused_until = Timestamp::default();
+    }
+}

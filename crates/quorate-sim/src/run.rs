@@ -1,0 +1,258 @@
+//! One run: faults, then healing, then judgement.
+
+use crate::clients::answer;
+use crate::scenario::Scenario;
+use crate::seen::{Held, Seen, Violation};
+use crate::world::World;
+use quorate_check::history::{End, Verdict};
+use quorate_check::linearizable::{self, Budget};
+use quorate_check::register::{Key, Value};
+use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
+use quorate_model::entry::Database;
+use quorate_model::sql::{Rows, Scalar, SqlBatch, Statement};
+use quorate_model::time::Timestamp;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+/// How long a healthy cluster may take until it has a leader and does work again.
+const RECOVERS: Duration = Duration::from_secs(30);
+/// And until everything is still: no request under way, all databases at one index.
+const SETTLES: Duration = Duration::from_secs(90);
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub nodes: usize,
+    /// Simulated time.
+    pub simulated: Duration,
+    pub events: u64,
+    /// Mutations and reads that were answered to clients.
+    pub acknowledged: u64,
+    pub faults: BTreeMap<&'static str, u64>,
+    /// How often each invariant's premise held.
+    pub premises: BTreeMap<&'static str, u64>,
+    /// Sectors of unsynced data that power cuts took.
+    pub sectors_lost: u64,
+    pub violation: Option<Violation>,
+    /// Stands for everything that happened.
+    pub trace: u64,
+    /// The trace as text, if it was wanted.
+    pub text: String,
+}
+
+/// Runs one scenario from its beginning to its end.
+#[must_use]
+pub fn run(scenario: Scenario, keep_text: bool) -> Report {
+    let safety = scenario.safety;
+    let mut world = World::new(scenario, keep_text);
+    world.run_until(Timestamp(safety));
+    if world.violation.is_none() {
+        heal(&mut world);
+    }
+    let mut premises = world.invariants.premises();
+    if world.violation.is_none() {
+        judge(&mut world, &mut premises);
+    }
+    Report {
+        seed: world.scenario.seed,
+        nodes: world.machines.len(),
+        simulated: world.now.0,
+        events: world.trace.events(),
+        acknowledged: world.clients.acknowledged,
+        faults: world.faults.happened.iter().map(|(kind, count)| (kind.name(), *count)).collect(),
+        premises,
+        sectors_lost: world.machines.iter().map(|machine| machine.fs.lost_sectors()).sum(),
+        violation: world.violation.take(),
+        trace: world.trace.hash(),
+        text: std::mem::take(&mut world.trace).into_text(),
+    }
+}
+
+/// The faults end; the cluster must get well without help.
+fn heal(world: &mut World) {
+    world.end_faults();
+    let began = world.now;
+    let passed = |world: &World| world.now.since(began);
+    world.clients.answered_by.fill(0);
+    while world.violation.is_none() && !works(world) {
+        if passed(world) > RECOVERS {
+            let leader = world.leader().map(|n| n + 1);
+            let what = format!("{RECOVERS:?} after the last fault not every node answers (leader: {leader:?})");
+            world.broken("heals", what);
+            return;
+        }
+        let next = world.now.plus(Duration::from_millis(500));
+        world.run_until(next);
+    }
+    world.clients.stop();
+    while world.violation.is_none() && !still(world) {
+        if passed(world) > RECOVERS + SETTLES {
+            world.broken(
+                "heals",
+                format!("{SETTLES:?} after the last request the cluster is not still: {}", unrest(world)),
+            );
+            return;
+        }
+        let next = world.now.plus(Duration::from_millis(500));
+        world.run_until(next);
+    }
+    if world.violation.is_none() {
+        let held: Vec<Held> = world.living().into_iter().map(|n| held(world, n)).collect();
+        world.show(&Seen::Healed { machines: &held });
+    }
+}
+
+/// Every node that may run answers clients.
+fn works(world: &World) -> bool {
+    let served = world.living().into_iter().all(|n| world.clients.answered_by[n] > 0);
+    world.leader().is_some() && (served || world.scenario.clients == 0)
+}
+
+/// Nothing is under way: all databases are at one index and agents have done what they were told.
+fn still(world: &World) -> bool {
+    let newest = world.newest_applied();
+    let settled = world.living().into_iter().all(|n| {
+        let machine = &world.machines[n];
+        let process = machine.process.as_ref().expect("it lives");
+        process.applied == newest
+            && process.node.applied() == newest
+            && process.node.held().is_empty()
+            && process.node.digests_compared() + u64::from(world.living().len() == 1) > 0
+            && machine.agent.next().is_none()
+            && process.node.state().replicas.values().all(|it| it.phase == quorate_model::assignment::Phase::Run)
+    });
+    let wanted = world.leader().is_some_and(|n| {
+        let state = world.machines[n].process.as_ref().expect("it leads").node.state();
+        state.services.values().all(|service| {
+            let copies = state.replicas.values().filter(|replica| replica.service == service.spec.name).count();
+            copies == service.spec.replicas as usize
+        })
+    });
+    settled && wanted && world.clients.all_done() && newest >= world.invariants.committed.last()
+}
+
+fn unrest(world: &World) -> String {
+    let mut text =
+        format!("committed {}, clients done: {}", world.invariants.committed.last(), world.clients.all_done());
+    for n in world.living() {
+        let process = world.machines[n].process.as_ref().expect("it lives");
+        let _ = write!(
+            text,
+            "; n{} applied {} knows {} leads {} held {:?} next {:?}",
+            n + 1,
+            process.applied,
+            process.node.applied(),
+            process.node.leads(),
+            process.node.held(),
+            world.machines[n].agent.next()
+        );
+        for status in world.machines[n].agent.statuses() {
+            let _ = write!(text, "; {} {} {:?}", status.service, status.replica, status.state);
+        }
+    }
+    if let Some(n) = world.leader() {
+        let state = world.machines[n].process.as_ref().expect("it leads").node.state();
+        for replica in state.replicas.values() {
+            let (name, version) = (&replica.service, replica.version);
+            let node = state.nodes.get(&replica.node).map_or("?", |node| &node.identity.name);
+            let _ =
+                write!(text, "; {name}.{} v{version} {:?} on {node} is {}", replica.ordinal, replica.phase, replica.id);
+        }
+    }
+    text
+}
+
+fn held(world: &mut World, n: usize) -> Held {
+    let tables = ["reg", "log", "guarded", "parent", "child"].map(|table| dump(world, n, table)).concat();
+    let machine = &world.machines[n];
+    let process = machine.process.as_ref().expect("it lives");
+    Held {
+        machine: n,
+        node: machine.id,
+        applied: process.applied,
+        state: process.databases.state().clone(),
+        tables,
+        voters: process.databases.voters().to_vec(),
+        running: machine.agent.running(),
+        digests_compared: process.node.digests_compared(),
+    }
+}
+
+fn query(world: &mut World, n: usize, sql: &str) -> Rows {
+    let process = world.machines[n].process.as_mut().expect("it lives");
+    let Some(reader) = process.reader.as_mut() else { return Rows::default() };
+    let batch = SqlBatch { statements: vec![Statement::new(sql)], transaction: false };
+    let answer = reader.query(Database::Main, &batch, Instant::now() + Duration::from_secs(3_600));
+    answer.ok().and_then(|answer| answer.results.into_iter().next()?.ok()).unwrap_or_default()
+}
+
+/// All rows of a table, a line each.
+fn dump(world: &mut World, n: usize, table: &str) -> String {
+    let rows = query(world, n, &format!("SELECT * FROM {table} ORDER BY 1, 2"));
+    rows.rows.iter().fold(String::new(), |mut text, row| {
+        let _ = write!(text, "{table}");
+        for value in &row.values {
+            let _ = match &value.scalar {
+                None => write!(text, "|"),
+                Some(Scalar::Integer(number)) => write!(text, "|{number}"),
+                Some(Scalar::Real(number)) => write!(text, "|{number}"),
+                Some(Scalar::Text(words)) => write!(text, "|{words}"),
+                Some(Scalar::Blob(bytes)) => {
+                    let hex = bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+                    write!(text, "|{hex}")
+                }
+            };
+        }
+        text.push('\n');
+        text
+    })
+}
+
+/// Looks at what clients saw, twice: with the log as a witness, and without it.
+fn judge(world: &mut World, premises: &mut BTreeMap<&'static str, u64>) {
+    let mut evidence = Evidence { history: std::mem::take(&mut world.clients.history), ..Evidence::default() };
+    let committed = &world.invariants.committed;
+    for (request, position) in &world.clients.requests {
+        let operation = &evidence.history[*position];
+        if !matches!(operation.end, End::Unknown) {
+            continue;
+        }
+        let Asked::Linearizable(call) = operation.call else { continue };
+        let learnt = match committed.requests.get(request) {
+            Some(index) => Learnt::Committed {
+                index: *index,
+                answer: committed.outcomes.get(index).and_then(|outcome| answer(call, outcome)),
+            },
+            None => Learnt::NoEffect,
+        };
+        evidence.learnt.insert(*position, learnt);
+    }
+    let living = world.living();
+    if let Some(n) = living.first() {
+        let rows = query(world, *n, "SELECT k, v FROM reg");
+        let number = |value: &quorate_model::sql::Value| match value.scalar {
+            Some(Scalar::Integer(number)) => number.cast_unsigned(),
+            _ => u64::MAX,
+        };
+        let contents = rows.rows.iter().map(|row| (Key(number(&row.values[0])), Value(number(&row.values[1]))));
+        let index = world.newest_applied();
+        evidence.final_state = Some(FinalState { index, contents: contents.collect() });
+    }
+    let verdict = witness::check(&evidence);
+    conclude(world, premises, "linearizable_by_witness", verdict);
+    let (history, _) = witness::without_witness(&evidence.history);
+    let verdict = linearizable::check(&history, Budget::default());
+    conclude(world, premises, "linearizable", verdict);
+}
+
+fn conclude(world: &mut World, premises: &mut BTreeMap<&'static str, u64>, name: &'static str, verdict: Verdict) {
+    match verdict {
+        Verdict::Holds { premises: held } => {
+            premises.insert(name, held);
+        }
+        Verdict::Violated(violation) => world.broken(name, violation.to_string()),
+        Verdict::Unknown { why } => world.broken(name, format!("nobody knows: {why}")),
+    }
+}

@@ -1,0 +1,494 @@
+//! `quorate torture`: a real cluster, everything that goes wrong on servers, and a verdict.
+//!
+//! A run: start a cluster ([`rig`]), let clients work on it ([`workload`]), break things as the seed
+//! says ([`schedule`]), stop breaking and see it heal ([`healing`]), judge what was written down
+//! ([`record`], [`verdict`]). Users run it on their own servers, so it says what it could not try,
+//! and never calls that a success.
+//!
+//! # Invariants
+//! - The verdict rests on the record alone; `--check` judges one again.
+//! - Whatever a run starts ends with it, however it ends ([`rig::arena`]).
+//! - Nothing is tried that was not announced, and what was announced and did not happen fails the run.
+
+mod dice;
+pub(crate) mod fault;
+mod healing;
+mod record;
+pub(crate) mod rig;
+mod schedule;
+mod verdict;
+mod workload;
+
+use crate::cli::Context;
+use crate::cli::failure::{self, Exit, Failure};
+use crate::cli::screen::{Screen, age, table};
+use clap::{Args, ValueEnum};
+use fault::FaultKind;
+use record::{Line, Recorder};
+use rig::{Arena, EnterOptions, Entered, Rig, RigError, RigOptions};
+use schedule::{Planned, Slot};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use verdict::{Outcome, Report};
+use workload::client::{Client, Reply};
+use workload::{COPIES, Node, Shared, Workload, sql};
+
+/// Name of the record in the directory of a run.
+const RECORD: &str = "record.jsonl";
+/// Clients work this long before the first fault, so that each has something to lose.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// Longest wait for the tables and the service of a cluster that is well.
+const SET_UP: Duration = Duration::from_secs(60);
+/// How often a line tells people how far it is, where no live line can.
+const TELL_EVERY: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  quorate torture --profile quick --seed 1\n  quorate torture --profile full --nodes 5 --dir /var/tmp\n  quorate torture --faults kill,pause --minutes 1\n  quorate torture --list\n  quorate torture --check record.jsonl"
+)]
+pub(crate) struct TortureArgs {
+    /// How much: quick (4 minutes of faults) or full (45)
+    #[arg(long, value_enum, default_value_t = Profile::Quick, hide_possible_values = true)]
+    profile: Profile,
+    /// Decides which faults happen when, and what clients do [default: another one each time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Minutes of faults, instead of the profile's
+    #[arg(long, value_name = "M", value_parser = minutes)]
+    minutes: Option<f64>,
+    /// How many nodes, 3 to 5 [default: 3, or 5 in the full profile]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=5))]
+    nodes: Option<u8>,
+    /// Only these kinds of faults, separated by commas; see --list
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
+    faults: Vec<FaultKind>,
+    /// Where the run's files are made, and kept if it fails [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Keep the record and the logs even if all is proven
+    #[arg(long)]
+    keep_files: bool,
+    /// Stay on the loopback interface, as without root: no faults of the network and of disks
+    #[arg(long)]
+    loopback: bool,
+    /// Say each fault with its evidence as it happens
+    #[arg(short, long)]
+    verbose: bool,
+    /// List the kinds of faults, what each needs, and which can be had here
+    #[arg(long, conflicts_with = "check")]
+    list: bool,
+    /// Judge the record of an earlier run again
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// 4 minutes, about 60 faults
+    Quick,
+    /// 45 minutes, about 670 faults
+    Full,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(minutes) if (0.1..=10_000.0).contains(&minutes) => Ok(minutes),
+        _ => Err("give a number from 0.1 to 10000".into()),
+    }
+}
+
+fn kind(text: &str) -> Result<FaultKind, String> {
+    let names = || FaultKind::ALL.iter().map(|kind| kind.name());
+    FaultKind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| match failure::nearest(text, names()) {
+        Some(similar) => format!("there is no such fault; did you mean `{similar}`?"),
+        None => format!("there is no such fault; choose among {}", names().collect::<Vec<_>>().join(", ")),
+    })
+}
+
+/// What a run is to be, with everything decided.
+struct Settings {
+    seed: u64,
+    nodes: u8,
+    length: Duration,
+    /// Empty: all that can be had.
+    faults: Vec<FaultKind>,
+    repeat: String,
+}
+
+impl TortureArgs {
+    fn settings(&self) -> Settings {
+        let full = self.profile == Profile::Full;
+        let seed = self.seed.unwrap_or_else(|| u64::from(crate::cli::screen::wall_now().as_micros() as u32));
+        let length = match self.minutes {
+            Some(minutes) => Duration::from_secs_f64(minutes * 60.0),
+            None => Duration::from_secs(60 * if full { 45 } else { 4 }),
+        };
+        let nodes = self.nodes.unwrap_or(if full { 5 } else { 3 });
+        let mut repeat =
+            format!("quorate torture --profile {} --seed {seed} --nodes {nodes}", if full { "full" } else { "quick" });
+        if let Some(minutes) = self.minutes {
+            repeat.push_str(&format!(" --minutes {minutes}"));
+        }
+        if !self.faults.is_empty() {
+            let names: Vec<&str> = self.faults.iter().map(|kind| kind.name()).collect();
+            repeat.push_str(&format!(" --faults {}", names.join(",")));
+        }
+        if self.loopback {
+            repeat.push_str(" --loopback");
+        }
+        Settings { seed, nodes, length, faults: self.faults.clone(), repeat }
+    }
+}
+
+/// Runs until the verdict.
+pub(crate) fn run(context: &Context, args: &TortureArgs) -> Result<ExitCode, Failure> {
+    let screen = context.screen;
+    if let Some(file) = &args.check {
+        return check(screen, file);
+    }
+    if args.list {
+        list(screen, args.loopback);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = EnterOptions { parent: args.dir.clone(), loopback: args.loopback, ..EnterOptions::default() };
+    let arena = match rig::enter(&options)? {
+        Entered::Here(arena) => arena,
+        Entered::Over(code) => return Ok(code),
+    };
+    let settings = args.settings();
+    let (report, rig_logs) = torture(screen, args.verbose, &arena, &settings)?;
+    screen.progress_over();
+    if report.outcome != Outcome::Proven || args.keep_files {
+        keep(screen, args, &arena, &rig_logs, settings.seed);
+    }
+    Ok(tell(screen, &report))
+}
+
+/// The run itself. Returns the verdict and the files of logs.
+fn torture(
+    screen: Screen,
+    verbose: bool,
+    arena: &Arena,
+    settings: &Settings,
+) -> Result<(Report, Vec<PathBuf>), Failure> {
+    screen.say(&format!(
+        "Torture of {} nodes, seed {}, {} of faults",
+        settings.nodes,
+        settings.seed,
+        age(settings.length)
+    ));
+    let record = Recorder::create(&arena.dir.join(RECORD))
+        .map_err(|error| Failure::new(Exit::Failed, "io", "the record cannot be written").why(error))?;
+    let options = RigOptions { nodes: settings.nodes, seed: settings.seed, ..RigOptions::default() };
+    let mut rig = Rig::start(arena, &options)?;
+    let slots = announce(&record, &rig, settings);
+    let members = rig.members();
+    let nodes = members.iter().map(|it| Node { name: it.name.clone(), url: format!("http://{}", it.api) }).collect();
+    let logs = members.into_iter().map(|member| member.log).collect();
+    // Two runs of one seed on one machine are still two runs.
+    let run_id = crate::cli::screen::wall_now().as_micros() ^ settings.seed.rotate_left(32);
+    let shared = Shared::new(settings.seed, run_id, nodes, record);
+    set_up(&shared)?;
+    let started = |error| Failure::new(Exit::Failed, "io", "a client cannot be started").why(error);
+    let workload = Workload::start(&shared).map_err(started)?;
+    let mut tormentor =
+        Tormentor { screen, verbose, arena, shared: &shared, rig: &mut rig, findings: Findings::default() };
+    tormentor.run(&slots);
+    let interrupted = arena.stop.is_raised();
+    if interrupted {
+        // What was seen so far is reported; nobody waits for more.
+        drop(workload);
+    } else {
+        healing::heal(&shared, workload, &|what| screen.progress(&format!("healing: {what}")));
+    }
+    let Findings { mut deaths, mut broken } = tormentor.findings;
+    deaths.extend(rig.unexpected_deaths().into_iter().map(|death| format!("{} {}", death.node, death.what)));
+    broken.extend(rig.stop().into_iter().map(|error| error.to_string()));
+    shared.record.write(Line::Over(record::Over {
+        at: shared.record.now(),
+        interrupted,
+        unexpected_deaths: deaths,
+        errors: shared.errors(),
+        broken,
+    }));
+    let (lines, written) = shared.record.finish();
+    written.map_err(|error| Failure::new(Exit::Failed, "io", "the record could not be written").why(error))?;
+    screen.progress("judging");
+    Ok((verdict::judge(&lines).expect("the first line of a record is what was asked for"), logs))
+}
+
+/// Decides what happens, and writes it into the record before it does.
+fn announce(record: &Recorder, rig: &Rig, settings: &Settings) -> Vec<Slot> {
+    let wanted = |kind: &FaultKind| settings.faults.is_empty() || settings.faults.contains(kind);
+    let possible: Vec<FaultKind> = rig.possible().into_iter().filter(wanted).collect();
+    let slots = schedule::plan(settings.seed, &possible, settings.length);
+    let counts = schedule::count(&slots);
+    let missing = rig.missing().into_iter().filter(|missing| wanted(&missing.kind));
+    let mut left_out: Vec<record::LeftOut> = missing
+        .map(|missing| record::LeftOut { kind: missing.kind.name().into(), why: missing.why, fix: missing.fix })
+        .collect();
+    left_out.extend(possible.iter().filter(|kind| !counts.contains_key(kind)).map(|kind| record::LeftOut {
+        kind: kind.name().into(),
+        why: "the run is too short for all kinds".into(),
+        fix: "more --minutes, or fewer --faults".into(),
+    }));
+    record.write(Line::Run(record::Run {
+        format: record::FORMAT,
+        version: env!("CARGO_PKG_VERSION").into(),
+        seed: settings.seed,
+        nodes: usize::from(settings.nodes),
+        repeat: settings.repeat.clone(),
+        planned: counts.into_iter().map(|(kind, times)| (kind.name().to_owned(), times)).collect(),
+        left_out,
+    }));
+    slots
+}
+
+/// Makes the tables and the service.
+fn set_up(shared: &Arc<Shared>) -> Result<(), Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Failed, "io", "this program does not know its own file").why(error))?;
+    let service = sql::service(&program.to_string_lossy(), COPIES[0], &healing::run_mark(shared.run_id));
+    let requests = [
+        workload::client::Request::post("/v1/db/exec", &sql::tables()),
+        workload::client::Request::post("/v1/specs", &service),
+    ];
+    let client = Client::new(0, shared.clone());
+    let deadline = Instant::now() + SET_UP;
+    for request in requests {
+        let id = uuid::Uuid::new_v4();
+        let mut turn = 0;
+        loop {
+            let node = &shared.nodes[turn % shared.nodes.len()];
+            let why = match client.attempt(node, &request, Some(id), Duration::from_secs(10)) {
+                Reply::Answered(_) => break,
+                Reply::NotDone(code) | Reply::Lost(code) => code,
+            };
+            if Instant::now() >= deadline {
+                let what = "the cluster took neither tables nor a service before the first fault";
+                return Err(Failure::new(Exit::Failed, "not-ready", what).why(why));
+            }
+            turn += 1;
+        }
+    }
+    Ok(())
+}
+
+/// What the rig found by itself.
+#[derive(Debug, Default)]
+struct Findings {
+    deaths: Vec<String>,
+    broken: Vec<String>,
+}
+
+/// Makes the faults of a schedule, one slot after the other.
+struct Tormentor<'a> {
+    screen: Screen,
+    verbose: bool,
+    arena: &'a Arena,
+    shared: &'a Arc<Shared>,
+    rig: &'a mut Rig,
+    findings: Findings,
+}
+
+/// A fault that is in force.
+struct InForce {
+    injected: rig::Injected,
+    began: u64,
+    leader: bool,
+}
+
+impl Tormentor<'_> {
+    fn run(&mut self, slots: &[Slot]) {
+        let began = Instant::now();
+        let mut told = began;
+        let mut made = 0;
+        let planned: usize = slots.iter().map(|slot| slot.faults.len()).sum();
+        if self.arena.stop.wait(WARM_UP) {
+            return;
+        }
+        for slot in slots {
+            if self.arena.stop.wait(slot.quiet) {
+                return;
+            }
+            let in_force: Vec<InForce> = slot.faults.iter().filter_map(|fault| self.begin(fault)).collect();
+            made += slot.faults.len();
+            let names: Vec<&str> = slot.faults.iter().map(|fault| fault.kind.name()).collect();
+            let line = format!(
+                "{made} of {planned} faults, {} operations, {} since the start   {}",
+                self.shared.answered(),
+                age(began.elapsed()),
+                names.join(" and ")
+            );
+            self.screen.progress(&line);
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                self.screen.tell(&line);
+            }
+            self.arena.stop.wait(slot.hold);
+            in_force.into_iter().for_each(|fault| self.end(fault));
+            let deaths = self.rig.unexpected_deaths();
+            self.findings.deaths.extend(deaths.into_iter().map(|death| format!("{} {}", death.node, death.what)));
+            if self.arena.stop.is_raised() {
+                return;
+            }
+        }
+    }
+
+    fn begin(&mut self, planned: &Planned) -> Option<InForce> {
+        let leader = self.rig.leader();
+        let began = self.shared.record.now();
+        match self.rig.inject(planned.kind, planned.choice) {
+            Ok(injected) => {
+                let leader = leader.is_some_and(|leader| injected.nodes.contains(&leader));
+                Some(InForce { injected, began, leader })
+            }
+            Err(error) => {
+                self.note_broken(&error);
+                self.note(record::Fault {
+                    kind: planned.kind.name().into(),
+                    began,
+                    ended: self.shared.record.now(),
+                    what: String::new(),
+                    evidence: None,
+                    failed: Some(error.to_string()),
+                    leader: false,
+                    // Whom it was to hit is not known; a server may have ended before it failed.
+                    restarted: self.shared.nodes.iter().map(|node| node.name.clone()).collect(),
+                });
+                None
+            }
+        }
+    }
+
+    fn end(&mut self, fault: InForce) {
+        let InForce { injected, began, leader } = fault;
+        let rig::Injected { kind, nodes, what, evidence, handle } = injected;
+        let (evidence, failed) = match self.rig.end(handle) {
+            Ok(ended) => (format!("{evidence}; {}", ended.evidence), None),
+            Err(error) => {
+                self.note_broken(&error);
+                (evidence, matches!(error, RigError::NotInjected { .. }).then(|| error.to_string()))
+            }
+        };
+        let restarted = if schedule::leaves_processes_alone(kind) { Vec::new() } else { nodes };
+        self.note(record::Fault {
+            kind: kind.name().into(),
+            began,
+            ended: self.shared.record.now(),
+            what,
+            evidence: Some(evidence),
+            failed,
+            leader,
+            restarted,
+        });
+    }
+}
+
+impl Tormentor<'_> {
+    /// A promise that the cluster did not keep, as opposed to a fault that could not be made.
+    fn note_broken(&mut self, error: &RigError) {
+        if let RigError::Broken { log, .. } = error {
+            self.screen.say(&format!("✕ {error}\n{log}"));
+            self.findings.broken.push(error.to_string());
+        }
+    }
+
+    /// Writes into the record, and for whoever watches, what became of a fault.
+    fn note(&self, fault: record::Fault) {
+        if self.verbose {
+            let seconds = (fault.ended - fault.began) as f64 / 1e9;
+            let (symbol, text) = match (&fault.failed, &fault.evidence) {
+                (Some(why), _) => ('✕', why.clone()),
+                (None, evidence) => ('✔', format!("{}: {}", fault.what, evidence.as_deref().unwrap_or("not seen"))),
+            };
+            self.screen.progress_over();
+            self.screen.say(&format!(
+                "{symbol} {:6.1} s  {} ({seconds:.1} s)  {text}",
+                fault.began as f64 / 1e9,
+                fault.kind
+            ));
+        }
+        self.shared.record.write(Line::Fault(fault));
+    }
+}
+
+/// `--check`: judges a record again.
+fn check(screen: Screen, file: &Path) -> Result<ExitCode, Failure> {
+    let lines = record::read(file).map_err(|error| {
+        Failure::new(Exit::Usage, "bad-record", format!("{} is no record of a run", file.display()))
+            .why(error)
+            .fix("quorate torture --keep-files, or the directory that a failed run names")
+    })?;
+    let report = verdict::judge(&lines).expect("a record that was read begins with what was asked for");
+    Ok(tell(screen, &report))
+}
+
+/// `--list`: the kinds of faults and whether they can be had here.
+fn list(screen: Screen, loopback: bool) {
+    let missing: BTreeMap<FaultKind, rig::Missing> =
+        rig::missing(loopback).into_iter().map(|missing| (missing.kind, missing)).collect();
+    if screen.is_json() {
+        let kinds: Vec<serde_json::Value> = FaultKind::ALL
+            .iter()
+            .map(|kind| {
+                let missing = missing.get(kind);
+                serde_json::json!({
+                    "kind": kind.name(),
+                    "needs": kind.needs().iter().map(|need| need.name()).collect::<Vec<_>>(),
+                    "possible": missing.is_none(),
+                    "why": missing.map(|missing| &missing.why),
+                    "fix": missing.map(|missing| &missing.fix),
+                })
+            })
+            .collect();
+        return screen.json(&kinds);
+    }
+    let rows = FaultKind::ALL.iter().map(|kind| {
+        let needs: Vec<&str> = kind.needs().iter().map(|need| need.name()).collect();
+        let (symbol, why, fix) = match missing.get(kind) {
+            None => ("✔", "", ""),
+            Some(missing) => ("✕", missing.why.as_str(), missing.fix.as_str()),
+        };
+        let needs = if needs.is_empty() { "-".into() } else { needs.join(" and ") };
+        vec![format!("{symbol} {}", kind.name()), needs, why.into(), fix.into()]
+    });
+    screen.data(&table(&["FAULT", "NEEDS", "WHY NOT HERE", "FIX"], &[], rows));
+}
+
+/// Copies the record and the logs to where they stay.
+fn keep(screen: Screen, args: &TortureArgs, arena: &Arena, logs: &[PathBuf], seed: u64) {
+    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let copied =
+        tempfile::Builder::new().prefix(&format!("quorate-tortured-{seed}-")).tempdir_in(parent).and_then(|dir| {
+            let dir = dir.keep();
+            std::fs::copy(arena.dir.join(RECORD), dir.join(RECORD))?;
+            for log in logs {
+                // Each node's log has the same name, in the directory of the node.
+                let node = log.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+                std::fs::copy(log, dir.join(format!("{node}.log")))?;
+            }
+            Ok(dir)
+        });
+    match copied {
+        Ok(dir) => screen.say(&format!("The record and the logs are in {}", dir.display())),
+        Err(error) => screen.say(&format!("! the record and the logs could not be kept: {error}")),
+    }
+}
+
+/// Prints the verdict; its exit status.
+fn tell(screen: Screen, report: &Report) -> ExitCode {
+    if screen.is_json() {
+        screen.json(report);
+    } else {
+        screen.data(&report.render());
+    }
+    match report.outcome {
+        Outcome::Proven => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::from(Exit::Failed as u8),
+        Outcome::Incomplete => ExitCode::from(Exit::Incomplete as u8),
+    }
+}

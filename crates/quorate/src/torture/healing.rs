@@ -1,0 +1,200 @@
+//! After the last fault: the cluster has to come back by itself, and everything is looked at.
+//!
+//! Nothing here helps the cluster. It waits, measures, ends the clients in the right order (writers,
+//! then what is unknown, then followers) and reads what every node holds.
+
+use crate::dev::procfs;
+use crate::torture::record::{Contents, Healed, Line};
+use crate::torture::verdict::{EQUAL_WITHIN_MS, LEADER_WITHIN_MS, SERVICE_WITHIN_MS};
+use crate::torture::workload::client::{Client, Reply, Request};
+use crate::torture::workload::sql::{self, Everything};
+use crate::torture::workload::{COPIES, Node, Shared, Workload};
+use quorate_api::view::{Overview, ReplicaView, ServiceView};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use ureq::http::Method;
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Longest wait for one answer while the next look can be elsewhere.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Longest wait for the contents of a node.
+const CONTENTS: Duration = Duration::from_secs(25);
+/// Over the allowed time it is waited for this much longer, to say how late it was.
+const LATE: u64 = 2;
+/// The client of this part; no other has its number.
+const CLIENT: u32 = 1_000_000;
+/// The service must be right for this long, not for a moment between two mistakes.
+const STEADY: Duration = Duration::from_secs(3);
+
+/// Waits, measures and reads everything into the record.
+pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, say: &dyn Fn(&str)) {
+    let began = Instant::now();
+    let look = Look { client: Client::new(CLIENT, shared.clone()), began };
+    say("faults are over; waiting for a leader");
+    let leader_ms = look.until(LEADER_WITHIN_MS, || look.leader());
+    let answering_ms =
+        look.until(EQUAL_WITHIN_MS, || look.nodes().iter().all(|node| look.newest_event(node).is_some()));
+    say("resolving what is unknown");
+    workload.stop_writers();
+    say("comparing what the nodes hold");
+    let mut held = Vec::new();
+    let equal_ms = look.until(EQUAL_WITHIN_MS, || {
+        held = look.nodes().iter().filter_map(|node| look.everything(node, "local")).collect();
+        held.len() == look.nodes().len() && held.windows(2).all(|pair| pair[0].same(&pair[1]))
+    });
+    drop(held);
+    say("waiting for the service");
+    let copies_wanted = COPIES[0];
+    let service = Look { client: Client::new(CLIENT, shared.clone()), began: Instant::now() };
+    let (mut service_wrong, mut right_since) = (String::new(), None);
+    let told = service.until(SERVICE_WITHIN_MS, || service.scale(copies_wanted));
+    let service_ms = told.and_then(|_| {
+        service.until(SERVICE_WITHIN_MS, || match service.is_whole(copies_wanted) {
+            Ok(()) => right_since.get_or_insert_with(Instant::now).elapsed() >= STEADY,
+            Err(why) => {
+                (service_wrong, right_since) = (why, None);
+                false
+            }
+        })
+    });
+    let service_ms = service_ms.map(|ms| ms.saturating_sub(u64::try_from(STEADY.as_millis()).unwrap_or(0)));
+    let copies_running = copies(&run_mark(shared.run_id));
+    say("waiting for the followers of events");
+    let newest = look.nodes().iter().find_map(|node| look.newest_event(node)).unwrap_or(0);
+    workload.stop_followers(newest);
+    for node in look.nodes() {
+        if let Some(Everything { applied, registers, lists, rows }) = look.everything(node, "linearizable") {
+            let at = shared.record.now();
+            let contents = Contents { node: node.name.clone(), at, applied, registers, lists, rows };
+            shared.record.write(Line::Contents(contents));
+        }
+    }
+    let overviews: Vec<Overview> = look.nodes().iter().filter_map(|node| look.overview(node)).collect();
+    let digests_compared: BTreeMap<String, u64> =
+        overviews.iter().map(|view| (view.answered_by.clone(), view.cluster.digests_compared)).collect();
+    let mut diverged: Vec<String> = overviews
+        .iter()
+        .flat_map(|view| &view.events)
+        .filter(|event| event.kind == "diverged")
+        .map(|event| event.text.clone())
+        .collect();
+    diverged.sort();
+    diverged.dedup();
+    shared.record.write(Line::Healed(Healed {
+        leader_ms,
+        answering_ms,
+        equal_ms,
+        service_ms,
+        service_wrong,
+        copies_wanted,
+        copies_running,
+        digests_compared,
+        diverged,
+    }));
+}
+
+/// What marks the processes of this run's service.
+pub(crate) fn run_mark(run_id: u64) -> String {
+    format!("{run_id:016x}")
+}
+
+/// How many processes of the run's service there are on this machine.
+fn copies(mark: &str) -> u32 {
+    let marked = format!("{}={mark}", sql::MARK);
+    let is_copy = |pid: u32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        // The shim that watches over a copy has the mark too, and another command.
+        read("cmdline").split(|byte| *byte == 0).nth(1) == Some(b"demo")
+            && read("environ").split(|byte| *byte == 0).any(|variable| variable == marked.as_bytes())
+    };
+    u32::try_from(procfs::processes().into_keys().filter(|pid| is_copy(*pid)).count()).unwrap_or(u32::MAX)
+}
+
+struct Look {
+    client: Client,
+    began: Instant,
+}
+
+impl Look {
+    fn nodes(&self) -> &[Node] {
+        &self.client.shared.nodes
+    }
+
+    /// Milliseconds from the beginning until `what` is so; `None` if it is not even long after `limit_ms`.
+    fn until(&self, limit_ms: u64, mut what: impl FnMut() -> bool) -> Option<u64> {
+        loop {
+            if what() {
+                return u64::try_from(self.began.elapsed().as_millis()).ok();
+            }
+            if self.began.elapsed() >= Duration::from_millis(limit_ms * LATE) {
+                return None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn ask(&self, node: &Node, request: &Request, limit: Duration) -> Option<Value> {
+        match self.client.attempt(node, request, None, limit) {
+            Reply::Answered(answer) => Some(answer),
+            Reply::NotDone(_) | Reply::Lost(_) => None,
+        }
+    }
+
+    fn get(&self, node: &Node, path: &str) -> Option<Value> {
+        self.ask(node, &Request { method: Method::GET, path: path.into(), body: Vec::new() }, ANSWER)
+    }
+
+    fn overview(&self, node: &Node) -> Option<Overview> {
+        serde_json::from_value(self.get(node, "/v1/status")?).ok()
+    }
+
+    fn leader(&self) -> bool {
+        let leads = |view: Overview| view.cluster.leader.as_ref() == Some(&view.answered_by);
+        self.nodes().iter().any(|node| self.overview(node).is_some_and(leads))
+    }
+
+    /// A linearizable read: the node answers, knows a leader and has caught up with it.
+    fn newest_event(&self, node: &Node) -> Option<u64> {
+        sql::read_number(&self.ask(node, &sql::newest_event(), ANSWER)?)
+    }
+
+    fn everything(&self, node: &Node, consistency: &str) -> Option<Everything> {
+        sql::read_everything(&self.ask(node, &sql::everything(consistency), CONTENTS)?)
+    }
+
+    fn scale(&self, replicas: u32) -> bool {
+        let path = format!("/v1/services/{}/scale?timeout_ms=1500", sql::SERVICE);
+        let request = Request::post(&path, &json!({ "replicas": replicas }));
+        self.nodes().iter().any(|node| self.ask(node, &request, ANSWER).is_some())
+    }
+
+    /// Whether every node says that exactly so many copies are wanted, there and healthy, one for
+    /// each ordinal.
+    ///
+    /// # Errors
+    /// What one node says instead.
+    fn is_whole(&self, wanted: u32) -> Result<(), String> {
+        for node in self.nodes() {
+            let view = self.get(node, &format!("/v1/services/{}", sql::SERVICE));
+            let Some(view) = view.and_then(|view| serde_json::from_value::<ServiceView>(view).ok()) else {
+                return Err(format!("{} says nothing of the service", node.name));
+            };
+            let mut ordinals: Vec<u32> = view.replicas.iter().map(|replica| replica.ordinal).collect();
+            ordinals.sort_unstable();
+            let whole = view.want == wanted
+                && view.healthy == wanted
+                && ordinals.iter().copied().eq(0..wanted)
+                && view.replicas.iter().all(|replica| replica.state == "healthy");
+            if !whole {
+                let one = |it: &ReplicaView| format!("{} {} on {} {}", it.ordinal, it.state, it.node, it.detail);
+                let replicas: Vec<String> = view.replicas.iter().map(one).collect();
+                let (want, healthy) = (view.want, view.healthy);
+                let list = replicas.join(", ");
+                return Err(format!("{}: {healthy} of {want} healthy: {list} {}", node.name, view.held.join("; ")));
+            }
+        }
+        Ok(())
+    }
+}

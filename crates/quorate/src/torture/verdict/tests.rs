@@ -1,0 +1,264 @@
+//! A small record that proves everything, and what one changed line does to it.
+
+use super::*;
+use crate::torture::record::Answer;
+use expect_test::expect;
+
+/// 3 nodes, one kill, one partition, and one of everything that clients do.
+const SMALL: &str = include_str!("../testdata/small.jsonl");
+
+fn small() -> Vec<Line> {
+    SMALL.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The verdict after `change` was made to each line.
+fn judged(mut change: impl FnMut(&mut Line)) -> Report {
+    let mut lines = small();
+    lines.iter_mut().for_each(&mut change);
+    judge(&lines).unwrap()
+}
+
+/// The one reason why it fails.
+fn only_failure(change: impl FnMut(&mut Line)) -> String {
+    let report = judged(change);
+    assert_eq!(report.outcome, Outcome::Failed, "{report:?}");
+    assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
+    report.failures[0].clone()
+}
+
+fn with_contents(mut change: impl FnMut(&mut Contents)) -> impl FnMut(&mut Line) {
+    move |line| {
+        if let Line::Contents(contents) = line {
+            change(contents);
+        }
+    }
+}
+
+fn with_faults(mut change: impl FnMut(&mut Fault)) -> impl FnMut(&mut Line) {
+    move |line| {
+        if let Line::Fault(fault) = line {
+            change(fault);
+        }
+    }
+}
+
+fn with_over(mut change: impl FnMut(&mut Over)) -> impl FnMut(&mut Line) {
+    move |line| {
+        if let Line::Over(over) = line {
+            change(over);
+        }
+    }
+}
+
+#[test]
+fn a_record_in_which_everything_was_tried_and_held_proves_it() {
+    let report = judged(|_| {});
+    assert_eq!((report.outcome, &report.failures, &report.missing), (Outcome::Proven, &vec![], &vec![]));
+    expect![[r#"
+        FAULT             MADE  SEEN  LEADERS  NO WRITES  WORST  EVIDENCE (ONE OF THEM)
+        ✔ kill             1/1     1        1      1.8 s  1.8 s  ended with signal 9; answers 64 ms after the start
+        ✔ partition-node   1/1     1        0      2.8 s  2.8 s  a probe passed before and is dropped now; 43 frames were met by it; a probe passes again
+
+        CHECKER         OPERATIONS  PREMISES  VERDICT
+        ✔ witness                8        13  holds
+        ✔ linearizable          13        10  holds
+        ✔ transactions           9        19  holds
+        ✔ events                 8        10  holds
+
+        PROMISE                                   MEASURED
+        ✔ inserts acknowledged                    3
+        ✔ acknowledged inserts lost               0
+        ✔ inserts done twice                      0
+        ✔ refused inserts done                    0
+        ✔ nodes whose contents differ             0
+        ✔ nodes compared                          3 of 3
+        ✔ a leader within 5 s                     0.0 s
+        ✔ all nodes answer within 30 s            0.1 s
+        ✔ all nodes are equal within 30 s         0.3 s
+        ✔ the service is whole within 60 s        0.9 s
+        ✔ copies of the service that run          2 of 2
+        ✔ digests compared                        71
+        ✔ nodes diverged                          0
+        ✔ unexpected deaths                       0
+        ✔ errors that no client expects           0
+        ✔ servers that did not come back or stop  0
+
+        ERROR SEEN BY CLIENTS  TIMES
+        connection-lost            1
+        outcome-unknown            1
+        unreachable                3
+
+        ✔ PROVEN: 2 faults of 2 kinds on 3 nodes in 13s, 15 operations of clients, seed 7"#]].assert_eq(&report.render());
+}
+
+#[test]
+fn an_acknowledged_insert_that_is_gone_is_lost() {
+    let reason = only_failure(with_contents(|contents| contents.rows.retain(|row| *row != 10)));
+    assert_eq!(reason, "acknowledged inserts lost: 1, first 10");
+}
+
+#[test]
+fn an_insert_of_which_nothing_was_known_may_be_there_or_not() {
+    let report = judged(with_contents(|contents| contents.rows.retain(|row| *row != 8)));
+    assert_eq!(report.outcome, Outcome::Proven);
+}
+
+#[test]
+fn an_insert_that_was_sent_again_and_acknowledged_must_be_there() {
+    let reason = only_failure(with_contents(|contents| contents.rows.retain(|row| *row != 7)));
+    assert_eq!(reason, "acknowledged inserts lost: 1, first 7");
+}
+
+#[test]
+fn a_row_that_is_there_twice_was_done_twice() {
+    let reason = only_failure(with_contents(|contents| contents.rows.push(7)));
+    assert_eq!(reason, "inserts done twice: 1, first 7");
+}
+
+#[test]
+fn a_refused_insert_must_not_be_there() {
+    let reason = only_failure(with_contents(|contents| contents.rows.push(9)));
+    assert_eq!(reason, "refused inserts done: 1, first 9");
+}
+
+#[test]
+fn one_node_that_holds_something_else_is_named() {
+    let reason = only_failure(with_contents(|contents| {
+        if contents.node == "n3" {
+            contents.rows.retain(|row| *row != 8);
+        }
+    }));
+    assert_eq!(reason, "nodes whose contents differ: n3");
+}
+
+#[test]
+fn a_register_that_went_back_contradicts_both_checkers() {
+    let report = judged(|line| {
+        if let Line::Operation(Operation { call: Call::Get { key: 2 }, end: End::Answered { answer, .. }, .. }) = line {
+            *answer = Answer::Value(11);
+        }
+    });
+    let reasons: Vec<&str> = report.failures.iter().filter_map(|reason| reason.split(' ').next()).collect();
+    assert_eq!(reasons, ["witness", "linearizable"]);
+}
+
+#[test]
+fn a_read_of_one_node_may_be_old_but_not_invented() {
+    let local = |value| {
+        judged(move |line| {
+            if let Line::Operation(Operation {
+                call: Call::GetLocal { .. }, end: End::Answered { answer, .. }, ..
+            }) = line
+            {
+                *answer = Answer::Value(value);
+            }
+        })
+    };
+    assert_eq!(local(1).outcome, Outcome::Proven);
+    assert_eq!(local(2).outcome, Outcome::Failed, "the index says that it was not written yet");
+}
+
+#[test]
+fn a_transaction_of_which_half_is_seen_is_found() {
+    let report = judged(|line| {
+        if let Line::Operation(Operation { call: Call::Transaction { .. }, end: End::Answered { answer, .. }, .. }) =
+            line
+            && *answer == Answer::Lists(vec![vec![4, 6], vec![5]])
+        {
+            *answer = Answer::Lists(vec![vec![4, 6], vec![]]);
+        }
+    });
+    assert!(report.failures[0].starts_with("transactions violated"), "{:?}", report.failures);
+}
+
+#[test]
+fn a_follower_that_missed_an_event_is_found() {
+    let reason = only_failure(|line| {
+        if let Line::Watched(watched) = line {
+            watched.events.retain(|event| event.kind != "service-scaled" || watched.client != 16);
+        }
+    });
+    assert!(reason.starts_with("events violated"), "{reason}");
+}
+
+#[test]
+fn a_fault_that_nobody_saw_proves_nothing() {
+    let unseen = only_failure(with_faults(|fault| {
+        if fault.kind == "kill" {
+            fault.evidence = None;
+        }
+    }));
+    assert_eq!(unseen, "kill was not seen to be there 1 times");
+    let failed = only_failure(with_faults(|fault| {
+        if fault.kind == "kill" {
+            fault.failed = Some("no server to kill".into());
+        }
+    }));
+    assert_eq!(failed, "kill was planned and never happened: no server to kill");
+}
+
+#[test]
+fn a_server_that_died_by_itself_fails_the_run() {
+    let reason = only_failure(with_over(|over| over.unexpected_deaths.push("n1 panicked".into())));
+    assert_eq!(reason, "unexpected deaths: 1: n1 panicked");
+}
+
+#[test]
+fn a_failure_that_no_client_expects_fails_the_run() {
+    let reason = only_failure(with_over(|over| {
+        over.errors.insert("sqlite-11".into(), 1);
+    }));
+    assert_eq!(reason, "errors that no client expects: 1: sqlite-11");
+}
+
+#[test]
+fn a_cluster_that_heals_too_late_has_not_healed() {
+    let reason = only_failure(|line| {
+        if let Line::Healed(healed) = line {
+            healed.leader_ms = Some(LEADER_WITHIN_MS + 1);
+        }
+    });
+    assert_eq!(reason, "a leader within 5 s: 5.0 s");
+}
+
+#[test]
+fn what_was_left_out_makes_the_proof_incomplete() {
+    let report = judged(|line| {
+        if let Line::Run(run) = line {
+            run.left_out.push(LeftOut {
+                kind: "power-loss".into(),
+                why: "not root".into(),
+                fix: "run it as root".into(),
+            });
+        }
+    });
+    assert_eq!(report.outcome, Outcome::Incomplete);
+    assert_eq!(report.missing, ["power-loss was left out: not root"]);
+}
+
+#[test]
+fn a_run_that_was_stopped_is_incomplete_and_still_tells_what_it_saw_broken() {
+    let stopped: Vec<Line> = small()
+        .into_iter()
+        .filter(|line| !matches!(line, Line::Contents(_) | Line::Healed(_)))
+        .map(|mut line| {
+            with_over(|over| over.interrupted = true)(&mut line);
+            line
+        })
+        .collect();
+    let report = judge(&stopped).unwrap();
+    assert_eq!(report.outcome, Outcome::Incomplete);
+    assert_eq!(report.missing[0], "the run was stopped");
+    let mut broken = stopped.clone();
+    broken.iter_mut().for_each(with_over(|over| over.broken.push("n1 did not come back".into())));
+    assert_eq!(judge(&broken).unwrap().outcome, Outcome::Failed);
+    let cut = judge(&small()[..5]).unwrap();
+    assert_eq!(cut.missing[0], "the record ends before its run did");
+}
+
+#[test]
+fn a_checker_without_anything_to_check_fails_the_run() {
+    let report =
+        judge(&small().into_iter().filter(|line| !matches!(line, Line::Watched(_))).collect::<Vec<_>>()).unwrap();
+    assert_eq!(report.outcome, Outcome::Failed, "{:?}", report.failures);
+}
