@@ -3,6 +3,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod needs;
 mod sim;
 mod tidy;
@@ -30,6 +31,8 @@ enum Task {
     Console,
     /// Simulates clusters under faults, seed by seed.
     Sim(sim::Sim),
+    /// Feeds every decoder with what might break it (needs a nightly compiler).
+    Fuzz(fuzz::Fuzz),
     /// Measures, against peers in the same run.
     Bench {
         #[command(subcommand)]
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Console => console(),
         Task::Sim(options) => sim::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench { what } => bench::run(&what),
     };
     match done {

@@ -48,16 +48,28 @@ pub(crate) fn debian(packages: &[(&str, &str)]) -> Result<()> {
 
 /// cargo-deny, built once into target/tools.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    const VERSION: &str = "0.20.2";
+    cargo_tool("cargo-deny", "0.20.2")
+}
+
+/// cargo-fuzz, built once into target/tools, beside the nightly compiler that it needs.
+pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
+    let nightly = Command::new("rustup").args(["run", "nightly", "rustc", "--version"]).output();
+    if !nightly.is_ok_and(|found| found.status.success()) {
+        bail!("fuzzing needs a nightly compiler: rustup toolchain install nightly --profile minimal");
+    }
+    cargo_tool("cargo-fuzz", "0.13.1")
+}
+
+fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     let tools = root().join("target/tools");
-    let program = tools.join("bin/cargo-deny");
+    let program = tools.join("bin").join(name);
     let found = Command::new(&program).arg("--version").output();
-    if found.is_ok_and(|found| String::from_utf8_lossy(&found.stdout).contains(VERSION)) {
+    if found.is_ok_and(|found| String::from_utf8_lossy(&found.stdout).contains(version)) {
         return Ok(program);
     }
-    println!("building cargo-deny {VERSION} (once)");
+    println!("building {name} {version} (once)");
     let tools = tools.display().to_string();
-    must("cargo", &["install", "--quiet", "--locked", "--root", &tools, "--version", VERSION, "cargo-deny"])?;
+    must("cargo", &["install", "--quiet", "--locked", "--root", &tools, "--version", version, name])?;
     Ok(program)
 }
 

@@ -37,6 +37,10 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "quorate-vfs",
         ],
     ),
+    (
+        "quorate-fuzz",
+        &["quorate-agent", "quorate-api", "quorate-gateway", "quorate-model", "quorate-node", "quorate-store"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -37,6 +37,8 @@ mod agent;
 pub mod desired;
 mod driver;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod launch;
 pub mod log;

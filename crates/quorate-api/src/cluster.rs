@@ -2,12 +2,12 @@
 
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::request::{Patience, patience, read_body, read_json, read_query};
+use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
 use crate::view::{ClusterHealth, EventView, NodeView, Overview, Problem, ServiceView};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
 use quorate_model::command::{Command, Refusal};
@@ -50,7 +50,7 @@ pub(crate) async fn services<B: Backend>(State(app): State<Shared<B>>) -> Respon
     responses((status = 200, body = ServiceView), (status = 404, description = "unknown-service", body = Problem)))]
 pub(crate) async fn service<B: Backend>(
     State(app): State<Shared<B>>,
-    Path(name): Path<String>,
+    Named(name): Named,
 ) -> Result<Json<ServiceView>, Failure> {
     let overview = current(&app);
     match overview.services.iter().find(|service| service.name.as_str() == name) {
@@ -301,7 +301,7 @@ pub struct Changed {
 pub(crate) async fn remove_service<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
-    Path(name): Path<String>,
+    Named(name): Named,
     uri: Uri,
 ) -> Result<Json<Changed>, Failure> {
     let service = service_name(&app, &name)?;
@@ -327,7 +327,7 @@ pub struct Scale {
 pub(crate) async fn scale<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
-    Path(name): Path<String>,
+    Named(name): Named,
     uri: Uri,
     headers: HeaderMap,
     body: Body,

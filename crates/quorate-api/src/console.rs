@@ -3,8 +3,9 @@
 use crate::backend::Backend;
 use crate::guard::{COOKIE, is_token};
 use crate::problem::Failure;
+use crate::request::Named;
 use crate::server::Shared;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
@@ -66,7 +67,7 @@ pub(crate) async fn index<B: Backend>(State(app): State<Shared<B>>, uri: Uri, he
 }
 
 /// A file of the console. A path without a dot is a page of the console, which finds its way itself.
-pub(crate) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn asset(Named(path): Named, headers: HeaderMap) -> Response {
     match ASSETS.iter().find(|asset| asset.name == path) {
         Some(asset) => send(asset, &headers),
         None if !path.contains('.') => send(&ASSETS[0], &headers),

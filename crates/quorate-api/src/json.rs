@@ -427,6 +427,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_the_nearest_one_to_its_digits() {
+        for digits in ["1844674407370951.614", "9223023736854775744073709551610.0", "4.9e-324", "0.1"] {
+            let nearest = Value::from(Scalar::Real(digits.parse().unwrap()));
+            assert_eq!(serde_json::from_str::<Parameter<Native>>(digits).unwrap().0, nearest);
+            assert_eq!(serde_json::from_str::<Parameter<Rqlite>>(digits).unwrap().0, nearest);
+        }
+    }
+
+    #[test]
     fn numbers_and_texts_look_as_go_writes_them() {
         let reals = [
             (1.0, "1"),

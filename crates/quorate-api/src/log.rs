@@ -2,11 +2,11 @@
 
 use crate::backend::{Backend, LogChunk, LogError, LogFrom, LogPiece};
 use crate::problem::Failure;
-use crate::request::read_query;
+use crate::request::{Named, read_query};
 use crate::server::{App, Shared};
 use crate::view::Problem;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -47,7 +47,7 @@ pub(crate) struct LogRange {
         (status = 404, description = "unknown-log", body = Problem)))]
 pub(crate) async fn replica_log<B: Backend>(
     State(app): State<Shared<B>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     uri: Uri,
 ) -> Result<Response, Failure> {
     let replica: ReplicaId = id.parse().map_err(|_| {

@@ -2,7 +2,9 @@
 
 use crate::problem::Failure;
 use axum::body::Body;
+use axum::extract::{FromRequestParts, Path};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use quorate_model::id::RequestId;
@@ -117,6 +119,21 @@ pub(crate) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
             "see /openapi.json",
         )
     })
+}
+
+/// The part of a path that names something.
+pub(crate) struct Named(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Named, Failure> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Named(name)).map_err(|rejection| {
+            let message = format!("the path cannot be read: {}", rejection.body_text());
+            Failure::bad_request("bad-path", message, "percent-encode the bytes of UTF-8 text")
+        })
+    }
 }
 
 /// How long a caller waits: 10 ms to 60 s; 10 s when it says nothing.

@@ -327,6 +327,15 @@ async fn the_cluster_is_shown_whole_and_in_parts() {
 }
 
 #[tokio::test]
+async fn a_path_that_is_no_text_is_a_failure_like_any_other() {
+    let fake = Fake::new();
+    for path in ["/v1/services/%ff", "/v1/replicas/%ff/log", "/ui/%ff"] {
+        assert_eq!(code(&get(&fake, path).await), "400 bad-path", "{path}");
+    }
+    assert_eq!(code(&post(&fake, "/v1/services/%ff/scale", r#"{"replicas":1}"#).await), "400 bad-path");
+}
+
+#[tokio::test]
 async fn events_are_those_after_an_index_newest_first() {
     let fake = Fake::new();
     let indexes =

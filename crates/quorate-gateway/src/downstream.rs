@@ -353,7 +353,7 @@ impl AsyncWrite for ClientIo {
 /// hyper follows RFC 9112 6.3 and silently drops Content-Length beside Transfer-Encoding, so the
 /// service never sees that both were there; this is the only place that can.
 #[derive(Debug, Default)]
-struct HeadScan {
+pub(crate) struct HeadScan {
     line: Line,
 }
 
@@ -372,7 +372,7 @@ impl HeadScan {
     const NAME: &[u8] = b"content-length:";
 
     /// Returns whether a Content-Length line was completed (its name and colon) in these bytes.
-    fn feed(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         let mut found = false;
         while let Some((&byte, rest)) = bytes.split_first() {
             match self.line {

@@ -25,6 +25,8 @@ mod check;
 mod control;
 mod downstream;
 mod endpoint;
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod listeners;
 mod plane;

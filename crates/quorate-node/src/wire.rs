@@ -4,8 +4,8 @@
 //! added, unknown ones are skipped. The consensus library never decodes bytes from the network:
 //! its messages are rebuilt here from our own types, field by field.
 //!
-//! A frame on a connection is a length (u32, little endian) and one [`Frame`]. Where frames are
-//! cut out of a stream is the shell's business; what is in them is decided here, so that the
+//! A frame on a connection is a length (u32, little endian) and one [`Frame`]. The shell reads and
+//! writes the stream; how frames are cut out of it and what is in them is decided here, so that the
 //! simulator and the fuzzers run the same code.
 
 use bytes::{Bytes, BytesMut};
@@ -165,6 +165,8 @@ pub struct SnapshotHead {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
+    #[error("a frame of {0} bytes; {FRAME_MAX} is the limit")]
+    TooLong(usize),
     #[error("the frame is damaged")]
     Damaged(#[source] prost::DecodeError),
     /// From a newer version, or empty.
@@ -194,6 +196,30 @@ impl Body {
     /// [`DecodeError`] when it is damaged or holds nothing that this version knows.
     pub fn decode(bytes: Bytes) -> Result<Body, DecodeError> {
         Frame::decode(bytes).map_err(DecodeError::Damaged)?.body.ok_or(DecodeError::Empty)
+    }
+
+    /// Cuts one frame off the front of what was received; `None` until one is complete. A frame whose
+    /// content this version does not know is skipped.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: what follows cannot be understood either, so the connection is to be closed.
+    pub fn take(received: &mut BytesMut) -> Result<Option<Body>, DecodeError> {
+        loop {
+            let Some(length) = received.first_chunk() else { return Ok(None) };
+            let length = u32::from_le_bytes(*length) as usize;
+            if length > FRAME_MAX {
+                return Err(DecodeError::TooLong(length));
+            }
+            if received.len() < 4 + length {
+                received.reserve(4 + length - received.len());
+                return Ok(None);
+            }
+            let frame = received.split_to(4 + length).freeze().slice(4..);
+            match Body::decode(frame) {
+                Err(DecodeError::Empty) => {}
+                decoded => return decoded.map(Some),
+            }
+        }
     }
 }
 
@@ -375,6 +401,31 @@ mod tests {
         assert_eq!(length, buffer.len() - 4);
         let Body::Raft(read) = Body::decode(buffer.freeze().slice(4..)).unwrap() else { panic!("another body") };
         assert_eq!(eraftpb::Message::try_from(read).unwrap(), message);
+    }
+
+    #[test]
+    fn a_stream_is_cut_into_its_frames_wherever_it_is_torn() {
+        let bodies = [Body::Transfer(Transfer::new(NodeId::from_u128(1))), Body::Hello(Hello::default())];
+        let mut stream = BytesMut::new();
+        let [first, second] = bodies.clone();
+        first.encode_into(&mut stream);
+        // From a newer version: nothing that this one knows.
+        stream.extend_from_slice(&[3, 0, 0, 0, 0xfa, 0x01, 0]);
+        second.encode_into(&mut stream);
+        for torn in 0..stream.len() {
+            let mut received = BytesMut::from(&stream[..torn]);
+            let mut taken = Vec::new();
+            while let Some(body) = Body::take(&mut received).unwrap() {
+                taken.push(body);
+            }
+            received.extend_from_slice(&stream[torn..]);
+            while let Some(body) = Body::take(&mut received).unwrap() {
+                taken.push(body);
+            }
+            assert_eq!(taken, bodies, "torn at {torn}");
+        }
+        let too_long = Body::take(&mut BytesMut::from(&u32::MAX.to_le_bytes()[..]));
+        assert!(matches!(too_long, Err(DecodeError::TooLong(_))));
     }
 
     #[test]

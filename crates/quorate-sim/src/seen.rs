@@ -10,7 +10,7 @@ use quorate_store::databases::AppliedEntry;
 
 /// Something that just happened on a machine (numbered from 0).
 #[derive(Debug)]
-pub enum Seen<'a> {
+pub(crate) enum Seen<'a> {
     /// A node's process started on what its disk held.
     Started { machine: usize, state: &'a ClusterState },
     /// A node took a turn.
@@ -37,7 +37,7 @@ pub enum Seen<'a> {
 
 /// What one machine holds in the end.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub(crate) struct Held {
     pub machine: usize,
     pub node: NodeId,
     pub applied: LogIndex,

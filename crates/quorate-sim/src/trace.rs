@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 /// The trace of a run.
 #[derive(Debug, Default)]
-pub struct Trace {
+pub(crate) struct Trace {
     hash: u64,
     events: u64,
     /// Lines, if they are wanted.
@@ -18,12 +18,12 @@ pub struct Trace {
 
 impl Trace {
     #[must_use]
-    pub fn new(keep_text: bool) -> Trace {
+    pub(crate) fn new(keep_text: bool) -> Trace {
         Trace { text: keep_text.then(String::new), ..Trace::default() }
     }
 
     /// Notes an event: what it is, on which machine, with two numbers that tell it from others.
-    pub fn note(&mut self, at: Timestamp, what: &'static str, machine: usize, a: u64, b: u64) {
+    pub(crate) fn note(&mut self, at: Timestamp, what: &'static str, machine: usize, a: u64, b: u64) {
         self.events += 1;
         let micros = u64::try_from(at.0.as_nanos()).expect("simulated time is short");
         // The address of `what` would differ between builds, its first bytes do not.
@@ -37,7 +37,7 @@ impl Trace {
     }
 
     /// Adds a line for people; it does not count as an event.
-    pub fn say(&mut self, at: Timestamp, line: fmt::Arguments<'_>) {
+    pub(crate) fn say(&mut self, at: Timestamp, line: fmt::Arguments<'_>) {
         if let Some(text) = &mut self.text {
             let _ = writeln!(text, "{:>14.6} ── {line}", at.0.as_secs_f64());
         }
@@ -45,17 +45,17 @@ impl Trace {
 
     /// Stands for the whole trace.
     #[must_use]
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
     #[must_use]
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
     #[must_use]
-    pub fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text.unwrap_or_default()
     }
 }

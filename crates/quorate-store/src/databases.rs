@@ -32,7 +32,7 @@ mod tests;
 pub use checkpoint::{CheckpointError, Checkpointer};
 pub use place::Place;
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
-pub use snapshot::{InstallError, Manifest, SnapshotError, install, snapshot};
+pub use snapshot::{InstallError, Manifest, ManifestError, SnapshotError, check, install, snapshot};
 
 use bytes::Bytes;
 use checkpoint::Gate;

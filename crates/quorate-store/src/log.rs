@@ -390,6 +390,8 @@ impl<D: Disk> Log<D> {
                 return Err(corrupt(0, header.first, "entries before this segment are missing"));
             } else if progress.extent.term(before) != header.before {
                 return Err(corrupt(0, header.first, "the entry before this segment has another term"));
+            } else if header.first.0 <= progress.hard_state.commit {
+                return Err(corrupt(0, header.first, "committed entries are superseded by this segment"));
             } else {
                 progress.extent.truncate(header.first);
             }

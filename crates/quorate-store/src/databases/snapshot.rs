@@ -1,7 +1,7 @@
 //! The whole of both files, for a node whose log begins too late.
 
 use super::place::Place;
-use super::writer::{Meta, file};
+use super::writer::{FORMAT, Meta, file, file_name};
 use bytes::Bytes;
 use quorate_model::entry::Database;
 use quorate_model::id::{LogIndex, Term};
@@ -24,6 +24,32 @@ pub struct Manifest {
     pub files: Vec<(String, u64)>,
 }
 
+/// Why a text is not a manifest that this version can use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    #[error("the manifest is not JSON of this version")]
+    Json(#[from] serde_json::Error),
+    #[error("the manifest lists {0:?}; each database must be there once, and nothing else")]
+    Files(Vec<String>),
+}
+
+impl Manifest {
+    /// Reads what a sender says about its snapshot. Its names are those of the databases, so they can
+    /// be used as names of files.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn read(json: &[u8]) -> Result<Manifest, ManifestError> {
+        let manifest: Manifest = serde_json::from_slice(json)?;
+        let mut names: Vec<String> = manifest.files.iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        let mut known = Database::ALL.map(file_name);
+        known.sort();
+        if names == known { Ok(manifest) } else { Err(ManifestError::Files(names)) }
+    }
+}
+
 /// Why there is no snapshot. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,8 +62,17 @@ pub enum SnapshotError {
 
 /// Why a snapshot is not in force. The files before it still are.
 #[derive(Debug, thiserror::Error)]
-#[error("the received database cannot be put in force")]
-pub struct InstallError(#[from] io::Error);
+#[non_exhaustive]
+pub enum InstallError {
+    #[error("the received database cannot be put in force")]
+    Io(#[from] io::Error),
+    #[error("the received `{database}` is no database of ours")]
+    Sqlite { database: &'static str, source: Error },
+    #[error("the received `{database}` has format {found}, this binary knows {FORMAT}")]
+    TooNew { database: &'static str, found: i64 },
+    #[error("the received `{database}` ends at {found}, its manifest says {index}")]
+    Behind { database: &'static str, found: LogIndex, index: LogIndex },
+}
 
 /// Copies both files into the directory `into`, which holds nothing else then, each from one moment, while writers go on.
 ///
@@ -57,7 +92,7 @@ pub fn snapshot(place: impl Into<Place>, into: &Path) -> Result<Manifest, Snapsh
         let meta = copy_file(&place, &file(&directory, database), &copy)
             .map_err(|source| SnapshotError::Sqlite { database: database.name(), source })?;
         metas.push(meta);
-        files.push((format!("{}.db", database.name()), place.volume().bytes(&copy)?));
+        files.push((file_name(database), place.volume().bytes(&copy)?));
     }
     let voters = metas[Database::System as usize].voters.clone();
     metas.sort_by_key(|meta| meta.applied.index);
@@ -76,24 +111,57 @@ fn copy_file(place: &Place, from: &Path, to: &Path) -> Result<Meta, Error> {
     Meta::load(&target)
 }
 
-/// Puts received files in force: whoever opens the databases next gets these.
+/// Whether received files are what their manifest says: complete, and databases that this binary can
+/// open and that hold everything up to its index. Removes whatever else is in `incoming`.
+///
+/// # Errors
+/// [`InstallError`]: they must not be put in force.
+pub fn check(place: impl Into<Place>, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+    let place = place.into();
+    for (name, bytes) in &manifest.files {
+        if place.volume().bytes(&incoming.join(name))? != *bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not complete")).into());
+        }
+    }
+    // A write-ahead log that is none of ours would be taken for the received file's.
+    remove_others(&place, incoming, manifest)?;
+    for database in Database::ALL {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let meta = place.connect(&file(incoming, database), flags).and_then(|file| Meta::load(&file));
+        let (meta, database) = (meta, database.name());
+        let meta = meta.map_err(|source| InstallError::Sqlite { database, source })?;
+        if meta.format > FORMAT {
+            return Err(InstallError::TooNew { database, found: meta.format });
+        }
+        let (found, index) = (meta.applied.index, manifest.index);
+        if found < index {
+            return Err(InstallError::Behind { database, found, index });
+        }
+    }
+    // What SQLite made beside the files to read them.
+    remove_others(&place, incoming, manifest)?;
+    Ok(())
+}
+
+fn remove_others(place: &Place, incoming: &Path, manifest: &Manifest) -> io::Result<()> {
+    for found in place.volume().list(incoming)? {
+        if !manifest.files.iter().any(|(name, _)| found == *name) {
+            place.volume().remove_file(&incoming.join(found))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts received files in force: whoever opens the databases next gets these, and the files before
+/// them are removed.
 ///
 /// # Errors
 /// [`InstallError`].
 pub fn install(place: impl Into<Place>, incoming: &Path, manifest: &Manifest) -> Result<(), InstallError> {
     let place = place.into();
-    for (name, bytes) in &manifest.files {
-        let file = incoming.join(name);
-        if place.volume().bytes(&file)? != *bytes {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not complete")).into());
-        }
-        place.volume().sync(&file)?;
-    }
-    for found in place.volume().list(incoming)? {
-        // A write-ahead log that is none of ours would be taken for the received file's.
-        if !manifest.files.iter().any(|(name, _)| found == *name) {
-            place.volume().remove_file(&incoming.join(found))?;
-        }
+    check(&place, incoming, manifest)?;
+    for (name, _) in &manifest.files {
+        place.volume().sync(&incoming.join(name))?;
     }
     place.volume().sync(incoming)?;
     let name = format!("{}-{}", manifest.index, manifest.term);

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 /// The format of our tables. A file with a higher one is of a newer Quorate.
-const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 1;
 
 /// A checkpoint on another connection may hold the file for a moment.
 const BUSY: Duration = Duration::from_secs(10);
@@ -318,7 +318,11 @@ enum Attempt {
 }
 
 pub(super) fn file(directory: &Path, database: Database) -> PathBuf {
-    directory.join(format!("{}.db", database.name()))
+    directory.join(file_name(database))
+}
+
+pub(super) fn file_name(database: Database) -> String {
+    format!("{}.db", database.name())
 }
 
 /// Settings of every connection that may write the file.

@@ -13,6 +13,10 @@ const MAGIC: [u8; 8] = *b"QUORLOG\n";
 /// The place of the header's checksum. It and the magic stay where they are in every version.
 const HEADER_CRC: usize = HEADER_BYTES - 4;
 
+/// No index, term, sequence or batch number gets beyond this (a million a second take 290,000 years), so
+/// that there is always a next one.
+pub(super) const NUMBER_MAX: u64 = u64::MAX >> 1;
+
 /// What a record is. 0 is never used, so zeros are never a record.
 pub(super) const KIND_NORMAL: u8 = 1;
 pub(super) const KIND_MEMBERSHIP: u8 = 2;
@@ -90,8 +94,16 @@ impl Header {
             return Err(BadHeader::TooNew(version));
         }
         let uuid = |at: usize| u128::from_be_bytes(bytes[at..at + 16].try_into().expect("16 bytes"));
+        // Sequence, first index, term before, batch, previous sequence; the first two are from 1.
+        let numbers = [64, 72, 80, 88, 96].map(|at| u64_at(bytes, at));
+        if numbers.iter().any(|number| *number > NUMBER_MAX) || numbers[0] == 0 || numbers[1] == 0 {
+            return Err(BadHeader::Damaged);
+        }
         let sequence = u64_at(bytes, 96);
         let previous = Sealed { sequence, end: u64_at(bytes, 104), crc: u32_at(bytes, 12) };
+        if sequence != 0 && previous.end < HEADER_BYTES as u64 {
+            return Err(BadHeader::Damaged);
+        }
         let header = Header {
             cluster: ClusterId::from_u128(uuid(16)),
             node: NodeId::from_u128(uuid(32)),
@@ -169,6 +181,13 @@ pub(super) fn peek_tag(bytes: &[u8]) -> Option<u32> {
 /// What the record at the beginning of `bytes` says that it occupies; not checked in any way.
 pub(super) fn peek_bytes(bytes: &[u8; RECORD_HEAD_BYTES]) -> usize {
     record_bytes(u32_at(bytes, 4) as usize)
+}
+
+impl RecordHead {
+    /// Whether its numbers can be: see [`NUMBER_MAX`].
+    pub(super) fn is_possible(&self) -> bool {
+        [self.batch, self.index, self.term].into_iter().all(|number| number <= NUMBER_MAX)
+    }
 }
 
 impl<'a> Record<'a> {

@@ -87,6 +87,9 @@ fn accept(record: &Record<'_>, at: usize, marks: &mut Marks, progress: &mut Prog
     let damage = |what: &str| Err(Damage { offset: at as u64, what: what.to_owned() });
     let head = record.head;
     let index = LogIndex(head.index);
+    if !head.is_possible() {
+        return damage("a record has a number that no log gets to");
+    }
     if at == HEADER_BYTES && head.kind != KIND_HARD_STATE {
         return damage("the segment does not begin with a hard state");
     }
@@ -105,6 +108,9 @@ fn accept(record: &Record<'_>, at: usize, marks: &mut Marks, progress: &mut Prog
             if index < extent.first() || index > extent.last.next() {
                 return damage("an entry does not continue the log");
             }
+            if head.index <= progress.hard_state.commit {
+                return damage("an entry replaces one that is committed");
+            }
             marks.note(index, at as u64, index <= extent.last);
             extent.append(index, Term(head.term));
         }
@@ -121,7 +127,7 @@ fn find_proof(tail: &[u8], offset: usize, tag: u32, batch_min: u64, newest: &mut
     let ours = starts.filter(|&at| peek_tag(&tail[at..]) == Some(tag));
     let records = ours.filter_map(|at| Record::parse(&tail[at..]).map(|record| (at, record.head)));
     let mut proof = None;
-    for (at, head) in records.filter(|(_, head)| head.batch >= batch_min) {
+    for (at, head) in records.filter(|(_, head)| head.batch >= batch_min && head.is_possible()) {
         *newest = head.batch.max(*newest);
         let began = head.batch_start as usize;
         // At the place itself stands a whole record that does not continue the chain: if its batch

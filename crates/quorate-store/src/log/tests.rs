@@ -359,6 +359,73 @@ fn corruption_is_told_with_file_offset_index_and_consequence() {
     );
 }
 
+/// A segment with these records (kind, index), whose checksums are right whatever it says.
+fn made_up(header: Header, records: &[(u8, u64)], change: impl Fn(&mut RecordHead)) -> MemoryDisk {
+    let mut bytes = Vec::new();
+    let mut crc = header.encode(&mut bytes);
+    for &(kind, index) in records {
+        let (tag, batch_start) = (header.tag(), 4096);
+        let mut head = RecordHead { previous_crc: crc, tag, batch: 1, batch_start, kind, index, term: 0 };
+        change(&mut head);
+        crc = head.encode(&[0; 8], &mut bytes);
+    }
+    let disk = MemoryDisk::new();
+    let file = disk.create(&segment_name(header.first)).unwrap();
+    file.write_at(&mut [io::IoSlice::new(&bytes)], 0).unwrap();
+    disk
+}
+
+#[test]
+fn numbers_that_no_log_gets_to_are_damage() {
+    let LogIdentity { cluster, node } = identity();
+    let (first, before) = (LogIndex(1), Term(0));
+    let good = Header { cluster, node, segment: 7, sequence: 1, first, before, batch: 1, previous: None };
+    let records = [(KIND_HARD_STATE, 0), (KIND_NORMAL, 1)];
+    assert!(open(made_up(good, &records, |_| ())).is_ok());
+    let last = u64::MAX;
+    for header in [
+        Header { sequence: 0, ..good },
+        Header { sequence: last, ..good },
+        Header { first: LogIndex(0), ..good },
+        Header { first: LogIndex(last), ..good },
+        Header { batch: last, ..good },
+        Header { previous: Some(Sealed { sequence: 1, end: 4095, crc: 0 }), sequence: 2, ..good },
+    ] {
+        assert!(matches!(open(made_up(header, &records, |_| ())), Err(OpenLogError::Corrupt { .. })), "{header:?}");
+    }
+    let changes: [fn(&mut RecordHead); 3] =
+        [|head| head.batch = u64::MAX, |head| head.index = u64::MAX, |head| head.term = u64::MAX];
+    for change in changes {
+        assert!(matches!(open(made_up(good, &records, change)), Err(OpenLogError::Corrupt { .. })));
+    }
+}
+
+#[test]
+fn a_log_that_takes_back_what_is_committed_is_damaged() {
+    let LogIdentity { cluster, node } = identity();
+    let (first, before) = (LogIndex(1), Term(0));
+    let header = Header { cluster, node, segment: 7, sequence: 1, first, before, batch: 1, previous: None };
+    let mut records = vec![(KIND_HARD_STATE, 0), (KIND_NORMAL, 1), (KIND_NORMAL, 2), (KIND_HARD_STATE, 1)];
+    records.push((KIND_NORMAL, 2));
+    assert!(open(made_up(header, &records, |_| ())).is_ok());
+    records.push((KIND_NORMAL, 1));
+    let refused = open(made_up(header, &records, |_| ())).unwrap_err();
+    assert!(refused.to_string().contains("replaces one that is committed"), "{refused}");
+
+    // By the header of the next segment.
+    let disk = MemoryDisk::new();
+    let (mut log, _) = open(disk.clone()).unwrap();
+    put(&mut log, &entries([entry(1, 1, "a"), entry(2, 1, "b")]));
+    put(&mut log, &state(1, 0, 2));
+    let previous = Some(log.current().sealed());
+    let next = Header { sequence: 2, first: LogIndex(2), before: Term(1), batch: 9, previous, ..header };
+    let (name, second) = (segment_name(next.first), made_up(next, &[(KIND_HARD_STATE, 1)], |head| head.batch = 9));
+    let file = disk.create(&name).unwrap();
+    file.write_at(&mut [io::IoSlice::new(&second.contents(&name).unwrap())], 0).unwrap();
+    let refused = open(disk).unwrap_err();
+    assert!(refused.to_string().contains("superseded by this segment"), "{refused}");
+}
+
 #[test]
 fn a_read_of_a_rotten_entry_fails() {
     let disk = MemoryDisk::new();

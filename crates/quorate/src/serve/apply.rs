@@ -10,7 +10,7 @@ use quorate_api::backend::Committed;
 use quorate_model::id::{LogIndex, RequestId, Term};
 use quorate_node::consensus::LogEntry;
 use quorate_node::{AppliedEntry, Event};
-use quorate_store::databases::{Item, Manifest, ToApply};
+use quorate_store::databases::{self, Item, Manifest, ToApply};
 use quorate_store::storage::{DURABLE_EVERY, DatabaseStorage};
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -319,32 +319,11 @@ async fn serve_peer<B: BulkReceiver>(mut stream: TcpStream, me: LinkIdentity, in
     }
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
-        while let Some(message) = take_frame(&mut buffer)? {
+        while let Some(message) = Body::take(&mut buffer).map_err(io::Error::other)? {
             inbox.send(Event::Received { from, message }).await;
         }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
-        }
-    }
-}
-
-/// Cuts one frame off the front. A frame whose content this version does not know is skipped.
-fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Body>> {
-    loop {
-        let Some(length) = buffer.get(..4) else { return Ok(None) };
-        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-        if length > wire::FRAME_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
-        }
-        if buffer.len() < 4 + length {
-            buffer.reserve(4 + length - buffer.len());
-            return Ok(None);
-        }
-        let frame = buffer.split_to(4 + length).freeze().slice(4..);
-        match Body::decode(frame) {
-            Ok(body) => return Ok(Some(body)),
-            Err(wire::DecodeError::Empty) => {}
-            Err(error) => return Err(io::Error::other(error)),
         }
     }
 }

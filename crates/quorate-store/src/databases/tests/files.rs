@@ -82,6 +82,41 @@ fn an_incomplete_snapshot_and_the_one_in_force_are_not_installed() {
 }
 
 #[test]
+fn what_is_no_database_of_ours_takes_the_place_of_none() {
+    let (root, databases) = with(&growing(10));
+    drop(databases);
+    let before = contents(root.path());
+    let into = root.path().join("incoming-1");
+    let manifest = snapshot(root.path(), &into).unwrap();
+    let ahead = Manifest { index: manifest.index.next(), ..manifest.clone() };
+    let refused = install(root.path(), &into, &ahead).unwrap_err();
+    assert!(matches!(refused, InstallError::Behind { .. }), "{refused}");
+    let damaged = into.join("main.db");
+    let bytes = vec![7; std::fs::read(&damaged).unwrap().len()];
+    std::fs::write(&damaged, bytes).unwrap();
+    let refused = install(root.path(), &into, &manifest).unwrap_err();
+    assert!(matches!(refused, InstallError::Sqlite { database: "main", .. }), "{refused}");
+    drop(open(root.path()));
+    assert!(contents(root.path()) == before);
+}
+
+#[test]
+fn a_manifest_names_each_database_once_and_nothing_else() {
+    let read =
+        |files: &str| Manifest::read(format!(r#"{{"index":1,"term":1,"voters":[],"files":{files}}}"#).as_bytes());
+    assert!(read(r#"[["main.db",1],["system.db",2]]"#).is_ok());
+    for files in [
+        "[]",
+        r#"[["main.db",1]]"#,
+        r#"[["main.db",1],["main.db",1]]"#,
+        r#"[["main.db",1],["system.db",2],["../main.db",1]]"#,
+        r#"[["main.db",1],["/etc/passwd",2]]"#,
+    ] {
+        assert!(matches!(read(files), Err(ManifestError::Files(_))), "{files}");
+    }
+}
+
+#[test]
 fn what_is_left_over_is_removed_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     drop(open(root.path()));

@@ -1,0 +1,18 @@
+//! The agent: lines between it and its shims, and the files that it finds when it starts.
+
+use quorate_agent::fuzzing;
+
+/// The first byte chooses what the rest is taken for: `r` a request to a shim, `s` a shim's state,
+/// `l` how to launch a replica, `a` the cached assignment.
+///
+/// # Panics
+/// When what is read is another after it was written again; see [`quorate_agent::fuzzing`].
+pub fn agent(data: &[u8]) -> bool {
+    match data.split_first() {
+        Some((b'r', line)) => fuzzing::request(line),
+        Some((b's', text)) => fuzzing::state(text),
+        Some((b'l', text)) => fuzzing::launch(text),
+        Some((b'a', text)) => fuzzing::cache(text),
+        _ => false,
+    }
+}
