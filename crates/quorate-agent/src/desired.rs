@@ -13,6 +13,7 @@
 
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::planted::{Bug, planted};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -80,8 +81,9 @@ impl Desired {
         if assignment.node != self.node {
             return Offer::OtherNode;
         }
+        let obeys_older = planted(Bug::OlderAssignmentObeyed);
         match self.newest.as_deref() {
-            Some(newest) if assignment.revision < newest.revision => Offer::Older,
+            Some(newest) if assignment.revision < newest.revision && !obeys_older => Offer::Older,
             Some(newest) if assignment == *newest => Offer::Same,
             _ => {
                 self.newest = Some(Arc::new(assignment));

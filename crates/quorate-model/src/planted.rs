@@ -8,52 +8,74 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Bug {
-    /// The log says that a batch is durable without having synced it.
-    AckBeforeSync = 1,
+    // ── Consensus ──
     /// A vote leaves before it is on disk.
-    VoteBeforeSync,
-    /// A leader answers linearizable reads without asking a majority whether it still leads.
-    DeposedLeaderRead,
-    /// Entries at or below a database's applied index are applied again.
-    AppliedTwice,
-    /// A snapshot forgets who votes.
-    SnapshotWithoutVoters,
-    /// A leader commits entries of earlier terms by counting copies (Raft §5.4.2).
-    CommitOldTermByCount,
-    /// The applied index is written in a transaction of its own, after the entries'.
-    AppliedIndexApart,
+    VoteBeforeSync = 1,
     /// The leader counts its own copy of an entry before its disk has it.
     LeaderCountsUnsynced,
-    /// The log is shortened up to what the databases hold, durable or not.
-    ShortenedTooFar,
-    /// The log is shortened by the databases' position although their files were not synced.
-    ShortenedBeforeSync,
-    /// Checksums of log records are not looked at.
-    ChecksumIgnored,
-    /// At a start the log is cut to what is known to be committed.
-    CutToCommit,
-    /// SQL sees the node's own clock.
-    LocalTime,
-    /// A request that is sent again is done again.
-    RetryAppliedTwice,
-    /// Remembered request ids are not loaded at a start.
-    RequestIdsForgotten,
-    /// An entry whose SQL ends the transaction takes its neighbours in the batch with it.
-    BatchNeighbourLost,
+    /// A leader commits entries of earlier terms by counting copies (Raft §5.4.2).
+    CommitOldTermByCount,
     /// The hint that the leader died also forgets whom this node voted for.
     HintForgetsVote,
+    /// Entries that the library joined to the wrong message are sent as they are.
+    AppendsMisplaced,
+    /// What is known of a snapshot that arrived lacks the voters.
+    SnapshotWithoutVoters,
+    // ── Reads ──
+    /// A leader answers linearizable reads without asking a majority whether it still leads.
+    DeposedLeaderRead,
     /// A read is answered as soon as its index is confirmed, whether or not the database is there.
     ReadBeforeApplied,
+    /// A read is answered by a round that began before it was asked.
+    ReadByEarlierRound,
+    // ── The log ──
+    /// The log says that a batch is durable without having synced it.
+    AckBeforeSync,
+    /// A new segment's name is not synced.
+    SegmentNameUnsynced,
     /// A new segment of the log does not begin with the vote.
     VoteNotInSegment,
     /// After a snapshot the log begins anew without term and vote.
     VoteLostAtSnapshot,
+    /// Checksums of log records are not looked at.
+    ChecksumIgnored,
+    /// At a start the log is cut to what is known to be committed.
+    CutToCommit,
+    /// The log is shortened without regard to what the databases hold.
+    ShortenedTooFar,
+    /// The log is shortened by the databases' position although their files were not synced.
+    ShortenedBeforeSync,
+    // ── The databases ──
+    /// Entries at or below a database's applied index are applied again.
+    AppliedTwice,
+    /// The applied index is written in a transaction of its own, after the entries'.
+    AppliedIndexApart,
+    /// A snapshot goes by the position of the newer of the two files.
+    SnapshotOfNewerFile,
+    /// The directory of a new database is not synced into the one above it.
+    DirectoryUnsynced,
+    /// An entry whose SQL ends the transaction takes its neighbours in the batch with it.
+    BatchNeighbourLost,
+    /// Deferred foreign keys are left to the commit of the whole batch.
+    DeferredKeysUnchecked,
+    /// SQL sees the node's own clock.
+    LocalTime,
+    /// `random()` goes on where the node's own generator was.
+    LocalRandomness,
+    // ── Requests ──
+    /// A request that is sent again is done again.
+    RetryAppliedTwice,
+    /// Remembered request ids are not loaded at a start.
+    RequestIdsForgotten,
+    /// A leap of the log's time makes nodes forget request ids.
+    LeapForgetsRequests,
+    /// A request that nobody waits for any more is handed to the leader all the same.
+    RetryAfterDeadline,
+    // ── Services ──
     /// A plan is carried out although the cluster has moved on: two replicas for one ordinal.
     StalePlanCarriedOut,
     /// An agent obeys an assignment older than the one that it obeyed before.
     OlderAssignmentObeyed,
-    /// `random()` draws from the node's own generator.
-    LocalRandomness,
 }
 
 /// Plants one bug, in place of the one before, or none. For a process that runs one cluster at a time.

@@ -15,6 +15,7 @@ use crate::assignment::{AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::event::{Event, Happening};
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::planted::{Bug, planted};
 use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -325,7 +326,7 @@ impl ClusterState {
     }
 
     fn carry_out(&self, changes: &mut Changes, expected: LogIndex, steps: &[Step]) -> Result<(), Refusal> {
-        if expected != self.planned_on {
+        if expected != self.planned_on && !planted(Bug::StalePlanCarriedOut) {
             return Err(Refusal::StalePlan { expected, actual: self.planned_on });
         }
         for step in steps {

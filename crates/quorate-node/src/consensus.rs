@@ -18,9 +18,10 @@ mod storage;
 
 use bytes::Bytes;
 use quorate_model::id::{LogIndex, Term};
+use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
 use raft::eraftpb::{self, ConfState, EntryType, HardState, MessageType};
-use raft::{Config, RawNode, SnapshotStatus, StateRole};
+use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -171,6 +172,10 @@ impl Consensus {
             batch_append: true,
             max_uncommitted_size: 64 << 20,
             max_committed_size_per_ready: 4 << 20,
+            read_only_option: match planted(Bug::DeposedLeaderRead) {
+                true => ReadOnlyOption::LeaseBased,
+                false => ReadOnlyOption::Safe,
+            },
             ..Config::default()
         };
         // The library panics when it is told of more applied than committed entries; the commit
@@ -252,6 +257,9 @@ impl Consensus {
         let term = self.raw.raft.term;
         // Keeps the vote of this term and ends the lease that would make us refuse other candidates.
         self.raw.raft.become_follower(term, raft::INVALID_ID);
+        if planted(Bug::HintForgetsVote) {
+            self.raw.raft.vote = raft::INVALID_ID;
+        }
         self.stand(now, alive, Duration::ZERO);
     }
 
@@ -285,6 +293,10 @@ impl Consensus {
             }
         }
         let _ = self.raw.step(message);
+        if planted(Bug::CommitOldTermByCount) && self.leads() {
+            let (copied, _) = self.raw.raft.mut_prs().maximal_committed_index();
+            self.raw.raft.raft_log.commit_to(copied);
+        }
     }
 
     /// A leader's snapshot lies ready in full. Returns whether Raft wants it; if so, an
@@ -299,7 +311,9 @@ impl Consensus {
         metadata.index = index.0;
         metadata.term = index_term.0;
         let voters = self.raw.raft.prs().conf().voters().ids().iter().collect();
-        metadata.mut_conf_state().set_voters(voters);
+        if !planted(Bug::SnapshotWithoutVoters) {
+            metadata.mut_conf_state().set_voters(voters);
+        }
         let _ = self.raw.step(message);
         self.raw.snap().is_some()
     }
@@ -412,8 +426,13 @@ impl Consensus {
             assert!(!installs || entries.is_empty(), "entries after a snapshot come with a later ready");
             self.raw.mut_store().append(&entries);
             // A leader that was deposed in this very turn still has appends to send.
-            let parked_messages: Vec<_> =
+            let mut parked_messages: Vec<_> =
                 ready.take_persisted_messages().into_iter().filter_map(|message| self.following(message)).collect();
+            if planted(Bug::VoteBeforeSync) {
+                let vote =
+                    |message: &mut eraftpb::Message| message.get_msg_type() == MessageType::MsgRequestVoteResponse;
+                out.extend(parked_messages.extract_if(.., vote).map(Output::Send));
+            }
             let writes = ready.must_sync() && !installs;
             if writes {
                 let hard_state = self.hard_state();
@@ -426,6 +445,9 @@ impl Consensus {
                 }));
             }
             self.raw.advance_append_async(ready);
+            if planted(Bug::LeaderCountsUnsynced) && self.leads() {
+                self.raw.on_persist_ready(number);
+            }
             let free = !writes && !installs;
             if free && self.parked.is_empty() {
                 out.extend(parked_messages.into_iter().map(Output::Send));
@@ -465,7 +487,8 @@ impl Consensus {
     /// follower acknowledged 725, which nobody had. Found by the simulator (seed 6 of its first day).
     fn following(&self, mut message: eraftpb::Message) -> Option<eraftpb::Message> {
         let Some(first) = message.entries.first().map(|entry| entry.index) else { return Some(message) };
-        if message.get_msg_type() == MessageType::MsgAppend && first != message.index + 1 {
+        let misplaced = first != message.index + 1 && !planted(Bug::AppendsMisplaced);
+        if message.get_msg_type() == MessageType::MsgAppend && misplaced {
             message.index = first - 1;
             // Without its term the message says nothing; it is as good as lost, and sent again.
             message.log_term = self.raw.raft.raft_log.term(first - 1).ok()?;

@@ -14,6 +14,7 @@
 
 use crate::event::Ticket;
 use quorate_model::id::LogIndex;
+use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
 use std::time::Duration;
 
@@ -89,7 +90,8 @@ impl Reads {
     /// The leader confirmed a round, this one or an earlier one.
     pub(crate) fn confirmed(&mut self, round: u64, index: LogIndex) {
         let Some(asked) = &mut self.asked else { return };
-        let (answered, rest): (Vec<_>, Vec<_>) = asked.reads.drain(..).partition(|(first, _)| *first <= round);
+        let answers = |first: u64| first <= round || planted(Bug::ReadByEarlierRound);
+        let (answered, rest): (Vec<_>, Vec<_>) = asked.reads.drain(..).partition(|(first, _)| answers(*first));
         if rest.is_empty() {
             self.asked = None;
         } else {
@@ -102,10 +104,11 @@ impl Reads {
     pub(crate) fn ready(&mut self, applied: LogIndex) -> Vec<Ticket> {
         let mut ready = Vec::new();
         self.confirmed.retain(|(index, reads)| {
-            if *index <= applied {
+            let there = *index <= applied || planted(Bug::ReadBeforeApplied);
+            if there {
                 ready.extend(reads.iter().map(|read| read.ticket));
             }
-            *index > applied
+            !there
         });
         ready
     }

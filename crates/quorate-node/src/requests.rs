@@ -10,6 +10,7 @@
 
 use quorate_model::entry::Proposal;
 use quorate_model::id::RequestId;
+use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -107,7 +108,7 @@ impl Requests {
             let Some(pending) = self.pending.get_mut(&id) else { continue };
             // Too late, also for the memory of request ids: a node that was stopped for minutes must
             // not bring back what was done, and forgotten, meanwhile.
-            if pending.deadline <= now {
+            if pending.deadline <= now && !planted(Bug::RetryAfterDeadline) {
                 continue;
             }
             if leader(&pending.proposal) {

@@ -42,6 +42,7 @@ use format::{
     RecordHead, Sealed, record_bytes,
 };
 use quorate_model::id::{ClusterId, LogIndex, NodeId, Term};
+use quorate_model::planted::{Bug, planted};
 use recovery::Progress;
 use segment::{Marks, Segment};
 use std::cmp::Ordering;
@@ -536,7 +537,7 @@ impl<D: Disk> Log<D> {
     pub fn sync(&mut self) -> Result<(), WriteLogError> {
         self.check_running()?;
         if self.unsynced {
-            let synced = self.current().file.sync_data();
+            let synced = if planted(Bug::AckBeforeSync) { Ok(()) } else { self.current().file.sync_data() };
             self.check(synced, "sync the log")?;
             self.unsynced = false;
             self.batch += 1;
@@ -745,13 +746,14 @@ impl<D: Disk> Log<D> {
             index: self.hard_state.commit,
             term: self.hard_state.term,
         };
-        let crc = state.encode(&self.hard_state.vote.to_le_bytes(), &mut self.buffer);
+        let vote = if planted(Bug::VoteNotInSegment) { 0 } else { self.hard_state.vote };
+        let crc = state.encode(&vote.to_le_bytes(), &mut self.buffer);
         let name = segment_name(first);
         let begun = file
             .write_at(&mut [io::IoSlice::new(&self.buffer)], 0)
             .and_then(|()| file.sync_data())
             .and_then(|()| self.disk.rename(&draft, &name))
-            .and_then(|()| self.disk.sync_dir());
+            .and_then(|()| if planted(Bug::SegmentNameUnsynced) { Ok(()) } else { self.disk.sync_dir() });
         self.check(begun, "begin a log segment")?;
 
         self.sequence = sequence;

@@ -20,6 +20,7 @@ use crate::log::{
 };
 use bytes::Bytes;
 use quorate_model::id::{LogIndex, Term};
+use quorate_model::planted::{Bug, planted};
 use quorate_model::state::ClusterState;
 use std::path::Path;
 use std::time::Duration;
@@ -120,9 +121,10 @@ pub fn open<D: Disk>(
     }
     let mut unapplied = Vec::new();
     let mut next = applied.next();
-    while next <= found.last {
-        let entries = log.read(next, found.last.next(), REPLAY_BYTES)?;
-        next = entries.last().map_or(found.last.next(), |entry| entry.index.next());
+    let last = if planted(Bug::CutToCommit) { LogIndex(found.hard_state.commit) } else { found.last };
+    while next <= last {
+        let entries = log.read(next, last.next(), REPLAY_BYTES)?;
+        next = entries.last().map_or(last.next(), |entry| entry.index.next());
         unapplied.extend(entries);
     }
     Ok(Stored {
@@ -200,7 +202,8 @@ impl<D: Disk> LogStorage<D> {
     /// [`WriteLogError`].
     pub fn shorten(&mut self, durable: LogIndex) -> Result<Option<LogIndex>, WriteLogError> {
         let before = self.log.first();
-        self.log.purge(durable.next().min(self.log.newest(self.retain)))?;
+        let needed = if planted(Bug::ShortenedTooFar) { self.log.last() } else { durable.next() };
+        self.log.purge(needed.min(self.log.newest(self.retain)))?;
         Ok(Some(self.log.first()).filter(|first| *first > before))
     }
 
@@ -210,6 +213,10 @@ impl<D: Disk> LogStorage<D> {
     /// [`WriteLogError`].
     pub fn begin_after(&mut self, index: LogIndex, term: Term, hard_state: HardState) -> Result<(), WriteLogError> {
         self.log.reset(index, term)?;
+        let hard_state = match planted(Bug::VoteLostAtSnapshot) {
+            true => HardState { commit: index.0, ..HardState::default() },
+            false => hard_state,
+        };
         self.log.write(&Append { hard_state: Some(hard_state), entries: Vec::new() })?;
         self.log.sync()
     }

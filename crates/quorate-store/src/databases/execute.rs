@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quorate_model::command::Command;
 use quorate_model::entry::{Envelope, Kind, Outcome};
 use quorate_model::id::LogIndex;
+use quorate_model::planted::{Bug, planted};
 use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, Statement, StatementResult, Value};
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::WallTime;
@@ -69,6 +70,7 @@ pub(super) fn entry(
     let request = envelope.and_then(Envelope::request_id);
     writer.recorder.begin(writer.current_digest(), entry.index);
     if let Some(id) = request
+        && !planted(Bug::RetryAppliedTwice)
         && let Some((first, outcome)) = writer.requests.known(&writer.connection, id)?
     {
         let digest = writer.recorder.finish(&outcome.to_bytes());
@@ -156,7 +158,8 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
             break;
         }
     }
-    if !undone && quorate_vfs::deferred_foreign_keys(&writer.connection) {
+    let unchecked = planted(Bug::DeferredKeysUnchecked);
+    if !undone && !unchecked && quorate_vfs::deferred_foreign_keys(&writer.connection) {
         // The entry alone would fail at its commit; inside a batch it must fail as well.
         let error = refusal(ffi::SQLITE_CONSTRAINT_FOREIGNKEY, "FOREIGN KEY constraint failed");
         outcome.results = outcome.results.iter().map(|_| failed(error.clone())).collect();

@@ -5,6 +5,7 @@
 
 use quorate_model::entry::{EntryError, Kind, Outcome};
 use quorate_model::id::{LogIndex, RequestId};
+use quorate_model::planted::{Bug, planted};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, VecDeque};
 
@@ -50,6 +51,9 @@ impl Requests {
 
     pub(super) fn load(connection: &Connection) -> rusqlite::Result<Requests> {
         let mut requests = Requests::default();
+        if planted(Bug::RequestIdsForgotten) {
+            return Ok(requests);
+        }
         let mut select = connection.prepare("SELECT idx, time_us, id FROM _quorate_requests ORDER BY idx")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -103,8 +107,9 @@ impl Requests {
     }
 
     fn remember(&mut self, index: LogIndex, time_us: u64, id: RequestId) {
+        let leap_max = if planted(Bug::LeapForgetsRequests) { u64::MAX } else { LEAP_US };
         let age_us =
-            self.order.back().map_or(0, |last| last.age_us + time_us.saturating_sub(last.time_us).min(LEAP_US));
+            self.order.back().map_or(0, |last| last.age_us + time_us.saturating_sub(last.time_us).min(leap_max));
         self.by_id.insert(id, index);
         self.order.push_back(Remembered { index, id, time_us, age_us });
     }

@@ -5,6 +5,7 @@ use super::writer::{FORMAT, Meta, file, file_name};
 use bytes::Bytes;
 use quorate_model::entry::Database;
 use quorate_model::id::{LogIndex, Term};
+use quorate_model::planted::{Bug, planted};
 use rusqlite::backup::Backup;
 use rusqlite::{Error, OpenFlags};
 use serde::{Deserialize, Serialize};
@@ -96,7 +97,8 @@ pub fn snapshot(place: impl Into<Place>, into: &Path) -> Result<Manifest, Snapsh
     }
     let voters = metas[Database::System as usize].voters.clone();
     metas.sort_by_key(|meta| meta.applied.index);
-    Ok(Manifest { index: metas[0].applied.index, term: metas[0].applied.term, voters, files })
+    let position = if planted(Bug::SnapshotOfNewerFile) { metas[1].applied } else { metas[0].applied };
+    Ok(Manifest { index: position.index, term: position.term, voters, files })
 }
 
 fn copy_file(place: &Place, from: &Path, to: &Path) -> Result<Meta, Error> {

@@ -9,6 +9,7 @@ use super::{Applied, ApplyError, Decoded, OpenDatabasesError, Outcomes, ToApply}
 use bytes::Bytes;
 use quorate_model::entry::Database;
 use quorate_model::id::{LogIndex, Term};
+use quorate_model::planted::{Bug, planted};
 use quorate_model::sql::SqlOutcome;
 use quorate_model::state::ClusterState;
 use quorate_vfs::{ClockVfs, RowHook};
@@ -77,7 +78,11 @@ impl Writer {
         let wrong = |source| OpenDatabasesError::Sqlite { database: database.name(), path: path.clone(), source };
         let clock = ClockVfs::over(place.volume().vfs());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags_and_vfs(&path, flags, clock.name()).map_err(wrong)?;
+        let mut connection = match planted(Bug::LocalTime) {
+            true => place.connect(&path, flags),
+            false => Connection::open_with_flags_and_vfs(&path, flags, clock.name()),
+        }
+        .map_err(wrong)?;
         configure(&connection).map_err(wrong)?;
         schema(&connection, database, voters).map_err(wrong)?;
         let meta = Meta::load(&connection).map_err(wrong)?;
@@ -157,7 +162,7 @@ impl Writer {
         mut state: Option<&mut ClusterState>,
     ) -> Result<Outcomes, ApplyError> {
         self.digest_before = self.applied.digest;
-        let from = self.applied.index;
+        let from = if planted(Bug::AppliedTwice) { LogIndex(0) } else { self.applied.index };
         let todo = || batch.iter().filter(|entry| entry.database == self.database && entry.index > from);
         if todo().next().is_none() {
             if last.index.0.saturating_sub(from.0) >= lag_max {
@@ -174,7 +179,9 @@ impl Writer {
             match self.attempt(&todo, &refused, state.as_deref_mut())? {
                 Attempt::Done(outcomes) => return Ok(outcomes),
                 Attempt::Gone(index, outcome) => {
-                    refused.insert(index, outcome);
+                    let from = if planted(Bug::BatchNeighbourLost) { todo[0].index } else { index };
+                    let gone = todo.iter().map(|entry| entry.index).filter(|it| (from..=index).contains(it));
+                    refused.extend(gone.map(|index| (index, outcome.clone())));
                     self.open = false;
                     self.rolled_back();
                     let database = self.database.name();
@@ -230,6 +237,10 @@ impl Writer {
         let wrong = |database: Database| {
             move |source| ApplyError::Sqlite { index: last.index, database: database.name(), source }
         };
+        if planted(Bug::AppliedIndexApart) {
+            self.own("/*quorate*/ COMMIT", last.index)?;
+            self.own("/*quorate*/ BEGIN IMMEDIATE", last.index)?;
+        }
         self.connection
             .prepare_cached(
                 "/*quorate*/ UPDATE _quorate_meta SET applied = ?1, term = ?2, digest = ?3, time_us = ?4, planned_on = ?5, voters = ?6",
@@ -282,7 +293,9 @@ impl Writer {
     pub(super) fn make_durable(&mut self, last: Option<(LogIndex, Term)>) -> Result<(), Error> {
         let passed = last.filter(|(index, _)| *index > self.applied.index);
         let (index, term) = passed.unwrap_or((self.applied.index, self.applied.term));
-        self.connection.execute_batch("/*quorate*/ PRAGMA synchronous = FULL")?;
+        if !planted(Bug::ShortenedBeforeSync) {
+            self.connection.execute_batch("/*quorate*/ PRAGMA synchronous = FULL")?;
+        }
         self.connection
             .prepare_cached("/*quorate*/ UPDATE _quorate_meta SET synced = synced + 1, applied = ?1, term = ?2")?
             .execute(params![index.0.cast_signed(), term.0.cast_signed()])?;
