@@ -106,22 +106,6 @@ impl ClockVfs {
         let clock = unsafe { &(*self.shared).now_us };
         clock.store(i64::try_from(now_us).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
-
-    /// What the clock of the VFS below shows, in microseconds since 1970, to the millisecond. No
-    /// replica may ask it: this is for a bug that the simulator plants to see that it is found.
-    #[cfg(feature = "planted-bugs")]
-    #[must_use]
-    pub fn base_now_us(&self) -> u64 {
-        let mut julian_ms = 0;
-        // SAFETY: `shared` and its base live as long as `self`; the variable is ours.
-        unsafe {
-            let base = (*self.shared).base;
-            if let Some(current_time) = (*base).xCurrentTimeInt64 {
-                current_time(base, &raw mut julian_ms);
-            }
-        }
-        u64::try_from(julian_ms - JULIAN_UNIX_EPOCH_MS).unwrap_or(0) * 1_000
-    }
 }
 
 impl Drop for ClockVfs {

@@ -215,6 +215,16 @@ impl MemoryFs {
         Ok(state.tree.file(state.tree.find(path)?)?.contents.seen().to_vec())
     }
 
+    /// How many sectors of a file a crash could take now: written and not synced, or lost by a failed
+    /// sync.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`.
+    pub fn unsynced_sectors(&self, path: &Path) -> io::Result<u64> {
+        let state = self.lock();
+        Ok(state.tree.file(state.tree.find(path)?)?.contents.unsynced())
+    }
+
     /// Bytes of all files that have a name or are open.
     #[must_use]
     pub fn used(&self) -> u64 {

@@ -161,6 +161,11 @@ impl Contents {
         Some(at)
     }
 
+    /// Sectors that a crash could take.
+    pub(super) fn unsynced(&self) -> u64 {
+        (self.changes.len() + self.doomed.len()) as u64
+    }
+
     /// The device takes everything. How many sectors that were.
     pub(super) fn sync(&mut self) -> u64 {
         let sectors = self.changes.len() as u64;
