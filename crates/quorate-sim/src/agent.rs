@@ -69,6 +69,12 @@ impl Agent {
         }
     }
 
+    /// Whether the assignment in force wants the same of the node.
+    pub(crate) fn follows(&self, assignment: &Assignment) -> bool {
+        let newest = self.desired.as_ref().and_then(|desired| desired.newest());
+        newest.is_some_and(|newest| newest.replicas == assignment.replicas)
+    }
+
     /// An assignment arrives. `None`: it changes nothing.
     pub(crate) fn offer(&mut self, now: Timestamp, assignment: Assignment, dice: &mut Dice) -> Option<Obeyed> {
         let before = self.cached.as_ref().map(|cached| cached.revision);

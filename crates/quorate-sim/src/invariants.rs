@@ -6,6 +6,7 @@
 
 mod acknowledged_writes_survive;
 mod batches_do_not_matter;
+mod commits_are_counted;
 mod committed_never_changes;
 mod done_once;
 mod equal_state;
@@ -15,6 +16,7 @@ mod node_states;
 mod one_leader_a_term;
 mod one_replica_an_ordinal;
 mod promises_are_durable;
+mod votes_once_a_term;
 
 use crate::machine::Identity;
 use crate::seen::{Seen, Violation};
@@ -53,6 +55,8 @@ impl Invariants {
                 Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),
                 Box::<done_once::DoneOnce>::default(),
                 Box::<promises_are_durable::PromisesAreDurable>::default(),
+                Box::<votes_once_a_term::VotesOnceATerm>::default(),
+                Box::new(commits_are_counted::CommitsAreCounted::new(identity.voters.len())),
                 Box::<node_states::NodeStates>::default(),
                 Box::<newest_assignment::NewestAssignment>::default(),
                 Box::<one_replica_an_ordinal::OneReplicaAnOrdinal>::default(),

@@ -43,6 +43,8 @@ pub(crate) struct Machine {
     pub paused_until: Timestamp,
     /// Its log is damaged and it must never vote again.
     pub broken: bool,
+    /// What its log has called durable. Entries that are being replaced no longer count.
+    pub promised: Durable,
     /// Damage was done to its log on purpose.
     pub rotten: bool,
     /// It shall stay off until this fault is over.
@@ -50,6 +52,15 @@ pub(crate) struct Machine {
     /// Its disk was told to fail; over when the process is.
     pub disk_fails: bool,
     pub disk_full: bool,
+}
+
+/// What a machine's disk must still hold after whatever happens to it: its newest vote, and the log up
+/// to at least here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Durable {
+    pub term: u64,
+    pub vote: u64,
+    pub last: u64,
 }
 
 /// Why a server does not start.
@@ -111,7 +122,8 @@ pub(crate) enum LogWork {
     Sync {
         number: u64,
         last: Option<LogIndex>,
-        term: Option<u64>,
+        /// Term and vote.
+        vote: Option<(u64, u64)>,
     },
     Other(LogJob),
 }
@@ -148,8 +160,9 @@ pub(crate) struct Process {
     pub readers: BTreeMap<Ticket, (u32, u64)>,
     pub tickets: u64,
     /// As of the last sync that succeeded.
-    pub durable_last: u64,
-    pub durable_term: u64,
+    pub durable: Durable,
+    /// The runs of terms in the log as it was found, and the position before its first entry.
+    pub found: (Vec<(LogIndex, Term)>, LogIndex),
     pub term_seen: Term,
     pub led: bool,
 }
@@ -185,6 +198,7 @@ impl Machine {
             slowness: 1,
             paused_until: Timestamp::default(),
             broken: false,
+            promised: Durable::default(),
             rotten: false,
             off: false,
             disk_fails: false,
@@ -213,7 +227,12 @@ impl Machine {
             voters.iter().any(|voter| known.contains(voter))
         };
         let stored = storage::open(disk, &options, belongs)?;
-        let durable_last = stored.unapplied.last().map_or(stored.applied, |entry| entry.index).0;
+        let durable = Durable {
+            term: stored.hard_state.term,
+            vote: stored.hard_state.vote,
+            last: stored.unapplied.last().map_or(stored.applied, |entry| entry.index).0,
+        };
+        let found = (stored.terms.clone(), stored.before.0);
         let recovered = RecoveredLog {
             term: stored.hard_state.term,
             vote: stored.hard_state.vote,
@@ -264,8 +283,8 @@ impl Machine {
             waiters: BTreeMap::new(),
             readers: BTreeMap::new(),
             tickets: 0,
-            durable_last,
-            durable_term: stored.hard_state.term,
+            durable,
+            found,
             term_seen: Term(stored.hard_state.term),
             led: false,
         });
@@ -282,6 +301,22 @@ impl Machine {
     pub(crate) fn real(&self, mono: Timestamp) -> Timestamp {
         let started = self.process.as_ref().map_or(Timestamp::default(), |process| process.started);
         started.plus(self.clock.real(mono.0))
+    }
+
+    /// Sectors of its log that a power cut could take.
+    pub(crate) fn unsynced_log(&self) -> u64 {
+        self.unsynced(Path::new("/log"), |name| name.starts_with("log-"))
+    }
+
+    /// Sectors of its databases' write-ahead logs that a power cut could take.
+    pub(crate) fn unsynced_databases(&self) -> u64 {
+        self.unsynced(Path::new("/db/current"), |name| name.ends_with("-wal"))
+    }
+
+    fn unsynced(&self, directory: &Path, counts: impl Fn(&str) -> bool) -> u64 {
+        let names = self.fs.list(directory).unwrap_or_default();
+        let files = names.iter().filter(|name| counts(name)).map(|name| directory.join(name));
+        files.filter_map(|file| self.fs.unsynced_sectors(&file).ok()).sum()
     }
 
     /// Whether an error of its disk is to be expected.

@@ -38,6 +38,10 @@ struct Args {
     #[cfg(feature = "planted-bugs")]
     #[arg(long)]
     list_bugs: bool,
+    /// Print what can be planted, a line of JSON a bug, and what it must be caught by
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long)]
+    list_bugs: bool,
     /// End after the first violation
     #[arg(long)]
     until_violation: bool,
@@ -56,12 +60,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     #[cfg(feature = "planted-bugs")]
-    if let Some(name) = &args.bug {
-        let Some(bug) = quorate_sim::planted::named(name) else {
-            println!("{}", json!({"error": format!("there is no bug `{name}`")}));
-            return ExitCode::from(2);
-        };
-        quorate_model::planted::plant(Some(bug));
+    if let Some(code) = plant(&args) {
+        return code;
     }
     let safety = Duration::from_secs(60 * args.minutes);
     let began = Instant::now();
@@ -81,6 +81,29 @@ fn main() -> ExitCode {
         seed += args.step;
     }
     ExitCode::SUCCESS
+}
+
+/// Plants what is wanted. `Some`: that was all.
+#[cfg(feature = "planted-bugs")]
+fn plant(args: &Args) -> Option<ExitCode> {
+    use quorate_sim::planted::{ALL, PENDING, named};
+    if args.list_bugs {
+        for planted in ALL {
+            let (name, what, caught_by) = (planted.name, planted.what, planted.caught_by);
+            println!("{}", json!({"name": name, "what": what, "caught_by": caught_by}));
+        }
+        for (name, why) in PENDING {
+            println!("{}", json!({"name": name, "pending": why}));
+        }
+        return Some(ExitCode::SUCCESS);
+    }
+    let name = args.bug.as_ref()?;
+    let Some(planted) = named(name) else {
+        println!("{}", json!({"error": format!("there is no bug `{name}`")}));
+        return Some(ExitCode::from(2));
+    };
+    quorate_model::planted::plant(Some(planted.bug));
+    None
 }
 
 fn line(report: &Report, took: Duration) -> serde_json::Value {

@@ -12,12 +12,245 @@ pub const SEEDS: u64 = 700;
 /// Bugs of features that do not exist yet, with the issue that brings them.
 pub const PENDING: &[(&str, &str)] = &[("learner-counted", "Members: there are no learners yet")];
 
-/// Names and the invariants of which one must object.
-pub const ALL: &[(Bug, &str, &[&str])] =
-    &[(Bug::AckBeforeSync, "ack-before-sync", &["committed_never_changes", "acknowledged_writes_survive"])];
+/// A bug and what is expected of the simulator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planted {
+    pub bug: Bug,
+    /// For the command line.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub what: &'static str,
+    /// The invariants that it breaks. One of them must object, before any other does.
+    pub caught_by: &'static [&'static str],
+}
+
+const fn planted(bug: Bug, name: &'static str, caught_by: &'static [&'static str], what: &'static str) -> Planted {
+    Planted { bug, name, what, caught_by }
+}
+
+/// All of them.
+pub const ALL: &[Planted] = &[
+    // ── Consensus ──
+    planted(Bug::VoteBeforeSync, "vote-before-sync", &["promises_are_durable"], "A vote leaves before it is on disk."),
+    planted(
+        Bug::LeaderCountsUnsynced,
+        "leader-counts-unsynced",
+        &["commits_are_counted"],
+        "The leader counts its own copy of an entry before its disk has it.",
+    ),
+    planted(
+        Bug::CommitOldTermByCount,
+        "commit-old-term-by-count",
+        &["commits_are_counted"],
+        "A leader commits entries of earlier terms by counting copies.",
+    ),
+    planted(
+        Bug::HintForgetsVote,
+        "hint-forgets-vote",
+        &["votes_once_a_term"],
+        "The hint that the leader died also forgets whom this node voted for.",
+    ),
+    planted(
+        Bug::AppendsMisplaced,
+        "appends-misplaced",
+        &["entries_follow_each_other"],
+        "Entries that the library joined to the wrong message are sent as they are.",
+    ),
+    // Nothing false is ever said, but the node that needs the snapshot never gets well.
+    planted(
+        Bug::SnapshotWithoutVoters,
+        "snapshot-without-voters",
+        &["heals"],
+        "What is known of a snapshot that arrived lacks the voters.",
+    ),
+    // ── Reads ──
+    planted(
+        Bug::DeposedLeaderRead,
+        "deposed-leader-read",
+        &["linearizable_by_witness", "linearizable"],
+        "A leader answers linearizable reads without asking a majority whether it still leads.",
+    ),
+    planted(
+        Bug::ReadBeforeApplied,
+        "read-before-applied",
+        &["linearizable_by_witness", "linearizable"],
+        "A read is answered as soon as its index is confirmed, whether or not the database is there.",
+    ),
+    planted(
+        Bug::ReadByEarlierRound,
+        "read-by-earlier-round",
+        &["linearizable_by_witness", "linearizable"],
+        "A read is answered by a round that began before it was asked.",
+    ),
+    // ── The log ──
+    planted(
+        Bug::AckBeforeSync,
+        "ack-before-sync",
+        &["promises_are_durable"],
+        "The log says that a batch is durable without having synced it.",
+    ),
+    // Without its last segment a log looks like a shorter one, or like no log beside a database.
+    planted(
+        Bug::SegmentNameUnsynced,
+        "segment-name-unsynced",
+        &["promises_are_durable", "starts_again"],
+        "A new log segment's name is not synced.",
+    ),
+    planted(
+        Bug::VoteNotInSegment,
+        "vote-not-in-segment",
+        &["promises_are_durable"],
+        "A new segment of the log does not begin with the vote.",
+    ),
+    planted(
+        Bug::VoteLostAtSnapshot,
+        "vote-lost-at-snapshot",
+        &["promises_are_durable"],
+        "After a snapshot the log begins anew without term and vote.",
+    ),
+    planted(
+        Bug::ChecksumIgnored,
+        "checksum-ignored",
+        &["committed_never_changes"],
+        "Checksums of log records are not looked at.",
+    ),
+    planted(
+        Bug::CutToCommit,
+        "cut-to-commit",
+        &["promises_are_durable"],
+        "At a start the log is cut to what is known to be committed.",
+    ),
+    planted(
+        Bug::ShortenedTooFar,
+        "shortened-too-far",
+        &["starts_again"],
+        "The log is shortened without regard to what the databases hold.",
+    ),
+    planted(
+        Bug::ShortenedBeforeSync,
+        "shortened-before-sync",
+        &["promises_are_durable"],
+        "The log is shortened by the databases' position although their files were not synced.",
+    ),
+    // ── The databases ──
+    planted(
+        Bug::AppliedTwice,
+        "applied-twice",
+        &["equal_state_at_equal_index", "done_once"],
+        "Entries at or below a database's applied index are applied again.",
+    ),
+    planted(
+        Bug::AppliedIndexApart,
+        "applied-index-apart",
+        &["equal_state_at_equal_index"],
+        "The applied index is written in a transaction of its own, after the entries'.",
+    ),
+    planted(
+        Bug::SnapshotOfNewerFile,
+        "snapshot-of-newer-file",
+        &["equal_state_at_equal_index"],
+        "A snapshot goes by the position of the newer of the two files.",
+    ),
+    planted(
+        Bug::DirectoryUnsynced,
+        "directory-unsynced",
+        &["starts_again"],
+        "The directory of a new database is not synced into the one above it.",
+    ),
+    planted(
+        Bug::BatchNeighbourLost,
+        "batch-neighbour-lost",
+        &["batches_do_not_matter"],
+        "An entry whose SQL ends the transaction takes its neighbours in the batch with it.",
+    ),
+    // SQLite refuses the commit, and the node has no answer to that but to end itself.
+    planted(
+        Bug::DeferredKeysUnchecked,
+        "deferred-keys-unchecked",
+        &["batches_do_not_matter", "no_error_without_a_fault"],
+        "Deferred foreign keys are left to the commit of the whole batch.",
+    ),
+    planted(Bug::LocalTime, "local-time", &["equal_state_at_equal_index"], "SQL sees the node's own clock."),
+    planted(
+        Bug::LocalRandomness,
+        "local-randomness",
+        &["equal_state_at_equal_index"],
+        "`random()` goes on where the node's own generator was.",
+    ),
+    // ── Requests ──
+    planted(
+        Bug::RetryAppliedTwice,
+        "retry-applied-twice",
+        &["done_once"],
+        "A request that is sent again is done again.",
+    ),
+    planted(
+        Bug::RequestIdsForgotten,
+        "request-ids-forgotten",
+        &["done_once", "equal_state_at_equal_index"],
+        "Remembered request ids are not loaded at a start.",
+    ),
+    planted(
+        Bug::LeapForgetsRequests,
+        "leap-forgets-requests",
+        &["done_once"],
+        "A leap of the log's time makes nodes forget request ids.",
+    ),
+    planted(
+        Bug::RetryAfterDeadline,
+        "retry-after-deadline",
+        &["done_once"],
+        "A request that nobody waits for any more is handed to the leader all the same.",
+    ),
+    // ── Services ──
+    planted(
+        Bug::StalePlanCarriedOut,
+        "stale-plan-carried-out",
+        &["one_replica_an_ordinal"],
+        "A plan is carried out although the cluster has moved on: two replicas for one ordinal.",
+    ),
+    planted(
+        Bug::OlderAssignmentObeyed,
+        "older-assignment-obeyed",
+        &["replicas_follow_the_newest_assignment"],
+        "An agent obeys an assignment older than the one that it obeyed before.",
+    ),
+];
 
 /// The bug of this name.
 #[must_use]
-pub fn named(name: &str) -> Option<Bug> {
-    ALL.iter().find(|(_, known, _)| *known == name).map(|(bug, _, _)| *bug)
+pub fn named(name: &str) -> Option<&'static Planted> {
+    ALL.iter().find(|planted| planted.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_bug_is_listed_once_under_a_name_of_its_own() {
+        let known = include_str!("../../quorate-model/src/planted.rs");
+        let (_, variants) = known.split_once("pub enum Bug {").unwrap();
+        let (variants, _) = variants.split_once("\n}").unwrap();
+        let variants = variants.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let variants: BTreeSet<&str> =
+            variants.filter_map(|line| line.trim().split([' ', ',']).next()).filter(|name| !name.is_empty()).collect();
+        let listed: Vec<String> = ALL.iter().map(|planted| format!("{:?}", planted.bug)).collect();
+        assert_eq!(listed.iter().map(String::as_str).collect::<BTreeSet<_>>(), variants);
+        assert_eq!(listed.len(), variants.len(), "each once");
+        let pending = PENDING.iter().map(|(name, _)| *name);
+        let names: BTreeSet<&str> = ALL.iter().map(|planted| planted.name).chain(pending).collect();
+        assert_eq!(names.len(), ALL.len() + PENDING.len());
+    }
+
+    #[test]
+    fn a_name_is_the_bugs_in_kebab_case() {
+        for planted in ALL {
+            let words = planted.name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]);
+            assert_eq!(words.collect::<String>(), format!("{:?}", planted.bug));
+        }
+    }
 }

@@ -13,6 +13,7 @@ use quorate_model::sql::{Rows, Scalar, SqlBatch, Statement};
 use quorate_model::time::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// How long a healthy cluster may take until it has a leader and does work again.
@@ -47,13 +48,22 @@ pub struct Report {
 pub fn run(scenario: Scenario, keep_text: bool) -> Report {
     let safety = scenario.safety;
     let mut world = World::new(scenario, keep_text);
-    world.run_until(Timestamp(safety));
-    if world.violation.is_none() {
-        heal(&mut world);
-    }
-    let mut premises = world.invariants.premises();
-    if world.violation.is_none() {
-        judge(&mut world, &mut premises);
+    let mut premises = BTreeMap::new();
+    // A panic ends a real server, and the next one with it if it comes from what the disk holds.
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        world.run_until(Timestamp(safety));
+        if world.violation.is_none() {
+            heal(&mut world);
+        }
+        premises = world.invariants.premises();
+        if world.violation.is_none() {
+            judge(&mut world, &mut premises);
+        }
+    }));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        world.broken("nothing_panics", text.unwrap_or("without a word").to_owned());
     }
     Report {
         seed: world.scenario.seed,
@@ -121,6 +131,7 @@ fn still(world: &World) -> bool {
             && process.node.held().is_empty()
             && process.node.digests_compared() + u64::from(world.living().len() == 1) > 0
             && machine.agent.next().is_none()
+            && machine.agent.follows(&process.node.state().assignment(machine.id))
             && process.node.state().replicas.values().all(|it| it.phase == quorate_model::assignment::Phase::Run)
     });
     let wanted = world.leader().is_some_and(|n| {

@@ -23,6 +23,8 @@ pub struct Scenario {
     /// The pause between the beginnings of two faults.
     pub fault_every: (Duration, Duration),
     pub replace_after: Duration,
+    /// Disks say that they have synced and have not. No seed has it; tests see that it is noticed.
+    pub lying_disks: bool,
 }
 
 /// What a network does on a good day of this run.
@@ -99,6 +101,7 @@ impl Scenario {
             questions_per_s: *dice.pick(&[4, 4, 5, 5, 6, 12]),
             fault_every: *dice.pick(&[(ms(500), ms(8_000)), (ms(2_000), ms(25_000)), (ms(5_000), ms(60_000))]),
             replace_after: *dice.pick(&[ms(0), ms(0), ms(5_000)]),
+            lying_disks: false,
         }
     }
 

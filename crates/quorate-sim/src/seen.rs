@@ -1,18 +1,34 @@
 //! What invariants are shown.
 
+use crate::machine::Durable;
 use quorate_model::entry::Proposal;
-use quorate_model::id::{LogIndex, NodeId, RequestId};
+use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::state::ClusterState;
 use quorate_model::time::Timestamp;
 use quorate_node::Node;
-use quorate_node::consensus::LogEntry;
+use quorate_node::consensus::{Append, LogEntry};
 use quorate_store::databases::AppliedEntry;
 
 /// Something that just happened on a machine (numbered from 0).
 #[derive(Debug)]
 pub(crate) enum Seen<'a> {
-    /// A node's process started on what its disk held.
-    Started { machine: usize, state: &'a ClusterState },
+    /// A node's process started on what its disk held, which had promised this before. The runs of
+    /// terms are those of the log's entries behind `before`.
+    Started {
+        machine: usize,
+        state: &'a ClusterState,
+        promised: Durable,
+        found: Durable,
+        runs: &'a [(LogIndex, Term)],
+        before: LogIndex,
+    },
+    /// Consensus wants this written.
+    Appends { machine: usize, append: &'a Append },
+    /// The log wrote these entries.
+    Written { machine: usize, entries: &'a [quorate_store::log::LogEntry] },
+    /// The log said that all it wrote is durable, or the databases said so. So many sectors of their
+    /// files are not on the device all the same.
+    CalledDurable { machine: usize, what: Durably, unsynced: u64 },
     /// A node took a turn.
     Turned { machine: usize, node: &'a Node },
     /// Consensus gave entries out as committed.
@@ -23,16 +39,23 @@ pub(crate) enum Seen<'a> {
     BatchApplied { machine: usize, state: &'a ClusterState },
     /// A node tells a peer that its log holds everything up to here in this term.
     Acknowledged { machine: usize, index: u64, durable: u64 },
-    /// A node tells a peer that it voted for it.
-    Voted { machine: usize, term: u64, durable: u64 },
+    /// A node tells a peer that it votes for this one, by its consensus number.
+    Voted { machine: usize, term: u64, candidate: u64, durable: Durable },
     /// A client was told that its mutation is done.
     Answered { request: RequestId, index: LogIndex, proposal: &'a Proposal },
     /// A database came in force on a machine.
-    Installed { machine: usize },
+    Installed { machine: usize, index: LogIndex },
     /// An agent decided what its node is to run.
     Assigned { machine: usize, revision: LogIndex },
     /// The cluster has healed and is quiet: what every living machine holds.
     Healed { machines: &'a [Held] },
+}
+
+/// What says that it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durably {
+    Log,
+    Databases,
 }
 
 /// What one machine holds in the end.

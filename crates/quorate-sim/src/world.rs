@@ -11,11 +11,12 @@ use crate::clients::Clients;
 use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::invariants::Invariants;
-use crate::machine::{ApplyJob, Clock, Identity, LogJob, LogWork, Machine, Received, StartError};
+use crate::machine::{ApplyJob, Clock, Durable, Identity, LogJob, LogWork, Machine, Received, StartError};
 use crate::network::{Network, SILENCE};
 use crate::scenario::Scenario;
-use crate::seen::{Seen, Violation};
+use crate::seen::{Durably, Seen, Violation};
 use crate::trace::Trace;
+use quorate_model::assignment::Assignment;
 use quorate_model::id::{ClusterId, LogIndex, NodeId};
 use quorate_model::time::Timestamp;
 use quorate_node::wire::Body;
@@ -24,7 +25,7 @@ use quorate_store::databases::{self, Item, Manifest, Place, ToApply};
 use quorate_store::log::{self, EntryKind, HardState};
 use quorate_store::storage::{DURABLE_EVERY, OpenStorageError};
 use quorate_store::volume::Volume as _;
-use raft_kinds::{APPEND_RESPONSE, VOTE_RESPONSE};
+use raft_kinds::{APPEND_RESPONSE, VOTE, VOTE_RESPONSE};
 use std::collections::BinaryHeap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,8 +33,12 @@ use std::time::Duration;
 /// The message kinds of Raft that promise something, by their numbers on the wire.
 mod raft_kinds {
     pub(super) const APPEND_RESPONSE: i32 = 4;
+    pub(super) const VOTE: i32 = 5;
     pub(super) const VOTE_RESPONSE: i32 = 6;
 }
+
+/// How long an assignment is on its way from the core to the agent.
+const ASSIGNING: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(40));
 
 /// Something due.
 #[derive(Debug)]
@@ -116,6 +121,12 @@ pub(crate) enum What {
         machine: usize,
         life: u64,
     },
+    /// An assignment reaches the agent.
+    Assigned {
+        machine: usize,
+        life: u64,
+        assignment: Box<Assignment>,
+    },
     /// A replica's process comes to its next state.
     Agent {
         machine: usize,
@@ -173,6 +184,7 @@ impl World {
             retain: scenario.storage.retain,
             replace_after: scenario.replace_after,
         };
+        machines.iter().for_each(|machine| machine.fs.ignore_syncs(scenario.lying_disks));
         let network = Network::new(scenario.nodes, scenario.network.clone(), Dice::new(seed, "network"));
         let mut world = World {
             now: Timestamp::default(),
@@ -247,6 +259,7 @@ impl World {
                 self.snapshot_arrives((from, from_life), (to, to_life), term, files, *manifest);
             }
             What::Housekeeping { machine, life } => self.housekeeping(machine, life),
+            What::Assigned { machine, life, assignment } => self.assigned(machine, life, *assignment),
             What::Agent { machine } => self.agent_moves(machine),
             What::Start { machine, life } => {
                 if self.machines[machine].life == life && self.machines[machine].process.is_none() {
@@ -296,8 +309,10 @@ impl World {
         let applied = process.applied;
         self.trace.note(now, "starts", n, life, applied.0);
         let process = self.machines[n].process.as_ref().expect("just started");
-        let state = process.databases.state().clone();
-        self.show(&Seen::Started { machine: n, state: &state });
+        let (state, found, (runs, before)) =
+            (process.databases.state().clone(), process.durable, process.found.clone());
+        let promised = std::mem::replace(&mut self.machines[n].promised, found);
+        self.show(&Seen::Started { machine: n, state: &state, promised, found, runs: &runs, before });
         for other in (0..self.machines.len()).filter(|other| *other != n) {
             self.network.link(n, other).up = false;
             let dial = self.dice.between(100, 3_000);
@@ -435,6 +450,8 @@ impl World {
                         append.entries.last().map(|entry| entry.index)
                     ),
                 );
+                self.show(&Seen::Appends { machine: n, append: &append });
+                let process = self.machines[n].process.as_mut().expect("alive");
                 process.log_jobs.push_back(LogJob::Append(append));
                 self.drive_log(n);
             }
@@ -477,15 +494,10 @@ impl World {
             // Nobody waits for it: whether it worked is seen by who leads.
             Effect::Transferred { .. } | Effect::Changed => {}
             Effect::Assign(assignment) => {
-                let now = self.now;
-                self.trace.say(now, format_args!("n{} is assigned revision {}", n + 1, assignment.revision));
-                let obeyed = self.machines[n].agent.offer(now, assignment, &mut self.dice);
-                if let Some(obeyed) = obeyed {
-                    let (revision, before) = (obeyed.revision, obeyed.before);
-                    self.trace.note(now, "obeys", n, revision.0, before.map_or(0, |before| before.0));
-                    self.show(&Seen::Assigned { machine: n, revision });
-                    self.agent_changed(n);
-                }
+                // The agent is somebody else: it hears late of it, and may hear of the next one before.
+                let life = self.machines[n].life;
+                let delay = self.dice.span(ASSIGNING);
+                self.later(delay, What::Assigned { machine: n, life, assignment: Box::new(assignment) });
             }
             Effect::SendSnapshot { to, term } => self.send_snapshot(n, to, term.0),
             Effect::InstallSnapshot { index, hard_state, .. } => {
@@ -536,7 +548,7 @@ impl World {
     fn promise(&mut self, n: usize, message: &Body) {
         let Body::Raft(raft) = message else { return };
         let Some(process) = &self.machines[n].process else { return };
-        let (durable_last, durable_term) = (process.durable_last, process.durable_term);
+        let durable = process.durable;
         if raft.reject {
             return;
         }
@@ -550,9 +562,11 @@ impl World {
         }
         if raft.kind == APPEND_RESPONSE {
             self.trace.say(self.now, format_args!("n{} acknowledges {:?}", n + 1, raft));
-            self.show(&Seen::Acknowledged { machine: n, index: raft.index, durable: durable_last });
-        } else if raft.kind == VOTE_RESPONSE {
-            self.show(&Seen::Voted { machine: n, term: raft.term, durable: durable_term });
+            self.show(&Seen::Acknowledged { machine: n, index: raft.index, durable: durable.last });
+        } else if raft.kind == VOTE_RESPONSE || raft.kind == VOTE {
+            // Who stands votes for itself.
+            let candidate = if raft.kind == VOTE { raft.from } else { raft.to };
+            self.show(&Seen::Voted { machine: n, term: raft.term, candidate, durable });
         }
     }
 
@@ -631,17 +645,18 @@ impl World {
 
     fn drive_log(&mut self, n: usize) {
         let (life, slowness) = (self.machines[n].life, self.machines[n].slowness);
-        let Some(process) = &mut self.machines[n].process else { return };
+        let Machine { process: Some(process), promised, .. } = &mut self.machines[n] else { return };
         if process.log_work.is_some() {
             return;
         }
+        let mut written = Vec::new();
         let mut work = None;
         let mut failed = None;
         while let Some(job) = process.log_jobs.pop_front() {
             match job {
                 LogJob::Append(append) => {
                     let number = append.number;
-                    let term = append.hard_state.map(|(term, _, _)| term);
+                    let vote = append.hard_state.map(|(term, vote, _)| (term, vote));
                     let entries: Vec<log::LogEntry> = append
                         .entries
                         .into_iter()
@@ -654,15 +669,20 @@ impl World {
                         .collect();
                     let last = entries.last().map(|entry| entry.index);
                     let hard_state = append.hard_state.map(|(term, vote, commit)| HardState { term, vote, commit });
-                    if let Err(error) = process.log.write(&log::Append { hard_state, entries }) {
+                    let append = log::Append { hard_state, entries };
+                    if let Some(first) = append.entries.first() {
+                        promised.last = promised.last.min(first.index.0 - 1);
+                    }
+                    if let Err(error) = process.log.write(&append) {
                         failed = Some(chain(&error));
                         break;
                     }
+                    written.extend(append.entries);
                     work = Some(match work {
-                        Some(LogWork::Sync { last: before, term: known, .. }) => {
-                            LogWork::Sync { number, last: last.or(before), term: term.or(known) }
+                        Some(LogWork::Sync { last: before, vote: known, .. }) => {
+                            LogWork::Sync { number, last: last.or(before), vote: vote.or(known) }
                         }
-                        _ => LogWork::Sync { number, last, term },
+                        _ => LogWork::Sync { number, last, vote },
                     });
                 }
                 // Reads and resets must see what came before them, durably.
@@ -682,6 +702,9 @@ impl World {
         }
         if work.is_some() {
             process.log_work = work;
+            if !written.is_empty() {
+                self.show(&Seen::Written { machine: n, entries: &written });
+            }
             let took = self.dice.span(self.scenario.storage.sync) * slowness;
             self.later(took, What::LogDone { machine: n, life });
         }
@@ -696,14 +719,14 @@ impl World {
             self.at(paused, What::LogDone { machine: n, life });
             return;
         }
-        let process = self.machines[n].process.as_mut().expect("alive");
+        let Machine { process: Some(process), promised, .. } = &mut self.machines[n] else { return };
         let Some(work) = process.log_work.take() else { return };
         let done = match work {
-            LogWork::Sync { number, last, term } => process.log.sync().map_err(|error| chain(&error)).map(|()| {
-                if let Some(last) = last {
-                    process.durable_last = last.0;
-                }
-                process.durable_term = term.unwrap_or(process.durable_term);
+            LogWork::Sync { number, last, vote } => process.log.sync().map_err(|error| chain(&error)).map(|()| {
+                let Durable { term, vote: voted, last: before } = process.durable;
+                let (term, vote) = vote.unwrap_or((term, voted));
+                process.durable = Durable { term, vote, last: last.map_or(before, |last| last.0) };
+                *promised = process.durable;
                 self.trace.say(self.now, format_args!("n{} has synced {number}", n + 1));
                 Some(Event::Persisted { number })
             }),
@@ -725,8 +748,8 @@ impl World {
             LogWork::Other(LogJob::Reset { index, term, hard_state: (hard_term, vote, commit) }) => {
                 let hard_state = HardState { term: hard_term, vote, commit };
                 process.log.begin_after(index, term, hard_state).map_err(|error| chain(&error)).map(|()| {
-                    process.durable_last = index.0;
-                    process.durable_term = hard_term;
+                    process.durable = Durable { term: hard_term, vote, last: index.0 };
+                    *promised = process.durable;
                     let state = Box::new(process.databases.state().clone());
                     Some(Event::SnapshotInstalled { index, state })
                 })
@@ -735,6 +758,8 @@ impl World {
         };
         match done {
             Ok(event) => {
+                let unsynced = self.machines[n].unsynced_log();
+                self.show(&Seen::CalledDurable { machine: n, what: Durably::Log, unsynced });
                 if let Some(event) = event {
                     self.tell(n, event);
                 }
@@ -859,6 +884,8 @@ impl World {
         match process.databases.make_durable() {
             Ok(durable) => {
                 process.log_jobs.push_back(LogJob::Shorten { durable });
+                let unsynced = self.machines[n].unsynced_databases();
+                self.show(&Seen::CalledDurable { machine: n, what: Durably::Databases, unsynced });
                 self.drive_log(n);
             }
             Err(error) => {
@@ -982,7 +1009,9 @@ impl World {
         process.applied = index;
         process.log_jobs.push_back(LogJob::Reset { index, term, hard_state });
         self.trace.note(self.now, "installed", n, index.0, term.0);
-        self.show(&Seen::Installed { machine: n });
+        let promised = &mut self.machines[n].promised;
+        promised.last = promised.last.min(index.0);
+        self.show(&Seen::Installed { machine: n, index });
         self.drive_log(n);
     }
 
@@ -992,6 +1021,24 @@ impl World {
         let statuses = self.machines[n].agent.statuses();
         self.tell(n, Event::Replicas(statuses));
         self.agent_due(n);
+    }
+
+    fn assigned(&mut self, n: usize, life: u64, assignment: Assignment) {
+        if !self.alive(n, life) {
+            return;
+        }
+        let (now, paused) = (self.now, self.machines[n].paused_until);
+        if paused > now {
+            self.at(paused, What::Assigned { machine: n, life, assignment: Box::new(assignment) });
+            return;
+        }
+        self.trace.say(now, format_args!("n{} is assigned revision {}", n + 1, assignment.revision));
+        if let Some(obeyed) = self.machines[n].agent.offer(now, assignment, &mut self.dice) {
+            let (revision, before) = (obeyed.revision, obeyed.before);
+            self.trace.note(now, "obeys", n, revision.0, before.map_or(0, |before| before.0));
+            self.show(&Seen::Assigned { machine: n, revision });
+            self.agent_changed(n);
+        }
     }
 
     fn agent_due(&mut self, n: usize) {

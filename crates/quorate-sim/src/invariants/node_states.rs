@@ -48,11 +48,11 @@ impl Invariant for NodeStates {
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
             // What a database holds after a power cut or a snapshot may be of another moment.
-            Seen::Started { machine, state } => {
+            Seen::Started { machine, state, .. } => {
                 self.known.retain(|(of, _), _| of != machine);
                 self.known.extend(state.nodes.iter().map(|(id, record)| ((*machine, *id), record.clone())));
             }
-            Seen::Installed { machine } => self.known.retain(|(of, _), _| of != machine),
+            Seen::Installed { machine, .. } => self.known.retain(|(of, _), _| of != machine),
             Seen::Applied { machine, entry } if !entry.repeated => {
                 for change in &entry.changes {
                     if let Change::Node(record) = change {
