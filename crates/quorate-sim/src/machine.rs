@@ -284,6 +284,13 @@ impl Machine {
         started.plus(self.clock.real(mono.0))
     }
 
+    /// When to look again whether a stopped process goes on; `None` if it runs.
+    pub(crate) fn paused(&self, now: Timestamp) -> Option<Timestamp> {
+        // A pause may end early, so nothing is put off to its end.
+        let soon = now.plus(Duration::from_millis(200));
+        (self.paused_until > now).then(|| self.paused_until.min(soon))
+    }
+
     /// Whether an error of its disk is to be expected.
     pub(crate) fn disk_faulty(&self) -> bool {
         self.disk_fails || self.disk_full

@@ -691,9 +691,8 @@ impl World {
         if !self.alive(n, life) {
             return;
         }
-        let paused = self.machines[n].paused_until;
-        if paused > self.now {
-            self.at(paused, What::LogDone { machine: n, life });
+        if let Some(again) = self.machines[n].paused(self.now) {
+            self.at(again, What::LogDone { machine: n, life });
             return;
         }
         let process = self.machines[n].process.as_mut().expect("alive");
@@ -780,9 +779,8 @@ impl World {
         if !self.alive(n, life) {
             return;
         }
-        let paused = self.machines[n].paused_until;
-        if paused > self.now {
-            self.at(paused, What::ApplyDone { machine: n, life });
+        if let Some(again) = self.machines[n].paused(self.now) {
+            self.at(again, What::ApplyDone { machine: n, life });
             return;
         }
         let wall = self.machines[n].clock.wall(self.now);
