@@ -456,7 +456,7 @@ impl World {
                     self.refused(client, request_id, why);
                 }
             }
-            Effect::ReadReady { tickets } => {
+            Effect::ReadReady { tickets, .. } => {
                 for ticket in tickets {
                     if let Some((client, question)) =
                         self.machines[n].process.as_mut().and_then(|process| process.readers.remove(&ticket))
