@@ -372,7 +372,7 @@ mod tests {
         let mut ended_early = 0;
         for moment in 0..120 {
             let fs = MemoryFs::new();
-            fs.crash_after(moment * 3, moment);
+            fs.crash_after(moment * 6, moment);
             let done = start(&fs).map_err(|error| error.to_string()).and_then(|mut stored| work(&mut stored));
             ended_early += u64::from(done.is_err());
             if fs.is_off() {
@@ -381,7 +381,7 @@ mod tests {
                 fs.crash(moment);
             }
             let again = start(&fs);
-            assert!(again.is_ok(), "after a power cut at change {}: {:?}", moment * 3, again.err());
+            assert!(again.is_ok(), "after a power cut at change {}: {:?}", moment * 6, again.err());
         }
         assert!(ended_early > 20, "{ended_early} power cuts came before the end");
     }
