@@ -2,7 +2,7 @@
 //!
 //! Every step counts as one check, every test as itself. The last line is plain: `N passed, M failed`.
 
-use crate::{must, needs, root, tidy};
+use crate::{fuzz, must, needs, root, sim, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -64,6 +64,12 @@ pub(crate) fn run() -> Result<()> {
     step("console", &mut || one(console()));
     step("console in a browser", &mut || one(browser()));
     step("dependencies", &mut || one(dependencies()));
+    step("a hundred simulated hours", &mut || one(sim::quick()));
+    step("planted bugs", &mut || {
+        let (passed, failed) = sim::quick_planted()?;
+        Ok(Count { passed, failed })
+    });
+    step("torture", &mut || one(torture("quick", "1")));
     println!("── done in {:.0} s", began.elapsed().as_secs_f64());
     // Nothing may follow this line: it is what CI reads.
     println!("{} passed, {} failed", total.passed, total.failed);
@@ -139,6 +145,34 @@ fn console() -> Result<()> {
     must("npm", &["--prefix", "console", "run", "--silent", "build"])?;
     must("git", &["diff", "--exit-code", "--stat", "--", "crates/quorate-api/console"])
         .context("the committed console is not what its sources build: run `cargo xtask console` and commit")
+}
+
+/// A real cluster of the release binary in namespaces of its own, and everything that can be done to it.
+fn torture(profile: &str, seed: &str) -> Result<()> {
+    must("target/release/quorate", &["torture", "--profile", profile, "--seed", seed])
+}
+
+/// What CI does shortly, at length: a thousand simulated hours with seeds that CI has not, every
+/// planted bug, each decoder fuzzed, and the full torture. Three hours on two cores.
+pub(crate) fn soak() -> Result<()> {
+    needs::debian(PACKAGES)?;
+    release_binary()?;
+    let mut failed = Vec::new();
+    for (name, done) in [
+        ("simulation", sim::soak()),
+        ("planted bugs", sim::quick_planted().map(|_| ())),
+        ("fuzzing", fuzz::all(30)),
+        ("torture", torture("full", "1")),
+    ] {
+        match done {
+            Ok(()) => println!("ok: {name}"),
+            Err(error) => {
+                println!("FAILED: {name}: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
 /// The console of a real cluster in Chromium.

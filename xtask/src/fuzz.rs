@@ -61,6 +61,11 @@ pub(crate) fn run(options: &Fuzz) -> Result<()> {
     Ok(())
 }
 
+/// Every target, for so many seconds each.
+pub(crate) fn all(seconds: u32) -> Result<()> {
+    run(&Fuzz { target: None, seconds, seed_corpus: false, keep: false })
+}
+
 fn targets() -> Result<Vec<String>> {
     let directory = root().join("fuzz/fuzz_targets");
     let mut names = Vec::new();

@@ -31,6 +31,8 @@ enum Task {
     Console,
     /// Simulates clusters under faults, seed by seed.
     Sim(sim::Sim),
+    /// The long form of what `ci` proves: simulation, planted bugs, fuzzing, the full torture.
+    Soak,
     /// Feeds every decoder with what might break it (needs a nightly compiler).
     Fuzz(fuzz::Fuzz),
     /// Measures, against peers in the same run.
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Console => console(),
         Task::Sim(options) => sim::run(&options),
+        Task::Soak => ci::soak(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench { what } => bench::run(&what),
     };

@@ -16,7 +16,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Seeds whose nine minutes with faults make a hundred hours.
-pub(crate) const QUICK: Range<u64> = 0..670;
+const QUICK: Range<u64> = 0..670;
+/// A planted bug must be found within so many seeds.
+const PLANTED_SEEDS: u64 = 700;
+/// Simulated minutes with faults in a seed.
+const LENGTH: u64 = 9;
+const LEDGER: &str = "target/sim/ledger.jsonl";
 /// From this many seeds on every invariant must have had something to object to, and every fault must
 /// have happened.
 const COVERS: u64 = 100;
@@ -37,7 +42,7 @@ pub(crate) struct Sim {
     #[arg(long, value_name = "M")]
     minutes: Option<u64>,
     /// Simulated minutes with faults in each seed
-    #[arg(long, value_name = "M", default_value_t = 9)]
+    #[arg(long, value_name = "M", default_value_t = LENGTH)]
     length: u64,
     /// Plant each known bug into the product and see it caught
     #[arg(long)]
@@ -49,7 +54,7 @@ pub(crate) struct Sim {
     #[arg(long)]
     idle: bool,
     /// Where a line is added for each run
-    #[arg(long, value_name = "FILE", default_value = "target/sim/ledger.jsonl")]
+    #[arg(long, value_name = "FILE", default_value = LEDGER)]
     ledger: PathBuf,
     /// Processes at once; by default one for each core
     #[arg(long)]
@@ -78,38 +83,41 @@ pub(crate) fn run(options: &Sim) -> Result<()> {
     many(options).map(|_| ())
 }
 
+impl Sim {
+    /// As if nothing had been said on the command line.
+    fn of(seeds: Range<u64>) -> Sim {
+        Sim {
+            seed: None,
+            seeds,
+            minutes: None,
+            length: LENGTH,
+            planted: false,
+            bug: None,
+            idle: false,
+            ledger: LEDGER.into(),
+            jobs: None,
+        }
+    }
+}
+
 /// The hundred hours of CI, with its ledger line.
 pub(crate) fn quick() -> Result<()> {
     build()?;
-    let options = Sim {
-        seed: None,
-        seeds: QUICK,
-        minutes: None,
-        length: 9,
-        planted: false,
-        bug: None,
-        idle: false,
-        ledger: "target/sim/ledger.jsonl".into(),
-        jobs: None,
-    };
-    many(&options)
+    many(&Sim::of(QUICK))
+}
+
+/// A thousand hours that nobody has seen before.
+pub(crate) fn soak() -> Result<()> {
+    build()?;
+    let today = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 86_400;
+    let first = today * 10_000;
+    many(&Sim::of(first..first + 6_700))
 }
 
 /// The bugs of CI; returns how many were caught and how many not.
 pub(crate) fn quick_planted() -> Result<(u64, u64)> {
     build()?;
-    let options = Sim {
-        seed: None,
-        seeds: 0..700,
-        minutes: None,
-        length: 9,
-        planted: true,
-        bug: None,
-        idle: false,
-        ledger: "target/sim/ledger.jsonl".into(),
-        jobs: None,
-    };
-    planted(&options)
+    planted(&Sim::of(0..PLANTED_SEEDS))
 }
 
 fn build() -> Result<()> {
@@ -379,7 +387,7 @@ fn planted(options: &Sim) -> Result<(u64, u64)> {
         let expected: Vec<&str> = bug["caught_by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let args = ["--bug", name, "--until-violation", "--minutes", &options.length.to_string()].map(str::to_owned);
         let (mut seeds, mut found) = (0u64, None);
-        simulate(0..700, jobs(options), &args, |line| {
+        simulate(0..PLANTED_SEEDS, jobs(options), &args, |line| {
             seeds += 1;
             if line["violation"].is_null() {
                 return false;

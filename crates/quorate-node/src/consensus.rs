@@ -538,3 +538,58 @@ fn log_entry(entry: eraftpb::Entry) -> LogEntry {
     assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "membership entries come with a later version");
     LogEntry { index: LogIndex(entry.index), term: Term(entry.term), data: entry.data }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(range: std::ops::RangeInclusive<u64>) -> Vec<eraftpb::Entry> {
+        range.map(|index| storage::entry(LogIndex(index), Term(1), Bytes::new())).collect()
+    }
+
+    fn append(index: u64, entries: Vec<eraftpb::Entry>) -> eraftpb::Message {
+        let mut message = eraftpb::Message { index, log_term: 1, term: 1, from: 2, to: 1, ..Default::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.set_entries(entries.into());
+        message
+    }
+
+    /// A follower, numbered 1 of 3, whose log has entries 1 to 8 of term 1.
+    fn follower() -> Consensus {
+        let log = RecoveredLog {
+            term: 1,
+            terms: vec![(LogIndex(1), Term(1))],
+            unapplied: entries(1..=8).into_iter().map(log_entry).collect(),
+            ..RecoveredLog::default()
+        };
+        Consensus::new(1, &BTreeSet::from([1, 2, 3]), log, LogIndex(0), 7).unwrap()
+    }
+
+    #[test]
+    fn entries_that_the_library_joined_to_a_word_about_the_commit_index_are_put_where_they_belong() {
+        let message = follower().following(append(8, entries(5..=8))).unwrap();
+        assert_eq!((message.index, message.log_term), (4, 1));
+        let right = append(4, entries(5..=8));
+        assert_eq!(follower().following(right.clone()), Some(right));
+        assert_eq!(follower().following(append(3, Vec::new())), Some(append(3, Vec::new())));
+    }
+
+    #[test]
+    fn an_append_whose_entries_do_not_follow_its_index_is_not_acknowledged() {
+        let answers = |message: eraftpb::Message| {
+            let mut consensus = follower();
+            let mut out = Vec::new();
+            consensus.receive(message);
+            consensus.flush(&mut out);
+            consensus.persisted(u64::MAX, &mut out);
+            let index = |output: &Output| match output {
+                Output::Send(message) => Some(message.index),
+                _ => None,
+            };
+            out.iter().filter_map(index).collect::<Vec<u64>>()
+        };
+        assert_eq!(answers(append(4, entries(5..=8))), [8]);
+        // It has all of them: the library would count four more than it has.
+        assert_eq!(answers(append(8, entries(5..=8))), [0u64; 0]);
+    }
+}

@@ -97,6 +97,8 @@ pub enum Effect {
     /// The database of this node now holds everything that the read must see.
     ReadReady {
         tickets: Vec<Ticket>,
+        /// Up to where that is.
+        applied: LogIndex,
     },
     ReadFailed {
         tickets: Vec<Ticket>,

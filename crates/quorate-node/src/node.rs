@@ -711,7 +711,7 @@ impl Node {
             self.caught_up = true;
         }
         if !tickets.is_empty() {
-            out.push(Effect::ReadReady { tickets });
+            out.push(Effect::ReadReady { tickets, applied: self.applied });
         }
     }
 

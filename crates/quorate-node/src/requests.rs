@@ -120,3 +120,35 @@ impl Requests {
         self.fresh = refused;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::entry::Kind;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp(Duration::from_secs(secs))
+    }
+
+    fn handed_over(requests: &mut Requests, now: Timestamp) -> usize {
+        let mut count = 0;
+        requests.hand_over(now, |_| {
+            count += 1;
+            true
+        });
+        count
+    }
+
+    #[test]
+    fn a_node_that_was_stopped_for_minutes_brings_nothing_back() {
+        let mut requests = Requests::new();
+        let request_id = RequestId::from_u128(1);
+        let proposal = Proposal { request_id, kind: Kind::Sql, payload: "INSERT".into() };
+        assert!(requests.accept(at(0), proposal, at(10)));
+        assert_eq!(handed_over(&mut requests, at(0)), 1);
+        // It goes on at last, hears of another leader, and has not looked at deadlines yet.
+        requests.leader_changed();
+        assert_eq!(handed_over(&mut requests, at(150)), 0);
+        assert_eq!(requests.tick(at(150)).len(), 1, "it is refused, not forgotten");
+    }
+}

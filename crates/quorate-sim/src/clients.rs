@@ -2,7 +2,8 @@
 //! the same request id when they hear nothing.
 //!
 //! Registers (written, compared and set, deleted, read both ways) make the history that is checked
-//! for linearizability. Besides them, clients send what is there to make trouble: batches that fail
+//! for linearizability; transactions that append to several lists and read them make the one that is
+//! checked for strict serializability. Besides them, clients send what is there to make trouble: batches that fail
 //! in the middle, statements that end their transaction, tables with defaults that depend on time and
 //! chance, and changes to services.
 
@@ -12,13 +13,14 @@ use crate::scenario::Scenario;
 use crate::seen::Seen;
 use crate::world::{What, World};
 use quorate_check::history::{Client, End, Moment, Operation};
+use quorate_check::list_append::{List, Reads, Step, Transaction};
 use quorate_check::register::{Answer, Call, Key, Value};
 use quorate_check::witness::{self, Asked, Life};
 use quorate_model::command::Command;
 use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, RequestId, ServiceName};
 use quorate_model::spec::{self, Format};
-use quorate_model::sql::{Scalar, SqlBatch, Statement};
+use quorate_model::sql::{Rows, Scalar, SqlBatch, Statement};
 use quorate_model::time::Timestamp;
 use quorate_node::{Event, Refused, Ticket};
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ use std::time::{Duration, Instant};
 const SCHEMA: &str = "
     CREATE TABLE reg (k INTEGER PRIMARY KEY, v INTEGER NOT NULL, t TEXT DEFAULT CURRENT_TIMESTAMP, r INTEGER);
     CREATE TABLE log (id INTEGER PRIMARY KEY, request BLOB UNIQUE, t TEXT DEFAULT (datetime('now')), r INTEGER DEFAULT (random()));
+    CREATE TABLE lists (id INTEGER PRIMARY KEY, list INTEGER NOT NULL, element INTEGER NOT NULL);
     CREATE TABLE guarded (v INTEGER);
     CREATE TRIGGER guard AFTER INSERT ON guarded WHEN NEW.v % 3 = 0 BEGIN SELECT RAISE(ROLLBACK, 'no threes'); END;
     CREATE TRIGGER fail AFTER INSERT ON guarded WHEN NEW.v % 5 = 1 BEGIN SELECT RAISE(FAIL, 'no ones'); END;
@@ -36,6 +39,8 @@ const SCHEMA: &str = "
 
 /// How long a client goes on asking.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Lists that transactions append to.
+const LISTS: u64 = 8;
 /// Questions that a client asks in a row, on average.
 const BURST: u64 = 5;
 /// How long it waits for one node.
@@ -46,6 +51,7 @@ const NODE_PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Clients {
     callers: Vec<Caller>,
     pub history: Vec<Operation<Asked, witness::Seen>>,
+    pub transactions: Vec<Operation<Transaction, Reads>>,
     /// Positions in the history of mutations.
     pub requests: BTreeMap<RequestId, usize>,
     /// Mutations that were acknowledged and reads that were answered.
@@ -77,16 +83,38 @@ struct Caller {
 /// What a client waits for.
 #[derive(Debug)]
 struct Doing {
-    position: Option<usize>,
+    record: Option<Record>,
     what: Wish,
     deadline: Timestamp,
+}
+
+/// Where a question stands in what is judged later.
+#[derive(Debug, Clone, Copy)]
+enum Record {
+    Register(usize),
+    Transaction(usize),
 }
 
 #[derive(Debug, Clone)]
 enum Wish {
     Mutate(Proposal, Option<Call>),
+    Transact(Proposal, Transaction),
     Read(Key),
     LocalRead(Key),
+    ReadLists(Transaction),
+}
+
+impl Wish {
+    fn proposal(&self) -> Option<&Proposal> {
+        match self {
+            Wish::Mutate(proposal, _) | Wish::Transact(proposal, _) => Some(proposal),
+            Wish::Read(_) | Wish::LocalRead(_) | Wish::ReadLists(_) => None,
+        }
+    }
+
+    fn waits_for_index(&self) -> bool {
+        matches!(self, Wish::Read(_) | Wish::ReadLists(_))
+    }
 }
 
 /// The pauses that make all clients together ask as often as the scenario says.
@@ -95,7 +123,17 @@ fn pause(scenario: &Scenario) -> (Duration, Duration) {
     (Duration::from_millis(average_ms / 10), Duration::from_millis(average_ms * 19 / 10))
 }
 
-fn micros(at: Timestamp) -> Moment {
+/// How a question ended.
+#[derive(Debug)]
+enum Ended {
+    Register(witness::Seen),
+    Lists(Reads),
+    /// It has no effect.
+    Refused,
+    Unknown,
+}
+
+pub(crate) fn micros(at: Timestamp) -> Moment {
     Moment(u64::try_from(at.0.as_nanos()).expect("simulated time is short"))
 }
 
@@ -113,6 +151,7 @@ impl Clients {
         Clients {
             callers,
             history: Vec::new(),
+            transactions: Vec::new(),
             requests: BTreeMap::new(),
             acknowledged: 0,
             answered_by: vec![0; scenario.nodes],
@@ -192,17 +231,27 @@ impl World {
                 key: *key,
                 life: Some(Life { node: caller.machine as u32, start: u32::try_from(life).expect("few") }),
             }),
+            Wish::Transact(..) | Wish::ReadLists(_) => None,
         };
-        let position = call.map(|call| {
-            self.clients.history.push(Operation { client: Client(client), asked, call, end: End::Unknown });
-            self.clients.history.len() - 1
-        });
-        if let (Wish::Mutate(proposal, _), Some(position)) = (&what, position) {
-            self.clients.requests.insert(proposal.request_id, position);
+        let clients = &mut self.clients;
+        let record = match (&what, call) {
+            (Wish::Transact(_, steps) | Wish::ReadLists(steps), _) => {
+                let (client, call) = (Client(client), steps.clone());
+                clients.transactions.push(Operation { client, asked, call, end: End::Unknown });
+                Some(Record::Transaction(clients.transactions.len() - 1))
+            }
+            (_, Some(call)) => {
+                clients.history.push(Operation { client: Client(client), asked, call, end: End::Unknown });
+                Some(Record::Register(clients.history.len() - 1))
+            }
+            (_, None) => None,
+        };
+        if let (Some(proposal), Some(Record::Register(position))) = (what.proposal(), record) {
+            clients.requests.insert(proposal.request_id, position);
         }
         let caller = &mut self.clients.callers[client as usize];
         caller.questions += 1;
-        caller.doing = Some(Doing { position, what, deadline });
+        caller.doing = Some(Doing { record, what, deadline });
         self.ask(client);
     }
 
@@ -237,12 +286,28 @@ impl World {
             }
             38..58 => Wish::Read(key),
             58..66 => Wish::LocalRead(key),
-            66..78 => {
+            66..72 => {
+                let steps: Transaction = (0..dice.between(1, 4)).map(|_| step(dice, clients.next_value)).collect();
+                // One transaction appends an element to a list once.
+                let mut seen = std::collections::BTreeSet::new();
+                let steps: Transaction = steps
+                    .into_iter()
+                    .filter(|step| !matches!(step, Step::Append { list, element } if !seen.insert((*list, *element))))
+                    .collect();
+                let statements = steps.iter().map(|step| list_statement(*step)).collect();
+                Wish::Transact(sql(request, statements, true), steps)
+            }
+            72..76 => {
+                let first = dice.below(LISTS);
+                let lists = first..=dice.between(first, LISTS - 1);
+                Wish::ReadLists(lists.map(|list| Step::Read { list: List(list) }).collect())
+            }
+            76..82 => {
                 let mut insert = Statement::new("INSERT INTO log (request) VALUES (?1)");
                 insert.positional = vec![Scalar::Blob(request.0.as_bytes().to_vec().into()).into()];
                 Wish::Mutate(sql(request, vec![insert], false), None)
             }
-            78..96 => {
+            82..96 => {
                 let some = |dice: &mut Dice| match dice.below(6) {
                     0..3 => statement("INSERT INTO guarded VALUES (?1)", &[dice.below(30)]),
                     3 => statement("INSERT OR ROLLBACK INTO parent VALUES (?1)", &[dice.below(12)]),
@@ -271,11 +336,11 @@ impl World {
         };
         let deadline = clocks.mono.plus(NODE_PATIENCE);
         match what {
-            Wish::Mutate(proposal, _) => {
+            Wish::Mutate(proposal, _) | Wish::Transact(proposal, _) => {
                 process.waiters.insert(proposal.request_id, client);
                 self.tell(n, Event::Propose { proposal, deadline });
             }
-            Wish::Read(_) => {
+            Wish::Read(_) | Wish::ReadLists(_) => {
                 process.tickets += 1;
                 let ticket = Ticket(process.tickets);
                 process.readers.insert(ticket, (client, caller.questions));
@@ -309,45 +374,64 @@ impl World {
         let over = doing.deadline <= now || matches!(doing.what, Wish::LocalRead(_));
         // Without its tables nobody can do anything.
         if over && self.clients.ready {
-            let is_read = !matches!(doing.what, Wish::Mutate(..));
-            let end = if is_read { End::Refused { at: micros(now) } } else { End::Unknown };
-            self.finish(client, end);
+            if doing.what.proposal().is_none() {
+                let end = Ended::Refused;
+                self.finish(client, end);
+            } else {
+                self.finish(client, Ended::Unknown);
+            }
         } else {
             self.ask(client);
         }
     }
 
-    fn finish(&mut self, client: u32, end: End<witness::Seen>) {
+    fn finish(&mut self, client: u32, end: Ended) {
+        let at = micros(self.now);
         let caller = &mut self.clients.callers[client as usize];
         let Some(doing) = caller.doing.take() else { return };
         let burst = caller.dice.below(BURST) > 0;
         let pause = if burst { (Duration::from_millis(1), Duration::from_millis(30)) } else { self.clients.pause };
         let pause = caller.dice.span(pause);
-        if let Some(position) = doing.position {
-            self.clients.history[position].end = end;
+        match doing.record {
+            Some(Record::Register(position)) => {
+                self.clients.history[position].end = match end {
+                    Ended::Register(answer) => End::Answered { at, answer },
+                    Ended::Refused => End::Refused { at },
+                    Ended::Lists(_) | Ended::Unknown => End::Unknown,
+                };
+            }
+            Some(Record::Transaction(position)) => {
+                self.clients.transactions[position].end = match end {
+                    Ended::Lists(answer) => End::Answered { at, answer },
+                    Ended::Refused => End::Refused { at },
+                    Ended::Register(_) | Ended::Unknown => End::Unknown,
+                };
+            }
+            None => {}
         }
         self.alarm(client, pause);
     }
 
     /// A node applied the request of a client that waits there.
     pub(crate) fn answered(&mut self, n: usize, client: u32, request: RequestId, index: LogIndex, outcome: &Outcome) {
-        let caller = &self.clients.callers[client as usize];
-        let Some(Doing { what: Wish::Mutate(proposal, call), .. }) = &caller.doing else { return };
-        if proposal.request_id != request {
+        let Some(doing) = &self.clients.callers[client as usize].doing else { return };
+        let Some(proposal) = doing.what.proposal().filter(|proposal| proposal.request_id == request).cloned() else {
             return;
-        }
-        let (proposal, call) = (proposal.clone(), *call);
+        };
+        // What became of it may be forgotten; that it was done is known.
+        let end = match &doing.what {
+            Wish::Mutate(_, Some(call)) => {
+                answer(*call, outcome).map(|answer| Ended::Register(witness::Seen { answer, index }))
+            }
+            Wish::Transact(_, steps) => lists_read(steps, outcome).map(Ended::Lists),
+            _ => None,
+        };
         self.clients.ready = true;
         self.clients.acknowledged += 1;
         self.clients.answered_by[n] += 1;
         self.trace.note(self.now, "answered", n, client.into(), index.0);
         self.show(&Seen::Answered { request, index, proposal: &proposal });
-        let end = match call.and_then(|call| answer(call, outcome)) {
-            Some(answer) => End::Answered { at: micros(self.now), answer: witness::Seen { answer, index } },
-            // What became of it is forgotten; that it was done is known.
-            None => End::Unknown,
-        };
-        self.finish(client, end);
+        self.finish(client, end.unwrap_or(Ended::Unknown));
     }
 
     /// A node will not answer.
@@ -356,7 +440,8 @@ impl World {
         let waits = caller
             .doing
             .as_ref()
-            .is_some_and(|doing| matches!(&doing.what, Wish::Mutate(proposal, _) if proposal.request_id == request));
+            .and_then(|doing| doing.what.proposal())
+            .is_some_and(|proposal| proposal.request_id == request);
         if waits {
             let pause = if why == Refused::Overloaded { 200 } else { 1 };
             self.alarm(client, Duration::from_millis(pause));
@@ -366,17 +451,22 @@ impl World {
     /// A linearizable read may be answered by this machine's database now.
     pub(crate) fn read_ready(&mut self, n: usize, client: u32, question: u64) {
         let caller = &self.clients.callers[client as usize];
-        if let Some(Doing { what: Wish::Read(key), .. }) = &caller.doing
-            && caller.questions == question
-        {
-            let key = *key;
-            self.read_now(n, client, key);
+        match &caller.doing {
+            Some(Doing { what: Wish::Read(key), .. }) if caller.questions == question => {
+                let key = *key;
+                self.read_now(n, client, key);
+            }
+            Some(Doing { what: Wish::ReadLists(steps), .. }) if caller.questions == question => {
+                let steps = steps.clone();
+                self.read_lists_now(n, client, &steps);
+            }
+            _ => {}
         }
     }
 
     pub(crate) fn read_failed(&mut self, client: u32, question: u64) {
         let caller = &self.clients.callers[client as usize];
-        let waits = matches!(&caller.doing, Some(Doing { what: Wish::Read(_), .. }));
+        let waits = caller.doing.as_ref().is_some_and(|doing| doing.what.waits_for_index());
         if waits && caller.questions == question {
             self.alarm(client, Duration::from_millis(1));
         }
@@ -385,14 +475,29 @@ impl World {
     fn read_now(&mut self, n: usize, client: u32, key: Key) {
         match read_register(&mut self.machines[n], key) {
             Some((content, index)) => {
-                self.clients.acknowledged += 1;
-                self.clients.answered_by[n] += 1;
                 self.trace.note(self.now, "read", n, key.0, content.map_or(0, |value| value.0));
                 let seen = witness::Seen { answer: Answer::Read(content), index };
-                self.finish(client, End::Answered { at: micros(self.now), answer: seen });
+                self.read_done(n, client, Ended::Register(seen));
             }
             None => self.alarm(client, Duration::from_millis(50)),
         }
+    }
+
+    fn read_lists_now(&mut self, n: usize, client: u32, steps: &[Step]) {
+        let statements = steps.iter().map(|step| list_statement(*step)).collect();
+        match query(&mut self.machines[n], statements) {
+            Some((found, index)) => {
+                self.trace.note(self.now, "lists", n, steps.len() as u64, index.0);
+                self.read_done(n, client, Ended::Lists(found.iter().map(elements).collect()));
+            }
+            None => self.alarm(client, Duration::from_millis(50)),
+        }
+    }
+
+    fn read_done(&mut self, n: usize, client: u32, end: Ended) {
+        self.clients.acknowledged += 1;
+        self.clients.answered_by[n] += 1;
+        self.finish(client, end);
     }
 
     /// A server is gone, and with it what these clients waited for.
@@ -405,22 +510,62 @@ impl World {
     }
 }
 
-/// The register in a machine's database and the index up to which that has applied.
-fn read_register(machine: &mut Machine, key: Key) -> Option<(Option<Value>, LogIndex)> {
+/// What a machine's database answers, and the index up to which it has applied.
+pub(crate) fn query(machine: &mut Machine, statements: Vec<Statement>) -> Option<(Vec<Rows>, LogIndex)> {
     let process = machine.process.as_mut()?;
     let reader = process.reader.as_mut()?;
-    let query =
-        SqlBatch { statements: vec![statement("SELECT v FROM reg WHERE k = ?1", &[key.0])], transaction: false };
+    let batch = SqlBatch { statements, transaction: false };
     // Simulated queries take no time; the limit is there for real ones.
-    let found = reader.query(Database::Main, &query, Instant::now() + Duration::from_secs(3_600)).ok()?;
-    let rows = found.results.into_iter().next()?.ok()?;
-    let content = match rows.rows.first().and_then(|row| row.values.first()).and_then(|value| value.scalar.as_ref()) {
-        None => None,
-        Some(Scalar::Integer(value)) => Some(Value(value.cast_unsigned())),
-        Some(_) => return None,
-    };
+    let found = reader.query(Database::Main, &batch, Instant::now() + Duration::from_secs(3_600)).ok()?;
+    let rows = found.results.into_iter().collect::<Result<Vec<Rows>, _>>().ok()?;
     // The file says only up to where it was written; the process knows that nothing was missing.
-    Some((content, process.applied.max(found.applied)))
+    Some((rows, process.applied.max(found.applied)))
+}
+
+fn read_register(machine: &mut Machine, key: Key) -> Option<(Option<Value>, LogIndex)> {
+    let (rows, index) = query(machine, vec![statement("SELECT v FROM reg WHERE k = ?1", &[key.0])])?;
+    Some((elements(rows.first()?).first().map(|value| Value(*value)), index))
+}
+
+/// The numbers in the first column.
+pub(crate) fn elements(rows: &Rows) -> Vec<u64> {
+    let number = |value: &quorate_model::sql::Value| match value.scalar {
+        Some(Scalar::Integer(number)) => number.cast_unsigned(),
+        _ => u64::MAX,
+    };
+    rows.rows.iter().filter_map(|row| row.values.first().map(number)).collect()
+}
+
+/// A step of a transaction: mostly appends, each of an element that no other transaction has.
+fn step(dice: &mut Dice, element: u64) -> Step {
+    let list = List(dice.below(LISTS));
+    if dice.chance(700) { Step::Append { list, element } } else { Step::Read { list } }
+}
+
+fn list_statement(step: Step) -> Statement {
+    match step {
+        Step::Append { list, element } => {
+            statement("INSERT INTO lists (list, element) VALUES (?1, ?2)", &[list.0, element])
+        }
+        Step::Read { list } => statement("SELECT element FROM lists WHERE list = ?1 ORDER BY id", &[list.0]),
+    }
+}
+
+/// One read of every list, for the end of a history.
+pub(crate) fn read_of_all_lists() -> (Transaction, Vec<Statement>) {
+    let steps: Transaction = (0..LISTS).map(|list| Step::Read { list: List(list) }).collect();
+    let statements = steps.iter().map(|step| list_statement(*step)).collect();
+    (steps, statements)
+}
+
+/// What a transaction's reads saw.
+fn lists_read(steps: &[Step], outcome: &Outcome) -> Option<Reads> {
+    let Outcome::Sql(outcome) = outcome else { return None };
+    if outcome.results.len() != steps.len() || outcome.results.iter().any(|result| result.error.is_some()) {
+        return None;
+    }
+    let reads = steps.iter().zip(&outcome.results).filter(|(step, _)| matches!(step, Step::Read { .. }));
+    Some(reads.map(|(_, result)| result.rows.as_ref().map(elements).unwrap_or_default()).collect())
 }
 
 /// What the outcome of a register's statement means.

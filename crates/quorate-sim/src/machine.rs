@@ -319,6 +319,13 @@ impl Machine {
         files.filter_map(|file| self.fs.unsynced_sectors(&file).ok()).sum()
     }
 
+    /// When to look again whether a stopped process goes on; `None` if it runs.
+    pub(crate) fn paused(&self, now: Timestamp) -> Option<Timestamp> {
+        // A pause may end early, so nothing is put off to its end.
+        let soon = now.plus(Duration::from_millis(200));
+        (self.paused_until > now).then(|| self.paused_until.min(soon))
+    }
+
     /// Whether an error of its disk is to be expected.
     pub(crate) fn disk_faulty(&self) -> bool {
         self.disk_fails || self.disk_full

@@ -38,10 +38,6 @@ struct Args {
     #[cfg(feature = "planted-bugs")]
     #[arg(long)]
     list_bugs: bool,
-    /// Print what can be planted, a line of JSON a bug, and what it must be caught by
-    #[cfg(feature = "planted-bugs")]
-    #[arg(long)]
-    list_bugs: bool,
     /// End after the first violation
     #[arg(long)]
     until_violation: bool,
@@ -49,16 +45,6 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    #[cfg(feature = "planted-bugs")]
-    if args.list_bugs {
-        for (_, name, caught_by) in quorate_sim::planted::ALL {
-            println!("{}", json!({"name": name, "caught_by": caught_by}));
-        }
-        for (name, issue) in quorate_sim::planted::PENDING {
-            println!("{}", json!({"name": name, "pending": issue}));
-        }
-        return ExitCode::SUCCESS;
-    }
     #[cfg(feature = "planted-bugs")]
     if let Some(code) = plant(&args) {
         return code;

@@ -1,20 +1,20 @@
 //! One run: faults, then healing, then judgement.
 
-use crate::clients::answer;
+use crate::clients::{answer, elements, micros, query, read_of_all_lists};
 use crate::scenario::Scenario;
 use crate::seen::{Held, Seen, Violation};
 use crate::world::World;
-use quorate_check::history::{End, Verdict};
+use quorate_check::history::{Client, End, Operation, Verdict};
 use quorate_check::linearizable::{self, Budget};
+use quorate_check::list_append;
 use quorate_check::register::{Key, Value};
 use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
-use quorate_model::entry::Database;
-use quorate_model::sql::{Rows, Scalar, SqlBatch, Statement};
+use quorate_model::sql::{Rows, Scalar, Statement};
 use quorate_model::time::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a healthy cluster may take until it has a leader and does work again.
 const RECOVERS: Duration = Duration::from_secs(30);
@@ -176,7 +176,7 @@ fn unrest(world: &World) -> String {
 }
 
 fn held(world: &mut World, n: usize) -> Held {
-    let tables = ["reg", "log", "guarded", "parent", "child"].map(|table| dump(world, n, table)).concat();
+    let tables = ["reg", "log", "lists", "guarded", "parent", "child"].map(|table| dump(world, n, table)).concat();
     let machine = &world.machines[n];
     let process = machine.process.as_ref().expect("it lives");
     Held {
@@ -191,17 +191,14 @@ fn held(world: &mut World, n: usize) -> Held {
     }
 }
 
-fn query(world: &mut World, n: usize, sql: &str) -> Rows {
-    let process = world.machines[n].process.as_mut().expect("it lives");
-    let Some(reader) = process.reader.as_mut() else { return Rows::default() };
-    let batch = SqlBatch { statements: vec![Statement::new(sql)], transaction: false };
-    let answer = reader.query(Database::Main, &batch, Instant::now() + Duration::from_secs(3_600));
-    answer.ok().and_then(|answer| answer.results.into_iter().next()?.ok()).unwrap_or_default()
+fn select(world: &mut World, n: usize, sql: &str) -> Rows {
+    let found = query(&mut world.machines[n], vec![Statement::new(sql)]);
+    found.and_then(|(rows, _)| rows.into_iter().next()).unwrap_or_default()
 }
 
 /// All rows of a table, a line each.
 fn dump(world: &mut World, n: usize, table: &str) -> String {
-    let rows = query(world, n, &format!("SELECT * FROM {table} ORDER BY 1, 2"));
+    let rows = select(world, n, &format!("SELECT * FROM {table} ORDER BY 1, 2"));
     rows.rows.iter().fold(String::new(), |mut text, row| {
         let _ = write!(text, "{table}");
         for value in &row.values {
@@ -242,7 +239,7 @@ fn judge(world: &mut World, premises: &mut BTreeMap<&'static str, u64>) {
     }
     let living = world.living();
     if let Some(n) = living.first() {
-        let rows = query(world, *n, "SELECT k, v FROM reg");
+        let rows = select(world, *n, "SELECT k, v FROM reg");
         let number = |value: &quorate_model::sql::Value| match value.scalar {
             Some(Scalar::Integer(number)) => number.cast_unsigned(),
             _ => u64::MAX,
@@ -256,6 +253,17 @@ fn judge(world: &mut World, premises: &mut BTreeMap<&'static str, u64>) {
     let (history, _) = witness::without_witness(&evidence.history);
     let verdict = linearizable::check(&history, Budget::default());
     conclude(world, premises, "linearizable", verdict);
+    let mut transactions = std::mem::take(&mut world.clients.transactions);
+    let (steps, statements) = read_of_all_lists();
+    if let Some(n) = living.first()
+        && let Some((rows, _)) = query(&mut world.machines[*n], statements)
+    {
+        let (asked, answer) = (micros(world.now), rows.iter().map(elements).collect());
+        let end = End::Answered { at: asked, answer };
+        transactions.push(Operation { client: Client(u32::MAX), asked, call: steps, end });
+    }
+    let verdict = list_append::check(&transactions);
+    conclude(world, premises, "strictly_serializable", verdict);
 }
 
 fn conclude(world: &mut World, premises: &mut BTreeMap<&'static str, u64>, name: &'static str, verdict: Verdict) {

@@ -473,7 +473,7 @@ impl World {
                     self.refused(client, request_id, why);
                 }
             }
-            Effect::ReadReady { tickets } => {
+            Effect::ReadReady { tickets, .. } => {
                 for ticket in tickets {
                     if let Some((client, question)) =
                         self.machines[n].process.as_mut().and_then(|process| process.readers.remove(&ticket))
@@ -714,9 +714,8 @@ impl World {
         if !self.alive(n, life) {
             return;
         }
-        let paused = self.machines[n].paused_until;
-        if paused > self.now {
-            self.at(paused, What::LogDone { machine: n, life });
+        if let Some(again) = self.machines[n].paused(self.now) {
+            self.at(again, What::LogDone { machine: n, life });
             return;
         }
         let Machine { process: Some(process), promised, .. } = &mut self.machines[n] else { return };
@@ -805,9 +804,8 @@ impl World {
         if !self.alive(n, life) {
             return;
         }
-        let paused = self.machines[n].paused_until;
-        if paused > self.now {
-            self.at(paused, What::ApplyDone { machine: n, life });
+        if let Some(again) = self.machines[n].paused(self.now) {
+            self.at(again, What::ApplyDone { machine: n, life });
             return;
         }
         let wall = self.machines[n].clock.wall(self.now);
@@ -1027,9 +1025,9 @@ impl World {
         if !self.alive(n, life) {
             return;
         }
-        let (now, paused) = (self.now, self.machines[n].paused_until);
-        if paused > now {
-            self.at(paused, What::Assigned { machine: n, life, assignment: Box::new(assignment) });
+        let now = self.now;
+        if let Some(again) = self.machines[n].paused(now) {
+            self.at(again, What::Assigned { machine: n, life, assignment: Box::new(assignment) });
             return;
         }
         self.trace.say(now, format_args!("n{} is assigned revision {}", n + 1, assignment.revision));

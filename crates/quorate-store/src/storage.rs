@@ -323,7 +323,75 @@ pub enum InstallStorageError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
+
+    #[test]
+    fn a_first_start_may_lose_power_at_any_moment() {
+        use crate::databases::Item;
+        use crate::disk::memory::MemoryDisk;
+        use crate::log::EntryKind;
+        use crate::volume::MemoryVolume;
+        use quorate_model::id::{ClusterId, NodeId};
+        use quorate_vfs::memory::MemoryFs;
+
+        let entry = |number: u64| LogEntry {
+            index: LogIndex(number),
+            term: Term(1),
+            kind: EntryKind::Normal,
+            data: Bytes::new(),
+        };
+        let start = |fs: &MemoryFs| -> Result<Stored<MemoryDisk>, OpenStorageError> {
+            let options = StorageOptions {
+                identity: LogIdentity { cluster: ClusterId::from_u128(1), node: NodeId::from_u128(1) },
+                log: LogOptions { segment_bytes: 8_192, ..LogOptions::new(1) },
+                retain: 8_192,
+                place: Place::on(std::sync::Arc::new(MemoryVolume::new(fs)), Path::new("/db")),
+                voters: b"me".to_vec(),
+            };
+            let disk = MemoryDisk::at(fs, Path::new("/log")).map_err(|source| {
+                OpenStorageError::Log(OpenLogError::Io { doing: "use", file: "/log".into(), source })
+            })?;
+            open(disk, &options, |_| true)
+        };
+        // Some entries, made durable so that the log forgets most of them; or as far as power lasts.
+        let work = |stored: &mut Stored<MemoryDisk>| -> Result<(), String> {
+            let (from, to) = (stored.applied.0 + 1, stored.applied.0 + 400);
+            for number in from..=to {
+                let entries = if number > stored.unapplied.last().map_or(stored.applied.0, |last| last.index.0) {
+                    vec![entry(number)]
+                } else {
+                    Vec::new()
+                };
+                let hard_state = Some(HardState { term: 1, vote: 1, commit: number });
+                stored.log.write(&Append { hard_state, entries }).map_err(|error| error.to_string())?;
+            }
+            stored.log.sync().map_err(|error| error.to_string())?;
+            let batch: Vec<ToApply> = (from..=to)
+                .map(|index| ToApply { index: LogIndex(index), term: Term(1), item: Item::Data(Bytes::new()) })
+                .collect();
+            stored.databases.apply(&batch).map_err(|error| error.to_string())?;
+            let durable = stored.databases.make_durable().map_err(|error| error.to_string())?;
+            stored.log.shorten(durable).map_err(|error| error.to_string())?;
+            Ok(())
+        };
+        let mut ended_early = 0;
+        for moment in 0..120 {
+            let fs = MemoryFs::new();
+            fs.crash_after(moment * 6, moment);
+            let done = start(&fs).map_err(|error| error.to_string()).and_then(|mut stored| work(&mut stored));
+            ended_early += u64::from(done.is_err());
+            if fs.is_off() {
+                fs.start();
+            } else {
+                fs.crash(moment);
+            }
+            let again = start(&fs);
+            assert!(again.is_ok(), "after a power cut at change {}: {:?}", moment * 6, again.err());
+        }
+        assert!(ended_early > 20, "{ended_early} power cuts came before the end");
+    }
 
     #[test]
     fn a_log_that_a_snapshot_overruled_does_not_continue_the_databases() {

@@ -448,8 +448,7 @@ impl Lab {
                     self.overloaded += 1;
                 }
             }
-            Effect::ReadReady { tickets } => {
-                let applied = self.node(n).applied();
+            Effect::ReadReady { tickets, applied } => {
                 self.ready.extend(tickets.into_iter().map(|ticket| (ticket, applied)));
             }
             Effect::ReadFailed { tickets } => self.failed.extend(tickets),

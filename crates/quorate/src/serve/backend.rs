@@ -9,7 +9,7 @@ use quorate_api::backend::{
 };
 use quorate_api::view::Overview;
 use quorate_model::entry::Proposal;
-use quorate_model::id::{NodeId, RequestId};
+use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::Consistency;
@@ -30,7 +30,7 @@ const SLACK: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     next: AtomicU64,
-    reads: Mutex<BTreeMap<Ticket, oneshot::Sender<bool>>>,
+    reads: Mutex<BTreeMap<Ticket, oneshot::Sender<Option<LogIndex>>>>,
     transfers: Mutex<BTreeMap<Ticket, oneshot::Sender<Result<(), TransferFailed>>>>,
     refused: Mutex<HashMap<RequestId, Refused>>,
 }
@@ -40,11 +40,12 @@ impl Questions {
         Ticket(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(super) fn answer_reads(&self, tickets: &[Ticket], ready: bool) {
+    /// `applied`: up to where the database is; `None`: nobody knows whether that is far enough.
+    pub(super) fn answer_reads(&self, tickets: &[Ticket], applied: Option<LogIndex>) {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         for ticket in tickets {
             if let Some(sender) = reads.remove(ticket) {
-                let _ = sender.send(ready);
+                let _ = sender.send(applied);
             }
         }
     }
@@ -150,6 +151,8 @@ impl Backend for NodeBackend {
         let inner = &self.0;
         let patience = query.patience;
         let linearizable = query.consistency == Consistency::Linearizable;
+        // A file says only up to where it was written itself; after it came entries of the other one.
+        let mut at_least = LogIndex(0);
         if linearizable {
             let ticket = inner.questions.ticket();
             let (sender, ready) = oneshot::channel();
@@ -166,8 +169,8 @@ impl Backend for NodeBackend {
                 });
             }
             match tokio::time::timeout(patience + SLACK, ready).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false) | Err(_)) => return Err(ReadError::NoLeader { waited: patience }),
+                Ok(Ok(Some(applied))) => at_least = applied,
+                Ok(Ok(None) | Err(_)) => return Err(ReadError::NoLeader { waited: patience }),
                 Err(_) => {
                     forget();
                     return Err(ReadError::NoLeader { waited: patience });
@@ -175,6 +178,7 @@ impl Backend for NodeBackend {
             }
         }
         let mut answer = inner.readers.query(query).await?;
+        answer.applied = answer.applied.max(at_least);
         answer.age = if linearizable { Some(Duration::ZERO) } else { inner.contact.age(inner.now()) };
         Ok(answer)
     }

@@ -112,8 +112,8 @@ impl Core {
                 }
                 Effect::Apply(entries) => self.to_apply(ApplyJob::Apply(entries)),
                 Effect::Refuse { request_id, why } => self.questions.refuse(&self.waiters, request_id, why),
-                Effect::ReadReady { tickets } => self.questions.answer_reads(&tickets, true),
-                Effect::ReadFailed { tickets } => self.questions.answer_reads(&tickets, false),
+                Effect::ReadReady { tickets, applied } => self.questions.answer_reads(&tickets, Some(applied)),
+                Effect::ReadFailed { tickets } => self.questions.answer_reads(&tickets, None),
                 Effect::Transferred { ticket, result } => self.questions.answer_transfer(ticket, result),
                 Effect::Assign(assignment) => {
                     self.assignment.send_replace(Some(assignment));
