@@ -56,8 +56,6 @@ pub enum Bug {
     DirectoryUnsynced,
     /// An entry whose SQL ends the transaction takes its neighbours in the batch with it.
     BatchNeighbourLost,
-    /// Deferred foreign keys are left to the commit of the whole batch.
-    DeferredKeysUnchecked,
     /// SQL sees the node's own clock.
     LocalTime,
     /// `random()` goes on where the node's own generator was.

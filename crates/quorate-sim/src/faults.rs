@@ -35,6 +35,8 @@ pub enum FaultKind {
     /// Long and uneven delays: messages overtake each other.
     Delay,
     SlowDisk,
+    /// Applying takes long while the log goes on: a statement that does much, a reader in the way.
+    SlowApply,
     SyncError,
     WriteError,
     DiskFull,
@@ -46,10 +48,13 @@ pub enum FaultKind {
     Transfer,
     /// A service's process ends by itself.
     ReplicaCrash,
+    /// A server ends just after something rare happened to it. Comes by itself, not by choice.
+    Ambush,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 21] = [
+    /// Those that are chosen.
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::KillAll,
@@ -64,6 +69,7 @@ impl FaultKind {
         FaultKind::Duplicates,
         FaultKind::Delay,
         FaultKind::SlowDisk,
+        FaultKind::SlowApply,
         FaultKind::SyncError,
         FaultKind::WriteError,
         FaultKind::DiskFull,
@@ -90,6 +96,7 @@ impl FaultKind {
             FaultKind::Duplicates => "duplicates",
             FaultKind::Delay => "delay",
             FaultKind::SlowDisk => "slow-disk",
+            FaultKind::SlowApply => "slow-apply",
             FaultKind::SyncError => "sync-error",
             FaultKind::WriteError => "write-error",
             FaultKind::DiskFull => "disk-full",
@@ -97,6 +104,7 @@ impl FaultKind {
             FaultKind::ClockStep => "clock-step",
             FaultKind::Transfer => "transfer",
             FaultKind::ReplicaCrash => "replica-crash",
+            FaultKind::Ambush => "ambush",
         }
     }
 }
@@ -108,6 +116,7 @@ enum Undo {
     Mend(Vec<(usize, usize)>),
     Calm,
     Speed(usize),
+    SpeedOfApply(usize),
     Room(usize),
 }
 
@@ -184,26 +193,20 @@ impl World {
         match kind {
             FaultKind::Kill | FaultKind::PowerLoss | FaultKind::LongAbsence => {
                 let Some(n) = self.victim() else { return false };
-                let power = self.seed_of_power_loss(kind != FaultKind::Kill);
-                self.machines[n].off = true;
-                self.end(n, power);
                 let span = if kind == FaultKind::LongAbsence { long * 3 } else { span };
-                self.until(span, Undo::SwitchOn(n));
+                self.switch_off(n, kind != FaultKind::Kill, span);
             }
             FaultKind::KillAll | FaultKind::PowerLossAll => {
                 let all = self.living();
                 for n in all {
-                    let power = self.seed_of_power_loss(kind == FaultKind::PowerLossAll);
-                    self.machines[n].off = true;
-                    self.end(n, power);
                     let span = self.faults.dice.span((ms(10), ms(4_000)));
-                    self.until(span, Undo::SwitchOn(n));
+                    self.switch_off(n, kind == FaultKind::PowerLossAll, span);
                 }
             }
             FaultKind::Pause => {
                 let Some(n) = self.victim() else { return false };
                 // Now and then for longer than request ids are remembered.
-                let span = if self.faults.dice.chance(30) { Duration::from_secs(150) } else { span };
+                let span = if self.faults.dice.chance(80) { Duration::from_secs(150) } else { span };
                 self.machines[n].paused_until = self.now.plus(span);
             }
             FaultKind::CutOne | FaultKind::CutHalves | FaultKind::CutOneWay | FaultKind::CutBridge => {
@@ -230,6 +233,12 @@ impl World {
                 self.machines[n].slowness = u32::try_from(self.faults.dice.between(10, 400)).expect("small");
                 self.until(span, Undo::Speed(n));
             }
+            FaultKind::SlowApply => {
+                let Some(n) = self.victim() else { return false };
+                self.machines[n].apply_longer = self.faults.dice.span((ms(50), ms(3_000)));
+                self.until(span, Undo::SpeedOfApply(n));
+            }
+            FaultKind::Ambush => return false,
             FaultKind::SyncError | FaultKind::WriteError => {
                 let Some(n) = self.victim() else { return false };
                 let after = self.faults.dice.below(6);
@@ -273,8 +282,33 @@ impl World {
         true
     }
 
-    fn seed_of_power_loss(&mut self, power: bool) -> Option<u64> {
-        power.then(|| self.faults.dice.next())
+    /// Ends a server, with its machine's power or alone, for some time.
+    fn switch_off(&mut self, n: usize, power: bool, span: Duration) {
+        let seed = power.then(|| self.faults.dice.next());
+        self.machines[n].off = true;
+        self.end(n, seed);
+        self.until(span, Undo::SwitchOn(n));
+    }
+
+    /// Something rare happened to a machine. In so many of a thousand cases its server ends while that
+    /// is fresh: faults at any time at all would hardly ever come just then.
+    pub(crate) fn ambush(&mut self, n: usize, permille: u64) {
+        if !self.faults.over && self.faults.dice.chance(permille) {
+            let life = self.machines[n].life;
+            let delay = self.faults.dice.span((ms(0), ms(60)));
+            self.later(delay, What::Ambush { machine: n, life });
+        }
+    }
+
+    pub(crate) fn ambushed(&mut self, n: usize, life: u64) {
+        if self.faults.over || self.machines[n].life != life || self.machines[n].process.is_none() {
+            return;
+        }
+        *self.faults.happened.entry(FaultKind::Ambush).or_default() += 1;
+        self.trace.say(self.now, format_args!("ambush"));
+        let power = self.faults.dice.chance(500);
+        let span = self.faults.dice.span((ms(10), ms(3_000)));
+        self.switch_off(n, power, span);
     }
 
     fn until(&mut self, span: Duration, undo: Undo) {
@@ -354,6 +388,7 @@ impl World {
                 self.network.extra_latency = Duration::ZERO;
             }
             Undo::Speed(n) => self.machines[n].slowness = 1,
+            Undo::SpeedOfApply(n) => self.machines[n].apply_longer = Duration::ZERO,
             Undo::Room(n) => {
                 self.machines[n].fs.set_capacity(None);
                 self.machines[n].disk_full = false;

@@ -11,6 +11,7 @@ mod committed_never_changes;
 mod done_once;
 mod equal_state;
 mod healing;
+mod log_reaches_databases;
 mod newest_assignment;
 mod node_states;
 mod one_leader_a_term;
@@ -48,15 +49,17 @@ pub(crate) struct Invariants {
 impl Invariants {
     pub(crate) fn new(identity: &Identity) -> Invariants {
         Invariants {
+            // Several may object to one event: the first is the one that says most about the cause.
             all: vec![
                 Box::<one_leader_a_term::OneLeaderATerm>::default(),
-                Box::<acknowledged_writes_survive::AcknowledgedWritesSurvive>::default(),
-                Box::<equal_state::EqualState>::default(),
-                Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),
-                Box::<done_once::DoneOnce>::default(),
                 Box::<promises_are_durable::PromisesAreDurable>::default(),
                 Box::<votes_once_a_term::VotesOnceATerm>::default(),
                 Box::new(commits_are_counted::CommitsAreCounted::new(identity.voters.len())),
+                Box::<log_reaches_databases::LogReachesDatabases>::default(),
+                Box::<done_once::DoneOnce>::default(),
+                Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),
+                Box::<acknowledged_writes_survive::AcknowledgedWritesSurvive>::default(),
+                Box::<equal_state::EqualState>::default(),
                 Box::<node_states::NodeStates>::default(),
                 Box::<newest_assignment::NewestAssignment>::default(),
                 Box::<one_replica_an_ordinal::OneReplicaAnOrdinal>::default(),

@@ -40,6 +40,8 @@ pub(crate) struct Machine {
     pub agent: Agent,
     /// Disk jobs take so many times longer.
     pub slowness: u32,
+    /// Each batch takes so much longer to apply.
+    pub apply_longer: Duration,
     pub paused_until: Timestamp,
     /// Its log is damaged and it must never vote again.
     pub broken: bool,
@@ -57,7 +59,7 @@ pub(crate) struct Machine {
 /// What a machine's disk must still hold after whatever happens to it: its newest vote, and the log up
 /// to at least here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Durable {
+pub(crate) struct Durable {
     pub term: u64,
     pub vote: u64,
     pub last: u64,
@@ -196,6 +198,7 @@ impl Machine {
             life: 0,
             agent: Agent::new(id),
             slowness: 1,
+            apply_longer: Duration::ZERO,
             paused_until: Timestamp::default(),
             broken: false,
             promised: Durable::default(),

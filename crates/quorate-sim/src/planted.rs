@@ -123,7 +123,7 @@ pub const ALL: &[Planted] = &[
     planted(
         Bug::ShortenedTooFar,
         "shortened-too-far",
-        &["starts_again"],
+        &["log_reaches_databases"],
         "The log is shortened without regard to what the databases hold.",
     ),
     planted(
@@ -145,10 +145,11 @@ pub const ALL: &[Planted] = &[
         &["equal_state_at_equal_index"],
         "The applied index is written in a transaction of its own, after the entries'.",
     ),
+    // Who receives it looks into the files and ends itself rather than believe the manifest.
     planted(
         Bug::SnapshotOfNewerFile,
         "snapshot-of-newer-file",
-        &["equal_state_at_equal_index"],
+        &["no_error_without_a_fault"],
         "A snapshot goes by the position of the newer of the two files.",
     ),
     planted(
@@ -162,13 +163,6 @@ pub const ALL: &[Planted] = &[
         "batch-neighbour-lost",
         &["batches_do_not_matter"],
         "An entry whose SQL ends the transaction takes its neighbours in the batch with it.",
-    ),
-    // SQLite refuses the commit, and the node has no answer to that but to end itself.
-    planted(
-        Bug::DeferredKeysUnchecked,
-        "deferred-keys-unchecked",
-        &["batches_do_not_matter", "no_error_without_a_fault"],
-        "Deferred foreign keys are left to the commit of the whole batch.",
     ),
     planted(Bug::LocalTime, "local-time", &["equal_state_at_equal_index"], "SQL sees the node's own clock."),
     planted(
@@ -187,7 +181,7 @@ pub const ALL: &[Planted] = &[
     planted(
         Bug::RequestIdsForgotten,
         "request-ids-forgotten",
-        &["done_once", "equal_state_at_equal_index"],
+        &["done_once"],
         "Remembered request ids are not loaded at a start.",
     ),
     planted(

@@ -37,6 +37,8 @@ pub(crate) enum Seen<'a> {
     Applied { machine: usize, entry: &'a AppliedEntry },
     /// A batch was applied.
     BatchApplied { machine: usize, state: &'a ClusterState },
+    /// The log was shortened and begins here now; the databases hold everything up to `durable`.
+    Shortened { machine: usize, first: LogIndex, durable: LogIndex },
     /// A node tells a peer that its log holds everything up to here in this term.
     Acknowledged { machine: usize, index: u64, durable: u64 },
     /// A node tells a peer that it votes for this one, by its consensus number.
@@ -53,7 +55,7 @@ pub(crate) enum Seen<'a> {
 
 /// What says that it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durably {
+pub(crate) enum Durably {
     Log,
     Databases,
 }

@@ -141,6 +141,11 @@ pub(crate) enum What {
         step: u64,
     },
     Fault,
+    /// A machine to which something rare happened is caught by a fault.
+    Ambush {
+        machine: usize,
+        life: u64,
+    },
     FaultOver {
         fault: u64,
     },
@@ -268,6 +273,7 @@ impl World {
             }
             What::Client { client, step } => self.client_moves(client, step),
             What::Fault => self.next_fault(),
+            What::Ambush { machine, life } => self.ambushed(machine, life),
             What::FaultOver { fault } => self.fault_over(fault),
             What::Over => {}
         }
@@ -416,6 +422,9 @@ impl World {
         if leads != process.led || term != process.term_seen {
             (process.led, process.term_seen) = (leads, term);
             self.trace.note(now, if leads { "leads" } else { "follows" }, n, term.0, 0);
+            if leads {
+                self.ambush(n, 20);
+            }
         }
         let process = self.machines[n].process.as_ref().expect("alive");
         if self.violation.is_none() {
@@ -720,6 +729,7 @@ impl World {
         }
         let Machine { process: Some(process), promised, .. } = &mut self.machines[n] else { return };
         let Some(work) = process.log_work.take() else { return };
+        let durable = if let LogWork::Other(LogJob::Shorten { durable }) = work { durable } else { LogIndex(0) };
         let done = match work {
             LogWork::Sync { number, last, vote } => process.log.sync().map_err(|error| chain(&error)).map(|()| {
                 let Durable { term, vote: voted, last: before } = process.durable;
@@ -759,6 +769,14 @@ impl World {
             Ok(event) => {
                 let unsynced = self.machines[n].unsynced_log();
                 self.show(&Seen::CalledDurable { machine: n, what: Durably::Log, unsynced });
+                match event {
+                    Some(Event::LogPurged { first }) => {
+                        self.show(&Seen::Shortened { machine: n, first, durable });
+                        self.ambush(n, 20);
+                    }
+                    Some(Event::SnapshotInstalled { .. }) => self.ambush(n, 250),
+                    _ => {}
+                }
                 if let Some(event) = event {
                     self.tell(n, event);
                 }
@@ -796,7 +814,7 @@ impl World {
             install => install,
         };
         process.apply_work = Some(work);
-        let took = self.dice.span(self.scenario.storage.apply) * slowness;
+        let took = self.dice.span(self.scenario.storage.apply) * slowness + self.machines[n].apply_longer;
         self.later(took, What::ApplyDone { machine: n, life });
     }
 

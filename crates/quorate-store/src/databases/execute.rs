@@ -158,8 +158,7 @@ fn sql(writer: &mut Writer, batch: &SqlBatch) -> Result<SqlOutcome, Stop> {
             break;
         }
     }
-    let unchecked = planted(Bug::DeferredKeysUnchecked);
-    if !undone && !unchecked && quorate_vfs::deferred_foreign_keys(&writer.connection) {
+    if !undone && quorate_vfs::deferred_foreign_keys(&writer.connection) {
         // The entry alone would fail at its commit; inside a batch it must fail as well.
         let error = refusal(ffi::SQLITE_CONSTRAINT_FOREIGNKEY, "FOREIGN KEY constraint failed");
         outcome.results = outcome.results.iter().map(|_| failed(error.clone())).collect();
