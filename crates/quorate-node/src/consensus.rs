@@ -234,8 +234,12 @@ impl Consensus {
     pub(crate) fn advance_time(&mut self, now: Timestamp) {
         if now.since(self.last_tick) >= TICK {
             self.last_tick = now;
-            self.raw.raft.set_randomized_election_timeout(self.timeout_ticks);
-            self.raw.tick();
+            // While a snapshot is put in force this node cannot stand: the library would look for entries
+            // between what is applied and the snapshot, which are gone, and panic.
+            if self.installing.is_none() {
+                self.raw.raft.set_randomized_election_timeout(self.timeout_ticks);
+                self.raw.tick();
+            }
         }
         if self.campaign_at.is_some_and(|at| at <= now) {
             self.campaign_at = None;
@@ -291,6 +295,10 @@ impl Consensus {
             if !follows(&message) || full() {
                 return;
             }
+        }
+        // An order to stand, late or of a leader that knows no better; see `advance_time`.
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some() {
+            return;
         }
         let _ = self.raw.step(message);
         if planted(Bug::CommitOldTermByCount) && self.leads() {
@@ -572,6 +580,23 @@ mod tests {
         let right = append(4, entries(5..=8));
         assert_eq!(follower().following(right.clone()), Some(right));
         assert_eq!(follower().following(append(3, Vec::new())), Some(append(3, Vec::new())));
+    }
+
+    #[test]
+    fn a_node_does_not_stand_while_a_snapshot_is_put_in_force() {
+        let (mut consensus, mut out) = (follower(), Vec::new());
+        assert!(consensus.receive_snapshot(2, Term(1), LogIndex(100), Term(1)));
+        consensus.flush(&mut out);
+        assert!(out.iter().any(|output| matches!(output, Output::Install { .. })));
+        let mut order = eraftpb::Message { term: 1, from: 2, to: 1, ..Default::default() };
+        order.set_msg_type(MessageType::MsgTimeoutNow);
+        consensus.receive(order);
+        let second = |second: u64| Timestamp(Duration::from_secs(second));
+        (1..60).for_each(|passed| consensus.advance_time(second(passed)));
+        assert_eq!(consensus.raw.raft.state, StateRole::Follower);
+        consensus.snapshot_installed(LogIndex(100), &mut out);
+        (60..90).for_each(|passed| consensus.advance_time(second(passed)));
+        assert_eq!(consensus.raw.raft.state, StateRole::PreCandidate);
     }
 
     #[test]
