@@ -5,6 +5,7 @@
 //! is within [`TOLERANCE`] of the median of all that it hears, itself included; else with the time
 //! nearest to its own that is.
 
+use crate::event::Now;
 use quorate_model::id::NodeId;
 use quorate_model::time::WallTime;
 use std::collections::BTreeMap;
@@ -15,14 +16,26 @@ const TOLERANCE: i64 = 500_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Clocks {
-    /// How many microseconds a peer's clock is ahead of ours, as of its last status.
+    /// How many microseconds a peer's clock is ahead of our monotonic one, as of its last status.
+    /// Were it our wall clock, a jump of that would count as one of everybody until they are heard
+    /// again, and the first entry after it would poison the cluster's time.
     ahead: BTreeMap<NodeId, i64>,
 }
 
+/// How many microseconds our own clock is ahead of our monotonic one.
+fn own(now: Now) -> i64 {
+    ahead(now.wall.0, now)
+}
+
+fn ahead(wall_us: u64, now: Now) -> i64 {
+    let mono = i64::try_from(now.mono.0.as_micros()).unwrap_or(i64::MAX);
+    wall_us.cast_signed().saturating_sub(mono)
+}
+
 impl Clocks {
-    pub(crate) fn heard(&mut self, peer: NodeId, its_wall_us: u64, wall: WallTime) {
+    pub(crate) fn heard(&mut self, peer: NodeId, its_wall_us: u64, now: Now) {
         if its_wall_us > 0 {
-            self.ahead.insert(peer, its_wall_us.cast_signed().saturating_sub(wall.0.cast_signed()));
+            self.ahead.insert(peer, ahead(its_wall_us, now));
         }
     }
 
@@ -30,31 +43,57 @@ impl Clocks {
         self.ahead.remove(&peer);
     }
 
-    /// The time to stamp with when our own clock shows `wall`.
-    pub(crate) fn stamp(&self, wall: WallTime) -> WallTime {
-        let mut all: Vec<i64> = self.ahead.values().copied().chain([0]).collect();
+    /// The time to stamp with now.
+    pub(crate) fn stamp(&self, now: Now) -> WallTime {
+        let own = own(now);
+        let mut all: Vec<i64> = self.ahead.values().map(|ahead| ahead.saturating_sub(own)).chain([0]).collect();
         all.sort_unstable();
         // Of an even number the one nearer to us: two nodes cannot outvote each other.
         let (low, high) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
         let median = if low.abs() <= high.abs() { low } else { high };
         let correction = median - median.clamp(-TOLERANCE, TOLERANCE);
-        WallTime(wall.0.saturating_add_signed(correction))
+        WallTime(now.wall.0.saturating_add_signed(correction))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_model::time::Timestamp;
+    use std::time::Duration;
 
     const DAY: i64 = 86_400_000_000;
 
     fn stamp(ahead: &[i64]) -> i64 {
         let mut clocks = Clocks::default();
-        let wall = WallTime(1_700_000_000_000_000);
+        let now = at(7, 0);
         for (number, ahead) in (1..).zip(ahead) {
-            clocks.heard(NodeId::from_u128(number), wall.0.saturating_add_signed(*ahead), wall);
+            clocks.heard(NodeId::from_u128(number), now.wall.0.saturating_add_signed(*ahead), now);
         }
-        clocks.stamp(wall).0.cast_signed() - wall.0.cast_signed()
+        off(&clocks, now, 0)
+    }
+
+    /// So many seconds after the start, with our clock ahead of the truth by so many microseconds.
+    fn at(seconds: u64, ahead: i64) -> Now {
+        let wall = 1_700_000_000_000_000 + 1_000_000 * seconds;
+        Now { mono: Timestamp(Duration::from_secs(seconds)), wall: WallTime(wall.saturating_add_signed(ahead)) }
+    }
+
+    /// How far a stamp is off the truth, when our own clock is ahead of it by so much.
+    fn off(clocks: &Clocks, now: Now, ahead: i64) -> i64 {
+        clocks.stamp(now).0.cast_signed() - now.wall.0.cast_signed() + ahead
+    }
+
+    #[test]
+    fn a_jump_of_our_own_clock_is_known_before_the_others_are_heard_again() {
+        let mut clocks = Clocks::default();
+        for peer in [1, 2] {
+            clocks.heard(NodeId::from_u128(peer), at(1, 0).wall.0, at(1, 0));
+        }
+        for jump in [DAY, -DAY] {
+            let stamped = off(&clocks, at(2, jump), jump);
+            assert!(stamped.abs() <= TOLERANCE, "{stamped} after a jump of {jump}");
+        }
     }
 
     #[test]

@@ -373,7 +373,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
-        self.clocks.heard(from, status.wall_us, now.wall);
+        self.clocks.heard(from, status.wall_us, now);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);
@@ -516,7 +516,7 @@ impl Node {
     }
 
     fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
-        self.stamped = self.stamped.max(self.clocks.stamp(now.wall));
+        self.stamped = self.stamped.max(self.clocks.stamp(now));
         let seed = self.rng.next_u64();
         self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
     }

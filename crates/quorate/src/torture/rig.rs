@@ -104,7 +104,6 @@ pub(crate) struct Injected {
 /// A fault that is over.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub kind: FaultKind,
     /// What shows that it did happen all the time, and is over.
     pub evidence: String,
 }
@@ -300,7 +299,7 @@ impl Rig {
     /// was none.
     pub(crate) fn end(&mut self, handle: Handle) -> Result<Ended, RigError> {
         match self.active.remove(&handle.0) {
-            Some((kind, active)) => self.finish(kind, active).map(|evidence| Ended { kind, evidence }),
+            Some((kind, active)) => self.finish(kind, active).map(|evidence| Ended { evidence }),
             None => unreachable!("a handle is given once and taken once"),
         }
     }
@@ -309,7 +308,7 @@ impl Rig {
     pub(crate) fn end_all(&mut self) -> Vec<Result<Ended, RigError>> {
         let active = std::mem::take(&mut self.active).into_values();
         let (network, others): (Vec<_>, Vec<_>) = active.partition(|(_, active)| matches!(active, Active::Rule { .. }));
-        let end = |(kind, active)| self.finish(kind, active).map(|evidence| Ended { kind, evidence });
+        let end = |(kind, active)| self.finish(kind, active).map(|evidence| Ended { evidence });
         network.into_iter().chain(others).map(end).collect()
     }
 

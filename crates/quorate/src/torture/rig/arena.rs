@@ -91,13 +91,6 @@ impl Stop {
     }
 }
 
-impl Arena {
-    /// Whether the run has namespaces of its own.
-    pub(crate) fn is_inside(&self) -> bool {
-        !self.lacks.contains_key(&Need::Network)
-    }
-}
-
 /// Goes to the place of the run: into namespaces by means of a second process with the same
 /// arguments, or nowhere. To be called before anything is printed or started; only one of the two
 /// processes gets an [`Arena`].

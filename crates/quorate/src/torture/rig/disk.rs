@@ -11,7 +11,7 @@
 use super::kernel;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,10 +46,6 @@ impl Disk {
         let disk = Disk { image, mount };
         disk.mount()?;
         Ok(disk)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.mount
     }
 
     /// The loop device goes by itself with the mount.
@@ -198,13 +194,13 @@ mod tests {
     fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
         with_disk(|disk| {
             disk.plant().unwrap();
-            std::fs::write(disk.path().join("unsynced"), "bytes").unwrap();
+            std::fs::write(disk.mount.join("unsynced"), "bytes").unwrap();
             disk.cut_power().unwrap();
-            let write = std::fs::write(disk.path().join("later"), "bytes");
+            let write = std::fs::write(disk.mount.join("later"), "bytes");
             assert!(write.is_err(), "a disk without power takes nothing");
             disk.remount().unwrap();
             disk.check_canaries().unwrap();
-            assert!(!std::fs::exists(disk.path().join("unsynced")).unwrap());
+            assert!(!std::fs::exists(disk.mount.join("unsynced")).unwrap());
         });
     }
 
@@ -212,7 +208,7 @@ mod tests {
     fn a_reboot_without_a_power_cut_is_seen_as_none() {
         with_disk(|disk| {
             disk.plant().unwrap();
-            std::fs::write(disk.path().join(OVERWRITTEN), AFTER).unwrap();
+            std::fs::write(disk.mount.join(OVERWRITTEN), AFTER).unwrap();
             disk.remount().unwrap();
             assert_eq!(disk.check_canaries(), Err("a write that was not synced survived".into()));
         });
@@ -222,7 +218,7 @@ mod tests {
     fn a_full_disk_refuses_a_write_until_it_is_emptied() {
         with_disk(|disk| {
             assert!(disk.fill().unwrap() > 8 << 20);
-            let write = || std::fs::write(disk.path().join("more"), [0; 65_536]);
+            let write = || std::fs::write(disk.mount.join("more"), [0; 65_536]);
             assert_eq!(write().unwrap_err().kind(), io::ErrorKind::StorageFull);
             disk.empty().unwrap();
             write().unwrap();

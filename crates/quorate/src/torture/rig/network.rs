@@ -257,11 +257,6 @@ impl Network {
         self.shared.rules().rules.remove(&id).map_or(0, |rule| rule.count)
     }
 
-    /// How many frames a rule has met so far.
-    pub(super) fn count(&self, id: RuleId) -> u64 {
-        self.shared.rules().rules.get(&id).map_or(0, |rule| rule.count)
-    }
-
     /// Pulls a cable: silence, both ways, for clients too.
     pub(super) fn unplug(&self, port: Port) {
         self.shared.rules().unplugged.insert(port);

@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::network::{self, Namespace, Port};
 use super::process::{Complaint, LogFile, Start, ended_within, ending};
 use super::tools::{Lack, Lacks};
-use super::{Death, LEAVE, RigError, RigOptions, is_finding};
+use super::{Death, LEAVE, LOOK_EVERY, RigError, RigOptions, is_finding};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{layout, procfs, signal};
 use crate::torture::fault::{FaultKind, Need};
@@ -17,11 +17,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// In its own namespace nobody else can have a node's ports.
 const API_PORT: u16 = 7_000;
 const LINK_PORT: u16 = 7_001;
+
+/// A process that was killed is gone in milliseconds, unless it waits for a disk.
+const GONE: Duration = Duration::from_secs(2);
 
 /// A node.
 #[derive(Debug)]
@@ -135,7 +139,8 @@ impl Node {
         Ok(())
     }
 
-    /// Kills the server and whatever runs because of it. Returns how the server ended, if it ran.
+    /// Kills the server and the copies of services that run because of it. Returns how the server
+    /// ended, if it ran.
     pub(super) fn kill(&mut self) -> Option<String> {
         let mut child = self.child.take()?;
         let replicas = procfs::replica_processes(&self.data_dir, Some(child.id()));
@@ -144,7 +149,16 @@ impl Node {
         // It cannot fail for a child that nobody else waits for.
         let status = child.wait().ok()?;
         clock::forget(child.id());
-        Some(ending(status))
+        // What was born while we looked would keep the disk mounted.
+        let deadline = Instant::now() + GONE;
+        loop {
+            let left = procfs::replica_processes(&self.data_dir, None);
+            if left.is_empty() || Instant::now() >= deadline {
+                return Some(ending(status));
+            }
+            left.iter().for_each(|pid| signal(*pid, Signal::KILL));
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Waits for the end of a server that was asked to end.
