@@ -6,7 +6,7 @@
 //! [`crate::linearizable`] looks at the same history without them ([`without_witness`]).
 //!
 //! # What is checked
-//! - *malformed*: two writes with one index (`shared index`).
+//! - *entries*: an index belongs to one write (`shared index`).
 //! - *real time*: whatever is asked after an answer has an index that is not lower, and a higher one
 //!   if it writes (`real time`). So reads never go back and see every write answered before.
 //! - *content*: each read, local ones too, saw what the log makes of its register at its index

@@ -467,9 +467,7 @@ fn keep(screen: Screen, args: &TortureArgs, arena: &Arena, logs: &[PathBuf], see
             let dir = dir.keep();
             std::fs::copy(arena.dir.join(RECORD), dir.join(RECORD))?;
             for log in logs {
-                // Each node's log has the same name, in the directory of the node.
-                let node = log.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-                std::fs::copy(log, dir.join(format!("{node}.log")))?;
+                std::fs::copy(log, dir.join(log.file_name().unwrap_or_default()))?;
             }
             Ok(dir)
         });

@@ -106,12 +106,12 @@ fn plan(load: Load, dice: &mut Dice) -> Vec<Planned> {
             let unknown = !refused && dice.percent(load.unknown_percent);
             // What is unknown may also happen long after its client went on.
             let late = if unknown && dice.percent(50) { dice.below(300) } else { 0 };
-            let happens = !refused && !(unknown && dice.percent(40));
+            let never = unknown && dice.percent(40);
             planned.push(Planned {
                 client,
                 asked,
                 asks,
-                effect: happens.then_some(effect + late),
+                effect: (!refused && !never).then_some(effect + late),
                 answered: (!unknown).then_some(answered),
             });
         }
