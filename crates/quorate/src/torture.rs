@@ -303,15 +303,16 @@ struct InForce {
 
 impl Tormentor<'_> {
     fn run(&mut self, slots: &[Slot]) {
+        if self.arena.stop.wait(WARM_UP) {
+            return;
+        }
         let began = Instant::now();
         let mut told = began;
         let mut made = 0;
         let planned: usize = slots.iter().map(|slot| slot.faults.len()).sum();
-        if self.arena.stop.wait(WARM_UP) {
-            return;
-        }
         for slot in slots {
-            if self.arena.stop.wait(slot.quiet) {
+            let early = slot.not_before.saturating_sub(began.elapsed());
+            if self.arena.stop.wait(early.max(slot.quiet)) {
                 return;
             }
             let in_force: Vec<InForce> = slot.faults.iter().filter_map(|fault| self.begin(fault)).collect();
