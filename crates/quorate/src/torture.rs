@@ -217,7 +217,7 @@ fn torture(
     let (lines, written) = shared.record.finish();
     written.map_err(|error| Failure::new(Exit::Failed, "io", "the record could not be written").why(error))?;
     screen.progress("judging");
-    Ok((verdict::judge(&lines).expect("the first line of a record is what was asked for"), logs))
+    Ok((verdict::judge(lines).expect("the first line of a record is what was asked for"), logs))
 }
 
 /// Decides what happens, and writes it into the record before it does.
@@ -424,7 +424,7 @@ fn check(screen: Screen, file: &Path) -> Result<ExitCode, Failure> {
             .why(error)
             .fix("quorate torture --keep-files, or the directory that a failed run names")
     })?;
-    let report = verdict::judge(&lines).expect("a record that was read begins with what was asked for");
+    let report = verdict::judge(lines).expect("a record that was read begins with what was asked for");
     Ok(tell(screen, &report))
 }
 
