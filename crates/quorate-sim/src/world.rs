@@ -876,7 +876,9 @@ impl World {
             return;
         }
         let process = self.machines[n].process.as_mut().expect("alive");
-        if let Err(error) = process.databases.checkpointer().checkpoint() {
+        if let Err(error) = process.databases.checkpointer().checkpoint()
+            && error.is_of_the_disk()
+        {
             let why = chain(&error);
             self.gives_up(n, &format!("a checkpoint failed: {why}"));
             return;

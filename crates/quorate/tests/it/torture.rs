@@ -60,7 +60,8 @@ fn a_short_run_breaks_what_it_says_proves_what_it_promises_and_leaves_nothing() 
     }
     // Without root the faults of the network are left out, and that is no proof.
     let expected = if left_out.is_empty() { (PROVEN, "proven") } else { (INCOMPLETE, "incomplete") };
-    assert_eq!((code, verdict["outcome"].as_str().unwrap()), expected, "{verdict:#}");
+    let outcome = (code, verdict["outcome"].as_str().unwrap());
+    assert_eq!(outcome, expected, "{:#}\n{verdict:#}", verdict["failures"]);
     for checker in verdict["checkers"].as_array().unwrap() {
         assert!(checker["holds"] == true && checker["premises"].as_u64() > Some(0), "{checker}");
     }
