@@ -499,7 +499,7 @@ impl World {
                     None => self.broken("installs_what_was_received", format!("n{}: nothing is at {index}", n + 1)),
                 }
             }
-            Effect::DiscardSnapshot => {
+            Effect::DiscardSnapshot { .. } => {
                 if let Some(received) = process.received.take() {
                     let _ = self.machines[n].volume.remove_dir_all(&received.directory);
                 }
