@@ -3,7 +3,8 @@
 //!
 //! Each node says its clock with its status. The leader stamps with its own clock as long as that
 //! is within [`TOLERANCE`] of the median of all that it hears, itself included; else with the time
-//! nearest to its own that is.
+//! nearest to its own that is. Of two that contradict each other neither is a majority: the one counts
+//! that goes on from where most agreed last.
 
 use crate::event::Now;
 use quorate_model::id::NodeId;
@@ -20,6 +21,8 @@ pub(crate) struct Clocks {
     /// Were it our wall clock, a jump of that would count as one of everybody until they are heard
     /// again, and the first entry after it would poison the cluster's time.
     ahead: BTreeMap<NodeId, i64>,
+    /// How far ahead of our monotonic clock the time was when most agreed last; at first, our own.
+    agreed: Option<i64>,
 }
 
 /// How many microseconds our own clock is ahead of our monotonic one.
@@ -44,13 +47,16 @@ impl Clocks {
     }
 
     /// The time to stamp with now.
-    pub(crate) fn stamp(&self, now: Now) -> WallTime {
+    pub(crate) fn stamp(&mut self, now: Now) -> WallTime {
         let own = own(now);
         let mut all: Vec<i64> = self.ahead.values().map(|ahead| ahead.saturating_sub(own)).chain([0]).collect();
         all.sort_unstable();
-        // Of an even number the one nearer to us: two nodes cannot outvote each other.
         let (low, high) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
-        let median = if low.abs() <= high.abs() { low } else { high };
+        let agreed = *self.agreed.get_or_insert(own) - own;
+        let median = if low.abs_diff(agreed) <= high.abs_diff(agreed) { low } else { high };
+        if low.abs_diff(high) <= TOLERANCE.unsigned_abs() {
+            self.agreed = Some(median + own);
+        }
         let correction = median - median.clamp(-TOLERANCE, TOLERANCE);
         WallTime(now.wall.0.saturating_add_signed(correction))
     }
@@ -70,7 +76,7 @@ mod tests {
         for (number, ahead) in (1..).zip(ahead) {
             clocks.heard(NodeId::from_u128(number), now.wall.0.saturating_add_signed(*ahead), now);
         }
-        off(&clocks, now, 0)
+        off(&mut clocks, now, 0)
     }
 
     /// So many seconds after the start, with our clock ahead of the truth by so many microseconds.
@@ -80,7 +86,7 @@ mod tests {
     }
 
     /// How far a stamp is off the truth, when our own clock is ahead of it by so much.
-    fn off(clocks: &Clocks, now: Now, ahead: i64) -> i64 {
+    fn off(clocks: &mut Clocks, now: Now, ahead: i64) -> i64 {
         clocks.stamp(now).0.cast_signed() - now.wall.0.cast_signed() + ahead
     }
 
@@ -91,7 +97,7 @@ mod tests {
             clocks.heard(NodeId::from_u128(peer), at(1, 0).wall.0, at(1, 0));
         }
         for jump in [DAY, -DAY] {
-            let stamped = off(&clocks, at(2, jump), jump);
+            let stamped = off(&mut clocks, at(2, jump), jump);
             assert!(stamped.abs() <= TOLERANCE, "{stamped} after a jump of {jump}");
         }
     }
@@ -109,6 +115,20 @@ mod tests {
         assert_eq!(stamp(&[-DAY, -DAY]), -DAY + TOLERANCE);
         assert_eq!(stamp(&[DAY, DAY]), DAY - TOLERANCE);
         assert_eq!(stamp(&[DAY, DAY, DAY, 0]), DAY - TOLERANCE);
+    }
+
+    #[test]
+    fn of_two_that_contradict_each_other_the_one_goes_on_that_most_agreed_with() {
+        let (a, b) = (NodeId::from_u128(1), NodeId::from_u128(2));
+        for jump in [DAY, -DAY] {
+            let mut clocks = Clocks::default();
+            clocks.heard(a, at(1, 0).wall.0, at(1, 0));
+            clocks.heard(b, at(1, 0).wall.0, at(1, 0));
+            assert!(off(&mut clocks, at(1, 0), 0).abs() <= TOLERANCE);
+            clocks.forget(b);
+            let stamped = off(&mut clocks, at(2, jump), jump);
+            assert!(stamped.abs() <= TOLERANCE, "{stamped} after a jump of {jump}, with one other heard");
+        }
     }
 
     #[test]

@@ -121,8 +121,10 @@ pub enum Effect {
         term: Term,
         hard_state: (u64, u64, u64),
     },
-    /// The received database is not needed.
-    DiscardSnapshot,
+    /// The database that was received up to here is not needed.
+    DiscardSnapshot {
+        index: LogIndex,
+    },
     /// Something that people look at has changed.
     Changed,
 }

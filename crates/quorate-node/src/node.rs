@@ -221,7 +221,7 @@ impl Node {
             Event::Gateway(report) => self.gateway(now, report),
             Event::SnapshotReceived { from, term, index, index_term } => {
                 if !self.consensus.receive_snapshot(from.raft_id(), term, index, index_term) {
-                    out.push(Effect::DiscardSnapshot);
+                    out.push(Effect::DiscardSnapshot { index });
                 }
             }
             Event::SnapshotSent { to, ok } => self.consensus.snapshot_sent(to.raft_id(), ok),

@@ -72,12 +72,13 @@ impl Scenario {
             loss: if datagrams && dice.chance(500) { dice.below(200) } else { 0 },
             duplicates: if datagrams && dice.chance(500) { dice.below(300) } else { 0 },
         };
-        let segment_bytes = *dice.pick(&[8 << 10, 16 << 10, 64 << 10, 256 << 10]);
+        // Small ones mostly: a node that was away for seconds then needs a snapshot.
+        let segment_bytes = *dice.pick(&[8 << 10, 8 << 10, 8 << 10, 16 << 10, 64 << 10]);
         let storage = StorageConditions {
             sync: *dice.pick(&[(us(60), us(300)), (us(200), ms(5)), (ms(1), ms(40))]),
             apply: *dice.pick(&[(us(20), us(100)), (us(50), ms(10)), (ms(1), ms(60))]),
             segment_bytes,
-            retain: segment_bytes * *dice.pick(&[1, 2, 4, 16]),
+            retain: segment_bytes * *dice.pick(&[1, 1, 2, 4, 16]),
             batch_max: *dice.pick(&[1, 2, 7, 64, 512]),
         };
         let drift_ppm = (0..nodes).map(|_| dice.below(2_001).cast_signed() - 1_000).collect();

@@ -520,7 +520,7 @@ impl World {
                     None => self.broken("installs_what_was_received", format!("n{}: nothing is at {index}", n + 1)),
                 }
             }
-            Effect::DiscardSnapshot => {
+            Effect::DiscardSnapshot { .. } => {
                 if let Some(received) = process.received.take() {
                     let _ = self.machines[n].volume.remove_dir_all(&received.directory);
                 }
@@ -921,7 +921,9 @@ impl World {
             return;
         }
         let process = self.machines[n].process.as_mut().expect("alive");
-        if let Err(error) = process.databases.checkpointer().checkpoint() {
+        if let Err(error) = process.databases.checkpointer().checkpoint()
+            && error.is_of_the_disk()
+        {
             let why = chain(&error);
             self.gives_up(n, &format!("a checkpoint failed: {why}"));
             return;

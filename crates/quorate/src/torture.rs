@@ -159,21 +159,17 @@ pub(crate) fn run(context: &Context, args: &TortureArgs) -> Result<ExitCode, Fai
         Entered::Over(code) => return Ok(code),
     };
     let settings = args.settings();
-    let (report, rig_logs) = torture(screen, args.verbose, &arena, &settings)?;
+    let judged = torture(screen, args.verbose, &arena, &settings);
     screen.progress_over();
-    if report.outcome != Outcome::Proven || args.keep_files {
-        keep(screen, args, &arena, &rig_logs, settings.seed);
+    let proven = judged.as_ref().is_ok_and(|report| report.outcome == Outcome::Proven);
+    if !proven || args.keep_files {
+        keep(screen, args, &arena, settings.seed);
     }
-    Ok(tell(screen, &report))
+    Ok(tell(screen, &judged?))
 }
 
-/// The run itself. Returns the verdict and the files of logs.
-fn torture(
-    screen: Screen,
-    verbose: bool,
-    arena: &Arena,
-    settings: &Settings,
-) -> Result<(Report, Vec<PathBuf>), Failure> {
+/// The run itself.
+fn torture(screen: Screen, verbose: bool, arena: &Arena, settings: &Settings) -> Result<Report, Failure> {
     screen.say(&format!(
         "Torture of {} nodes, seed {}, {} of faults",
         settings.nodes,
@@ -185,9 +181,7 @@ fn torture(
     let options = RigOptions { nodes: settings.nodes, seed: settings.seed, ..RigOptions::default() };
     let mut rig = Rig::start(arena, &options)?;
     let slots = announce(&record, &rig, settings);
-    let members = rig.members();
-    let nodes = members.iter().map(|it| Node { name: it.name.clone(), url: format!("http://{}", it.api) }).collect();
-    let logs = members.into_iter().map(|member| member.log).collect();
+    let nodes = rig.members().into_iter().map(|it| Node { name: it.name, url: format!("http://{}", it.api) }).collect();
     // Two runs of one seed on one machine are still two runs.
     let run_id = crate::cli::screen::wall_now().as_micros() ^ settings.seed.rotate_left(32);
     let shared = Shared::new(settings.seed, run_id, nodes, record);
@@ -197,19 +191,14 @@ fn torture(
     let mut tormentor =
         Tormentor { screen, verbose, arena, shared: &shared, rig: &mut rig, findings: Findings::default() };
     tormentor.run(&slots);
-    let interrupted = arena.stop.is_raised();
-    if interrupted {
-        // What was seen so far is reported; nobody waits for more.
-        drop(workload);
-    } else {
-        healing::heal(&shared, workload, &|what| screen.progress(&format!("healing: {what}")));
-    }
+    // After an interruption it looks no further: what was seen so far is reported.
+    healing::heal(&shared, workload, &arena.stop, &|what| screen.progress(&format!("healing: {what}")));
     let Findings { mut deaths, mut broken } = tormentor.findings;
     deaths.extend(rig.unexpected_deaths().into_iter().map(|death| format!("{} {}", death.node, death.what)));
     broken.extend(rig.stop().into_iter().map(|error| error.to_string()));
     shared.record.write(Line::Over(record::Over {
         at: shared.record.now(),
-        interrupted,
+        interrupted: arena.stop.is_raised(),
         unexpected_deaths: deaths,
         errors: shared.errors(),
         broken,
@@ -217,7 +206,7 @@ fn torture(
     let (lines, written) = shared.record.finish();
     written.map_err(|error| Failure::new(Exit::Failed, "io", "the record could not be written").why(error))?;
     screen.progress("judging");
-    Ok((verdict::judge(&lines).expect("the first line of a record is what was asked for"), logs))
+    Ok(verdict::judge(lines).expect("the first line of a record is what was asked for"))
 }
 
 /// Decides what happens, and writes it into the record before it does.
@@ -303,15 +292,16 @@ struct InForce {
 
 impl Tormentor<'_> {
     fn run(&mut self, slots: &[Slot]) {
+        if self.arena.stop.wait(WARM_UP) {
+            return;
+        }
         let began = Instant::now();
         let mut told = began;
         let mut made = 0;
         let planned: usize = slots.iter().map(|slot| slot.faults.len()).sum();
-        if self.arena.stop.wait(WARM_UP) {
-            return;
-        }
         for slot in slots {
-            if self.arena.stop.wait(slot.quiet) {
+            let early = slot.not_before.saturating_sub(began.elapsed());
+            if self.arena.stop.wait(early.max(slot.quiet)) {
                 return;
             }
             let in_force: Vec<InForce> = slot.faults.iter().filter_map(|fault| self.begin(fault)).collect();
@@ -386,9 +376,7 @@ impl Tormentor<'_> {
             restarted,
         });
     }
-}
 
-impl Tormentor<'_> {
     /// A promise that the cluster did not keep, as opposed to a fault that could not be made.
     fn note_broken(&mut self, error: &RigError) {
         if let RigError::Broken { log, .. } = error {
@@ -423,7 +411,7 @@ fn check(screen: Screen, file: &Path) -> Result<ExitCode, Failure> {
             .why(error)
             .fix("quorate torture --keep-files, or the directory that a failed run names")
     })?;
-    let report = verdict::judge(&lines).expect("a record that was read begins with what was asked for");
+    let report = verdict::judge(lines).expect("a record that was read begins with what was asked for");
     Ok(tell(screen, &report))
 }
 
@@ -460,19 +448,20 @@ fn list(screen: Screen, loopback: bool) {
 }
 
 /// Copies the record and the logs to where they stay.
-fn keep(screen: Screen, args: &TortureArgs, arena: &Arena, logs: &[PathBuf], seed: u64) {
+fn keep(screen: Screen, args: &TortureArgs, arena: &Arena, seed: u64) {
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let copied =
-        tempfile::Builder::new().prefix(&format!("quorate-tortured-{seed}-")).tempdir_in(parent).and_then(|dir| {
-            let dir = dir.keep();
-            std::fs::copy(arena.dir.join(RECORD), dir.join(RECORD))?;
-            for log in logs {
-                // Each node's log has the same name, in the directory of the node.
-                let node = log.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-                std::fs::copy(log, dir.join(format!("{node}.log")))?;
+    let place = tempfile::Builder::new().prefix(&format!("quorate-tortured-{seed}-")).tempdir_in(parent);
+    let copied = place.and_then(|place| {
+        let place = place.keep();
+        for entry in std::fs::read_dir(&arena.dir)? {
+            let file = entry?.path();
+            let name = file.file_name().unwrap_or_default();
+            if name == RECORD || file.extension().is_some_and(|extension| extension == "log") {
+                std::fs::copy(&file, place.join(name))?;
             }
-            Ok(dir)
-        });
+        }
+        Ok(place)
+    });
     match copied {
         Ok(dir) => screen.say(&format!("The record and the logs are in {}", dir.display())),
         Err(error) => screen.say(&format!("! the record and the logs could not be kept: {error}")),

@@ -473,7 +473,7 @@ impl Lab {
                 self.members[n].disk = Disk { hard_state, before, entries: Vec::new(), ..received };
                 self.later(ms(5), n, Event::SnapshotInstalled { index, state });
             }
-            Effect::DiscardSnapshot => {
+            Effect::DiscardSnapshot { .. } => {
                 self.incoming.remove(&n);
             }
             Effect::Assign(_) | Effect::Changed => {}

@@ -7,7 +7,7 @@
 use super::place::Place;
 use super::writer::{configure, file};
 use quorate_model::entry::Database;
-use rusqlite::{Connection, Error, OpenFlags};
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,12 +34,21 @@ pub struct Checkpointer {
     open: Vec<Connection>,
 }
 
-/// Why a checkpoint failed. Nothing is lost: the pages stay in the log.
+/// Why a checkpoint failed. The pages stay in the log, so nothing is lost, unless the disk failed.
 #[derive(Debug, thiserror::Error)]
 #[error("SQLite cannot move pages from the write-ahead log of {database}")]
 pub struct CheckpointError {
     database: &'static str,
     source: Error,
+}
+
+impl CheckpointError {
+    /// Whether the disk itself failed. After a sync that did, a later one says that all is well, and
+    /// nobody knows what is on the disk.
+    #[must_use]
+    pub fn is_of_the_disk(&self) -> bool {
+        self.source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
+    }
 }
 
 impl Checkpointer {

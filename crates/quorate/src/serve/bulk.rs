@@ -11,14 +11,15 @@
 use super::inbox::Inbox;
 use super::link::{self, BulkReceiver, LinkIdentity};
 use bytes::BytesMut;
-use quorate_model::id::{NodeId, Term};
+use quorate_model::id::{LogIndex, NodeId, Term};
 use quorate_node::Event;
 use quorate_node::wire::{Body, SnapshotHead};
 use quorate_store::databases::{self, Manifest};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,7 +41,9 @@ pub(super) struct Received {
 pub(super) struct Incoming {
     root: PathBuf,
     inbox: Inbox,
-    waiting: Arc<Mutex<Option<Received>>>,
+    /// By the index up to which each goes: before the core has looked at one, another leader may have
+    /// sent its own.
+    waiting: Arc<Mutex<BTreeMap<LogIndex, Received>>>,
     /// One at a time: a second leader's snapshot supersedes the first only when that is over.
     busy: Arc<tokio::sync::Mutex<u64>>,
 }
@@ -50,14 +53,21 @@ impl Incoming {
         Incoming { root, inbox, waiting: Arc::default(), busy: Arc::default() }
     }
 
-    pub(super) fn take(&self) -> Option<Received> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LogIndex, Received>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn discard(&self) {
-        if let Some(received) = self.take() {
-            let _ = std::fs::remove_dir_all(received.directory);
-        }
+    /// The one that goes up to here, to be installed. Older ones are of no use after it.
+    pub(super) fn take(&self, index: LogIndex) -> Option<Received> {
+        let mut waiting = self.lock();
+        let taken = waiting.remove(&index);
+        let newer = waiting.split_off(&index);
+        std::mem::replace(&mut *waiting, newer).into_values().for_each(remove);
+        taken
+    }
+
+    pub(super) fn discard(&self, index: LogIndex) {
+        self.lock().remove(&index).into_iter().for_each(remove);
     }
 
     async fn receive_into(&self, directory: &Path, stream: &mut TcpStream) -> io::Result<(Manifest, Term)> {
@@ -88,6 +98,10 @@ impl Incoming {
     }
 }
 
+fn remove(received: Received) {
+    let _ = std::fs::remove_dir_all(received.directory);
+}
+
 impl BulkReceiver for Incoming {
     async fn receive(&self, from: NodeId, mut stream: TcpStream) {
         let mut number = self.busy.lock().await;
@@ -98,8 +112,7 @@ impl BulkReceiver for Incoming {
             Ok((manifest, term)) => {
                 let (index, index_term) = (manifest.index, manifest.term);
                 info!(%from, %index, "received a snapshot");
-                self.discard();
-                *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Received { directory, manifest });
+                self.lock().insert(index, Received { directory, manifest }).into_iter().for_each(remove);
                 self.inbox.send(Event::SnapshotReceived { from, term, index, index_term }).await;
                 let _ = stream.write_all(&[1]).await;
             }

@@ -21,9 +21,11 @@ impl Checkpoints {
         std::thread::Builder::new().name("checkpoint".into()).spawn(move || {
             while woken.recv().is_ok() {
                 let mut checkpointer = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Err(error) = checkpointer.checkpoint() {
+                match checkpointer.checkpoint() {
+                    Ok(()) => {}
+                    Err(error) if error.is_of_the_disk() => super::disk::check("make a checkpoint", Err(error)),
                     // The log still holds everything; the next round tries again.
-                    warn!(error = %super::disk::chain(&error), "a checkpoint failed");
+                    Err(error) => warn!(error = %super::disk::chain(&error), "a checkpoint failed"),
                 }
             }
         })?;

@@ -122,8 +122,7 @@ impl Core {
                     let _ = self.snapshots.send(SnapshotOrder { to, term });
                 }
                 Effect::InstallSnapshot { index, hard_state, .. } => {
-                    let received = self.incoming.take();
-                    let received = received.filter(|received| received.manifest.index == index);
+                    let received = self.incoming.take(index);
                     let received = received.expect("consensus installs the snapshot that it was just told of");
                     self.to_apply(ApplyJob::Install {
                         incoming: received.directory,
@@ -131,7 +130,7 @@ impl Core {
                         hard_state,
                     });
                 }
-                Effect::DiscardSnapshot => self.incoming.discard(),
+                Effect::DiscardSnapshot { index } => self.incoming.discard(index),
                 Effect::Changed => changed = true,
             }
         }

@@ -5,6 +5,7 @@
 
 use crate::dev::procfs;
 use crate::torture::record::{Contents, Healed, Line};
+use crate::torture::rig::Stop;
 use crate::torture::verdict::{EQUAL_WITHIN_MS, LEADER_WITHIN_MS, SERVICE_WITHIN_MS};
 use crate::torture::workload::client::{Client, Reply, Request};
 use crate::torture::workload::sql::{self, Everything};
@@ -28,10 +29,9 @@ const CLIENT: u32 = 1_000_000;
 /// The service must be right for this long, not for a moment between two mistakes.
 const STEADY: Duration = Duration::from_secs(3);
 
-/// Waits, measures and reads everything into the record.
-pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, say: &dyn Fn(&str)) {
-    let began = Instant::now();
-    let look = Look { client: Client::new(CLIENT, shared.clone()), began };
+/// Waits, measures and reads everything into the record; nothing of it once `stop` is raised.
+pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, stop: &Stop, say: &dyn Fn(&str)) {
+    let look = Look { client: Client::new(CLIENT, shared.clone()), began: Instant::now(), stop };
     say("faults are over; waiting for a leader");
     let leader_ms = look.until(LEADER_WITHIN_MS, || look.leader());
     let answering_ms =
@@ -47,7 +47,7 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, say: &dyn Fn(&s
     drop(held);
     say("waiting for the service");
     let copies_wanted = COPIES[0];
-    let service = Look { client: Client::new(CLIENT, shared.clone()), began: Instant::now() };
+    let service = Look { client: Client::new(CLIENT, shared.clone()), began: Instant::now(), stop };
     let (mut service_wrong, mut right_since) = (String::new(), None);
     let told = service.until(SERVICE_WITHIN_MS, || service.scale(copies_wanted));
     let service_ms = told.and_then(|_| {
@@ -64,6 +64,9 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, say: &dyn Fn(&s
     say("waiting for the followers of events");
     let newest = look.nodes().iter().find_map(|node| look.newest_event(node)).unwrap_or(0);
     workload.stop_followers(newest);
+    if stop.is_raised() {
+        return;
+    }
     for node in look.nodes() {
         if let Some(Everything { applied, registers, lists, rows }) = look.everything(node, "linearizable") {
             let at = shared.record.now();
@@ -112,12 +115,13 @@ fn copies(mark: &str) -> u32 {
     u32::try_from(procfs::processes().into_keys().filter(|pid| is_copy(*pid)).count()).unwrap_or(u32::MAX)
 }
 
-struct Look {
+struct Look<'a> {
     client: Client,
     began: Instant,
+    stop: &'a Stop,
 }
 
-impl Look {
+impl Look<'_> {
     fn nodes(&self) -> &[Node] {
         &self.client.shared.nodes
     }
@@ -128,10 +132,9 @@ impl Look {
             if what() {
                 return u64::try_from(self.began.elapsed().as_millis()).ok();
             }
-            if self.began.elapsed() >= Duration::from_millis(limit_ms * LATE) {
+            if self.stop.wait(LOOK_EVERY) || self.began.elapsed() >= Duration::from_millis(limit_ms * LATE) {
                 return None;
             }
-            std::thread::sleep(LOOK_EVERY);
         }
     }
 

@@ -34,7 +34,9 @@ pub(crate) struct Planned {
 /// What happens at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slot {
-    /// Nothing is broken for this long, at least.
+    /// Since the first slot could begin. Nothing is made up for: a late slot begins late.
+    pub(crate) not_before: Duration,
+    /// Nothing is broken for this long before it, at least.
     pub(crate) quiet: Duration,
     pub(crate) faults: Vec<Planned>,
     pub(crate) hold: Duration,
@@ -61,11 +63,12 @@ pub(crate) fn plan(seed: u64, kinds: &[FaultKind], length: Duration) -> Vec<Slot
     let budget = length / u32::try_from(groups.len().max(1)).unwrap_or(u32::MAX);
     groups
         .into_iter()
-        .map(|faults| {
+        .zip(0..)
+        .map(|(faults, number)| {
             let quiet = dice.between(budget / 20, budget / 5);
             let hold = dice.between(budget / 5, budget / 2);
             let hold = if dice.chance(LONG) { hold * 3 } else { hold };
-            Slot { quiet, faults, hold }
+            Slot { not_before: budget * number, quiet, faults, hold }
         })
         .collect()
 }

@@ -108,18 +108,20 @@ pub(crate) struct PromiseRow {
 }
 
 /// The record, sorted.
-struct Sorted<'a> {
-    run: &'a Run,
+struct Sorted {
+    run: Run,
     /// With what was found out later.
     operations: Vec<Operation>,
-    faults: Vec<&'a Fault>,
-    contents: Vec<&'a Contents>,
-    healed: Option<&'a Healed>,
-    over: Option<&'a Over>,
+    faults: Vec<Fault>,
+    contents: Vec<Contents>,
+    /// Lines about events, in their order.
+    events: Vec<Line>,
+    healed: Option<Healed>,
+    over: Option<Over>,
 }
 
 /// Judges a record whose first line is a [`Line::Run`]; `None` without one.
-pub(crate) fn judge(lines: &[Line]) -> Option<Report> {
+pub(crate) fn judge(lines: Vec<Line>) -> Option<Report> {
     let sorted = sort(lines)?;
     let mut report = Report {
         outcome: Outcome::Proven,
@@ -127,47 +129,51 @@ pub(crate) fn judge(lines: &[Line]) -> Option<Report> {
         missing: Vec::new(),
         seed: sorted.run.seed,
         nodes: sorted.run.nodes,
-        seconds: sorted.over.map_or(0, |over| over.at / 1_000_000_000),
+        seconds: sorted.over.as_ref().map_or(0, |over| over.at / 1_000_000_000),
         operations: sorted.operations.iter().filter(|one| matches!(one.end, End::Answered { .. })).count(),
         repeat: sorted.run.repeat.clone(),
         faults: fault_rows(&sorted),
-        checkers: checker_rows(&sorted, lines),
+        checkers: checker_rows(&sorted),
         promises: promise_rows(&sorted),
-        errors: sorted.over.map(|over| over.errors.clone()).unwrap_or_default(),
+        errors: sorted.over.as_ref().map(|over| over.errors.clone()).unwrap_or_default(),
         left_out: sorted.run.left_out.clone(),
     };
     conclude(&sorted, &mut report);
     Some(report)
 }
 
-fn sort(lines: &[Line]) -> Option<Sorted<'_>> {
-    let Some(Line::Run(run)) = lines.first() else { return None };
-    let mut sorted =
-        Sorted { run, operations: Vec::new(), faults: Vec::new(), contents: Vec::new(), healed: None, over: None };
+fn sort(lines: Vec<Line>) -> Option<Sorted> {
+    let mut lines = lines.into_iter();
+    let Some(Line::Run(run)) = lines.next() else { return None };
+    let (operations, faults, contents, events) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut sorted = Sorted { run, operations, faults, contents, events, healed: None, over: None };
     let mut resolved = BTreeMap::new();
     for line in lines {
         match line {
-            Line::Operation(operation) => sorted.operations.push(operation.clone()),
+            Line::Operation(operation) => sorted.operations.push(operation),
             Line::Resolved { operation, end } => {
-                resolved.insert(*operation, end);
+                resolved.insert(operation, end);
             }
             Line::Fault(fault) => sorted.faults.push(fault),
             Line::Contents(contents) => sorted.contents.push(contents),
             Line::Healed(healed) => sorted.healed = Some(healed),
             Line::Over(over) => sorted.over = Some(over),
-            Line::Run(_) | Line::Watched(_) | Line::Events { .. } | Line::CaughtUp { .. } => {}
+            Line::Watched(_) | Line::Events { .. } | Line::CaughtUp { .. } => sorted.events.push(line),
+            Line::Run(_) => {}
         }
     }
     for operation in &mut sorted.operations {
-        if let (End::Unknown { .. }, Some(end)) = (&operation.end, resolved.get(&operation.number)) {
-            operation.end = (*end).clone();
+        if matches!(operation.end, End::Unknown { .. })
+            && let Some(end) = resolved.remove(&operation.number)
+        {
+            operation.end = end;
         }
     }
     sorted.operations.sort_by_key(|operation| operation.number);
     Some(sorted)
 }
 
-fn fault_rows(sorted: &Sorted<'_>) -> Vec<FaultRow> {
+fn fault_rows(sorted: &Sorted) -> Vec<FaultRow> {
     let acknowledged = gaps::acknowledged(&sorted.operations);
     let kinds: BTreeSet<&str> =
         sorted.run.planned.keys().map(String::as_str).chain(sorted.faults.iter().map(|fault| &*fault.kind)).collect();
@@ -193,7 +199,7 @@ fn fault_rows(sorted: &Sorted<'_>) -> Vec<FaultRow> {
     kinds.into_iter().map(row).collect()
 }
 
-fn checker_rows(sorted: &Sorted<'_>, lines: &[Line]) -> Vec<CheckerRow> {
+fn checker_rows(sorted: &Sorted) -> Vec<CheckerRow> {
     let row = |checker, operations: usize, verdict: Verdict| {
         let (premises, holds, detail) = match verdict {
             Verdict::Holds { premises } => (premises, premises > 0, String::new()),
@@ -203,10 +209,10 @@ fn checker_rows(sorted: &Sorted<'_>, lines: &[Line]) -> Vec<CheckerRow> {
         let detail = if holds || !detail.is_empty() { detail } else { "nothing was there to check".into() };
         CheckerRow { checker, operations: operations as u64, premises, holds, detail }
     };
-    let evidence = histories::witness(&sorted.operations, &sorted.faults, sorted.contents.first().copied());
+    let evidence = histories::witness(&sorted.operations, &sorted.faults, sorted.contents.first());
     let registers = histories::registers(&sorted.operations, &sorted.contents);
     let transactions = histories::transactions(&sorted.operations, &sorted.contents);
-    let (topic, received) = histories::streams(lines);
+    let (topic, received) = histories::streams(&sorted.events);
     let got = received.iter().flatten().filter(|it| matches!(it, stream::Received::Event { .. })).count();
     vec![
         row("witness", evidence.history.len(), witness::check(&evidence)),
@@ -256,7 +262,7 @@ fn inserts(operations: &[Operation], contents: &Contents) -> Inserts {
     found
 }
 
-fn promise_rows(sorted: &Sorted<'_>) -> Vec<PromiseRow> {
+fn promise_rows(sorted: &Sorted) -> Vec<PromiseRow> {
     let mut rows = Vec::new();
     let mut promise = |promise: &str, measured: String, holds: bool| {
         rows.push(PromiseRow { promise: promise.into(), measured, holds });
@@ -277,7 +283,7 @@ fn promise_rows(sorted: &Sorted<'_>) -> Vec<PromiseRow> {
         let compared = sorted.contents.len();
         promise("nodes compared", format!("{compared} of {}", sorted.run.nodes), compared == sorted.run.nodes);
     }
-    if let Some(healed) = sorted.healed {
+    if let Some(healed) = &sorted.healed {
         let mut within = |what: &str, measured: Option<u64>, limit: u64| {
             let text = measured.map_or_else(|| "not in time".into(), |ms| format!("{:.1} s", ms as f64 / 1_000.0));
             promise(
@@ -302,7 +308,7 @@ fn promise_rows(sorted: &Sorted<'_>) -> Vec<PromiseRow> {
         promise("digests compared", digests.to_string(), digests > 0);
         promise("nodes diverged", some_texts(&healed.diverged), healed.diverged.is_empty());
     }
-    if let Some(over) = sorted.over {
+    if let Some(over) = &sorted.over {
         promise("unexpected deaths", some_texts(&over.unexpected_deaths), over.unexpected_deaths.is_empty());
         let strange: Vec<String> =
             over.errors.keys().filter(|code| !DECLARED.contains(&code.as_str())).cloned().collect();
@@ -317,16 +323,16 @@ fn some_texts(texts: &[String]) -> String {
 }
 
 /// The nodes that do not hold what the first one holds.
-fn differences(contents: &[&Contents]) -> Vec<String> {
+fn differences(contents: &[Contents]) -> Vec<String> {
     let Some((first, others)) = contents.split_first() else { return Vec::new() };
-    let differ = |other: &&&Contents| {
+    let differ = |other: &&Contents| {
         (&other.registers, &other.lists, &other.rows) != (&first.registers, &first.lists, &first.rows)
     };
     others.iter().filter(differ).map(|other| other.node.clone()).collect()
 }
 
-fn conclude(sorted: &Sorted<'_>, report: &mut Report) {
-    let stopped = sorted.over.is_none_or(|over| over.interrupted);
+fn conclude(sorted: &Sorted, report: &mut Report) {
+    let stopped = sorted.over.as_ref().is_none_or(|over| over.interrupted);
     let mut absent = Vec::new();
     for row in &report.checkers {
         if row.detail.starts_with("violated") {

@@ -312,3 +312,26 @@ fn a_node_whose_disk_fails_stops_and_loses_nothing() {
     }
     nothing_is_lost(&cluster, &workload.finish());
 }
+
+/// The same for a sync of SQLite's: it is in a thread of its own, and it fails once.
+#[test]
+fn a_node_whose_checkpoint_cannot_be_synced_stops_and_loses_nothing() {
+    let cluster = TestCluster::start_with(&["--log-retain", "1048576"]);
+    let workload = Workload::start(&cluster, 4, 8_192);
+    let victim = cluster.followers()[0].clone();
+    let pid = cluster.pid(&victim).unwrap();
+    let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let thread = tasks.find(|task| name(task).trim() == "checkpoint").unwrap().file_name();
+    let mut strace = Command::new("strace");
+    strace.args(["-q", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=1", "-p"]);
+    let mut strace = strace.arg(thread).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the server ends", PATIENCE, || (!lives(pid)).then_some(()));
+    strace.wait().unwrap();
+    let log = cluster.server_log(&victim);
+    assert!(log.contains("cannot make a checkpoint") && log.contains("This node stops"), "{log}");
+    cluster.start_node(&victim);
+    cluster.wait_whole();
+    workload.more(50);
+    nothing_is_lost(&cluster, &workload.finish());
+}

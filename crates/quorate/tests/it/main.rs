@@ -10,6 +10,7 @@ mod durability;
 mod examples;
 mod fake;
 mod gateway;
+mod leftovers;
 mod load;
 mod services;
 mod show;

@@ -4,7 +4,7 @@ use super::clock;
 use super::dice::Dice;
 use super::network::{Effect, Link, Network, Port, RuleId, between};
 use super::process::{ended_within, ending, is_stopped};
-use super::trace::{self, Sync, Trace};
+use super::trace::{self, Sync, Trace, Whom};
 use super::{BACK, LOOK_EVERY, Rig, RigError};
 use crate::dev::signal;
 use crate::torture::fault::FaultKind;
@@ -376,11 +376,28 @@ impl Rig {
 
     fn fail_sync(&mut self, kind: FaultKind, dice: &mut Dice) -> Result<Begun, RigError> {
         let node = self.victim(kind, dice)?;
-        let number = 1 + u32::try_from(dice.below(20)).unwrap_or(0);
-        let trace = self.trace(kind, node, Sync::FailsOnce { number })?;
+        let pid = self.pid(kind, node)?;
+        // Most syncs are the log's. Those of SQLite's checkpoints are rare, and a failure of one must
+        // not go unnoticed either.
+        let checkpoint = trace::thread_named(pid, "checkpoint").filter(|_| dice.happens(250));
+        let (whom, whose, number) = match checkpoint {
+            Some(tid) => (Whom::Thread { pid, tid }, "a checkpoint's sync", 1),
+            None => (Whom::Process(pid), "a sync", 1 + u32::try_from(dice.below(20)).unwrap_or(0)),
+        };
+        let trace = self.trace(kind, node, whom, Sync::FailsOnce { number })?;
         let this = &mut self.nodes[node];
         (this.busy, this.excused) = (true, true);
-        let failed = within(WRITES, || !trace.injected().is_empty());
+        let padding = json!(["x".repeat(PADDING)]);
+        let failed = within(WRITES, || {
+            if checkpoint.is_some() {
+                // There is a checkpoint after so many bytes. Whether it was taken in shows in the trace.
+                let _ = self
+                    .ask
+                    .exec_value(this.api, PADDING_ROW, &padding)
+                    .or_else(|| self.ask.exec_value(this.api, OWN_TABLE, &json!([])));
+            }
+            !trace.injected().is_empty()
+        });
         let Some(line) = trace.injected().into_iter().next().filter(|_| failed) else {
             this.excused = false;
             this.busy = false;
@@ -391,18 +408,18 @@ impl Rig {
         let ended = this.child.as_mut().map(|child| ended_within(child, STOPS));
         drop(trace);
         if !matches!(ended, Some(Ok(Some(_)))) {
-            let error = this.broken(kind, format!("a sync failed ({line}) and it went on for {STOPS:?}"));
+            let error = this.broken(kind, format!("{whose} failed ({line}) and it went on for {STOPS:?}"));
             (this.busy, this.excused) = (false, false);
             return Err(error);
         }
         self.deaths.extend(this.look());
         this.excused = false;
         let Some(how) = this.stopped.take() else {
-            let error = this.broken(kind, format!("a sync failed ({line}) and it did not stop in an orderly way"));
+            let error = this.broken(kind, format!("{whose} failed ({line}) and it did not stop in an orderly way"));
             this.busy = false;
             return Err(error);
         };
-        let what = format!("let sync {number} of {} fail once", this.name);
+        let what = format!("let {whose} of {} fail once", this.name);
         let evidence = format!("{line}; it stopped with {how}");
         Ok((Active::Down { nodes: vec![node], dark: false }, self.names(&[node]), what, evidence))
     }
@@ -410,7 +427,8 @@ impl Rig {
     fn slow_disk(&mut self, kind: FaultKind, dice: &mut Dice) -> Result<Begun, RigError> {
         let node = self.victim(kind, dice)?;
         let delay = Duration::from_millis(20 + dice.below(180));
-        let trace = self.trace(kind, node, Sync::Takes(delay))?;
+        let whom = Whom::Process(self.pid(kind, node)?);
+        let trace = self.trace(kind, node, whom, Sync::Takes(delay))?;
         if !within(WRITES, || !trace.injected().is_empty()) {
             trace.detach().map_err(|error| RigError::NotInjected { kind, why: error.to_string() })?;
             return Err(RigError::NotInjected { kind, why: format!("no sync in {WRITES:?}") });
@@ -429,10 +447,9 @@ impl Rig {
         Ok(evidence)
     }
 
-    fn trace(&mut self, kind: FaultKind, node: usize, sync: Sync) -> Result<Trace, RigError> {
-        let pid = self.pid(kind, node)?;
+    fn trace(&mut self, kind: FaultKind, node: usize, whom: Whom, sync: Sync) -> Result<Trace, RigError> {
         let output = self.dir.join(format!("strace-{}-{}", self.nodes[node].name, self.next));
-        Trace::attach(pid, sync, &output).map_err(|error| RigError::NotInjected { kind, why: error.to_string() })
+        Trace::attach(whom, sync, &output).map_err(|error| RigError::NotInjected { kind, why: error.to_string() })
     }
 
     // The network.

@@ -36,26 +36,50 @@ impl Sync {
 #[derive(Debug)]
 pub(super) struct Trace {
     child: Child,
-    pid: u32,
+    whom: Whom,
     output: PathBuf,
 }
 
+/// What is traced of a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whom {
+    /// All threads of the process.
+    Process(u32),
+    /// This thread alone.
+    Thread { pid: u32, tid: u32 },
+}
+
+/// The thread of a process that has this name.
+pub(super) fn thread_named(pid: u32, name: &str) -> Option<u32> {
+    let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let task =
+        tasks.find(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name))?;
+    task.file_name().to_str()?.parse().ok()
+}
+
 impl Trace {
-    /// Attaches to all threads of process `pid`.
-    pub(super) fn attach(pid: u32, sync: Sync, output: &Path) -> io::Result<Trace> {
+    /// Attaches.
+    pub(super) fn attach(whom: Whom, sync: Sync, output: &Path) -> io::Result<Trace> {
         let mut command = Command::new("strace");
+        let id = match whom {
+            Whom::Process(pid) => {
+                command.arg("-f");
+                pid
+            }
+            Whom::Thread { tid, .. } => tid,
+        };
         command
-            .args(["-f", "-qq", "-T", "-e", "signal=none", "-e", "trace=fdatasync,fsync", "-e"])
+            .args(["-qq", "-T", "-e", "signal=none", "-e", "trace=fdatasync,fsync", "-e"])
             .arg(sync.expression())
             .arg("-o")
             .arg(output)
             .arg("-p")
-            .arg(pid.to_string());
+            .arg(id.to_string());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let mut trace = Trace { child, pid, output: output.to_owned() };
+        let mut trace = Trace { child, whom, output: output.to_owned() };
         let deadline = Instant::now() + ATTACH;
         let tracer = format!("TracerPid:\t{}", trace.child.id());
-        while !traced(pid, &tracer).is_some_and(|all| all) {
+        while !traced(whom, &tracer).is_some_and(|all| all) {
             if Instant::now() >= deadline || trace.child.try_wait()?.is_some() {
                 let _ = trace.child.kill();
                 let mut why = String::new();
@@ -86,7 +110,7 @@ impl Trace {
             self.child.wait()?;
         }
         let deadline = Instant::now() + ATTACH;
-        while traced(self.pid, "TracerPid:\t0") == Some(false) {
+        while traced(self.whom, "TracerPid:\t0") == Some(false) {
             if Instant::now() >= deadline {
                 return Err(io::Error::other("strace has ended and the server is still traced"));
             }
@@ -105,9 +129,14 @@ impl Drop for Trace {
     }
 }
 
-/// Whether all threads of a process say `tracer` of themselves; `None` if it has ended.
-fn traced(pid: u32, tracer: &str) -> Option<bool> {
+/// Whether all traced threads say `tracer` of themselves; `None` if the process has ended.
+fn traced(whom: Whom, tracer: &str) -> Option<bool> {
+    let (pid, only) = match whom {
+        Whom::Process(pid) => (pid, None),
+        Whom::Thread { pid, tid } => (pid, Some(tid.to_string())),
+    };
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let tasks = tasks.filter(|task| only.as_ref().is_none_or(|only| task.file_name().to_str() == Some(only)));
     let mut statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
     Some(statuses.all(|status| status.lines().any(|line| line == tracer)))
 }
@@ -115,7 +144,10 @@ fn traced(pid: u32, tracer: &str) -> Option<bool> {
 /// The lines of calls that `strace` has failed or delayed.
 fn injections(output: &str) -> Vec<String> {
     let ours = |line: &&str| line.contains("(INJECTED)") || line.contains("(DELAYED)");
-    output.lines().filter(ours).map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")).collect()
+    // With more than one thread its id comes first.
+    let call = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit()).to_owned();
+    let words = |line: String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    output.lines().filter(ours).map(|line| words(call(line))).collect()
 }
 
 /// How long the call of such a line took.
@@ -160,7 +192,8 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let trace = Trace::attach(shell.id(), Sync::FailsOnce { number: 1 }, &dir.path().join("strace")).unwrap();
+        let trace = Trace::attach(Whom::Process(shell.id()), Sync::FailsOnce { number: 1 }, &dir.path().join("strace"))
+            .unwrap();
         let (mut input, output) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
         let mut lines = io::BufRead::lines(io::BufReader::new(output));
         let mut next = || {

@@ -56,7 +56,7 @@ fn operation<C, A>(
 }
 
 /// Registers with the log indexes of their answers.
-pub(super) fn witness(operations: &[Operation], faults: &[&Fault], contents: Option<&Contents>) -> Evidence {
+pub(super) fn witness(operations: &[Operation], faults: &[Fault], contents: Option<&Contents>) -> Evidence {
     let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
     let mut history = Vec::new();
     for one in operations {
@@ -83,7 +83,7 @@ pub(super) fn witness(operations: &[Operation], faults: &[&Fault], contents: Opt
 
 /// In which life of its node a read was answered: how often the node may have started anew before.
 /// `None` where it may have done so during the read.
-fn life(read: &Operation, node: &str, faults: &[&Fault]) -> Option<u32> {
+fn life(read: &Operation, node: &str, faults: &[Fault]) -> Option<u32> {
     let End::Answered { at, .. } = read.end else { return None };
     let of_node = || faults.iter().filter(|fault| fault.restarted.iter().any(|name| name == node));
     if of_node().any(|fault| fault.began <= at && read.asked <= fault.ended) {
@@ -93,7 +93,7 @@ fn life(read: &Operation, node: &str, faults: &[&Fault]) -> Option<u32> {
 }
 
 /// Registers without indexes, with the last look at every one.
-pub(super) fn registers(operations: &[Operation], contents: &[&Contents]) -> Vec<history::Operation<Call, Answer>> {
+pub(super) fn registers(operations: &[Operation], contents: &[Contents]) -> Vec<history::Operation<Call, Answer>> {
     let linearizable = operations.iter().filter(|one| !matches!(one.call, record::Call::GetLocal { .. }));
     let mut history: Vec<_> = linearizable
         .filter_map(|one| operation(one, register(&one.call)?, |_, answer| register_answer(answer)))
@@ -118,7 +118,7 @@ pub(super) fn registers(operations: &[Operation], contents: &[&Contents]) -> Vec
 type ListHistory = Vec<history::Operation<list_append::Transaction, list_append::Reads>>;
 
 /// Transactions over lists, with the last look at every list.
-pub(super) fn transactions(operations: &[Operation], contents: &[&Contents]) -> ListHistory {
+pub(super) fn transactions(operations: &[Operation], contents: &[Contents]) -> ListHistory {
     let mut history = Vec::new();
     for one in operations {
         let record::Call::Transaction { steps } = &one.call else { continue };

@@ -15,7 +15,7 @@ fn small() -> Vec<Line> {
 fn judged(mut change: impl FnMut(&mut Line)) -> Report {
     let mut lines = small();
     lines.iter_mut().for_each(&mut change);
-    judge(&lines).unwrap()
+    judge(lines).unwrap()
 }
 
 /// The one reason why it fails.
@@ -246,19 +246,18 @@ fn a_run_that_was_stopped_is_incomplete_and_still_tells_what_it_saw_broken() {
             line
         })
         .collect();
-    let report = judge(&stopped).unwrap();
+    let report = judge(stopped.clone()).unwrap();
     assert_eq!(report.outcome, Outcome::Incomplete);
     assert_eq!(report.missing[0], "the run was stopped");
-    let mut broken = stopped.clone();
+    let mut broken = stopped;
     broken.iter_mut().for_each(with_over(|over| over.broken.push("n1 did not come back".into())));
-    assert_eq!(judge(&broken).unwrap().outcome, Outcome::Failed);
-    let cut = judge(&small()[..5]).unwrap();
+    assert_eq!(judge(broken).unwrap().outcome, Outcome::Failed);
+    let cut = judge(small()[..5].to_vec()).unwrap();
     assert_eq!(cut.missing[0], "the record ends before its run did");
 }
 
 #[test]
 fn a_checker_without_anything_to_check_fails_the_run() {
-    let report =
-        judge(&small().into_iter().filter(|line| !matches!(line, Line::Watched(_))).collect::<Vec<_>>()).unwrap();
+    let report = judge(small().into_iter().filter(|line| !matches!(line, Line::Watched(_))).collect()).unwrap();
     assert_eq!(report.outcome, Outcome::Failed, "{:?}", report.failures);
 }

@@ -50,7 +50,8 @@ fn read_stream(client: &Client, node: usize, mut after: u64) -> u64 {
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { break };
         let Some(data) = line.strip_prefix("data: ") else {
-            if client.shared.last_event().is_some() {
+            // A heartbeat: nothing is new. After the run this node may know less than others.
+            if line.starts_with(':') && client.shared.last_event().is_some() {
                 break;
             }
             continue;
