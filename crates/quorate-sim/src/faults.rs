@@ -42,7 +42,7 @@ pub enum FaultKind {
     DiskFull,
     /// A byte of an old log segment changes while its machine is off.
     BitRot,
-    /// A wall clock jumps.
+    /// A wall clock jumps, or all of them do together.
     ClockStep,
     /// An operator moves leadership.
     Transfer,
@@ -206,7 +206,8 @@ impl World {
             FaultKind::Pause => {
                 let Some(n) = self.victim() else { return false };
                 // Now and then for longer than request ids are remembered.
-                let span = if self.faults.dice.chance(80) { Duration::from_secs(150) } else { span };
+                let span =
+                    if self.faults.dice.chance(100) { self.faults.dice.span((ms(140_000), ms(300_000))) } else { span };
                 self.machines[n].paused_until = self.now.plus(span);
             }
             FaultKind::CutOne | FaultKind::CutHalves | FaultKind::CutOneWay | FaultKind::CutBridge => {
@@ -262,7 +263,10 @@ impl World {
                 let n = self.faults.dice.index(nodes);
                 let largest = *self.faults.dice.pick(&[100_000, 5_000_000, 3_600_000_000]);
                 let step = self.faults.dice.below(2 * largest + 1).cast_signed() - largest.cast_signed();
-                self.machines[n].clock.skew_us += step;
+                // Now and then they all go by one clock that is wrong.
+                let all = self.faults.dice.chance(250);
+                let stepping = self.machines.iter_mut().enumerate().filter(|(other, _)| all || *other == n);
+                stepping.for_each(|(_, machine)| machine.clock.skew_us += step);
             }
             FaultKind::Transfer => {
                 let Some(n) = self.victim() else { return false };
