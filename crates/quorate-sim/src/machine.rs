@@ -11,7 +11,7 @@ use quorate_model::state::{NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::consensus::{Append, LogEntry, RecoveredLog};
 use quorate_node::{Event, Node, NodeOptions, Now, Ticket};
-use quorate_store::databases::{Manifest, Place, Reader};
+use quorate_store::databases::{Checkpointer, Manifest, Place, Reader};
 use quorate_store::disk::memory::MemoryDisk;
 use quorate_store::log::{LogIdentity, LogOptions};
 use quorate_store::storage::{self, DatabaseStorage, LogStorage, OpenStorageError, StorageOptions};
@@ -145,6 +145,7 @@ pub(crate) struct Process {
     pub log_jobs: VecDeque<LogJob>,
     pub log_work: Option<LogWork>,
     pub reader: Option<Reader>,
+    pub checkpointer: Checkpointer,
     pub databases: DatabaseStorage,
     pub apply_jobs: VecDeque<ApplyJob>,
     pub apply_work: Option<ApplyJob>,
@@ -267,12 +268,14 @@ impl Machine {
         let node = Node::new(node_options, recovered, state, stored.applied, clocks)
             .expect("the cluster's voters and a log that was just opened");
         let reader = stored.databases.readers().reader().ok();
+        let checkpointer = stored.databases.checkpointer();
         self.process = Some(Process {
             node,
             log: stored.log,
             log_jobs: VecDeque::new(),
             log_work: None,
             reader,
+            checkpointer,
             databases: stored.databases,
             apply_jobs: VecDeque::new(),
             apply_work: None,

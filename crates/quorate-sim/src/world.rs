@@ -921,7 +921,7 @@ impl World {
             return;
         }
         let process = self.machines[n].process.as_mut().expect("alive");
-        if let Err(error) = process.databases.checkpointer().checkpoint()
+        if let Err(error) = process.checkpointer.checkpoint()
             && error.is_of_the_disk()
         {
             let why = chain(&error);
@@ -1023,6 +1023,7 @@ impl World {
             return;
         }
         process.reader = process.databases.readers().reader().ok();
+        process.checkpointer = process.databases.checkpointer();
         let (index, term) = (manifest.index, manifest.term);
         process.applied = index;
         process.log_jobs.push_back(LogJob::Reset { index, term, hard_state });
