@@ -46,6 +46,8 @@ const BURST: u64 = 5;
 /// So many of a thousand answers to mutations are lost on their way, with the client's connection. It
 /// asks again some time later, under the same request id.
 const ANSWERS_LOST: u64 = 25;
+/// And in times of trouble.
+const ANSWERS_LOST_IN_TROUBLE: u64 = 600;
 /// How long it waits for one node.
 const NODE_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -69,6 +71,7 @@ pub(crate) struct Clients {
     /// Everybody asks another node each time.
     roaming: bool,
     stopping: bool,
+    trouble_until: Timestamp,
 }
 
 /// One client.
@@ -164,6 +167,7 @@ impl Clients {
             ready: false,
             roaming: false,
             stopping: false,
+            trouble_until: Timestamp::default(),
         }
     }
 
@@ -171,6 +175,10 @@ impl Clients {
     pub(crate) fn roam(&mut self) {
         self.roaming = true;
         self.answered_by.fill(0);
+    }
+
+    pub(crate) fn lose_answers_until(&mut self, end: Timestamp) {
+        self.trouble_until = end;
     }
 
     /// Nobody asks anything new from now on.
@@ -445,7 +453,8 @@ impl World {
         let caller = &mut self.clients.callers[client as usize];
         let asked = caller.doing.as_ref().and_then(|doing| doing.what.proposal());
         let waits = asked.is_some_and(|proposal| proposal.request_id == request);
-        let lost = waits && self.clients.ready && caller.dice.chance(ANSWERS_LOST);
+        let often = if self.now < self.clients.trouble_until { ANSWERS_LOST_IN_TROUBLE } else { ANSWERS_LOST };
+        let lost = waits && self.clients.ready && caller.dice.chance(often);
         if lost {
             let later = caller.dice.between(1, 6_000);
             self.alarm(client, Duration::from_millis(later));

@@ -22,6 +22,8 @@ pub enum FaultKind {
     LongAbsence,
     /// A process is stopped and goes on later, believing that no time has passed.
     Pause,
+    /// The same for longer than request ids are remembered.
+    Standstill,
     /// One machine is cut off from all others.
     CutOne,
     /// Two groups that do not hear each other.
@@ -42,8 +44,10 @@ pub enum FaultKind {
     DiskFull,
     /// A byte of an old log segment changes while its machine is off.
     BitRot,
-    /// A wall clock jumps, or all of them leap ahead together.
+    /// A wall clock jumps.
     ClockStep,
+    /// All wall clocks leap ahead together, and around that most answers to clients are lost.
+    HostsStumble,
     /// An operator moves leadership.
     Transfer,
     /// A service's process ends by itself.
@@ -54,13 +58,14 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Those that are chosen.
-    pub const ALL: [FaultKind; 22] = [
+    pub const ALL: [FaultKind; 24] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::KillAll,
         FaultKind::PowerLossAll,
         FaultKind::LongAbsence,
         FaultKind::Pause,
+        FaultKind::Standstill,
         FaultKind::CutOne,
         FaultKind::CutHalves,
         FaultKind::CutOneWay,
@@ -75,6 +80,7 @@ impl FaultKind {
         FaultKind::DiskFull,
         FaultKind::BitRot,
         FaultKind::ClockStep,
+        FaultKind::HostsStumble,
         FaultKind::Transfer,
         FaultKind::ReplicaCrash,
     ];
@@ -88,6 +94,7 @@ impl FaultKind {
             FaultKind::PowerLossAll => "power-loss-all",
             FaultKind::LongAbsence => "long-absence",
             FaultKind::Pause => "pause",
+            FaultKind::Standstill => "standstill",
             FaultKind::CutOne => "cut-one",
             FaultKind::CutHalves => "cut-halves",
             FaultKind::CutOneWay => "cut-one-way",
@@ -102,6 +109,7 @@ impl FaultKind {
             FaultKind::DiskFull => "disk-full",
             FaultKind::BitRot => "bit-rot",
             FaultKind::ClockStep => "clock-step",
+            FaultKind::HostsStumble => "hosts-stumble",
             FaultKind::Transfer => "transfer",
             FaultKind::ReplicaCrash => "replica-crash",
             FaultKind::Ambush => "ambush",
@@ -169,14 +177,19 @@ impl World {
         self.later(pause, What::Fault);
     }
 
+    /// Whether a process is stopped for long. It is left alone, or it would hardly ever go on.
+    fn stands_still(&self, n: usize) -> bool {
+        self.machines[n].paused_until > self.now.plus(Duration::from_secs(60))
+    }
+
     /// Some machine whose server runs; the leader in every second case.
     fn victim(&mut self) -> Option<usize> {
-        let living = self.living();
+        let living: Vec<usize> = self.living().into_iter().filter(|n| !self.stands_still(*n)).collect();
         if living.is_empty() {
             return None;
         }
         if self.faults.dice.chance(500)
-            && let Some(leader) = self.leader()
+            && let Some(leader) = self.leader().filter(|leader| living.contains(leader))
         {
             return Some(leader);
         }
@@ -197,7 +210,7 @@ impl World {
                 self.switch_off(n, kind != FaultKind::Kill, span);
             }
             FaultKind::KillAll | FaultKind::PowerLossAll => {
-                let all = self.living();
+                let all: Vec<usize> = self.living().into_iter().filter(|n| !self.stands_still(*n)).collect();
                 for n in all {
                     let span = self.faults.dice.span((ms(10), ms(4_000)));
                     self.switch_off(n, kind == FaultKind::PowerLossAll, span);
@@ -205,15 +218,16 @@ impl World {
             }
             FaultKind::Pause => {
                 let Some(n) = self.victim() else { return false };
-                // Now and then for longer than request ids are remembered.
-                let long = self.faults.dice.chance(150);
-                let (n, span) = if long {
-                    (*self.faults.dice.pick(&self.living()), self.faults.dice.span((ms(180_000), ms(360_000))))
-                } else {
-                    (n, span)
-                };
-                let paused = &mut self.machines[n].paused_until;
-                *paused = self.now.plus(span).max(*paused);
+                self.machines[n].paused_until = self.now.plus(span);
+            }
+            FaultKind::Standstill => {
+                let n = self.faults.dice.index(nodes);
+                let still = (0..nodes).any(|n| self.stands_still(n));
+                if still || nodes == 1 || self.machines[n].process.is_none() {
+                    return false;
+                }
+                let span = self.faults.dice.span((ms(180_000), ms(300_000)));
+                self.machines[n].paused_until = self.now.plus(span);
             }
             FaultKind::CutOne | FaultKind::CutHalves | FaultKind::CutOneWay | FaultKind::CutBridge => {
                 let Some(cuts) = self.cuts(kind) else { return false };
@@ -268,13 +282,13 @@ impl World {
                 let n = self.faults.dice.index(nodes);
                 let largest = *self.faults.dice.pick(&[100_000, 5_000_000, 3_600_000_000]);
                 let step = self.faults.dice.below(2 * largest + 1).cast_signed() - largest.cast_signed();
-                // Now and then they all follow one clock that leaps ahead.
-                if self.faults.dice.chance(250) {
-                    let leap = self.faults.dice.between(1_000_000, 3_600_000_000).cast_signed();
-                    self.machines.iter_mut().for_each(|machine| machine.clock.skew_us += leap);
-                } else {
-                    self.machines[n].clock.skew_us += step;
-                }
+                self.machines[n].clock.skew_us += step;
+            }
+            FaultKind::HostsStumble => {
+                self.clients.lose_answers_until(self.now.plus(Duration::from_secs(10)));
+                let leap_us = self.faults.dice.between(1_000_000, 3_600_000_000).cast_signed();
+                let soon = self.faults.dice.span((ms(0), ms(8_000)));
+                self.later(soon, What::ClocksLeap { leap_us });
             }
             FaultKind::Transfer => {
                 let Some(n) = self.victim() else { return false };

@@ -141,6 +141,10 @@ pub(crate) enum What {
         step: u64,
     },
     Fault,
+    /// All wall clocks do.
+    ClocksLeap {
+        leap_us: i64,
+    },
     /// A machine to which something rare happened is caught by a fault.
     Ambush {
         machine: usize,
@@ -273,6 +277,9 @@ impl World {
             }
             What::Client { client, step } => self.client_moves(client, step),
             What::Fault => self.next_fault(),
+            What::ClocksLeap { leap_us } => {
+                self.machines.iter_mut().for_each(|machine| machine.clock.skew_us += leap_us);
+            }
             What::Ambush { machine, life } => self.ambushed(machine, life),
             What::FaultOver { fault } => self.fault_over(fault),
             What::Over => {}
