@@ -24,6 +24,9 @@ pub enum FaultKind {
     Pause,
     /// The same for longer than request ids are remembered.
     Standstill,
+    /// The leader is stopped and cut off, and goes on before it hears of its successor: a virtual machine
+    /// that moves, and whose network follows later.
+    Moved,
     /// One machine is cut off from all others.
     CutOne,
     /// Two groups that do not hear each other.
@@ -58,7 +61,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Those that are chosen.
-    pub const ALL: [FaultKind; 24] = [
+    pub const ALL: [FaultKind; 25] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::KillAll,
@@ -66,6 +69,7 @@ impl FaultKind {
         FaultKind::LongAbsence,
         FaultKind::Pause,
         FaultKind::Standstill,
+        FaultKind::Moved,
         FaultKind::CutOne,
         FaultKind::CutHalves,
         FaultKind::CutOneWay,
@@ -95,6 +99,7 @@ impl FaultKind {
             FaultKind::LongAbsence => "long-absence",
             FaultKind::Pause => "pause",
             FaultKind::Standstill => "standstill",
+            FaultKind::Moved => "moved",
             FaultKind::CutOne => "cut-one",
             FaultKind::CutHalves => "cut-halves",
             FaultKind::CutOneWay => "cut-one-way",
@@ -156,6 +161,11 @@ impl Faults {
     fn choose(&mut self) -> FaultKind {
         if self.dice.chance(600) { *self.dice.pick(&self.favourites) } else { *self.dice.pick(&FaultKind::ALL) }
     }
+}
+
+/// All directions between a machine and the others.
+fn cuts_around(n: usize, nodes: usize) -> Vec<(usize, usize)> {
+    (0..nodes).filter(|other| *other != n).flat_map(|other| [(n, other), (other, n)]).collect()
 }
 
 const fn ms(millis: u64) -> Duration {
@@ -228,6 +238,17 @@ impl World {
                 }
                 let span = self.faults.dice.span((ms(180_000), ms(300_000)));
                 self.machines[n].paused_until = self.now.plus(span);
+            }
+            FaultKind::Moved => {
+                let Some(n) = self.leader().filter(|n| !self.stands_still(*n)) else { return false };
+                let stopped = self.faults.dice.span((ms(1_000), ms(4_000)));
+                let cut = stopped + self.faults.dice.span((ms(0), ms(2_000)));
+                self.machines[n].paused_until = self.now.plus(stopped);
+                let cuts = cuts_around(n, nodes);
+                for (from, to) in &cuts {
+                    self.cut(*from, *to);
+                }
+                self.until(cut, Undo::Mend(cuts));
             }
             FaultKind::CutOne | FaultKind::CutHalves | FaultKind::CutOneWay | FaultKind::CutBridge => {
                 let Some(cuts) = self.cuts(kind) else { return false };
@@ -354,7 +375,7 @@ impl World {
         let other = (one + 1 + dice.index(nodes - 1)) % nodes;
         let both = |a: usize, b: usize| [(a, b), (b, a)];
         Some(match kind {
-            FaultKind::CutOne => (0..nodes).filter(|n| *n != one).flat_map(|n| both(one, n)).collect(),
+            FaultKind::CutOne => cuts_around(one, nodes),
             FaultKind::CutOneWay => vec![if dice.chance(500) { (one, other) } else { (other, one) }],
             FaultKind::CutBridge => both(one, other).to_vec(),
             _ => {
