@@ -43,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LISTS: u64 = 8;
 /// Questions that a client asks in a row, on average.
 const BURST: u64 = 5;
+/// So many of a thousand answers to mutations are lost on their way, with the client's connection. It
+/// asks again some time later, under the same request id.
+const ANSWERS_LOST: u64 = 25;
 /// How long it waits for one node.
 const NODE_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -414,6 +417,9 @@ impl World {
 
     /// A node applied the request of a client that waits there.
     pub(crate) fn answered(&mut self, n: usize, client: u32, request: RequestId, index: LogIndex, outcome: &Outcome) {
+        if self.answer_lost(client, request) {
+            return;
+        }
         let Some(doing) = &self.clients.callers[client as usize].doing else { return };
         let Some(proposal) = doing.what.proposal().filter(|proposal| proposal.request_id == request).cloned() else {
             return;
@@ -432,6 +438,19 @@ impl World {
         self.trace.note(self.now, "answered", n, client.into(), index.0);
         self.show(&Seen::Answered { request, index, proposal: &proposal });
         self.finish(client, end.unwrap_or(Ended::Unknown));
+    }
+
+    /// Whether the answer does not reach the client, which asks again then.
+    fn answer_lost(&mut self, client: u32, request: RequestId) -> bool {
+        let caller = &mut self.clients.callers[client as usize];
+        let asked = caller.doing.as_ref().and_then(|doing| doing.what.proposal());
+        let waits = asked.is_some_and(|proposal| proposal.request_id == request);
+        let lost = waits && self.clients.ready && caller.dice.chance(ANSWERS_LOST);
+        if lost {
+            let later = caller.dice.between(1, 6_000);
+            self.alarm(client, Duration::from_millis(later));
+        }
+        lost
     }
 
     /// A node will not answer.

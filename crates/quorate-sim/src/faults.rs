@@ -42,7 +42,7 @@ pub enum FaultKind {
     DiskFull,
     /// A byte of an old log segment changes while its machine is off.
     BitRot,
-    /// A wall clock jumps.
+    /// A wall clock jumps, or all of them leap ahead together.
     ClockStep,
     /// An operator moves leadership.
     Transfer,
@@ -206,8 +206,14 @@ impl World {
             FaultKind::Pause => {
                 let Some(n) = self.victim() else { return false };
                 // Now and then for longer than request ids are remembered.
-                let span = if self.faults.dice.chance(80) { Duration::from_secs(150) } else { span };
-                self.machines[n].paused_until = self.now.plus(span);
+                let long = self.faults.dice.chance(150);
+                let (n, span) = if long {
+                    (*self.faults.dice.pick(&self.living()), self.faults.dice.span((ms(180_000), ms(360_000))))
+                } else {
+                    (n, span)
+                };
+                let paused = &mut self.machines[n].paused_until;
+                *paused = self.now.plus(span).max(*paused);
             }
             FaultKind::CutOne | FaultKind::CutHalves | FaultKind::CutOneWay | FaultKind::CutBridge => {
                 let Some(cuts) = self.cuts(kind) else { return false };
@@ -262,7 +268,13 @@ impl World {
                 let n = self.faults.dice.index(nodes);
                 let largest = *self.faults.dice.pick(&[100_000, 5_000_000, 3_600_000_000]);
                 let step = self.faults.dice.below(2 * largest + 1).cast_signed() - largest.cast_signed();
-                self.machines[n].clock.skew_us += step;
+                // Now and then they all follow one clock that leaps ahead.
+                if self.faults.dice.chance(250) {
+                    let leap = self.faults.dice.between(1_000_000, 3_600_000_000).cast_signed();
+                    self.machines.iter_mut().for_each(|machine| machine.clock.skew_us += leap);
+                } else {
+                    self.machines[n].clock.skew_us += step;
+                }
             }
             FaultKind::Transfer => {
                 let Some(n) = self.victim() else { return false };

@@ -25,7 +25,6 @@ mod faults;
 mod invariants;
 mod machine;
 mod network;
-#[cfg(feature = "planted-bugs")]
 pub mod planted;
 mod run;
 mod scenario;
