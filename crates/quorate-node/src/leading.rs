@@ -13,6 +13,7 @@ use quorate_model::event::Happening;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::{ClusterState, Health};
+use quorate_model::time::Timestamp;
 use quorate_scheduler::{Observed, Plan, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,6 +52,17 @@ pub(crate) struct Leading {
     on_its_way: BTreeSet<Chore>,
     /// Whether the record says that a service has all it wants.
     healthy: BTreeMap<ServiceName, bool>,
+    known_since: BTreeMap<Matter, Timestamp>,
+}
+
+/// Something whose duration counts, from the moment at which this node came to know of it: the times
+/// in the records are of whichever node led then. (Found by the simulator: a node taken for dead by a
+/// leader whose clock was an hour ahead was waited for an hour.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Matter {
+    /// A node is down, in one of its generations.
+    Down(NodeId, u64),
+    Retired(ReplicaId),
 }
 
 impl Leading {
@@ -61,6 +73,7 @@ impl Leading {
             in_office: false,
             on_its_way: BTreeSet::new(),
             healthy: BTreeMap::new(),
+            known_since: BTreeMap::new(),
         }
     }
 
@@ -82,8 +95,28 @@ impl Leading {
         begins
     }
 
-    pub(crate) fn plan(&self, seen: &Seen<'_>) -> Plan {
-        quorate_scheduler::plan(seen.state, &observe(seen), &self.policy, seen.now.wall)
+    pub(crate) fn plan(&mut self, seen: &Seen<'_>) -> Plan {
+        self.look_at_the_clock(seen);
+        let mut observed = observe(seen);
+        for (matter, since) in &self.known_since {
+            let span = seen.now.mono.since(*since);
+            match matter {
+                Matter::Down(node, _) => drop(observed.down_for.insert(*node, span)),
+                Matter::Retired(replica) => drop(observed.retired_for.insert(*replica, span)),
+            }
+        }
+        quorate_scheduler::plan(seen.state, &observed, &self.policy)
+    }
+
+    fn look_at_the_clock(&mut self, seen: &Seen<'_>) {
+        let down = seen.state.nodes.values().filter(|record| record.health == Health::Down);
+        let down = down.map(|record| Matter::Down(record.identity.id, record.generation));
+        let retired = seen.state.replicas.values().filter(|replica| replica.phase == Phase::Drain);
+        let now: BTreeSet<Matter> = down.chain(retired.map(|replica| Matter::Retired(replica.id))).collect();
+        self.known_since.retain(|matter, _| now.contains(matter));
+        for matter in now {
+            self.known_since.entry(matter).or_insert(seen.now.mono);
+        }
     }
 
     /// What should be asked of the cluster now.
@@ -208,5 +241,6 @@ fn observe(seen: &Seen<'_>) -> Observed {
         reported: heard.iter().map(|peer| peer.report.node).collect(),
         unreachable_for: seen.state.nodes.keys().filter_map(|node| Some((*node, away(*node)?))).collect(),
         drained,
+        ..Observed::default()
     }
 }

@@ -30,7 +30,6 @@ use quorate_model::command::Step;
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::ClusterState;
-use quorate_model::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -46,6 +45,11 @@ pub struct Observed {
     pub reported: BTreeSet<NodeId>,
     /// For how long a majority has not heard from a node. Absent: it is heard.
     pub unreachable_for: BTreeMap<NodeId, Duration>,
+    /// For how long a node has been known to be down. Measured by whoever plans, on its monotonic
+    /// clock: times in the records are of another node's clock, which may be hours off.
+    pub down_for: BTreeMap<NodeId, Duration>,
+    /// The same for retired replicas.
+    pub retired_for: BTreeMap<ReplicaId, Duration>,
     /// Retired replicas that gateways have finished with: every live gateway uses a table that
     /// knows of the retirement and has nothing in flight for the replica.
     pub drained: BTreeSet<ReplicaId>,
@@ -83,6 +87,6 @@ pub struct Plan {
 /// them are retired; replicas of nodes that are gone are replaced; replicas of older versions are
 /// updated one after another. The steps are valid while `state.planned_on` stays the same.
 #[must_use]
-pub fn plan(state: &ClusterState, observed: &Observed, policy: &Policy, now: WallTime) -> Plan {
-    planner::Planner::new(state, observed, *policy, now).run()
+pub fn plan(state: &ClusterState, observed: &Observed, policy: &Policy) -> Plan {
+    planner::Planner::new(state, observed, *policy).run()
 }

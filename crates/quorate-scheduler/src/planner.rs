@@ -11,7 +11,6 @@ use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
 use quorate_model::spec::{Port, ServiceSpec};
 use quorate_model::state::{ClusterState, Health, ReplicaRecord, Role, ServiceRecord};
-use quorate_model::time::WallTime;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,7 +19,6 @@ pub(crate) struct Planner<'a> {
     state: &'a ClusterState,
     observed: &'a Observed,
     policy: Policy,
-    now: WallTime,
     /// Replicas as they are once the steps so far are carried out.
     replicas: BTreeMap<ReplicaId, Seat<'a>>,
     places_left: u32,
@@ -52,7 +50,7 @@ enum Fate {
 }
 
 impl<'a> Planner<'a> {
-    pub(crate) fn new(state: &'a ClusterState, observed: &'a Observed, policy: Policy, now: WallTime) -> Self {
+    pub(crate) fn new(state: &'a ClusterState, observed: &'a Observed, policy: Policy) -> Self {
         let seat = |replica: &'a ReplicaRecord| Seat {
             service: &replica.service,
             ordinal: replica.ordinal,
@@ -63,7 +61,7 @@ impl<'a> Planner<'a> {
             spec: &replica.spec,
         };
         let replicas = state.replicas.iter().map(|(id, replica)| (*id, seat(replica))).collect();
-        Planner { state, observed, policy, now, replicas, places_left: policy.moves_max, plan: Plan::default() }
+        Planner { state, observed, policy, replicas, places_left: policy.moves_max, plan: Plan::default() }
     }
 
     pub(crate) fn run(mut self) -> Plan {
@@ -311,7 +309,8 @@ impl<'a> Planner<'a> {
     }
 
     fn may_end(&self, replica: &ReplicaRecord) -> bool {
-        self.observed.drained.contains(&replica.id) || self.now.since(replica.since) >= replica.spec.stop.grace.0
+        self.observed.drained.contains(&replica.id)
+            || self.observed.retired_for.get(&replica.id).is_some_and(|span| *span >= replica.spec.stop.grace.0)
     }
 
     /// Whether nothing runs of a released replica any more.
@@ -324,7 +323,8 @@ impl<'a> Planner<'a> {
 
     fn fate(&self, node: NodeId) -> Fate {
         let Some(record) = self.state.nodes.get(&node) else { return Fate::Lost };
-        let remaining = self.policy.replace_after.saturating_sub(self.now.since(record.since));
+        let remaining =
+            self.policy.replace_after.saturating_sub(self.observed.down_for.get(&node).copied().unwrap_or_default());
         match record.health {
             Health::Joined => Fate::Present,
             Health::Down if remaining.is_zero() => Fate::Lost,

@@ -85,6 +85,8 @@ pub(crate) struct Lab {
     snapshots: usize,
     reads: usize,
     incoming: BTreeMap<usize, Disk>,
+    /// Of nodes that start from now on.
+    pub(crate) replace_after: Duration,
     trace: String,
 }
 
@@ -117,6 +119,7 @@ impl Lab {
             snapshots: 0,
             reads: 0,
             incoming: BTreeMap::new(),
+            replace_after: Duration::ZERO,
             trace: String::new(),
         };
         (0..nodes).for_each(|n| lab.restart(n));
@@ -287,7 +290,7 @@ impl Lab {
             },
             boot: self.members[n].life,
             voters,
-            replace_after: Duration::ZERO,
+            replace_after: self.replace_after,
             seed: self.rng.next_u64(),
         };
         let node = Node::new(options, log, disk.state.clone(), disk.applied, self.clocks(n)).unwrap();

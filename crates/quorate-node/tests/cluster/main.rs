@@ -10,6 +10,7 @@ use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, RequestId};
 use quorate_model::observed::ReplicaStatus;
+use quorate_model::spec::{self, Format};
 use quorate_model::sql::{SqlBatch, Statement};
 use quorate_model::state::Health;
 use quorate_node::{Event, Ticket};
@@ -353,6 +354,31 @@ fn a_leader_whose_clock_is_a_day_ahead_does_not_take_the_cluster_with_it() {
     lab.until("the write", ms(500), |lab| lab.has_applied(leader, 1));
     let ahead = lab.stamped_ahead(leader);
     assert!(ahead.abs() < 1_000_000, "{ahead} µs");
+}
+
+#[test]
+fn replicas_are_replaced_in_time_also_when_the_verdict_came_from_a_leader_with_another_clock() {
+    let mut lab = Lab::running(5, 31);
+    lab.replace_after = ms(3_000);
+    for n in 0..5 {
+        lab.kill(n);
+        lab.restart(n);
+    }
+    let spec = "[[service]]\nname = 'web'\ncommand = ['web']\nreplicas = 5";
+    let document = spec::parse(spec, Format::Toml).unwrap();
+    lab.until("a leader", ms(5_000), |lab| lab.leader().is_some());
+    lab.propose(0, Proposal::command(RequestId::from_u128(1), &Command::ApplySpec { document }));
+    lab.until("five replicas", ms(5_000), |lab| lab.node(0).state().replicas.len() == 5);
+    let leader = lab.leader().unwrap();
+    let (victim, other) = ((leader + 1) % 5, (leader + 2) % 5);
+    let lost = lab.id(victim);
+    lab.skew(leader, 3_600);
+    lab.kill(victim);
+    lab.until("the verdict", ms(5_000), |lab| lab.node(other).state().nodes[&lost].health == Health::Down);
+    lab.kill(leader);
+    lab.until("no replica on the lost node", ms(9_000), |lab| {
+        lab.node(other).state().replicas.values().all(|replica| replica.node != lost)
+    });
 }
 
 #[test]

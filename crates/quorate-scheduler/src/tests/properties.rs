@@ -17,7 +17,7 @@
 //! | 11 | a drained node ends empty | waits for Services: nodes cannot be drained |
 //! | 12 | order means nothing | of declarations; that of labels waits for Services |
 
-use super::text::{NOW, node, spec};
+use super::text::{NOW, node, spec, timed};
 use crate::{HeldReason, Observed, Plan, Policy, plan};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -218,7 +218,7 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
-        plan(&self.state, &self.observed, &self.policy, self.now)
+        plan(&self.state, &timed(self.observed.clone(), &self.state, self.now), &self.policy)
     }
 
     fn carry_out(&mut self, plan: &Plan) {

@@ -31,8 +31,19 @@ pub(super) struct Case {
 
 pub(super) fn check_plan(case: &str, expected: Expect) {
     let case = Case::read(case);
-    let plan = plan(&case.state, &case.observed, &case.policy, NOW);
+    let observed = timed(case.observed.clone(), &case.state, NOW);
+    let plan = plan(&case.state, &observed, &case.policy);
     expected.assert_eq(&show(&case.state, &plan));
+}
+
+/// With the spans that have passed since what the records say.
+pub(super) fn timed(observed: Observed, state: &ClusterState, now: WallTime) -> Observed {
+    let down = state.nodes.iter().filter(|(_, record)| record.health == Health::Down);
+    Observed {
+        down_for: down.map(|(id, record)| (*id, now.since(record.since))).collect(),
+        retired_for: state.replicas.values().map(|replica| (replica.id, now.since(replica.since))).collect(),
+        ..observed
+    }
 }
 
 pub(super) fn show(state: &ClusterState, plan: &Plan) -> String {
