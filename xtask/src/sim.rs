@@ -399,7 +399,7 @@ fn planted(options: &Sim) -> Result<(u64, u64)> {
         match found {
             Some((seed, invariant)) if expected.contains(&invariant.as_str()) => {
                 caught += 1;
-                println!("caught   {name} by {invariant} (seed {seed}, the {seeds}. to end)");
+                println!("caught   {name} by {invariant} (seed {seed}, after {seeds} seeds)");
             }
             Some((seed, invariant)) => {
                 missed += 1;
