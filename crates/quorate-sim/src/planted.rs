@@ -67,19 +67,19 @@ pub const ALL: &[Planted] = &[
     planted(
         Bug::DeposedLeaderRead,
         "deposed-leader-read",
-        &["linearizable_by_witness", "linearizable"],
+        &["linearizable_by_witness", "linearizable", "strictly_serializable"],
         "A leader answers linearizable reads without asking a majority whether it still leads.",
     ),
     planted(
         Bug::ReadBeforeApplied,
         "read-before-applied",
-        &["linearizable_by_witness", "linearizable"],
+        &["linearizable_by_witness", "linearizable", "strictly_serializable"],
         "A read is answered as soon as its index is confirmed, whether or not the database is there.",
     ),
     planted(
         Bug::ReadByEarlierRound,
         "read-by-earlier-round",
-        &["linearizable_by_witness", "linearizable"],
+        &["linearizable_by_witness", "linearizable", "strictly_serializable"],
         "A read is answered by a round that began before it was asked.",
     ),
     // ── The log ──
@@ -108,10 +108,12 @@ pub const ALL: &[Planted] = &[
         &["promises_are_durable"],
         "After a snapshot the log begins anew without term and vote.",
     ),
+    // A torn or rotten record is an entry with other contents, a vote for nobody, or a number that makes the
+    // rest of the segment look damaged.
     planted(
         Bug::ChecksumIgnored,
         "checksum-ignored",
-        &["committed_never_changes"],
+        &["committed_never_changes", "promises_are_durable", "starts_again"],
         "Checksums of log records are not looked at.",
     ),
     planted(
@@ -133,16 +135,17 @@ pub const ALL: &[Planted] = &[
         "The log is shortened by the databases' position although their files were not synced.",
     ),
     // ── The databases ──
+    // What is done again meets a state that has it already: the digest, or the outcome, is another one.
     planted(
         Bug::AppliedTwice,
         "applied-twice",
-        &["equal_state_at_equal_index", "done_once"],
+        &["equal_state_at_equal_index", "batches_do_not_matter", "done_once"],
         "Entries at or below a database's applied index are applied again.",
     ),
     planted(
         Bug::AppliedIndexApart,
         "applied-index-apart",
-        &["equal_state_at_equal_index"],
+        &["equal_state_at_equal_index", "batches_do_not_matter"],
         "The applied index is written in a transaction of its own, after the entries'.",
     ),
     // Who receives it looks into the files and ends itself rather than believe the manifest.

@@ -179,9 +179,11 @@ impl Writer {
             match self.attempt(&todo, &refused, state.as_deref_mut())? {
                 Attempt::Done(outcomes) => return Ok(outcomes),
                 Attempt::Gone(index, outcome) => {
-                    let from = if planted(Bug::BatchNeighbourLost) { todo[0].index } else { index };
-                    let gone = todo.iter().map(|entry| entry.index).filter(|it| (from..=index).contains(it));
-                    refused.extend(gone.map(|index| (index, outcome.clone())));
+                    if planted(Bug::BatchNeighbourLost) {
+                        let before = todo.iter().take_while(|entry| entry.index < index);
+                        refused.extend(before.map(|entry| (entry.index, outcome.clone())));
+                    }
+                    refused.insert(index, outcome);
                     self.open = false;
                     self.rolled_back();
                     let database = self.database.name();
