@@ -384,9 +384,16 @@ impl Rig {
             Some(tid) => (Whom::Thread { pid, tid }, "a checkpoint's sync", 1),
             None => (Whom::Process(pid), "a sync", 1 + u32::try_from(dice.below(20)).unwrap_or(0)),
         };
-        let trace = self.trace(kind, node, whom, Sync::FailsOnce { number })?;
+        (self.nodes[node].busy, self.nodes[node].excused) = (true, true);
+        let trace = match self.trace(kind, node, whom, Sync::FailsOnce { number }) {
+            Ok(trace) => trace,
+            Err(error) => {
+                // It may have had some of the threads by then, and one of their syncs.
+                self.after_the_disk(kind, node)?;
+                return Err(error);
+            }
+        };
         let this = &mut self.nodes[node];
-        (this.busy, this.excused) = (true, true);
         let padding = json!(["x".repeat(PADDING)]);
         let failed = within(WRITES, || {
             if checkpoint.is_some() {
@@ -399,10 +406,9 @@ impl Rig {
             !trace.injected().is_empty()
         });
         let Some(line) = trace.injected().into_iter().next().filter(|_| failed) else {
-            this.excused = false;
-            this.busy = false;
-            let why = format!("no sync in {WRITES:?}");
-            trace.detach().map_err(|error| RigError::NotInjected { kind, why: error.to_string() })?;
+            let detached = trace.detach();
+            self.after_the_disk(kind, node)?;
+            let why = detached.map_or_else(|error| error.to_string(), |()| format!("no sync in {WRITES:?}"));
             return Err(RigError::NotInjected { kind, why });
         };
         let ended = this.child.as_mut().map(|child| ended_within(child, STOPS));
