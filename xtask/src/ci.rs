@@ -184,6 +184,8 @@ fn browser() -> Result<()> {
 fn dependencies() -> Result<()> {
     let deny = needs::cargo_deny()?;
     let deny = deny.display().to_string();
+    // It looks at what every platform would link, also at crates that a build here never downloads.
+    must("cargo", &["fetch", "--quiet", "--locked"])?;
     must(&deny, &["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
 }
 
