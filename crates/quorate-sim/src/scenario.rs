@@ -99,7 +99,7 @@ impl Scenario {
             drift_ppm,
             skew_us,
             clients: u32::try_from(dice.between(3, 8)).expect("small"),
-            questions_per_s: *dice.pick(&[5, 5, 6, 6, 12]),
+            questions_per_s: *dice.pick(&[9, 9, 10, 11, 14]),
             fault_every: *dice.pick(&[(ms(500), ms(8_000)), (ms(2_000), ms(25_000)), (ms(5_000), ms(60_000))]),
             replace_after: *dice.pick(&[ms(0), ms(0), ms(5_000)]),
             lying_disks: false,
