@@ -58,7 +58,13 @@ impl World {
         }
         if raft.kind == APPEND_RESPONSE {
             self.trace.say(self.now, format_args!("n{} acknowledges {:?}", n + 1, raft));
-            self.show(&Seen::Acknowledged { machine: n, index: raft.index, durable: durable.last });
+            // A word in an older term than the one on disk promises nothing any more: a node that was
+            // stopped takes an append, and the next leader's that replaces it, in one turn, and says
+            // both once the end of it is on disk. No majority can count it: who led the later term was
+            // elected by one without that entry.
+            if raft.term >= durable.term {
+                self.show(&Seen::Acknowledged { machine: n, index: raft.index, durable: durable.last });
+            }
         } else if raft.kind == VOTE_RESPONSE || raft.kind == VOTE {
             // Who stands votes for itself.
             let candidate = if raft.kind == VOTE { raft.from } else { raft.to };
