@@ -318,7 +318,7 @@ fn many(options: &Sim) -> Result<()> {
         sum.counted,
         sum.events,
         sum.acknowledged,
-        sum.faults.len(),
+        sum.faults.values().filter(|count| **count > 0).count(),
         sum.violations.len()
     );
     println!("{real:.0} s, {:.0} simulated seconds a second of one core", sum.hours * 3_600.0 / sum.real_s.max(0.001));
@@ -419,4 +419,27 @@ fn planted(options: &Sim) -> Result<(u64, u64)> {
         bail!("{missed} planted bugs were not caught as they must be");
     }
     Ok((caught, missed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happened_and_what_never_had_anything_to_object_to_is_a_gap() {
+        let line = |kills: u64, looked: u64| {
+            json!({
+                "simulated_s": 540, "real_s": 1, "events": 1, "acknowledged": 2_000, "sectors_lost": 1,
+                "faults": {"kill": kills, "pause": 40}, "premises": {"heals": looked}, "violation": null
+            })
+        };
+        let gaps = |lines: &[Value]| {
+            let mut sum = Sum::default();
+            (0..COVERS).for_each(|_| lines.iter().for_each(|line| sum.add(line)));
+            sum.gaps()
+        };
+        assert_eq!(gaps(&[line(1, 1)]), [""; 0]);
+        assert_eq!(gaps(&[line(0, 1)]), ["kill never happened"]);
+        assert_eq!(gaps(&[line(1, 0)]), ["heals never had anything to object to"]);
+    }
 }

@@ -153,6 +153,12 @@ impl Faults {
         Faults { dice, active: BTreeMap::new(), number: 0, happened: BTreeMap::new(), over: false, favourites }
     }
 
+    /// How often each kind happened; 0 too, or nobody would miss one that never does.
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let all = FaultKind::ALL.into_iter().chain([FaultKind::Ambush]);
+        all.map(|kind| (kind.name(), self.happened.get(&kind).copied().unwrap_or(0))).collect()
+    }
+
     /// Until the next fault.
     pub(crate) fn pause(&mut self, scenario: &Scenario) -> Duration {
         self.dice.span(scenario.fault_every)

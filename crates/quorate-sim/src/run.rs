@@ -71,7 +71,7 @@ pub fn run(scenario: Scenario, keep_text: bool) -> Report {
         simulated: world.now.0,
         events: world.trace.events(),
         acknowledged: world.clients.acknowledged,
-        faults: world.faults.happened.iter().map(|(kind, count)| (kind.name(), *count)).collect(),
+        faults: world.faults.counts(),
         premises,
         sectors_lost: world.machines.iter().map(|machine| machine.fs.lost_sectors()).sum(),
         violation: world.violation.take(),

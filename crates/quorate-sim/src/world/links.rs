@@ -6,11 +6,12 @@ use crate::seen::Seen;
 use quorate_model::id::NodeId;
 use quorate_node::Event;
 use quorate_node::wire::Body;
-use raft_kinds::{APPEND_RESPONSE, VOTE, VOTE_RESPONSE};
+use raft_kinds::{APPEND, APPEND_RESPONSE, VOTE, VOTE_RESPONSE};
 use std::time::Duration;
 
 /// The message kinds of Raft that promise something, by their numbers on the wire.
 mod raft_kinds {
+    pub(super) const APPEND: i32 = 3;
     pub(super) const APPEND_RESPONSE: i32 = 4;
     pub(super) const VOTE: i32 = 5;
     pub(super) const VOTE_RESPONSE: i32 = 6;
@@ -48,7 +49,7 @@ impl World {
         if raft.reject {
             return;
         }
-        if raft.kind == 3
+        if raft.kind == APPEND
             && let Some(first) = raft.entries.first()
             && first.index != raft.index + 1
         {
