@@ -30,6 +30,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What gateways need, always current.
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>>;
 
+    /// How many nodes have to be joined, this one included, before this node counts as ready. The
+    /// operator may change it at any time.
+    fn minimum_nodes(&self) -> u32;
+
     /// A gateway that this node feeds says how far it is. It counts as gone after 3 s of silence.
     fn gateway_report(&self, report: GatewayReport);
 

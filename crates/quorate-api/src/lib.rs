@@ -14,7 +14,9 @@ mod cluster;
 mod console;
 mod database;
 mod guard;
+mod health;
 mod json;
+mod kuzzle;
 mod log;
 mod openapi;
 pub mod problem;
@@ -28,5 +30,6 @@ pub mod view;
 mod tests;
 
 pub use cluster::{Changed, Difference, Leader, Scale, SpecAction, SpecAnswer, SpecResult, Transfer};
+pub use health::Ready;
 pub use openapi::document as openapi_document;
 pub use server::{ApiOptions, router, serve};

@@ -1,6 +1,6 @@
 //! The description of the native API, made from the handlers themselves.
 
-use crate::{cluster, database, log, stream};
+use crate::{cluster, database, health, log, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ use utoipa::OpenApi;
         cluster::scale,
         cluster::events,
         cluster::active,
-        cluster::health,
+        health::health,
         cluster::apply_specs,
         cluster::transfer,
         database::exec,

@@ -5,7 +5,7 @@
 
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, log, openapi, rqlite, stream};
+use crate::{cluster, console, database, guard, health, kuzzle, log, openapi, rqlite, stream};
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
@@ -65,7 +65,7 @@ pub(crate) fn native<B: Backend>() -> Vec<(&'static str, MethodRouter<Shared<B>>
         ("/v1/services/{name}/scale", post(cluster::scale::<B>)),
         ("/v1/events", get(cluster::events::<B>)),
         ("/v1/active", get(cluster::active::<B>)),
-        ("/v1/health", get(cluster::health::<B>)),
+        ("/v1/health", get(health::health::<B>)),
         ("/v1/specs", post(cluster::apply_specs::<B>)),
         ("/v1/raft/transfer", post(cluster::transfer::<B>)),
         ("/v1/db/exec", post(database::exec::<B>)),
@@ -92,6 +92,8 @@ fn build<B: Backend>(app: App<B>) -> Router {
     router
         .route("/db/execute", post(rqlite::execute::<B>))
         .route("/db/query", get(rqlite::query_get::<B>).merge(post(rqlite::query::<B>)))
+        .route("/_plugin/cluster/health", get(kuzzle::health::<B>))
+        .route("/_plugin/cluster/status", get(kuzzle::status::<B>))
         .route("/openapi.json", get(openapi::serve))
         .route("/", get(console::root))
         .route("/ui", get(console::root))

@@ -20,11 +20,14 @@ mod disk;
 mod inbox;
 mod link;
 mod reads;
+mod reload;
 mod spare;
 mod view;
 mod workloads;
 
 use crate::config::{self, NodeConfig};
+use crate::daemon::LogControl;
+use crate::settings::{Settings, Source};
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
@@ -44,6 +47,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -56,7 +60,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
@@ -66,7 +70,14 @@ pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, stored))
+    runtime.block_on(serve(data_dir, config, stored, Configured { source, settings, log }))
+}
+
+/// What the operator wants, and how it is changed later.
+struct Configured {
+    source: Source,
+    settings: Settings,
+    log: LogControl,
 }
 
 fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -144,7 +155,10 @@ async fn serve(
     data_dir: &Path,
     config: NodeConfig,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
+    Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
+    // From here on a SIGHUP does not end the process.
+    let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let api_listener = bind(config.node.api, "API").await?;
     let link_listener = bind(config.node.link, "node link").await?;
     let clock = core::Clock { started: Instant::now() };
@@ -161,7 +175,7 @@ async fn serve(
         identity,
         boot: (boot >> 64) as u64,
         voters: config.voters.iter().map(|voter| voter.id).collect(),
-        replace_after: config.timers.replace_after.0,
+        replace_after: config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0),
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
@@ -212,7 +226,7 @@ async fn serve(
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
 
-    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
+    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (leads, mut leads_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
@@ -242,6 +256,8 @@ async fn serve(
     };
     thread("core", move || core.run())?;
 
+    let (settings, settings_seen) = watch::channel(Arc::new(settings));
+    tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),
         waiters,
@@ -251,6 +267,7 @@ async fn serve(
         routing: routing_seen,
         agent,
         contact,
+        settings: settings_seen,
         started: clock.started,
     }));
     let api_options = ApiOptions {

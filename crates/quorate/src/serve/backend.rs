@@ -3,6 +3,7 @@
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
+use crate::settings::Settings;
 use quorate_agent::Agent;
 use quorate_api::backend::{
     Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
@@ -106,6 +107,8 @@ pub(super) struct Inner {
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
+    /// What is in force now.
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     /// The zero of [`Timestamp`].
     pub(super) started: Instant,
 }
@@ -189,6 +192,10 @@ impl Backend for NodeBackend {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.0.routing.clone()
+    }
+
+    fn minimum_nodes(&self) -> u32 {
+        self.0.settings.borrow().cluster.minimum_nodes
     }
 
     fn gateway_report(&self, report: GatewayReport) {
