@@ -11,6 +11,7 @@
 //! - A replica's service and node exist, or its node did when it was placed.
 //! - `planned_on` is the index of the last entry that changed anything a plan depends on.
 
+use crate::access::{AccessChange, AccessState};
 use crate::assignment::{AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::event::{Event, Happening};
@@ -20,6 +21,7 @@ use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Events kept in memory and in the database. Older ones are forgotten.
 pub const EVENTS_KEPT: usize = 2_000;
@@ -32,6 +34,8 @@ pub struct ClusterState {
     pub replicas: BTreeMap<ReplicaId, ReplicaRecord>,
     /// Newest last.
     pub events: VecDeque<Event>,
+    /// Shared with those who ask it at each request; copied when it changes.
+    pub access: Arc<AccessState>,
     /// A plan made on this state names this index; see [`Command::CarryOut`].
     pub planned_on: LogIndex,
 }
@@ -117,6 +121,7 @@ pub enum Change {
     Replica(ReplicaRecord),
     ReplicaGone { replica: ReplicaId },
     Event(Event),
+    Access(AccessChange),
 }
 
 impl Change {
@@ -129,7 +134,7 @@ impl Change {
             | Change::ServiceGone { .. }
             | Change::Replica(_)
             | Change::ReplicaGone { .. } => true,
-            Change::Event(_) => false,
+            Change::Event(_) | Change::Access(_) => false,
         }
     }
 }
@@ -158,6 +163,10 @@ impl ClusterState {
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
+            }
+            Command::Access(command) => {
+                let decided = self.access.decide(now, command).map_err(Refusal::Access)?;
+                changes.list.extend(decided.into_iter().map(Change::Access));
             }
         }
         Ok(changes.list)
@@ -191,6 +200,7 @@ impl ClusterState {
                         self.events.pop_front();
                     }
                 }
+                Change::Access(change) => Arc::make_mut(&mut self.access).absorb(change),
             }
         }
     }
