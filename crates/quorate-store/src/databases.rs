@@ -32,7 +32,6 @@ mod tests;
 pub use checkpoint::{CheckpointError, Checkpointer};
 pub use place::Place;
 pub use reader::{OpenReaderError, QueryAnswer, QueryError, Reader, Readers};
-pub use rows::access::AuditPage;
 pub use snapshot::{InstallError, Manifest, ManifestError, SnapshotError, check, install, snapshot};
 
 use bytes::Bytes;

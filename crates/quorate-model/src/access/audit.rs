@@ -71,6 +71,15 @@ fn hash(before: Digest, entry: &AuditEntry) -> Digest {
     Digest::chained(before, &text)
 }
 
+/// A piece of the audit, from one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPage {
+    /// In the order of their numbers, as they are in the file: whether they hold is for [`Chain`]
+    /// to say.
+    pub links: Vec<AuditLink>,
+    pub head: AuditHead,
+}
+
 /// Where the chain does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("entry {seq}: {why}")]

@@ -2,9 +2,10 @@
 
 use super::execute::{answer, bind, collect, prepare};
 use super::place::Place;
-use super::rows::access::{self, AuditPage};
+use super::rows::access;
 use super::rules::{is_data_version, may_query, verdict};
 use super::writer::{Meta, file};
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::Database;
 use quorate_model::id::LogIndex;
 use quorate_model::sql::{Rows, SqlBatch, SqlError, Statement};

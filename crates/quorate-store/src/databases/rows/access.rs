@@ -6,7 +6,7 @@
 use super::{body, run};
 use crate::databases::OpenDatabasesError;
 use crate::databases::execute::Stop;
-use quorate_model::access::audit::{AuditEntry, AuditHead, AuditLink, KEPT};
+use quorate_model::access::audit::{AuditEntry, AuditHead, AuditLink, AuditPage, KEPT};
 use quorate_model::access::name::Digest;
 use quorate_model::access::tries::{Guesser, Tries};
 use quorate_model::access::{AccessChange, AccessState};
@@ -162,15 +162,6 @@ fn head(connection: &Connection) -> Result<AuditHead, Error> {
         .query_row([], |row| Ok(AuditHead { seq: number(row, 0), hash: digest(row, 1) }))
         .optional()?;
     Ok(found.unwrap_or_default())
-}
-
-/// A piece of the audit, from one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditPage {
-    /// In the order of their numbers. As they are in the file: whether they hold is for
-    /// [`quorate_model::access::audit::Chain`] to say.
-    pub links: Vec<AuditLink>,
-    pub head: AuditHead,
 }
 
 /// At most `limit` entries after number `after`.
