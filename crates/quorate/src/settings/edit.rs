@@ -207,7 +207,8 @@ level = \"info\"
 
             [node]
             name = "n1"
-        "##]].assert_eq(&changed);
+        "##]]
+        .assert_eq(&changed);
     }
 
     #[test]
@@ -218,7 +219,8 @@ level = \"info\"
             minimum_nodes = 1   # raised when the third server comes
 
             [log]
-        "#]].assert_eq(&edits(FILE, &["cluster.timers.heartbeat=", "log.level="]));
+        "#]]
+        .assert_eq(&edits(FILE, &["cluster.timers.heartbeat=", "log.level="]));
         assert_eq!(edits(FILE, &["console.redirect="]), FILE);
     }
 

@@ -84,9 +84,13 @@ fn an_unknown_key_is_an_error_with_what_was_meant() {
             config-unknown-key: unknown key `wait` in [cluster.timers] (quorate.toml, line 9, column 1); there is heartbeat, discover, join_attempt, retry_join
             config-unknown-key: unknown key `nod` (quorate.toml, line 5, column 2); did you mean `node`?"#]],
     );
-    mistakes("", &[("QUORATE_CLUSTER_SEEDS", "a"), ("QUORATE_LOG_COLOUR", "red")], &expect![[r#"
+    mistakes(
+        "",
+        &[("QUORATE_CLUSTER_SEEDS", "a"), ("QUORATE_LOG_COLOUR", "red")],
+        &expect![[r#"
         config-unknown-key: QUORATE_CLUSTER_SEEDS sets nothing (environment variable QUORATE_CLUSTER_SEEDS); did you mean QUORATE_CLUSTER_SEED?
-        config-unknown-key: QUORATE_LOG_COLOUR sets nothing (environment variable QUORATE_LOG_COLOUR); take it away; `quorate config show` lists every setting"#]]);
+        config-unknown-key: QUORATE_LOG_COLOUR sets nothing (environment variable QUORATE_LOG_COLOUR); take it away; `quorate config show` lists every setting"#]],
+    );
     // What a replica is told about itself must not stop a command in it.
     read("", &[("QUORATE_NODE_ID", "x"), ("QUORATE_NODE", "n1"), ("QUORATE_SERVER", "http://n1"), ("LANG", "C")])
         .unwrap();
@@ -122,22 +126,42 @@ fn every_mistake_is_named_at_once_with_its_place() {
 
 #[test]
 fn what_is_not_toml_is_named_with_line_and_column() {
-    mistakes("[cluster]\nseed = \n", &[], &expect!["config-syntax: this is not TOML: string values must be quoted, expected literal string (quorate.toml, line 2, column 8); correct the line; the others were not looked at"]);
-    mistakes("node = 1\n", &[], &expect!["config-bad-value: `node` is a section, not a value (quorate.toml, line 1, column 1); write it as a section, [node]"]);
+    mistakes(
+        "[cluster]\nseed = \n",
+        &[],
+        &expect![
+            "config-syntax: this is not TOML: string values must be quoted, expected literal string (quorate.toml, line 2, column 8); correct the line; the others were not looked at"
+        ],
+    );
+    mistakes(
+        "node = 1\n",
+        &[],
+        &expect![
+            "config-bad-value: `node` is a section, not a value (quorate.toml, line 1, column 1); write it as a section, [node]"
+        ],
+    );
 }
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
-    mistakes("[console]\nredirect = \"balancer\"\n[node]\nlink = \"0.0.0.0:7000\"\n", &[], &expect![[r#"
+    mistakes(
+        "[console]\nredirect = \"balancer\"\n[node]\nlink = \"0.0.0.0:7000\"\n",
+        &[],
+        &expect![[r#"
         config-contradiction: `console.redirect` is "balancer" and there is no balancer (quorate.toml, line 2, column 1); set `console.balancer_url`, or redirect to "active"
-        config-contradiction: the API and the node link cannot both listen at 0.0.0.0:7000 (quorate.toml, line 4, column 1); give `node.link` another port"#]]);
+        config-contradiction: the API and the node link cannot both listen at 0.0.0.0:7000 (quorate.toml, line 4, column 1); give `node.link` another port"#]],
+    );
 }
 
 #[test]
 fn a_bad_value_in_the_environment_names_the_variable() {
-    mistakes("", &[("QUORATE_CLUSTER_MINIMUM_NODES", "two"), ("QUORATE_LOG", "loud")], &expect![[r#"
+    mistakes(
+        "",
+        &[("QUORATE_CLUSTER_MINIMUM_NODES", "two"), ("QUORATE_LOG", "loud")],
+        &expect![[r#"
         config-bad-value: `log.level` has a value that it cannot have (environment variable QUORATE_LOG): `loud` is no level or filter (there is no such level); give `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,quorate_node=debug`; it takes: `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,quorate_node=debug`
-        config-bad-value: `cluster.minimum_nodes` has a value that it cannot have (environment variable QUORATE_CLUSTER_MINIMUM_NODES): `two` is not a whole number; it takes: whole number, 1 to 1000"#]]);
+        config-bad-value: `cluster.minimum_nodes` has a value that it cannot have (environment variable QUORATE_CLUSTER_MINIMUM_NODES): `two` is not a whole number; it takes: whole number, 1 to 1000"#]],
+    );
 }
 
 #[test]
