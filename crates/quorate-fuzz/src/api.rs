@@ -15,7 +15,7 @@ use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
 };
 use quorate_api::view::{Overview, Problem};
-use quorate_api::{ApiOptions, router};
+use quorate_api::{ApiOptions, AuthMode, router};
 use quorate_model::access::audit::{AuditHead, AuditPage};
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId};
@@ -139,8 +139,12 @@ impl Server {
     fn new() -> Server {
         let runtime = runtime::Builder::new_current_thread().enable_time().build();
         let mirror = Mirror::new();
-        let options =
-            ApiOptions { console_token: Some("token".into()), node_name: "n1".into(), ..ApiOptions::default() };
+        let options = ApiOptions {
+            console_token: Some("token".into()),
+            node_name: "n1".into(),
+            auth: AuthMode::Open,
+            ..ApiOptions::default()
+        };
         let service = TowerToHyperService::new(router(mirror.clone(), options));
         Server { runtime: runtime.expect("a runtime of one thread can be made"), mirror, service }
     }
