@@ -1,6 +1,7 @@
 //! What `quorate serve` needs to know to be one node of a cluster: `node.toml` in its data directory.
 //!
-//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error.
+//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error. What the node proves
+//! itself with is beside it, under fixed names: [`crate::trust`].
 
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;

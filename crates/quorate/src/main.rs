@@ -14,6 +14,7 @@ mod dev;
 mod lifeline;
 mod serve;
 mod torture;
+mod trust;
 
 fn main() -> std::process::ExitCode {
     cli::main()
