@@ -28,6 +28,7 @@ mod workloads;
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
 use crate::settings::{Settings, Source};
+use crate::trust::NodeFiles;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
@@ -63,6 +64,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
 pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
+    let files = NodeFiles::read(data_dir)?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -71,7 +73,7 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, stored, Configured { source, settings, log }))
+    runtime.block_on(serve(data_dir, config, &files, stored, Configured { source, settings, log }))
 }
 
 /// What the operator wants, and how it is changed later.
@@ -155,6 +157,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
+    files: &NodeFiles,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -184,6 +187,8 @@ async fn serve(
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
+    let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
+    let tls = Arc::new(link::LinkTls::new(files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
@@ -219,14 +224,14 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id };
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, tls };
     let mut outboxes = Outboxes::new();
     for peer in config.voters.iter().filter(|voter| voter.id != config.node.id) {
         let outbox = Arc::new(link::Outbox::default());
         outboxes.insert(peer.id, outbox.clone());
-        tokio::spawn(link::dial(me, peer.id, peer.link, outbox, inbox.clone()));
+        tokio::spawn(link::dial(me.clone(), peer.id, peer.link, outbox, inbox.clone()));
     }
-    tokio::spawn(link::accept(link_listener, me, inbox.clone(), incoming.clone()));
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
@@ -256,6 +261,7 @@ async fn serve(
         contact: contact.clone(),
         incoming,
         snapshots,
+        expelled,
         assignment,
         overview,
         routing,
@@ -366,7 +372,7 @@ async fn send_snapshots(
     while let Some(order) = orders.recv().await {
         let address = config.voters.iter().find(|voter| voter.id == order.to).map(|voter| voter.link);
         match address {
-            Some(address) => bulk::send(me, root.clone(), order.to, address, order.term, inbox.clone()).await,
+            Some(address) => bulk::send(&me, root.clone(), order.to, address, order.term, inbox.clone()).await,
             None => inbox.send(Event::SnapshotSent { to: order.to, ok: false }).await,
         }
     }
