@@ -90,20 +90,28 @@ fn z4_every_way_to_write_an_address_means_one_address_of_the_machine() {
 
 #[test]
 fn z4_without_a_public_address_the_first_private_one_counts_in_the_order_of_interfaces() {
-    check(INSIDE, &["_site_", "_site_:ipv6", "0.0.0.0", "eth0", "eth2"], &expect![[r#"
+    check(
+        INSIDE,
+        &["_site_", "_site_:ipv6", "0.0.0.0", "eth0", "eth2"],
+        &expect![[r#"
         _site_ → 10.0.0.7:7000 (10.0.0.7 is the first private IPv4 address, on interface eth1, as none is public)
         _site_:ipv6 → [fd00::7]:7000 (fd00::7 is the first private IPv6 address, on interface eth1, as none is public)
         0.0.0.0 → 0.0.0.0:7000 as 10.0.0.7:7000 (0.0.0.0 listens on every address and is announced as 10.0.0.7, the first private IPv4 address, on interface eth1, as none is public)
         eth0 → no address: interface `eth0` has no IPv4 address that other servers could use
         eth2 → 192.168.9.9:7000 (192.168.9.9 is the first IPv4 address of interface eth2)
-    "#]]);
-    check("lo=127.0.0.1,::1", &["_site_", "0.0.0.0", "::", "127.0.0.1", "lo"], &expect![[r#"
+    "#]],
+    );
+    check(
+        "lo=127.0.0.1,::1",
+        &["_site_", "0.0.0.0", "::", "127.0.0.1", "lo"],
+        &expect![[r#"
         _site_ → no address: no interface has an IPv4 address that other servers could use (loopback and link-local do not count)
         0.0.0.0 → no address: no interface has an IPv4 address that other servers could use (loopback and link-local do not count)
         :: → no address: no interface has an IPv6 address that other servers could use (loopback and link-local do not count)
         127.0.0.1 → 127.0.0.1:7000 (127.0.0.1 is configured)
         lo → 127.0.0.1:7000 (127.0.0.1 is the first IPv4 address of interface lo)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
