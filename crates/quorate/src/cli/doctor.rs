@@ -11,6 +11,7 @@ mod machine;
 use crate::cli::Context;
 use crate::cli::config::ConfigFile;
 use crate::cli::failure::{Exit, Failure};
+use crate::settings::Source;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -84,20 +85,26 @@ impl Finding {
 
 pub(crate) fn run(context: &Context, args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let source = args.file.source();
-    let loaded = source.load();
     // A cluster that does not run is a finding; two that run are a question that a person answers.
     let target = match context.choice.find() {
         Err(failure) if failure.exit == Exit::Unreachable => Err(failure),
         found => Ok(found?),
     };
     let dev = target.as_ref().ok().and_then(|target| target.dev.as_ref());
-    let configured = loaded.as_ref().ok().map(|loaded| loaded.settings.node.data_dir.clone());
+    let configured = source.load().ok().map(|loaded| loaded.settings.node.data_dir);
     let data_dirs = match (&args.data_dir, dev) {
         (Some(dir), _) => vec![dir.clone()],
         (None, Some(dev)) => dev.nodes.iter().map(|node| dev.dir.join(&node.name)).collect(),
         (None, None) => configured.into_iter().filter(|dir| dir.exists()).collect(),
     };
-    let mut findings = vec![machine::configuration(&source, loaded.as_ref())];
+    // What is configured on this machine is not for the nodes of a `dev` cluster.
+    let sources = match dev {
+        Some(_) => {
+            data_dirs.iter().map(|dir| Source { file: Some(dir.join("quorate.toml")), ..source.clone() }).collect()
+        }
+        None => vec![source],
+    };
+    let mut findings = vec![machine::configuration(&sources)];
     findings.extend(machine::examine(&data_dirs));
     match &target {
         Ok(target) => findings.extend(cluster::examine(context, target)),

@@ -247,7 +247,7 @@ pub(crate) static KEYS: &[Key] = &[
         path: "cluster.token_file",
         kind: Kind::Text("absolute path"),
         applies: Applies::Restart,
-        about: "The file with the join token that `seed` needs. The server takes the file away once it has joined.",
+        about: "The file with the join token that a server with a `seed` needs to be let in.",
         get: |all| Some(Value::text(all.cluster.token_file.display())),
         set: |all, value| absolute(value).map(|path| all.cluster.token_file = path),
     },

@@ -2,8 +2,7 @@
 
 use super::Finding;
 use crate::dev::procfs;
-use crate::settings::mistake::Mistakes;
-use crate::settings::{Loaded, Source};
+use crate::settings::{DEFAULT_FILE, Source};
 use rustix::fs::{StatVfs, fdatasync, statfs, statvfs};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -17,7 +16,7 @@ const FREE_LEAST: u64 = 512 << 20;
 const FREE_GOOD: u64 = 2 << 30;
 /// Connections of clients and of gateways each need a descriptor.
 const FILES_LEAST: u64 = 1_024;
-const FILES_GOOD: u64 = 65_536;
+const FILES_GOOD: u64 = 16_384;
 /// What Kuzzle's documentation asks for, and what a watched source tree soon needs.
 const WATCHES_GOOD: u64 = 524_288;
 /// Every acknowledged write waits for a sync on a majority of managers.
@@ -31,19 +30,30 @@ const BLOCK: usize = 4_096;
 /// `f_type` of a file system in memory (statfs(2)).
 const TMPFS: u64 = 0x0102_1994;
 
-pub(super) fn configuration(source: &Source, loaded: Result<&Loaded, &Mistakes>) -> Finding {
-    let path = source.path().display();
-    match loaded {
-        Ok(_) if source.file.is_none() && !source.path().exists() => {
-            Finding::well("configuration", format!("all defaults, there is no {path}"))
+/// The files that the servers here read; each is read once more.
+pub(super) fn configuration(sources: &[Source]) -> Finding {
+    let (mut files, mut mistakes) = (Vec::new(), Vec::new());
+    for source in sources {
+        match source.load() {
+            Ok(_) if source.file.is_none() && !source.path().exists() => {}
+            Ok(_) => files.push(source.path().display().to_string()),
+            Err(found) => mistakes.extend(found.0),
         }
-        Ok(_) => Finding::well("configuration", format!("{path} is valid")),
-        Err(mistakes) => Finding::bad(
-            "configuration",
-            format!("{path} has {} mistakes", mistakes.0.len()),
-            mistakes.to_string(),
-            format!("quorate config validate --config {path}"),
-        ),
+    }
+    let fix = || {
+        format!(
+            "quorate config validate {}",
+            sources.first().map_or(DEFAULT_FILE.into(), |it| it.path().display().to_string())
+        )
+    };
+    match (files.len(), mistakes.is_empty()) {
+        (_, false) => {
+            let all: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            Finding::bad("configuration", all.join("; "), "a server that is started with it ends at once", fix())
+        }
+        (0, true) => Finding::well("configuration", format!("all defaults, there is no {DEFAULT_FILE}")),
+        (1, true) => Finding::well("configuration", format!("{} is valid", files[0])),
+        (count, true) => Finding::well("configuration", format!("{count} files are valid")),
     }
 }
 
@@ -225,6 +235,21 @@ mod tests {
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_mistake_in_any_of_the_files_is_bad() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = |name: &str, text: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            Source { file: Some(file), environment: Default::default() }
+        };
+        let good = [source("a", ""), source("b", "[log]\nlevel = \"debug\"\n")];
+        assert_eq!(configuration(&good).what, "2 files are valid");
+        let finding = configuration(&[good[0].clone(), source("c", "[logs]\n")]);
+        assert_eq!(finding.verdict, Bad);
+        assert!(finding.what.contains("did you mean `log`?"), "{}", finding.what);
     }
 
     #[test]
