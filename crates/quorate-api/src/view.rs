@@ -101,6 +101,7 @@ pub enum NodeState {
     /// The node that answers does not hear it; nothing has been decided.
     Unreachable,
     Down,
+    /// It left: it was stopped cleanly and may come back.
     Removed,
 }
 

@@ -99,6 +99,10 @@ impl Backend for Mirror {
         self.routing.subscribe()
     }
 
+    fn minimum_nodes(&self) -> u32 {
+        1
+    }
+
     fn gateway_report(&self, _: GatewayReport) {}
 
     async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {

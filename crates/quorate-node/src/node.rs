@@ -591,7 +591,7 @@ impl Node {
     fn register(&mut self, now: Now) {
         let asked = self.chores.values().any(|chore| *chore == Chore::Register);
         let known = self.state.nodes.get(&self.me.id).is_some_and(|known| {
-            known.boot == self.boot && known.identity == self.me && known.health == Health::Joined
+            known.boot == self.boot && known.identity == known.registered(&self.me) && known.health == Health::Joined
         });
         if !asked && !known && self.leader().is_some() {
             let command = Command::RegisterNode { node: self.me.clone(), boot: self.boot };
