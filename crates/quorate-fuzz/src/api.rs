@@ -12,7 +12,8 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
+    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError, TransferError,
+    WriteError,
 };
 use quorate_api::view::{Overview, Problem};
 use quorate_api::{ApiOptions, router};
@@ -99,8 +100,8 @@ impl Backend for Mirror {
         self.routing.subscribe()
     }
 
-    fn minimum_nodes(&self) -> u32 {
-        1
+    fn policy(&self) -> Policy {
+        Policy { minimum_nodes: 1, pages: Pages::Own }
     }
 
     fn gateway_report(&self, _: GatewayReport) {}
