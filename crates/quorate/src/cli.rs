@@ -10,6 +10,7 @@ pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod db;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod logs;
@@ -99,6 +100,9 @@ pub(crate) enum Command {
     /// Consensus among the managers
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Look for what is wrong with this server and its cluster, and say what to do
+    #[command(after_help = "Examples:\n  quorate doctor\n  quorate doctor -o wide\n  quorate doctor -o json || alert")]
+    Doctor(doctor::DoctorArgs),
     /// The settings of this server
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -218,6 +222,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Events(args) => events::run(&context, &args)?,
         Command::Db(command) => db::run(&context, command)?,
         Command::Raft(RaftCommand::Transfer { node }) => status::transfer(&context, &node)?,
+        Command::Doctor(args) => return doctor::run(&context, &args),
         Command::Config(command) => return config::run(&context, &command),
         Command::Api(args) => api::run(&context, &args)?,
         Command::Completion { shell } => {
