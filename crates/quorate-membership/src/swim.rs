@@ -19,6 +19,8 @@
 //! - **The suspect is told first** (Lifeguard's buddy system). Whoever raises a suspicion, or talks to
 //!   a suspect, tells it, and gets its "I live" back at once. foca alone would wait until the rumor
 //!   comes by chance.
+//! - **Probes are repeated** while nobody answers, and suspects are asked again and again: where one
+//!   datagram in four is lost, plain SWIM would suspect at every seventh probe.
 //! - **Local health** ([`crate::lifeguard`]): foca refuses to change its periods while it runs, so its
 //!   timers are stretched here, on their way out. What judges others is put off when it fires late, so
 //!   that answers that wait in the socket are read before.
@@ -63,6 +65,9 @@ use std::time::Duration;
 pub const PROBE_PERIOD: Duration = Duration::from_millis(250);
 /// A direct answer takes less than this; then others are asked. They need twice the time.
 const PROBE_RTT: Duration = Duration::from_millis(80);
+/// A probe that nobody has answered is sent again this often until it is over. One datagram in four
+/// may be lost then, and still only one probe in some hundreds is.
+const REPEAT_EVERY: Duration = Duration::from_millis(40);
 /// Up to this many nodes the period is [`PROBE_PERIOD`]; each doubling beyond adds as much, up to four.
 const SMALL: usize = 100;
 /// A suspicion that the suspect denies within this time is not shown to anybody.
@@ -70,6 +75,17 @@ pub const SHOWN_AFTER: Duration = Duration::from_millis(300);
 /// A suspect that does not answer for this long is dead, and has to come back with a new identity.
 /// Longer than partitions usually last, because coming back takes longer than denying.
 pub const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// How often a few suspects are asked whether they live. All nodes do that, so that each of many
+/// suspects is asked soon after a partition has healed.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASK_SUSPECTS: usize = 2;
+/// While more rumors wait than fit into one message, gossip is hurried, by at most [`HURRY_MAX`]
+/// rounds each [`ASK_EVERY`]: 50 KiB a second.
+const MEMBERS_A_MESSAGE: usize = 35;
+const HURRY_MAX: usize = 8;
+/// Before a suspect is called dead it is asked this often, one after another [`LAST_ASK_EVERY`].
+const LAST_ASKS: u8 = 10;
+const LAST_ASK_EVERY: Duration = Duration::from_millis(300);
 /// A timer that fires this much late was not waited for: this node, or its machine, stood still.
 const LATE: Duration = Duration::from_millis(50);
 /// How often nodes whose address is known and that were never heard are spoken to.
@@ -173,11 +189,17 @@ pub struct Gossip {
 enum Alarm {
     Foca {
         timer: Timer<Identity>,
-        /// It fired late once already.
-        put_off: bool,
+        /// How often it fired already without having its way.
+        put_off: u8,
     },
     /// A suspicion may be old enough to be shown.
     Show(NodeId),
+    /// The probe in flight may have lost its datagrams.
+    Repeat {
+        probe: u8,
+    },
+    /// Suspects are asked again.
+    Ask,
     Announce,
     Leave,
 }
@@ -207,10 +229,12 @@ impl Address {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Probe {
     target: Identity,
     heard_anybody: bool,
+    /// What was sent for it, to be sent again until somebody answers.
+    asked: Vec<(Identity, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -282,6 +306,7 @@ impl Gossip {
             refused: 0,
         };
         gossip.set_alarm(now.plus(ANNOUNCE_EVERY), Alarm::Announce);
+        gossip.set_alarm(now.plus(ASK_EVERY), Alarm::Ask);
         gossip
     }
 
@@ -389,13 +414,13 @@ impl Gossip {
             probe.heard_anybody = true;
         }
         // First the notice: the answer to the message then denies the suspicion already.
-        let suspected = notice.filter(|notice| notice.suspect == *self.foca.identity());
-        if let Some(notice) = suspected {
+        if let Some(notice) = notice.filter(|notice| notice.suspect == *self.foca.identity()) {
             let suspicion = foca::Member::new(notice.suspect, notice.incarnation, State::Suspect);
             self.drive(now, out, |foca, wishes| foca.apply_many([suspicion].into_iter(), true, wishes));
         }
         self.drive(now, out, |foca, wishes| foca.handle_data(message, wishes));
-        if suspected.is_some()
+        // Also when an earlier identity is suspected: from the answer the other learns of this one.
+        if notice.is_some_and(|notice| notice.suspect.node == self.me)
             && let Some(member) = self.members.get(&from)
         {
             let to = member.identity;
@@ -412,16 +437,35 @@ impl Gossip {
                 break;
             }
             match entry.remove() {
-                Alarm::Foca { timer, put_off: false }
-                    if self.health.is_on() && now.since(due) > LATE && judges(&timer) =>
-                {
+                Alarm::Foca { timer, put_off: 0 } if self.health.is_on() && now.since(due) > LATE && judges(&timer) => {
                     late = true;
                     // The next probe after all else, so that this one is not cut short.
                     let grace = if matches!(timer, Timer::ProbeRandomMember(_)) { PROBE_PERIOD } else { PROBE_RTT };
-                    self.set_alarm(now.plus(grace), Alarm::Foca { timer, put_off: true });
+                    self.set_alarm(now.plus(grace), Alarm::Foca { timer, put_off: 1 });
+                }
+                Alarm::Foca { timer: Timer::ChangeSuspectToDown { member_id, incarnation, token }, put_off }
+                    if put_off < LAST_ASKS && self.suspects(member_id, incarnation) =>
+                {
+                    // That it lives may have been lost on its way here, of all nodes.
+                    self.ask(member_id, out);
+                    let timer = Timer::ChangeSuspectToDown { member_id, incarnation, token };
+                    self.set_alarm(now.plus(LAST_ASK_EVERY), Alarm::Foca { timer, put_off: put_off + 1 });
                 }
                 Alarm::Foca { timer, .. } => self.timer(now, timer, out),
                 Alarm::Show(node) => self.tell(now, node, out),
+                Alarm::Repeat { probe } => self.repeat_probe(now, probe, out),
+                Alarm::Ask => {
+                    let suspects = self.members.values().filter(|member| member.state == State::Suspect);
+                    let suspects: Vec<Identity> = suspects.map(|member| member.identity).collect();
+                    for suspect in self.choose(suspects, ASK_SUSPECTS) {
+                        self.ask(suspect, out);
+                    }
+                    // After a partition there is more to tell than fits into a few messages.
+                    for _ in 0..(self.foca.updates_backlog() / MEMBERS_A_MESSAGE).min(HURRY_MAX) {
+                        self.drive(now, out, |foca, wishes| foca.gossip(wishes));
+                    }
+                    self.set_alarm(now.plus(ASK_EVERY), Alarm::Ask);
+                }
                 Alarm::Announce => {
                     self.announce(now, out);
                     self.set_alarm(now.plus(ANNOUNCE_EVERY), Alarm::Announce);
@@ -439,7 +483,7 @@ impl Gossip {
         match &timer {
             Timer::ProbeRandomMember(_) => self.end_probe(),
             Timer::SendIndirectProbe { probed_id, .. } => {
-                let waits = self.probe.is_some_and(|probe| probe.target == *probed_id);
+                let waits = self.probe.as_ref().is_some_and(|probe| probe.target == *probed_id);
                 if waits && !self.notes.lock().answered {
                     out.push(Effect::ProbeOverStream { node: probed_id.node });
                 }
@@ -448,14 +492,40 @@ impl Gossip {
         }
         let begins = matches!(timer, Timer::ProbeRandomMember(_));
         let suspects = self.drive(now, out, |foca, wishes| foca.handle_timer(timer, wishes));
-        if begins && !suspects.is_empty() {
+        if begins && !suspects.is_empty() && self.health.is_on() {
             // This node raised them: it tells them before it tells others.
-            for suspect in suspects.into_iter().filter(|_| self.health.is_on()) {
-                let word = self.message(suspect, Message::Gossip, None);
-                self.send(suspect, &word, out);
+            for suspect in suspects {
+                self.ask(suspect, out);
             }
             self.drive(now, out, |foca, wishes| foca.gossip(wishes));
         }
+    }
+
+    fn repeat_probe(&mut self, now: Timestamp, number: u8, out: &mut Vec<Effect>) {
+        let Some(probe) = &self.probe else { return };
+        let over = {
+            let notes = self.notes.lock();
+            notes.answered || notes.probe != number
+        };
+        if over {
+            return;
+        }
+        for (to, message) in &probe.asked {
+            self.send(*to, message, out);
+        }
+        self.set_alarm(now.plus(REPEAT_EVERY * self.scale()), Alarm::Repeat { probe: number });
+    }
+
+    fn suspects(&self, identity: Identity, incarnation: Incarnation) -> bool {
+        self.members.get(&identity.node).is_some_and(|member| {
+            (member.identity, member.incarnation, member.state) == (identity, incarnation, State::Suspect)
+        })
+    }
+
+    /// Says to a suspect that it is one. If it lives, it says so at once.
+    fn ask(&self, suspect: Identity, out: &mut Vec<Effect>) {
+        let message = self.message(suspect, Message::Gossip, None);
+        self.send(suspect, &message, out);
     }
 
     /// What the probe that is over says about this node's own health.
@@ -501,7 +571,7 @@ impl Gossip {
     }
 
     fn answered_over_stream(&mut self, now: Timestamp, node: NodeId, out: &mut Vec<Effect>) {
-        let Some(probe) = self.probe.filter(|probe| probe.target.node == node) else { return };
+        let Some(probe) = self.probe.as_ref().filter(|probe| probe.target.node == node) else { return };
         let Some(member) = self.members.get(&node) else { return };
         let (number, incarnation) = (self.notes.lock().probe, member.incarnation);
         // The answer that the node would have given.
@@ -566,11 +636,20 @@ impl Gossip {
         work: impl FnOnce(&mut Foca<Identity, Codec, ChaCha8Rng, Broadcasts>, &mut Wishes) -> Result<(), foca::Error>,
     ) -> Vec<Identity> {
         let mut wishes = Wishes::default();
-        match work(&mut self.foca, &mut wishes) {
+        let mut result = work(&mut self.foca, &mut wishes);
+        if self.leaving.is_none() && !self.notes.lock().left.is_empty() {
+            // Passed on at once: the one who said it cannot say it again.
+            result = result.and(self.foca.broadcast(&mut wishes));
+        }
+        match result {
             // After a stall its timers may come in another order than it set them; it begins anew.
             Ok(()) | Err(foca::Error::IncompleteProbeCycle) => {}
             Err(_) => self.refused += 1,
         }
+        self.take_over(now, wishes, out)
+    }
+
+    fn take_over(&mut self, now: Timestamp, wishes: Wishes, out: &mut Vec<Effect>) -> Vec<Identity> {
         let (members, left) = {
             let mut notes = self.notes.lock();
             (std::mem::take(&mut notes.members), std::mem::take(&mut notes.left))
@@ -582,31 +661,37 @@ impl Gossip {
                 suspects.push(*member.id());
             }
         }
-        let news = !left.is_empty();
         for (node, generation) in left {
             self.learn_left(now, node, generation, out);
         }
         for (after, timer) in wishes.timers {
             let scale = match &timer {
                 Timer::SendIndirectProbe { probed_id, .. } => {
-                    self.probe = Some(Probe { target: *probed_id, heard_anybody: false });
-                    self.notes.lock().answered = false;
+                    self.probe = Some(Probe { target: *probed_id, heard_anybody: false, asked: Vec::new() });
+                    let probe = {
+                        let mut notes = self.notes.lock();
+                        notes.answered = false;
+                        notes.probe
+                    };
+                    self.set_alarm(now.plus(REPEAT_EVERY * self.scale()), Alarm::Repeat { probe });
                     self.scale()
                 }
                 Timer::ProbeRandomMember(_) => self.scale(),
                 _ => 1,
             };
-            self.set_alarm(now.plus(after * scale), Alarm::Foca { timer, put_off: false });
+            self.set_alarm(now.plus(after * scale), Alarm::Foca { timer, put_off: 0 });
         }
         for (to, message) in wishes.messages {
             self.send(to, &message, out);
+            let asks = self.notes.lock().probe;
+            if let Some(probe) = &mut self.probe
+                && protocol::is_probe(&message, probe.target, asks)
+            {
+                probe.asked.push((to, message));
+            }
         }
         if self.members.len() != count {
             self.resize();
-        }
-        if news && self.leaving.is_none() {
-            // Passed on at once: the one who said it cannot say it again.
-            self.drive(now, out, |foca, wishes| foca.broadcast(wishes));
         }
         suspects
     }

@@ -118,6 +118,17 @@ pub(super) fn source(message: &[u8]) -> Result<Identity, Truncated> {
     Identity::read(message)
 }
 
+/// Whether the message asks for the answer of `target` to this node's probe.
+pub(super) fn is_probe(message: &[u8], target: Identity, number: u8) -> bool {
+    match read_header(message) {
+        Ok(Header { dst, message: Message::Ping(probe), .. }) => dst == target && probe == number,
+        Ok(Header { message: Message::PingReq { target: third, probe_number }, .. }) => {
+            third == target && probe_number == number
+        }
+        _ => false,
+    }
+}
+
 /// A message without members; `broadcast` is added to it.
 pub(super) fn write_message(header: &Header<Identity>, broadcast: Option<&[u8]>) -> Vec<u8> {
     let mut message = Vec::new();
