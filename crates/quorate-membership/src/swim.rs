@@ -70,7 +70,8 @@ const PROBE_RTT: Duration = Duration::from_millis(80);
 const REPEAT_EVERY: Duration = Duration::from_millis(40);
 /// Up to this many nodes the period is [`PROBE_PERIOD`]; each doubling beyond adds as much, up to four.
 const SMALL: usize = 100;
-/// A suspicion that the suspect denies within this time is not shown to anybody.
+/// A suspicion that the suspect denies within this time is not shown to anybody: the least that makes
+/// sense, and the default.
 pub const SHOWN_AFTER: Duration = Duration::from_millis(300);
 /// A suspect that does not answer for this long is dead, and has to come back with a new identity.
 /// Longer than partitions usually last, because coming back takes longer than denying.
@@ -120,6 +121,8 @@ pub struct Options {
     pub seed: u64,
     /// On, unless to see what happens without: see [`crate::lifeguard`].
     pub local_health: bool,
+    /// How long a suspicion that is not denied is kept back; [`SHOWN_AFTER`] or longer.
+    pub shown_after: Duration,
 }
 
 /// A node that the cluster knows, and where its datagrams go.
@@ -171,6 +174,7 @@ pub struct Gossip {
     foca: Foca<Identity, Codec, ChaCha8Rng, Broadcasts>,
     notes: SharedNotes,
     health: LocalHealth,
+    shown_after: Duration,
     alarms: BTreeMap<(Timestamp, u64), Alarm>,
     alarms_set: u64,
     members: BTreeMap<NodeId, Member>,
@@ -293,6 +297,7 @@ impl Gossip {
             foca,
             notes,
             health: LocalHealth::new(options.local_health),
+            shown_after: options.shown_after.max(SHOWN_AFTER),
             alarms: BTreeMap::new(),
             alarms_set: 0,
             members: BTreeMap::new(),
@@ -712,7 +717,7 @@ impl Gossip {
         self.members.insert(identity.node, Member { identity, incarnation, state, since: now, told });
         self.tell(now, identity.node, out);
         if state == State::Suspect {
-            self.set_alarm(now.plus(SHOWN_AFTER), Alarm::Show(identity.node));
+            self.set_alarm(now.plus(self.shown_after), Alarm::Show(identity.node));
         }
         state == State::Suspect
     }
@@ -737,7 +742,7 @@ impl Gossip {
         let rumor = match member.state {
             _ if has_left => Rumor::Left,
             State::Alive => Rumor::Alive,
-            State::Suspect if now.since(member.since) >= SHOWN_AFTER => Rumor::Unreachable,
+            State::Suspect if now.since(member.since) >= self.shown_after => Rumor::Unreachable,
             // What was thought before holds until it had the time to deny.
             State::Suspect => return,
             State::Down => Rumor::Dead,

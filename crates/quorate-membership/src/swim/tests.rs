@@ -19,7 +19,8 @@ fn identity(number: u128, generation: u64) -> Identity {
 
 /// Node 1 in its third generation.
 fn gossip() -> Gossip {
-    Gossip::new(Options { me: node(1), generation: 3, seed: 1, local_health: true }, at(0))
+    let shown_after = SHOWN_AFTER;
+    Gossip::new(Options { me: node(1), generation: 3, seed: 1, local_health: true, shown_after }, at(0))
 }
 
 /// What node 2, in `generation`, says to node 1.
@@ -148,5 +149,32 @@ fn decided_addresses_come_before_those_that_datagrams_show() {
         let peer = Peer { node: node(2), generation, address: address(port) };
         gossip.step(at(1), Input::Peers(vec![peer]), &mut Vec::new());
         assert_eq!(sent_to(&mut gossip), Some(address(expected)));
+    }
+}
+
+#[test]
+fn a_suspicion_is_shown_after_as_long_as_the_operator_wants() {
+    for (wanted, shown) in [(2_000, 2_000), (0, 300)] {
+        let options = Options {
+            me: node(1),
+            generation: 3,
+            seed: 1,
+            local_health: true,
+            shown_after: Duration::from_millis(wanted),
+        };
+        let mut gossip = Gossip::new(options, at(0));
+        hear(&mut gossip, 2, said(5, Message::Gossip, None));
+        let (mut suspected, mut told) = (None, None);
+        for ms in 0..4_000 {
+            let mut out = Vec::new();
+            gossip.step(at(ms), Input::Wake, &mut out);
+            if suspected.is_none() && gossip.members[&node(2)].state == State::Suspect {
+                suspected = Some(ms);
+            }
+            if changes(&out).contains(&(node(2), 5, Rumor::Unreachable)) {
+                told = Some(ms);
+            }
+        }
+        assert_eq!(told.unwrap() - suspected.unwrap(), shown);
     }
 }

@@ -4,7 +4,7 @@
 //! Datagrams are not sealed here, which gossip does not see; their size counts as if they were.
 
 use quorate_membership::seal;
-use quorate_membership::swim::{Effect, Gossip, Input, Options, Peer, Rumor};
+use quorate_membership::swim::{self, Effect, Gossip, Input, Options, Peer, Rumor};
 use quorate_model::id::NodeId;
 use quorate_model::time::Timestamp;
 use rand_chacha::ChaCha8Rng;
@@ -158,6 +158,7 @@ impl Bed {
             generation: start,
             seed: self.seed ^ (node as u64) << 20 ^ start << 50,
             local_health: self.conditions.local_health,
+            shown_after: swim::SHOWN_AFTER,
         };
         Gossip::new(options, self.now)
     }
