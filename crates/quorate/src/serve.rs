@@ -17,6 +17,7 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
+pub(crate) mod gossip;
 mod inbox;
 mod link;
 mod reads;
@@ -51,6 +52,8 @@ use tracing::info;
 const READERS: usize = 4;
 /// A leader that is asked to end gets this long to hand over.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// What a farewell may take at most. Gossip says it three times within 60 ms.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs one node until it is told to end (SIGTERM or SIGINT).
 ///
@@ -213,6 +216,8 @@ async fn serve(
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
+    let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
+    let farewell = gossip::start(data_dir, &config, generation, clock, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (leads, mut leads_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
@@ -266,6 +271,9 @@ async fn serve(
 
     crate::daemon::end_signal()?.await;
     info!("ending: leadership is handed over, replicas live on");
+    if let Some(farewell) = farewell {
+        farewell.say(FAREWELL).await;
+    }
     inbox.send(Event::Leave).await;
     let _ = tokio::time::timeout(HANDOVER, leads_seen.wait_for(|leads| !leads)).await;
     let _ = stop.send(());
