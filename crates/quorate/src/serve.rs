@@ -17,6 +17,7 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
+pub(crate) mod gossip;
 mod inbox;
 mod link;
 mod reads;
@@ -57,6 +58,8 @@ use tracing::info;
 const READERS: usize = 4;
 /// A leader that is asked to end gets this long to hand over.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// What a farewell may take at most. Gossip says it three times within 60 ms.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs one node until it is told to end (SIGTERM or SIGINT).
 ///
@@ -237,6 +240,8 @@ async fn serve(
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
+    let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
+    let farewell = gossip::start(data_dir, &config, generation, clock, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
@@ -305,6 +310,9 @@ async fn serve(
 
     crate::daemon::end_signal()?.await;
     info!("ending: leadership is handed over, replicas live on");
+    if let Some(farewell) = farewell {
+        farewell.say(FAREWELL).await;
+    }
     inbox.send(Event::Leave).await;
     let _ = tokio::time::timeout(HANDOVER, leads_seen.wait_for(|leads| !leads)).await;
     let _ = stop.send(true);
