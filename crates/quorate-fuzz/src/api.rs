@@ -12,10 +12,11 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
 };
 use quorate_api::view::{Overview, Problem};
 use quorate_api::{ApiOptions, router};
+use quorate_model::access::audit::{AuditHead, AuditPage};
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::observed::GatewayReport;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 struct Mirror {
     overview: watch::Sender<Arc<Overview>>,
     routing: watch::Sender<Arc<RoutingTable>>,
+    access: watch::Sender<AccessView>,
     seen: Arc<Mutex<Vec<Statement>>>,
 }
 
@@ -41,7 +43,7 @@ impl Mirror {
     fn new() -> Mirror {
         let overview: Overview = serde_json::from_str(OVERVIEW).expect("the text below is an overview");
         let (overview, routing) = (watch::Sender::new(Arc::new(overview)), watch::Sender::new(Arc::default()));
-        Mirror { overview, routing, seen: Arc::default() }
+        Mirror { overview, routing, access: watch::Sender::default(), seen: Arc::default() }
     }
 
     /// The statements since the last call.
@@ -97,6 +99,18 @@ impl Backend for Mirror {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.routing.subscribe()
+    }
+
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.access.subscribe()
+    }
+
+    async fn audit(&self, _: u64, _: u32, _: Duration) -> Result<AuditPage, ReadError> {
+        Ok(AuditPage { links: Vec::new(), head: AuditHead::default() })
+    }
+
+    fn minimum_nodes(&self) -> u32 {
+        1
     }
 
     fn gateway_report(&self, _: GatewayReport) {}

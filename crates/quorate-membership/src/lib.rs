@@ -26,8 +26,10 @@ pub mod lifeguard;
 mod link_state;
 pub mod seal;
 pub mod swim;
+mod timers;
 
 pub use link_state::LinkState;
+pub use timers::{Attempt, JoinSchedule, Timers};
 
 use quorate_model::id::NodeId;
 use quorate_model::time::Timestamp;

@@ -3,8 +3,10 @@
 //! JSON inside the log entry: commands are rare, and a person who reads the log should
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
+use crate::access::{AccessCommand, AccessRefusal};
 use crate::event::Happening;
-use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
+use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity};
 use crate::time::WallTime;
@@ -37,6 +39,8 @@ pub enum Command {
     RemoveService {
         service: ServiceName,
     },
+    /// Who belongs to the cluster.
+    Member(MemberCommand),
     /// The scheduler's steps, valid only while nothing that it planned on has changed.
     CarryOut {
         expected: LogIndex,
@@ -47,6 +51,8 @@ pub enum Command {
         at: WallTime,
         what: Happening,
     },
+    /// Users, sessions, tokens, roles, secrets.
+    Access(AccessCommand),
 }
 
 /// One step of a plan.
@@ -72,6 +78,10 @@ pub enum Refusal {
     UnknownService { service: ServiceName, similar: Option<ServiceName> },
     #[error("there is no node {node}")]
     UnknownNode { node: NodeId },
+    #[error("there is no join token {token}; it was used long ago, or revoked")]
+    UnknownToken { token: TokenId },
+    #[error("{why}")]
+    NotAdmitted { why: NotAdmitted },
     #[error("the plan was made for index {expected} and the cluster has moved on to {actual}")]
     StalePlan { expected: LogIndex, actual: LogIndex },
     #[error("route {host}{path} on {listen} already belongs to service `{owner}`")]
@@ -80,6 +90,8 @@ pub enum Refusal {
     RouteWithoutService { service: ServiceName },
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
+    #[error(transparent)]
+    Access(AccessRefusal),
 }
 
 fn suggest(similar: Option<&ServiceName>) -> String {

@@ -346,6 +346,13 @@ impl Node {
         self.digests.compared()
     }
 
+    /// How many microseconds a peer's clock is ahead of this node's, as of what it said last.
+    /// `None` when it is not heard, and for this node itself.
+    #[must_use]
+    pub fn clock_ahead(&self, peer: NodeId, now: Now) -> Option<i64> {
+        self.clocks.offset(peer, now)
+    }
+
     fn receive(&mut self, now: Now, from: NodeId, message: Body) {
         self.changed |= self.sights.spoke(from);
         if self.last_word.insert(from, now.mono).is_none() && self.voters.contains(&from) {
@@ -390,7 +397,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
-        self.clocks.heard(from, status.wall_us, now);
+        self.changed |= self.clocks.heard(from, status.wall_us, now);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);
@@ -601,7 +608,7 @@ impl Node {
     fn register(&mut self, now: Now) {
         let asked = self.chores.values().any(|chore| *chore == Chore::Register);
         let known = self.state.nodes.get(&self.me.id).is_some_and(|known| {
-            known.boot == self.boot && known.identity == self.me && known.health == Health::Joined
+            known.boot == self.boot && known.identity == known.registered(&self.me) && known.health == Health::Joined
         });
         if !asked && !known && self.leader().is_some() {
             let command = Command::RegisterNode { node: self.me.clone(), boot: self.boot };

@@ -5,6 +5,7 @@ use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
 use crate::serve::gossip::KEY_FILE;
+use quorate_api::AuthMode;
 use quorate_membership::seal::{Key, KeyId, KeyRing};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
@@ -20,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
 const LOCK: &str = "dev.lock";
+/// A node's settings at first.
+const SETTINGS: &str = "# Settings of this node. `quorate config show --config FILE` lists what can be set.\n";
 const RUNS_ALREADY: &str = "already-running";
 /// Below this a start would soon end in a full disk: three logs with a preallocated segment each,
 /// three databases, and the logs of replicas.
@@ -66,6 +69,11 @@ pub(crate) struct NodePlan {
 impl NodePlan {
     pub(crate) fn api_url(&self) -> String {
         format!("http://{}", self.api)
+    }
+
+    /// The operator's settings of this node. Those of the machine itself are not for a `dev` cluster.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.dir.join("quorate.toml")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -165,9 +173,10 @@ impl Layout {
                     api: plan.api,
                     link: ports.nodes[i].1,
                     console_token: Some(self.token.clone()),
+                    auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
                 },
-                timers: Timers { replace_after: Span::from_secs(0) },
+                timers: Timers { replace_after: Some(Span::from_secs(0)) },
                 log: log.clone(),
                 voters: voters.clone(),
             };
@@ -176,6 +185,12 @@ impl Layout {
                 std::fs::create_dir_all(&plan.dir)?;
                 let text = toml::to_string(&config).map_err(io::Error::other)?;
                 std::fs::write(&file, text)?;
+                match File::create_new(plan.settings()) {
+                    Ok(mut settings) => settings.write_all(SETTINGS.as_bytes())?,
+                    // Somebody has set something there.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(error),
+                }
                 write_gossip_key(&plan.dir, &gossip_key)
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
@@ -416,7 +431,7 @@ mod tests {
         assert_eq!(second.nodes.len(), 2);
         assert_eq!((before.cluster.id, before.node.id), (after.cluster.id, after.node.id));
         assert_eq!(after.node.end_with_pid, Some(std::process::id()));
-        assert_eq!(after.timers.replace_after, Span::from_secs(0));
+        assert_eq!(after.timers.replace_after, Some(Span::from_secs(0)));
         assert_ne!(before.node.console_token, after.node.console_token);
         let links: BTreeSet<SocketAddr> = after.voters.iter().map(|voter| voter.link).collect();
         assert_eq!(links.len(), 2);
