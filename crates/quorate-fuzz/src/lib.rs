@@ -15,6 +15,7 @@
 mod api;
 mod disk;
 mod entry;
+mod gossip;
 mod link;
 mod proxy;
 pub mod seeds;
@@ -24,6 +25,7 @@ mod workload;
 pub use api::{http, rqlite, sql};
 pub use disk::{log, snapshot};
 pub use entry::entry;
+pub use gossip::gossip;
 pub use link::link;
 pub use proxy::{proxy, routes};
 pub use spec::spec;
@@ -36,6 +38,7 @@ pub type Target = fn(&[u8]) -> bool;
 pub const TARGETS: &[(&str, Target)] = &[
     ("agent", agent),
     ("entry", entry),
+    ("gossip", gossip),
     ("http", http),
     ("link", link),
     ("log", log),

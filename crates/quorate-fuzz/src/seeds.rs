@@ -1,6 +1,6 @@
 //! First inputs, made by the real encoders: each is one that its decoder takes.
 
-use crate::{disk, link};
+use crate::{disk, gossip, link};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use quorate_model::command::{Command, Refusal};
@@ -42,6 +42,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "agent" => agent(),
         "entry" => entries(),
+        "gossip" => gossip::seeds(),
         "http" => texts(HTTP),
         "link" => frames(),
         "log" => logs(),

@@ -46,10 +46,17 @@
 //! Das, Gupta, Motivala: SWIM, DSN 2002. Dadgar, Phillips, Currey: Lifeguard, DSN-W 2018. The issues of
 //! foca: short identities, a generation that only grows, leaving cleanly (19, 25, 32).
 
+mod pace;
 mod protocol;
 
+pub use pace::{DEAD_AFTER, LEFT_TO, PROBE_PERIOD, SHOWN_AFTER};
+
 use crate::lifeguard::{LocalHealth, Sign};
-use foca::{Config, Foca, Header, Incarnation, Message, Notification, PeriodicParams, State, Timer};
+use foca::{Config, Foca, Header, Incarnation, Message, Notification, State, Timer};
+use pace::{
+    ANNOUNCE_EVERY, ANNOUNCE_TO, ASK_EVERY, ASK_SUSPECTS, HURRY_MAX, LAST_ASK_EVERY, LAST_ASKS, LATE, LEFT_EVERY,
+    LEFT_TIMES, MEMBERS_A_MESSAGE, PROBE_RTT, REPEAT_EVERY, judges,
+};
 use protocol::{Broadcasts, Codec, Identity, Notice, SharedNotes};
 use quorate_model::id::NodeId;
 use quorate_model::time::Timestamp;
@@ -57,47 +64,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
-
-/// Between two probes in a cluster of up to 100 nodes. With 500 ms the first suspicion alone takes
-/// 2.3 s at the 99th percentile, with 250 ms 1.1 s.
-pub const PROBE_PERIOD: Duration = Duration::from_millis(250);
-/// A direct answer takes less than this; then others are asked. They need twice the time.
-const PROBE_RTT: Duration = Duration::from_millis(80);
-/// A probe that nobody has answered is sent again this often until it is over. One datagram in four
-/// may be lost then, and still only one probe in some hundreds is.
-const REPEAT_EVERY: Duration = Duration::from_millis(40);
-/// Up to this many nodes the period is [`PROBE_PERIOD`]; each doubling beyond adds as much, up to four.
-const SMALL: usize = 100;
-/// A suspicion that the suspect denies within this time is not shown to anybody: the least that makes
-/// sense, and the default.
-pub const SHOWN_AFTER: Duration = Duration::from_millis(300);
-/// A suspect that does not answer for this long is dead, and has to come back with a new identity.
-/// Longer than partitions usually last, because coming back takes longer than denying.
-pub const DEAD_AFTER: Duration = Duration::from_secs(60);
-/// How often a few suspects are asked whether they live. All nodes do that, so that each of many
-/// suspects is asked soon after a partition has healed.
-const ASK_EVERY: Duration = Duration::from_millis(500);
-const ASK_SUSPECTS: usize = 2;
-/// While more rumors wait than fit into one message, gossip is hurried, by at most [`HURRY_MAX`]
-/// rounds each [`ASK_EVERY`]: 50 KiB a second.
-const MEMBERS_A_MESSAGE: usize = 35;
-const HURRY_MAX: usize = 8;
-/// Before a suspect is called dead it is asked this often, one after another [`LAST_ASK_EVERY`].
-const LAST_ASKS: u8 = 10;
-const LAST_ASK_EVERY: Duration = Duration::from_millis(300);
-/// A timer that fires this much late was not waited for: this node, or its machine, stood still.
-const LATE: Duration = Duration::from_millis(50);
-/// How often nodes whose address is known and that were never heard are spoken to.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
-const ANNOUNCE_TO: usize = 3;
-/// Who leaves tells this many nodes itself, [`LEFT_TIMES`] times.
-pub const LEFT_TO: usize = 32;
-const LEFT_TIMES: u8 = 3;
-const LEFT_EVERY: Duration = Duration::from_millis(30);
-/// With sealing and the headers of UDP and IPv6, 1,280 bytes: what every network carries in one piece.
-const MESSAGE_MAX: usize = 1_280 - 48 - crate::seal::OVERHEAD - protocol::FRAME_MAX;
 
 /// What gossip says of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -284,7 +251,7 @@ impl Gossip {
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
         let identity = Identity { node: options.me, generation: options.generation, renewal: 0 };
         let broadcasts = Broadcasts { me: options.me, notes: notes.clone(), left: BTreeMap::new() };
-        let config = config();
+        let config = pace::config();
         let foca = Foca::with_custom_broadcast(
             identity,
             config.clone(),
@@ -762,52 +729,16 @@ impl Gossip {
     /// By how much probing is slower than [`PROBE_PERIOD`]: for the cluster's size and for this node's
     /// own health.
     fn scale(&self) -> u32 {
-        let hundreds = self.members.len().div_ceil(SMALL).max(1);
-        let size = 1 + hundreds.next_power_of_two().ilog2();
-        size.min(4) * self.health.factor()
+        pace::for_size(self.members.len()) * self.health.factor()
     }
 
     /// A rumor travels as often as the cluster's size needs.
     fn resize(&mut self) {
-        let digits = u8::try_from((self.members.len() + 1).ilog10()).expect("a cluster has fewer than 10^255 nodes");
-        // SWIM's λ·log n with λ = 4, and one round more for datagrams that are lost.
-        let times = NonZeroU8::new(4 * (digits + 1)).expect("at least 4");
+        let times = pace::transmissions(self.members.len());
         if self.config.max_transmissions != times {
             self.config.max_transmissions = times;
             self.foca.set_config(self.config.clone()).expect("only how often a rumor travels has changed");
         }
-    }
-}
-
-/// Whether a timer may lead to a verdict about another node.
-fn judges(timer: &Timer<Identity>) -> bool {
-    match timer {
-        Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } | Timer::ChangeSuspectToDown { .. } => true,
-        Timer::PeriodicAnnounce(_)
-        | Timer::PeriodicAnnounceDown(_)
-        | Timer::PeriodicGossip(_)
-        | Timer::RemoveDown(_) => false,
-    }
-}
-
-fn config() -> Config {
-    let count = |n| NonZeroUsize::new(n).expect("more than none");
-    let every = |seconds, n| Some(PeriodicParams { frequency: Duration::from_secs(seconds), num_members: count(n) });
-    Config {
-        probe_period: PROBE_PERIOD,
-        probe_rtt: PROBE_RTT,
-        num_indirect_probes: count(3),
-        max_transmissions: NonZeroU8::new(4).expect("more than none"),
-        suspect_to_down_after: DEAD_AFTER,
-        // Nodes are few, and come back with a new identity.
-        remove_down_after: None,
-        max_packet_size: count(MESSAGE_MAX),
-        notify_down_members: true,
-        periodic_announce: every(30, 1),
-        // So that two sides that have given each other up find back together soon.
-        periodic_announce_to_down_members: every(2, 2),
-        // Only while there is news.
-        periodic_gossip: Some(PeriodicParams { frequency: Duration::from_millis(200), num_members: count(3) }),
     }
 }
 

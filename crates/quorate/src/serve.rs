@@ -241,7 +241,8 @@ async fn serve(
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
-    let farewell = gossip::start(data_dir, &config, generation, clock, overview_seen.clone(), inbox.clone()).await?;
+    let start = gossip::Start { generation, timers: settings.cluster.timers, clock };
+    let farewell = gossip::start(data_dir, &config, start, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);

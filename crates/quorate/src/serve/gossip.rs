@@ -17,6 +17,7 @@ use super::inbox::Inbox;
 use crate::config::NodeConfig;
 use anyhow::{Context as _, bail};
 use quorate_api::view::Overview;
+use quorate_membership::Timers;
 use quorate_membership::seal::{KeyRing, Seal};
 use quorate_membership::swim::{self, Effect, Gossip, Input, Options, Peer, Rumor};
 use quorate_node::Event;
@@ -32,6 +33,9 @@ use tracing::{debug, info};
 pub(crate) const KEY_FILE: &str = "tls/gossip.key";
 /// Gossip's datagrams fit into 1,280 bytes; a longer one is cut, and does not open.
 const DATAGRAM_MAX: usize = 2_048;
+/// Measured: 1.43 s with ten nodes (docs/benchmarks.md, without what is kept back); the rest is for
+/// machines with other work.
+const SUSPECTED_WITHIN: Duration = Duration::from_millis(1_700);
 /// Datagrams that are read while a timer is due: more than a node gets in a second of standing still,
 /// and few enough that a flood does not keep it from its own work.
 const READ_FIRST: u32 = 256;
@@ -67,6 +71,21 @@ impl Farewell {
     }
 }
 
+/// What a node knows of itself when it starts to gossip.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    /// As the log counted it last.
+    pub(super) generation: u64,
+    pub(super) timers: Timers,
+    pub(super) clock: Clock,
+}
+
+/// How long a suspicion is kept back, so that a node is shown as unreachable when the operator wants it:
+/// 99 of 100 nodes that fall silent are suspected by everybody within [`SUSPECTED_WITHIN`].
+fn kept_back(timers: &Timers) -> Duration {
+    timers.unreachable_after().saturating_sub(SUSPECTED_WITHIN).max(swim::SHOWN_AFTER)
+}
+
 /// Binds the socket and starts to gossip. `None` where there is no key, or nobody else.
 ///
 /// # Errors
@@ -74,8 +93,7 @@ impl Farewell {
 pub(super) async fn start(
     data_dir: &Path,
     config: &NodeConfig,
-    generation: u64,
-    clock: Clock,
+    start: Start,
     overview: watch::Receiver<Arc<Overview>>,
     inbox: Inbox,
 ) -> anyhow::Result<Option<Farewell>> {
@@ -88,12 +106,13 @@ pub(super) async fn start(
         .await
         .with_context(|| format!("binding UDP {address} for gossip (is another process using the port?)"))?;
     let random = super::random_u128()?;
+    let Start { generation, timers, clock } = start;
     let options = Options {
         me: config.node.id,
         generation,
         seed: random as u64,
         local_health: true,
-        shown_after: swim::SHOWN_AFTER,
+        shown_after: kept_back(&timers),
     };
     let gossip = Gossip::new(options, clock.now().mono);
     let seal = Seal::new(config.node.id, (random >> 64) as u64, ring);
@@ -222,6 +241,17 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
     use quorate_membership::seal::{Key, KeyId};
+
+    /// Z5.
+    #[test]
+    fn a_node_is_shown_as_unreachable_after_two_heartbeats_and_not_sooner_than_is_sound() {
+        let kept_back =
+            |heartbeat| kept_back(&Timers { heartbeat: Duration::from_millis(heartbeat), ..Timers::default() });
+        assert_eq!(kept_back(5_000), Duration::from_millis(10_000) - SUSPECTED_WITHIN);
+        assert_eq!(kept_back(100), swim::SHOWN_AFTER);
+        // The default: less than two seconds for 99 of 100.
+        assert!(kept_back(1_000) + SUSPECTED_WITHIN <= Duration::from_secs(2));
+    }
 
     #[test]
     fn keys_that_others_may_read_or_that_make_no_sense_stop_the_start() {

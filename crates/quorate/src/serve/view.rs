@@ -61,7 +61,7 @@ impl Scene<'_> {
     fn node_view(&self, record: &NodeRecord) -> NodeView {
         let id = record.identity.id;
         let state = match (record.health, self.node.sight(id)) {
-            // Why it is down, if it is: it said so itself.
+            // The second: why it is down, if it is; it said so itself.
             (Health::Left, _) | (Health::Joined | Health::Down, Sight::Left) => NodeState::Removed,
             (Health::Down, Sight::Present | Sight::Unreachable) => NodeState::Down,
             (Health::Joined, Sight::Present) => NodeState::Joined,

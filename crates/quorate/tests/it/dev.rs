@@ -153,6 +153,10 @@ fn a_stopped_node_hands_over_and_its_replicas_end_in_an_orderly_way() {
     let told = cluster.json(&["dev", "stop", &leader]);
     assert!(told["leader"]["after_ms"].as_f64().is_some(), "{told}");
     assert_eq!(processes_of(&cluster.node_dir(&leader).display().to_string()).len(), 0, "nothing of it is left");
+    // It said so itself (D4): whoever answers shows it as removed, not as lost.
+    let state =
+        |nodes: Value| nodes.as_array().unwrap().iter().find(|node| node["name"] == *leader).unwrap()["state"].clone();
+    assert_eq!(state(cluster.json(&["node", "list"])), "removed");
     cluster.wait_service("demo", "whole without it", |view| is_whole(view) && !nodes(view).contains(&leader));
     let told = cluster.json(&["dev", "start", &leader]);
     assert!(told["returned"]["after_ms"].as_f64().is_some(), "{told}");
