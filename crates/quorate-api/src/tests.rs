@@ -1,8 +1,9 @@
 //! The whole router over a back end in memory.
 
+use crate::access::AuthMode;
 use crate::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogFrom, LogPiece, Pages, Policy, Query, ReadError, TransferError,
-    WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogFrom, LogPiece, Pages, Policy, Query, ReadError,
+    TransferError, WriteError,
 };
 use crate::server::{ApiOptions, native, router, serve};
 use crate::view::{ClusterHealth, ClusterView, EventView, NodeMode, NodeState, NodeView, Overview, ServiceView};
@@ -15,6 +16,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use quorate_model::access::audit::{AuditLink, AuditPage};
+use quorate_model::access::{AccessChange, AccessState, Actor};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
@@ -22,7 +25,7 @@ use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
-use quorate_model::state::Role;
+use quorate_model::state::{Change, ClusterState, Role};
 use quorate_model::time::WallTime;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -32,6 +35,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
+mod access;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// Reads what a proposal carries, as the log would.
@@ -40,6 +45,10 @@ mod carried {
 
     pub(super) fn payload(proposal: &Proposal) -> Payload {
         Envelope::stamp(proposal.clone(), WallTime(1), 1).payload().unwrap()
+    }
+
+    pub(super) fn actor(proposal: &Proposal) -> Option<Actor> {
+        Envelope::stamp(proposal.clone(), WallTime(1), 1).actor().unwrap()
     }
 
     pub(super) fn batch(proposal: &Proposal) -> SqlBatch {
@@ -57,6 +66,7 @@ struct Fake(Arc<Inner>);
 struct Inner {
     overview: watch::Sender<Arc<Overview>>,
     routing: watch::Sender<Arc<RoutingTable>>,
+    access: watch::Sender<AccessView>,
     state: Mutex<State>,
 }
 
@@ -72,6 +82,9 @@ struct State {
     sql: Option<SqlOutcome>,
     rows: Option<Result<Rows, SqlError>>,
     log: Vec<u8>,
+    /// What the real state machine makes of commands about access.
+    cluster: ClusterState,
+    audit: Vec<AuditLink>,
     policy: Option<Policy>,
 }
 
@@ -81,6 +94,7 @@ impl Fake {
         Fake(Arc::new(Inner {
             overview: watch::Sender::new(Arc::new(overview())),
             routing: watch::Sender::new(Arc::new(RoutingTable::default())),
+            access: watch::Sender::new(AccessView::default()),
             state: Mutex::new(state),
         }))
     }
@@ -99,6 +113,22 @@ impl Fake {
             overview.sequence += 1;
             change(overview);
         });
+    }
+
+    /// Runs a command about access as a node would, at the time of this machine.
+    fn about_access(&self, index: LogIndex, command: &Command, actor: Option<&Actor>) -> Result<(), Refusal> {
+        let (outcome, access) = self.set(|state| {
+            let decided = state.cluster.decide_for(index, now(), command, actor);
+            for change in &decided.changes {
+                if let Change::Access(AccessChange::Audit(link)) = change {
+                    state.audit.push(link.clone());
+                }
+            }
+            state.cluster.absorb(index, &decided.changes);
+            (decided.outcome, state.cluster.access.clone())
+        });
+        self.0.access.send_replace(AccessView { applied: index, access });
+        outcome
     }
 
     fn carry_out(&self, index: LogIndex, command: &Command) -> Result<(), Refusal> {
@@ -154,6 +184,9 @@ impl Backend for Fake {
                         .collect(),
                 }
             })),
+            Payload::Command(command @ Command::Access(_)) => {
+                Outcome::Command(self.about_access(index, &command, carried::actor(&proposal).as_ref()))
+            }
             Payload::Command(command) => Outcome::Command(self.carry_out(index, &command)),
             Payload::Noop => Outcome::Noop,
         };
@@ -182,6 +215,18 @@ impl Backend for Fake {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.0.routing.subscribe()
+    }
+
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.0.access.subscribe()
+    }
+
+    async fn audit(&self, after: u64, limit: u32, _: Duration) -> Result<AuditPage, ReadError> {
+        self.set(|state| {
+            let later = state.audit.iter().filter(|link| link.entry.seq > after);
+            let links = later.take(limit as usize).cloned().collect();
+            Ok(AuditPage { links, head: state.cluster.access.audit })
+        })
     }
 
     fn gateway_report(&self, report: GatewayReport) {
@@ -286,8 +331,18 @@ fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
     }
 }
 
+fn now() -> WallTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    WallTime(u64::try_from(since.as_micros()).unwrap())
+}
+
 fn api(fake: &Fake) -> Router {
-    let options = ApiOptions { console_token: Some("secret".into()), node_name: "n1".into(), ..ApiOptions::default() };
+    let options = ApiOptions {
+        console_token: Some("secret".into()),
+        node_name: "n1".into(),
+        auth: AuthMode::Open,
+        ..ApiOptions::default()
+    };
     router(fake.clone(), options)
 }
 
@@ -855,7 +910,8 @@ async fn a_server_keeps_connections_open_and_ends_its_streams() {
     let shutdown = async move {
         ended.await.ok();
     };
-    let server = tokio::spawn(serve(listener, Fake::new(), ApiOptions::default(), shutdown));
+    let open = ApiOptions { auth: AuthMode::Open, ..ApiOptions::default() };
+    let server = tokio::spawn(serve(listener, Fake::new(), open, shutdown));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let mut received = Vec::new();
     for answers in 1..=2 {
@@ -888,7 +944,7 @@ async fn read_until(socket: &mut TcpStream, received: &mut Vec<u8>, text: &str, 
 fn every_native_path_is_described() {
     let document: Json = serde_json::from_str(crate::openapi_document()).unwrap();
     let described: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|(path, _)| path).collect();
+    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|route| route.path).collect();
     served.sort_unstable();
     assert_eq!(described, served);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));

@@ -15,6 +15,7 @@ mod lifeline;
 mod serve;
 mod settings;
 mod torture;
+mod trust;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -6,10 +6,11 @@ use super::reads::ReaderPool;
 use crate::settings::{Redirect, Settings};
 use quorate_agent::Agent;
 use quorate_api::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError, TransferError,
-    WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError,
+    TransferError, WriteError,
 };
 use quorate_api::view::Overview;
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::GatewayReport;
@@ -106,6 +107,7 @@ pub(super) struct Inner {
     pub(super) readers: ReaderPool,
     pub(super) overview: watch::Receiver<Arc<Overview>>,
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
+    pub(super) access: watch::Receiver<AccessView>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
     /// What is in force now.
@@ -205,6 +207,15 @@ impl Backend for NodeBackend {
             (Redirect::Off, _) | (Redirect::Balancer, None) => Pages::Own,
         };
         Policy { minimum_nodes: settings.cluster.minimum_nodes, pages }
+    }
+
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.0.access.clone()
+    }
+
+    async fn audit(&self, after: u64, limit: u32, patience: Duration) -> Result<AuditPage, ReadError> {
+        let page = tokio::time::timeout(patience, self.0.readers.audit(after, limit)).await;
+        page.unwrap_or(Err(ReadError::TooSlow { limit: patience }))
     }
 
     fn gateway_report(&self, report: GatewayReport) {

@@ -11,6 +11,7 @@ use super::disk::DiskJob;
 use super::link::Outboxes;
 use super::view;
 use crate::config::NodeConfig;
+use quorate_api::backend::AccessView;
 use quorate_api::view::Overview;
 use quorate_model::assignment::Assignment;
 use quorate_model::id::{NodeId, Term};
@@ -18,7 +19,7 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
 use quorate_node::{Effect, Event, Node, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -64,9 +65,12 @@ pub(super) struct Core {
     pub(super) contact: Arc<LeaderContact>,
     pub(super) incoming: Incoming,
     pub(super) snapshots: mpsc::UnboundedSender<SnapshotOrder>,
+    /// The link ends connections with whoever is in it.
+    pub(super) expelled: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    pub(super) access: watch::Sender<AccessView>,
     pub(super) leads: watch::Sender<bool>,
 }
 
@@ -92,6 +96,8 @@ impl Core {
             }
             self.node.flush(now, &mut effects);
             self.contact.set(self.node.leader_heard(now.mono));
+            // Before reads are answered: whoever asked for one to know it all finds it here.
+            self.publish_access();
             if self.perform(&mut effects) {
                 sequence += 1;
                 self.publish(sequence);
@@ -151,7 +157,26 @@ impl Core {
         let _ = self.apply.send(job);
     }
 
+    fn publish_access(&self) {
+        let access = &self.node.state().access;
+        self.access.send_if_modified(|known| {
+            let differs = !Arc::ptr_eq(&known.access, access);
+            if differs {
+                *known = AccessView { applied: self.node.applied(), access: access.clone() };
+            }
+            differs
+        });
+    }
+
     fn publish(&self, sequence: u64) {
+        self.expelled.send_if_modified(|known| {
+            let now = &self.node.state().members.expelled;
+            let differs = known != now;
+            if differs {
+                known.clone_from(now);
+            }
+            differs
+        });
         self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, self.clock.now(), sequence)));
         let table = view::routing(&self.node);
         self.routing.send_if_modified(|known| {
