@@ -5,12 +5,14 @@
 //! machine that is ill. A check with nothing to look at is not listed: what is not said was not
 //! looked at.
 
+mod certificates;
 mod cluster;
 mod machine;
 
 use crate::cli::Context;
 use crate::cli::config::ConfigFile;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::screen::wall_now;
 use crate::settings::Source;
 use clap::Args;
 use serde::Serialize;
@@ -106,6 +108,7 @@ pub(crate) fn run(context: &Context, args: &DoctorArgs) -> Result<ExitCode, Fail
     };
     let mut findings = vec![machine::configuration(&sources)];
     findings.extend(machine::examine(&data_dirs));
+    findings.extend(certificates::examine(&data_dirs, wall_now()));
     match &target {
         Ok(target) => findings.extend(cluster::examine(context, target)),
         Err(failure) => findings.push(cluster::not_found(failure)),

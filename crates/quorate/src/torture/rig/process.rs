@@ -30,7 +30,9 @@ impl Start<'_> {
         let out = File::options().create(true).append(true).open(self.log)?;
         let mut command = Command::new(self.executable);
         command
-            .args(["serve", "--end-with-pid", &std::process::id().to_string(), "--data-dir"])
+            .args(["serve", "--end-with-pid", &std::process::id().to_string()])
+            // What is set for this machine's own server is not for these; an empty file is valid.
+            .args(["--config", "/dev/null", "--data-dir"])
             .arg(self.data_dir)
             .env_remove("QUORATE_SERVER")
             .stdin(Stdio::null())
