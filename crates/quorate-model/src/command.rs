@@ -5,7 +5,8 @@
 
 use crate::access::{AccessCommand, AccessRefusal};
 use crate::event::Happening;
-use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
+use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity};
 use crate::time::WallTime;
@@ -38,6 +39,8 @@ pub enum Command {
     RemoveService {
         service: ServiceName,
     },
+    /// Who belongs to the cluster.
+    Member(MemberCommand),
     /// The scheduler's steps, valid only while nothing that it planned on has changed.
     CarryOut {
         expected: LogIndex,
@@ -75,6 +78,10 @@ pub enum Refusal {
     UnknownService { service: ServiceName, similar: Option<ServiceName> },
     #[error("there is no node {node}")]
     UnknownNode { node: NodeId },
+    #[error("there is no join token {token}; it was used long ago, or revoked")]
+    UnknownToken { token: TokenId },
+    #[error("{why}")]
+    NotAdmitted { why: NotAdmitted },
     #[error("the plan was made for index {expected} and the cluster has moved on to {actual}")]
     StalePlan { expected: LogIndex, actual: LogIndex },
     #[error("route {host}{path} on {listen} already belongs to service `{owner}`")]

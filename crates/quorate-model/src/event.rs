@@ -30,6 +30,19 @@ pub enum Happening {
     NodeReturned {
         node: NodeId,
     },
+    /// It stopped cleanly, and its seat is free.
+    NodeLeft {
+        node: NodeId,
+    },
+    /// It was removed for ever. Its record is gone, so its name is told here.
+    NodeExpelled {
+        node: NodeId,
+        name: String,
+    },
+    /// `None`: any number of nodes.
+    QuotaSet {
+        nodes: Option<u32>,
+    },
     LeaderElected {
         node: NodeId,
         term: Term,

@@ -54,6 +54,10 @@ uuid_id!(
     ReplicaId
 );
 uuid_id!(
+    /// A permission to join the cluster.
+    TokenId
+);
+uuid_id!(
     /// One mutation, however often it is sent. The state machine answers a repeated id with the
     /// outcome of the first.
     RequestId

@@ -18,6 +18,7 @@ pub mod command;
 pub mod entry;
 pub mod event;
 pub mod id;
+pub mod member;
 pub mod observed;
 pub mod planted;
 pub mod routing;

@@ -16,6 +16,7 @@ use crate::assignment::{AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::event::{Event, Happening};
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::member::{MemberChange, Members, NotAdmitted, Vote};
 use crate::planted::{Bug, planted};
 use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
 use crate::time::WallTime;
@@ -32,6 +33,8 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     pub services: BTreeMap<ServiceName, ServiceRecord>,
     pub replicas: BTreeMap<ReplicaId, ReplicaRecord>,
+    /// Tokens, quota, and who was expelled.
+    pub members: Members,
     /// Newest last.
     pub events: VecDeque<Event>,
     /// Shared with those who ask it at each request; copied when it changes.
@@ -71,9 +74,18 @@ pub struct NodeRecord {
     pub health: Health,
     /// Since when it has this health.
     pub since: WallTime,
-    /// Grows by one at each start of the node.
+    /// Grows by one at each start of the node; 0 until its first.
     pub generation: u64,
     pub boot: u64,
+    /// Another name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// Whether it is to vote, for a manager.
+    #[serde(default)]
+    pub vote: Vote,
+    /// The cluster decides its roles; what the node says of them itself does not count any more.
+    #[serde(default)]
+    pub roles_set: bool,
 }
 
 /// The decided health of a node. *Unreachable* is an opinion of those who look at it, and not here.
@@ -83,6 +95,8 @@ pub enum Health {
     Joined,
     /// A majority of managers has not heard from it: its replicas are replaced.
     Down,
+    /// It stopped cleanly. People see it as removed; it may come back under its id.
+    Left,
 }
 
 /// A service as wanted.
@@ -120,6 +134,7 @@ pub enum Change {
     ServiceGone { service: ServiceName },
     Replica(ReplicaRecord),
     ReplicaGone { replica: ReplicaId },
+    Member(MemberChange),
     Event(Event),
     Access(AccessChange),
 }
@@ -133,8 +148,9 @@ impl Change {
             | Change::Service(_)
             | Change::ServiceGone { .. }
             | Change::Replica(_)
-            | Change::ReplicaGone { .. } => true,
-            Change::Event(_) | Change::Access(_) => false,
+            | Change::ReplicaGone { .. }
+            | Change::Member(MemberChange::NodeGone { .. }) => true,
+            Change::Member(_) | Change::Event(_) | Change::Access(_) => false,
         }
     }
 }
@@ -149,7 +165,7 @@ impl ClusterState {
     pub fn decide(&self, index: LogIndex, now: WallTime, command: &Command) -> Result<Vec<Change>, Refusal> {
         let mut changes = Changes { index, now, list: Vec::new() };
         match command {
-            Command::RegisterNode { node, boot } => self.register(&mut changes, node, *boot),
+            Command::RegisterNode { node, boot } => self.register(&mut changes, node, *boot)?,
             Command::ChangeHealth { node, generation, health, at } => {
                 self.change_health(&mut changes, *node, *generation, *health, *at)?;
             }
@@ -160,6 +176,7 @@ impl ClusterState {
                 changes.list.push(Change::ServiceGone { service: service.clone() });
                 changes.event(Happening::ServiceRemoved { service: service.clone() });
             }
+            Command::Member(command) => self.decide_member(&mut changes, command)?,
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
@@ -194,6 +211,7 @@ impl ClusterState {
                 Change::ReplicaGone { replica } => {
                     self.replicas.remove(&replica);
                 }
+                Change::Member(change) => self.absorb_member(change),
                 Change::Event(event) => {
                     self.events.push_back(event);
                     if self.events.len() > EVENTS_KEPT {
@@ -238,22 +256,38 @@ impl ClusterState {
         })
     }
 
-    fn register(&self, changes: &mut Changes, node: &NodeIdentity, boot: u64) {
-        let known = self.nodes.get(&node.id);
-        if known.is_some_and(|known| known.boot == boot && known.identity == *node && known.health == Health::Joined) {
-            return;
+    fn register(&self, changes: &mut Changes, node: &NodeIdentity, boot: u64) -> Result<(), Refusal> {
+        let not_admitted = |why| Refusal::NotAdmitted { why };
+        if self.members.expelled.contains(&node.id) {
+            return Err(not_admitted(NotAdmitted::Expelled { node: node.id }));
         }
+        let known = self.nodes.get(&node.id);
+        let identity = match known {
+            Some(known) => known.registered(node),
+            None => node.clone(),
+        };
+        if known.is_some_and(|known| known.boot == boot && known.identity == identity && known.health == Health::Joined)
+        {
+            return Ok(());
+        }
+        self.find_seat(&identity, changes.now).map_err(not_admitted)?;
         changes.list.push(Change::Node(NodeRecord {
-            identity: node.clone(),
+            identity,
             health: Health::Joined,
             since: changes.now,
             generation: known.map_or(1, |known| known.generation + 1),
             boot,
+            alias: known.and_then(|known| known.alias.clone()),
+            vote: known.map_or(Vote::Auto, |known| known.vote),
+            roles_set: known.is_some_and(|known| known.roles_set),
         }));
-        changes.event(match known {
-            None => Happening::NodeJoined { node: node.id },
-            Some(_) => Happening::NodeReturned { node: node.id },
-        });
+        // A node that was admitted has joined already; this is only its first start.
+        match known {
+            None => changes.event(Happening::NodeJoined { node: node.id }),
+            Some(known) if known.generation == 0 => {}
+            Some(_) => changes.event(Happening::NodeReturned { node: node.id }),
+        }
+        Ok(())
     }
 
     fn change_health(
@@ -265,13 +299,15 @@ impl ClusterState {
         at: WallTime,
     ) -> Result<(), Refusal> {
         let known = self.nodes.get(&node).ok_or(Refusal::UnknownNode { node })?;
-        if known.generation != generation || known.health == health {
+        // A node that left was not lost, and only itself brings it back.
+        if known.generation != generation || known.health == health || known.health == Health::Left {
             return Ok(());
         }
         changes.list.push(Change::Node(NodeRecord { health, since: at, ..known.clone() }));
         let what = match health {
             Health::Down => Happening::NodeDown { node },
             Health::Joined => Happening::NodeReturned { node },
+            Health::Left => Happening::NodeLeft { node },
         };
         changes.list.push(Change::Event(Event { index: changes.index, at, what }));
         Ok(())
@@ -391,15 +427,38 @@ impl ClusterState {
     }
 }
 
+impl NodeRecord {
+    /// A node in its first run, about which nobody has decided anything yet.
+    #[must_use]
+    pub fn started(identity: NodeIdentity, health: Health, since: WallTime) -> NodeRecord {
+        let (alias, vote, roles_set) = (None, Vote::Auto, false);
+        NodeRecord { identity, health, since, generation: 1, boot: 1, alias, vote, roles_set }
+    }
+
+    /// What the node is when it says of itself that it is `identity`.
+    #[must_use]
+    pub fn registered(&self, identity: &NodeIdentity) -> NodeIdentity {
+        let mut registered = identity.clone();
+        if self.roles_set {
+            registered.roles.clone_from(&self.identity.roles);
+        }
+        registered
+    }
+}
+
 /// Changes of one entry while they are collected.
-struct Changes {
-    index: LogIndex,
-    now: WallTime,
-    list: Vec<Change>,
+pub(crate) struct Changes {
+    pub(crate) index: LogIndex,
+    pub(crate) now: WallTime,
+    pub(crate) list: Vec<Change>,
 }
 
 impl Changes {
-    fn event(&mut self, what: Happening) {
+    pub(crate) fn member(&mut self, change: MemberChange) {
+        self.list.push(Change::Member(change));
+    }
+
+    pub(crate) fn event(&mut self, what: Happening) {
         self.list.push(Change::Event(Event { index: self.index, at: self.now, what }));
     }
 

@@ -60,7 +60,7 @@ pub(crate) struct Leading {
 /// leader whose clock was an hour ahead was waited for an hour.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Matter {
-    /// A node is down, in one of its generations.
+    /// A node is down or has left, in one of its generations.
     Down(NodeId, u64),
     Retired(ReplicaId),
 }
@@ -109,7 +109,7 @@ impl Leading {
     }
 
     fn look_at_the_clock(&mut self, seen: &Seen<'_>) {
-        let down = seen.state.nodes.values().filter(|record| record.health == Health::Down);
+        let down = seen.state.nodes.values().filter(|record| record.health != Health::Joined);
         let down = down.map(|record| Matter::Down(record.identity.id, record.generation));
         let retired = seen.state.replicas.values().filter(|replica| replica.phase == Phase::Drain);
         let now: BTreeSet<Matter> = down.chain(retired.map(|replica| Matter::Retired(replica.id))).collect();

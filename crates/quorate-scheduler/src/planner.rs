@@ -256,8 +256,9 @@ impl<'a> Planner<'a> {
 
     fn unfit(&self, node: NodeId, spec: &ServiceSpec) -> Option<Unfit> {
         let record = self.state.nodes.get(&node)?;
-        if record.health == Health::Down {
-            return Some(Unfit::Down);
+        match record.health {
+            Health::Joined => {}
+            Health::Down | Health::Left => return Some(Unfit::Down),
         }
         if self.observed.unreachable_for.contains_key(&node) {
             return Some(Unfit::Unreachable);
@@ -327,8 +328,9 @@ impl<'a> Planner<'a> {
             self.policy.replace_after.saturating_sub(self.observed.down_for.get(&node).copied().unwrap_or_default());
         match record.health {
             Health::Joined => Fate::Present,
-            Health::Down if remaining.is_zero() => Fate::Lost,
-            Health::Down => Fate::Awaited(remaining),
+            // A clean stop is most often a restart: its replicas live on and are waited for like any.
+            Health::Down | Health::Left if remaining.is_zero() => Fate::Lost,
+            Health::Down | Health::Left => Fate::Awaited(remaining),
         }
     }
 

@@ -20,11 +20,15 @@ mod disk;
 mod inbox;
 mod link;
 mod reads;
+mod reload;
 mod spare;
 mod view;
 mod workloads;
 
 use crate::config::{self, NodeConfig};
+use crate::daemon::LogControl;
+use crate::settings::{Settings, Source};
+use crate::trust::NodeFiles;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
@@ -45,6 +49,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -57,8 +62,9 @@ const HANDOVER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
+    let files = NodeFiles::read(data_dir)?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,7 +73,14 @@ pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, stored))
+    runtime.block_on(serve(data_dir, config, &files, stored, Configured { source, settings, log }))
+}
+
+/// What the operator wants, and how it is changed later.
+struct Configured {
+    source: Source,
+    settings: Settings,
+    log: LogControl,
 }
 
 fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -144,8 +157,12 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
+    files: &NodeFiles,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
+    Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
+    // From here on a SIGHUP does not end the process.
+    let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     if config.node.auth == AuthMode::Open && !config.node.api.ip().is_loopback() {
         tracing::warn!(api = %config.node.api, "whoever reaches the API may do everything: node.auth is open");
     }
@@ -166,10 +183,12 @@ async fn serve(
         identity,
         boot: (boot >> 64) as u64,
         voters: config.voters.iter().map(|voter| voter.id).collect(),
-        replace_after: config.timers.replace_after.0,
+        replace_after: config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0),
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
+    let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
+    let tls = Arc::new(link::LinkTls::new(files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
@@ -205,19 +224,19 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id };
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, tls };
     let mut outboxes = Outboxes::new();
     for peer in config.voters.iter().filter(|voter| voter.id != config.node.id) {
         let outbox = Arc::new(link::Outbox::default());
         outboxes.insert(peer.id, outbox.clone());
-        tokio::spawn(link::dial(me, peer.id, peer.link, outbox, inbox.clone()));
+        tokio::spawn(link::dial(me.clone(), peer.id, peer.link, outbox, inbox.clone()));
     }
-    tokio::spawn(link::accept(link_listener, me, inbox.clone(), incoming.clone()));
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
 
-    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
+    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
@@ -242,6 +261,7 @@ async fn serve(
         contact: contact.clone(),
         incoming,
         snapshots,
+        expelled,
         assignment,
         overview,
         routing,
@@ -250,6 +270,8 @@ async fn serve(
     };
     thread("core", move || core.run())?;
 
+    let (settings, settings_seen) = watch::channel(Arc::new(settings));
+    tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),
         waiters,
@@ -260,6 +282,7 @@ async fn serve(
         access: access_seen,
         agent,
         contact,
+        settings: settings_seen,
         started: clock.started,
     }));
     let api_options = ApiOptions {
@@ -349,7 +372,7 @@ async fn send_snapshots(
     while let Some(order) = orders.recv().await {
         let address = config.voters.iter().find(|voter| voter.id == order.to).map(|voter| voter.link);
         match address {
-            Some(address) => bulk::send(me, root.clone(), order.to, address, order.term, inbox.clone()).await,
+            Some(address) => bulk::send(&me, root.clone(), order.to, address, order.term, inbox.clone()).await,
             None => inbox.send(Event::SnapshotSent { to: order.to, ok: false }).await,
         }
     }

@@ -148,9 +148,7 @@ impl Case {
         if health == Health::Joined {
             self.observed.reported.insert(identity.id);
         }
-        self.state
-            .nodes
-            .insert(identity.id, NodeRecord { identity, health, since: ago(since), generation: 1, boot: 1 });
+        self.state.nodes.insert(identity.id, NodeRecord::started(identity, health, ago(since)));
     }
 
     fn service(&mut self, name: &str, words: &[&str]) {

@@ -5,7 +5,10 @@ pub(super) mod access;
 use super::OpenDatabasesError;
 use super::execute::Stop;
 use super::writer::Writer;
+use quorate_model::id::NodeId;
+use quorate_model::member::MemberChange;
 use quorate_model::state::{Change, ClusterState, EVENTS_KEPT};
+use rusqlite::types::Type;
 use rusqlite::{Connection, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +23,10 @@ pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS replicas (id TEXT PRIMARY KEY, service TEXT NOT NULL, ordinal INTEGER NOT NULL,
         node TEXT NOT NULL, phase TEXT NOT NULL, version INTEGER NOT NULL, since_us INTEGER NOT NULL,
         body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS join_tokens (id TEXT PRIMARY KEY, role TEXT NOT NULL, expires_us INTEGER NOT NULL,
+        used_by TEXT, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS expelled (id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS events (position INTEGER PRIMARY KEY, idx INTEGER NOT NULL, at_us INTEGER NOT NULL,
         kind TEXT NOT NULL, body TEXT NOT NULL);";
 
@@ -74,6 +81,7 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
             Change::ReplicaGone { replica } => {
                 run(connection, "/*quorate*/ DELETE FROM replicas WHERE id = ?1", [replica.to_string()])?;
             }
+            Change::Member(change) => member(connection, change)?,
             Change::Access(change) => access::write(connection, change)?,
             Change::Event(event) => {
                 run(
@@ -90,6 +98,34 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
         }
     }
     Ok(())
+}
+
+fn member(connection: &Connection, change: &MemberChange) -> Result<(), Stop> {
+    match change {
+        MemberChange::Token(token) => run(
+            connection,
+            "/*quorate*/ INSERT OR REPLACE INTO join_tokens VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                token.id.to_string(),
+                word(&token.role)?,
+                token.expires.0.cast_signed(),
+                token.used.as_ref().map(|used| used.by.to_string()),
+                body(token)?
+            ],
+        ),
+        MemberChange::TokenGone { token } => {
+            run(connection, "/*quorate*/ DELETE FROM join_tokens WHERE id = ?1", [token.to_string()])
+        }
+        MemberChange::NodeGone { node } => {
+            run(connection, "/*quorate*/ DELETE FROM nodes WHERE id = ?1", [node.to_string()])
+        }
+        MemberChange::Expelled { node } => {
+            run(connection, "/*quorate*/ INSERT OR REPLACE INTO expelled VALUES (?1)", [node.to_string()])
+        }
+        MemberChange::Quota { quota } => {
+            run(connection, "/*quorate*/ INSERT OR REPLACE INTO quota VALUES (1, ?1)", [body(quota)?])
+        }
+    }
 }
 
 fn run(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<(), Stop> {
@@ -109,6 +145,7 @@ fn word<T: Serialize>(value: &T) -> Result<String, Stop> {
 /// Reads the state back.
 pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, OpenDatabasesError> {
     let connection = &system.connection;
+    let wrong = |source| OpenDatabasesError::Sqlite { database: "system", path: directory.to_owned(), source };
     let mut state = ClusterState { planned_on: system.planned_on(), ..ClusterState::default() };
     for node in records(connection, directory, "nodes", "id")? {
         state.absorb(state.planned_on, &[Change::Node(node)]);
@@ -119,11 +156,30 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     for replica in records(connection, directory, "replicas", "id")? {
         state.absorb(state.planned_on, &[Change::Replica(replica)]);
     }
+    for token in records(connection, directory, "join_tokens", "id")? {
+        state.absorb(state.planned_on, &[Change::Member(MemberChange::Token(token))]);
+    }
+    for quota in records(connection, directory, "quota", "one")? {
+        state.absorb(state.planned_on, &[Change::Member(MemberChange::Quota { quota })]);
+    }
+    for node in expelled(connection).map_err(wrong)? {
+        state.absorb(state.planned_on, &[Change::Member(MemberChange::Expelled { node })]);
+    }
     for event in records(connection, directory, "events", "position")? {
         state.absorb(state.planned_on, &[Change::Event(event)]);
     }
     state.access = Arc::new(access::load(connection, directory)?);
     Ok(state)
+}
+
+fn expelled(connection: &Connection) -> rusqlite::Result<Vec<NodeId>> {
+    let mut select = connection.prepare("/*quorate*/ SELECT id FROM expelled ORDER BY id")?;
+    let ids = select.query_map([], |row| row.get::<_, String>(0))?;
+    ids.map(|id| {
+        let wrong = |error: uuid::Error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error));
+        id?.parse().map_err(wrong)
+    })
+    .collect()
 }
 
 fn records<T: DeserializeOwned>(

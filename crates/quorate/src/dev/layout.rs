@@ -4,6 +4,7 @@
 use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
+use crate::trust::{self, Founder};
 use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
@@ -18,6 +19,13 @@ use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
 const LOCK: &str = "dev.lock";
+/// A node's settings at first.
+const SETTINGS: &str = "\
+# Settings of this node. `quorate config show --config FILE` lists what can be set.
+[console]
+# The link that `quorate dev` prints opens the page of one node, so it must not lead to another one.
+redirect = \"off\"
+";
 const RUNS_ALREADY: &str = "already-running";
 /// Below this a start would soon end in a full disk: three logs with a preallocated segment each,
 /// three databases, and the logs of replicas.
@@ -64,6 +72,11 @@ pub(crate) struct NodePlan {
 impl NodePlan {
     pub(crate) fn api_url(&self) -> String {
         format!("http://{}", self.api)
+    }
+
+    /// The operator's settings of this node. Those of the machine itself are not for a `dev` cluster.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.dir.join("quorate.toml")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -165,7 +178,7 @@ impl Layout {
                     auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
                 },
-                timers: Timers { replace_after: Span::from_secs(0) },
+                timers: Timers { replace_after: Some(Span::from_secs(0)) },
                 log: log.clone(),
                 voters: voters.clone(),
             };
@@ -173,11 +186,26 @@ impl Layout {
             let write = || -> io::Result<()> {
                 std::fs::create_dir_all(&plan.dir)?;
                 let text = toml::to_string(&config).map_err(io::Error::other)?;
-                std::fs::write(&file, text)
+                std::fs::write(&file, text)?;
+                match File::create_new(plan.settings()) {
+                    Ok(mut settings) => settings.write_all(SETTINGS.as_bytes()),
+                    // Somebody has set something there.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    Err(error) => Err(error),
+                }
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
         }
-        Ok(())
+        let founders: Vec<Founder<'_>> = self
+            .nodes
+            .iter()
+            .zip(&ids)
+            .map(|(plan, id)| Founder { node: *id, data_dir: &plan.dir, host: plan.api.ip() })
+            .collect();
+        trust::lay_out(&self.dir, cluster.id, &founders).map_err(|error| {
+            Failure::new(Exit::Failed, "certificates", "the nodes' certificates cannot be made")
+                .why(format!("{error:#}"))
+        })
     }
 }
 
@@ -398,11 +426,25 @@ mod tests {
         assert_eq!(second.nodes.len(), 2);
         assert_eq!((before.cluster.id, before.node.id), (after.cluster.id, after.node.id));
         assert_eq!(after.node.end_with_pid, Some(std::process::id()));
-        assert_eq!(after.timers.replace_after, Span::from_secs(0));
+        assert_eq!(after.timers.replace_after, Some(Span::from_secs(0)));
         assert_ne!(before.node.console_token, after.node.console_token);
         let links: BTreeSet<SocketAddr> = after.voters.iter().map(|voter| voter.link).collect();
         assert_eq!(links.len(), 2);
         assert!(links.contains(&after.node.link));
+    }
+
+    #[test]
+    fn a_directory_from_before_certificates_gets_them_and_keeps_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = || std::fs::read(dir.path().join("n2/tls/node.crt"));
+        drop(prepare(&options(dir.path(), Some(2))).unwrap());
+        for tls in ["tls", "n1/tls", "n2/tls"] {
+            std::fs::remove_dir_all(dir.path().join(tls)).unwrap();
+        }
+        drop(prepare(&options(dir.path(), None)).unwrap());
+        let made = certificate().unwrap();
+        drop(prepare(&options(dir.path(), None)).unwrap());
+        assert_eq!(certificate().unwrap(), made);
     }
 
     #[test]

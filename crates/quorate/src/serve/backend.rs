@@ -3,9 +3,11 @@
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
+use crate::settings::{Redirect, Settings};
 use quorate_agent::Agent;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError,
+    TransferError, WriteError,
 };
 use quorate_api::view::Overview;
 use quorate_model::access::audit::AuditPage;
@@ -108,6 +110,8 @@ pub(super) struct Inner {
     pub(super) access: watch::Receiver<AccessView>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
+    /// What is in force now.
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     /// The zero of [`Timestamp`].
     pub(super) started: Instant,
 }
@@ -191,6 +195,18 @@ impl Backend for NodeBackend {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.0.routing.clone()
+    }
+
+    fn policy(&self) -> Policy {
+        let settings = self.0.settings.borrow();
+        let console = &settings.console;
+        let pages = match (console.redirect, &console.balancer_url) {
+            (Redirect::Active, _) => Pages::Active,
+            (Redirect::Balancer, Some(url)) => Pages::Balancer(url.clone()),
+            // Reading the settings refuses the second of these.
+            (Redirect::Off, _) | (Redirect::Balancer, None) => Pages::Own,
+        };
+        Policy { minimum_nodes: settings.cluster.minimum_nodes, pages }
     }
 
     fn access(&self) -> watch::Receiver<AccessView> {

@@ -11,7 +11,7 @@ use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
-use quorate_node::Node;
+use quorate_node::{Node, Now};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,8 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 const EVENTS: usize = 50;
 
 /// The cluster for people.
-pub(super) fn overview(node: &Node, config: &NodeConfig, sequence: u64) -> Overview {
-    let scene = Scene { node, config };
+pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64) -> Overview {
+    let scene = Scene { node, config, now };
     let nodes = scene.nodes();
     let services: Vec<ServiceView> = node.state().services.values().map(|service| scene.service(service)).collect();
     Overview {
@@ -34,9 +34,15 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, sequence: u64) -> Overv
     }
 }
 
+/// Whether somebody should look after a node in this state. One that left did so by itself.
+fn is_away(state: NodeState) -> bool {
+    matches!(state, NodeState::Unreachable | NodeState::Down)
+}
+
 struct Scene<'a> {
     node: &'a Node,
     config: &'a NodeConfig,
+    now: Now,
 }
 
 impl Scene<'_> {
@@ -56,10 +62,11 @@ impl Scene<'_> {
         let id = record.identity.id;
         let state = match record.health {
             Health::Down => NodeState::Down,
+            Health::Left => NodeState::Removed,
             Health::Joined if self.node.hears(id) => NodeState::Joined,
             Health::Joined => NodeState::Unreachable,
         };
-        let leads = self.node.leader() == Some(id) && state != NodeState::Down;
+        let leads = self.node.leader() == Some(id) && matches!(state, NodeState::Joined | NodeState::Unreachable);
         let applied = if id == self.config.node.id {
             Some(self.node.applied())
         } else {
@@ -82,6 +89,7 @@ impl Scene<'_> {
             since: record.since,
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
+            clock_ahead_us: self.node.clock_ahead(id, self.now),
         }
     }
 
@@ -91,8 +99,7 @@ impl Scene<'_> {
         let majority = voters.len() / 2 + 1;
         let leader = self.node.leader().filter(|_| joined >= majority);
         let can_lose = joined.saturating_sub(majority);
-        let away: Vec<&str> =
-            nodes.iter().filter(|node| node.state != NodeState::Joined).map(|node| node.name.as_str()).collect();
+        let away: Vec<&str> = nodes.iter().filter(|node| is_away(node.state)).map(|node| node.name.as_str()).collect();
         let short: Vec<String> = services
             .iter()
             .filter(|service| service.healthy < service.want)
@@ -248,6 +255,10 @@ impl Scene<'_> {
             Happening::NodeJoined { node } => format!("{} joined", self.name(*node)),
             Happening::NodeDown { node } => format!("{} is down: a majority does not hear it", self.name(*node)),
             Happening::NodeReturned { node } => format!("{} is back", self.name(*node)),
+            Happening::NodeLeft { node } => format!("{} left: it was stopped cleanly", self.name(*node)),
+            Happening::NodeExpelled { name, .. } => format!("{name} was removed for ever"),
+            Happening::QuotaSet { nodes: Some(nodes) } => format!("at most {nodes} nodes may run"),
+            Happening::QuotaSet { nodes: None } => "any number of nodes may run".to_owned(),
             Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),
             Happening::ServiceApplied { service, replicas } => format!("{service} applied, {replicas} replicas wanted"),
             Happening::ServiceScaled { service, from, to } => format!("{service} scaled from {from} to {to}"),
@@ -273,6 +284,7 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         Happening::NodeJoined { node }
         | Happening::NodeDown { node }
         | Happening::NodeReturned { node }
+        | Happening::NodeLeft { node }
         | Happening::LeaderElected { node, .. }
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }
