@@ -42,7 +42,7 @@ pub(crate) struct Failure {
     /// What to do about it.
     pub fix: String,
     /// What the API said besides; null elsewhere.
-    pub details: serde_json::Value,
+    pub details: Box<serde_json::Value>,
 }
 
 impl Failure {
@@ -53,7 +53,7 @@ impl Failure {
             error: error.into(),
             why: String::new(),
             fix: String::new(),
-            details: serde_json::Value::Null,
+            details: Box::default(),
         }
     }
 
@@ -75,7 +75,7 @@ impl Failure {
             error: problem.message,
             why: String::new(),
             fix: problem.fix,
-            details: problem.details,
+            details: Box::new(problem.details),
         }
     }
 
