@@ -142,7 +142,8 @@ async fn check_password<B: Backend>(
             Ok(Right { user: user.name.clone(), verified })
         }
         _ => {
-            let who = UserName::new(typed).map_or_else(|_| "somebody".to_owned(), |user| user.to_string());
+            // What was typed may be a password: only a name that exists is written down.
+            let who = known.map_or_else(|| "somebody".to_owned(), |user| user.name.to_string());
             let actor = Actor { who, ..acting.actor(&access, "") };
             app.denials.write(app, actor, "wrong user or password".into());
             Err(wrong_credentials())

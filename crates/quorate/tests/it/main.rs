@@ -1,6 +1,7 @@
 //! The binary as its users run it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod access;
 mod bad_input;
 mod cli;
 mod cluster;
