@@ -16,8 +16,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod link_state;
+mod timers;
 
 pub use link_state::LinkState;
+pub use timers::{Attempt, JoinSchedule, Timers};
 
 use quorate_model::id::NodeId;
 use quorate_model::time::Timestamp;
