@@ -14,8 +14,10 @@ mod cluster;
 mod console;
 mod database;
 mod guard;
+pub mod join;
 mod json;
 mod log;
+pub mod members;
 mod openapi;
 pub mod problem;
 mod request;
@@ -29,4 +31,4 @@ mod tests;
 
 pub use cluster::{Changed, Difference, Leader, Scale, SpecAction, SpecAnswer, SpecResult, Transfer};
 pub use openapi::document as openapi_document;
-pub use server::{ApiOptions, router, serve};
+pub use server::{Accept, ApiOptions, Plain, router, serve};

@@ -1,6 +1,6 @@
 //! The description of the native API, made from the handlers themselves.
 
-use crate::{cluster, database, log, stream};
+use crate::{cluster, database, join, log, members, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -25,6 +25,19 @@ use utoipa::OpenApi;
         cluster::health,
         cluster::apply_specs,
         cluster::transfer,
+        members::tokens,
+        members::invite,
+        members::revoke,
+        members::node,
+        members::remove,
+        members::alias,
+        members::roles,
+        members::vote,
+        members::leave,
+        members::quota,
+        members::set_quota,
+        join::check,
+        join::join,
         database::exec,
         database::query,
         database::query_get,

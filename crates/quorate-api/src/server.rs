@@ -5,25 +5,31 @@
 
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, log, openapi, rqlite, stream};
+use crate::{cluster, console, database, guard, join, log, members, openapi, rqlite, stream};
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use http::StatusCode;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Longest wait for the head of a request, also on a connection that is kept open.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait for the handshake of a connection.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once the server is asked to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// Pause after the system refused a connection (too many open files), so that it is no busy loop.
@@ -41,6 +47,10 @@ pub struct ApiOptions {
     /// Further host names under which the API may be addressed, without port.
     pub hosts: Vec<String>,
 }
+
+/// Where a request comes from. Absent where a router is called without a socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub SocketAddr);
 
 /// What handlers share.
 #[derive(Debug)]
@@ -60,6 +70,16 @@ pub(crate) fn native<B: Backend>() -> Vec<(&'static str, MethodRouter<Shared<B>>
     vec![
         ("/v1/status", get(cluster::status::<B>)),
         ("/v1/nodes", get(cluster::nodes::<B>)),
+        ("/v1/nodes/{node}", get(members::node::<B>).merge(delete(members::remove::<B>))),
+        ("/v1/nodes/{node}/alias", put(members::alias::<B>)),
+        ("/v1/nodes/{node}/roles", put(members::roles::<B>)),
+        ("/v1/nodes/{node}/vote", put(members::vote::<B>)),
+        ("/v1/join-tokens", get(members::tokens::<B>).merge(post(members::invite::<B>))),
+        ("/v1/join-tokens/{id}", delete(members::revoke::<B>)),
+        ("/v1/quota", get(members::quota::<B>).merge(put(members::set_quota::<B>))),
+        ("/v1/join", post(join::join::<B>)),
+        ("/v1/join/check", post(join::check::<B>)),
+        ("/v1/leave", post(members::leave::<B>)),
         ("/v1/services", get(cluster::services::<B>)),
         ("/v1/services/{name}", get(cluster::service::<B>).merge(delete(cluster::remove_service::<B>))),
         ("/v1/services/{name}/scale", post(cluster::scale::<B>)),
@@ -121,9 +141,29 @@ async fn wrong_method(request: Request) -> Failure {
     )
 }
 
+/// Makes something to read and write out of an accepted connection: TLS, or nothing at all.
+pub trait Accept: Clone + Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// Plain HTTP: for loopback.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+impl Accept for Plain {
+    type Stream = TcpStream;
+
+    async fn accept(&self, socket: TcpStream) -> io::Result<TcpStream> {
+        Ok(socket)
+    }
+}
+
 /// Serves the API until `shutdown` is done. Requests in flight may then take 2 s more.
 pub async fn serve<B: Backend>(
     listener: TcpListener,
+    acceptor: impl Accept,
     backend: B,
     mut options: ApiOptions,
     shutdown: impl Future<Output = ()> + Send,
@@ -143,8 +183,8 @@ pub async fn serve<B: Backend>(
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%node, %error, "the API could not accept a connection");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -155,9 +195,19 @@ pub async fn serve<B: Backend>(
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%node, %error, "TCP_NODELAY could not be set");
         }
-        let connection = http.serve_connection(TokioIo::new(socket), service.clone());
-        let mut open = open.clone();
+        let service = service.clone();
+        let answer = service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            service.call(request)
+        });
+        let (http, acceptor, mut open) = (http.clone(), acceptor.clone(), open.clone());
         connections.spawn(async move {
+            let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(socket)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%peer, %error, "a client's handshake failed"),
+                Err(_) => return tracing::debug!(%peer, "a client's handshake took too long"),
+            };
+            let connection = http.serve_connection(TokioIo::new(stream), answer);
             tokio::pin!(connection);
             let ended = tokio::select! {
                 ended = &mut connection => ended,

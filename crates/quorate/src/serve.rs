@@ -11,6 +11,7 @@
 //! opens what is on disk, binds the ports and starts the threads, in this order, so that whatever
 //! cannot work fails before anything runs.
 
+pub(crate) mod admission;
 mod apply;
 mod backend;
 mod bulk;
@@ -21,16 +22,21 @@ mod inbox;
 mod link;
 mod reads;
 mod spare;
+mod tls;
 mod view;
 mod workloads;
 
 use crate::config::{self, NodeConfig};
+use crate::keys::Keys;
+use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
 use link::{LinkIdentity, Outboxes};
 use quorate_api::ApiOptions;
+use quorate_model::command::Refusal;
 use quorate_model::id::NodeId;
+use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::RecoveredLog;
 use quorate_node::{Event, Node, NodeOptions};
@@ -44,12 +50,12 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::info;
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
-/// A leader that is asked to end gets this long to hand over.
+/// A node that is asked to end gets this long to hand over leadership and to leave.
 const HANDOVER: Duration = Duration::from_secs(1);
 
 /// Runs one node until it is told to end (SIGTERM or SIGINT).
@@ -58,6 +64,8 @@ const HANDOVER: Duration = Duration::from_secs(1);
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
 pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
+    let keys = Keys::read(data_dir, config.cluster.id, config.node.id)?;
+    let acceptor = tls::Acceptor::new(&config, keys.as_ref())?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -66,7 +74,7 @@ pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, stored))
+    runtime.block_on(serve(data_dir, config, keys.map(Arc::new), acceptor, stored))
 }
 
 fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -143,6 +151,8 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
+    keys: Option<Arc<Keys>>,
+    acceptor: tls::Acceptor,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
 ) -> anyhow::Result<()> {
     let api_listener = bind(config.node.api, "API").await?;
@@ -152,9 +162,9 @@ async fn serve(
         id: config.node.id,
         name: config.node.name.clone(),
         roles: config.node.roles.clone(),
-        api: config.node.api.to_string(),
-        link: config.node.link.to_string(),
-        host: config.node.api.ip().to_string(),
+        api: config.node.api_address().to_string(),
+        link: config.node.link_address().to_string(),
+        host: config.node.api_address().ip().to_string(),
     };
     let boot = random_u128()?;
     let options = NodeOptions {
@@ -214,7 +224,9 @@ async fn serve(
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
-    let (leads, mut leads_seen) = watch::channel(false);
+    let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
+    let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let (place, mut place_seen) = watch::channel(core::Place::default());
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -237,41 +249,85 @@ async fn serve(
         snapshots,
         assignment,
         overview,
+        members,
+        known,
         routing,
-        leads,
+        place,
     };
     thread("core", move || core.run())?;
 
+    let admission = keys.and_then(|keys| Admission::new(&config, keys));
+    let leave = Arc::new(Notify::new());
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),
         waiters,
         questions,
         readers,
         overview: overview_seen,
+        members: members_seen,
+        known: known_seen,
         routing: routing_seen,
         agent,
+        admission,
+        leave: leave.clone(),
         contact,
         started: clock.started,
     }));
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
+        hosts: hosts(&config),
         ..ApiOptions::default()
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let api = tokio::spawn(quorate_api::serve(api_listener, backend, api_options, async {
+    let api = tokio::spawn(quorate_api::serve(api_listener, acceptor, backend, api_options, async {
         let _ = stopped.await;
     }));
     info!(api = %config.node.api, link = %config.node.link, "serving");
 
-    crate::daemon::end_signal()?.await;
-    info!("ending: leadership is handed over, replicas live on");
+    tokio::spawn(tell_refusals(place_seen.clone()));
+
+    tokio::select! {
+        () = crate::daemon::end_signal()? => {}
+        () = leave.notified() => info!("asked to leave"),
+    }
+    info!("ending: leadership is handed over, this node leaves, replicas live on");
     inbox.send(Event::Leave).await;
-    let _ = tokio::time::timeout(HANDOVER, leads_seen.wait_for(|leads| !leads)).await;
+    let _ = tokio::time::timeout(HANDOVER, place_seen.wait_for(|place| !place.leads && place.left)).await;
     let _ = stop.send(());
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
     std::process::exit(0);
+}
+
+/// Names under which clients may address the API.
+fn hosts(config: &NodeConfig) -> Vec<String> {
+    let mut hosts = vec![config.node.name.clone(), config.node.api_address().ip().to_string()];
+    if let Ok(name) = rustix::system::uname().nodename().to_str() {
+        hosts.push(name.to_owned());
+    }
+    hosts
+}
+
+/// A node that the cluster does not have says why, each time that the reason changes.
+async fn tell_refusals(mut place: watch::Receiver<core::Place>) {
+    let mut told = None;
+    loop {
+        let refused = place.borrow_and_update().refused.clone();
+        if refused != told {
+            match &refused {
+                Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
+                    tracing::error!("{why}. Empty the data directory and join with a new token to bring the server back.");
+                }
+                Some(why) => tracing::warn!("this node has no place in the cluster: {why}"),
+                None => info!("this node has its place in the cluster"),
+            }
+            told = refused;
+        }
+        if place.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {

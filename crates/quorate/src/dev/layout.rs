@@ -160,6 +160,8 @@ impl Layout {
                     roles: BTreeSet::from([Role::Manager, Role::Worker]),
                     api: plan.api,
                     link: ports.nodes[i].1,
+                    advertise: None,
+                    plain_http: true,
                     console_token: Some(self.token.clone()),
                     end_with_pid: Some(std::process::id()),
                 },

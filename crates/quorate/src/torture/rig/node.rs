@@ -90,6 +90,8 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 roles: BTreeSet::from([Role::Manager, Role::Worker]),
                 api,
                 link,
+                advertise: None,
+                plain_http: true,
                 console_token: None,
                 end_with_pid: Some(std::process::id()),
             },
