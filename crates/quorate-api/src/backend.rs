@@ -2,6 +2,8 @@
 
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::view::{MembersView, Overview};
+use quorate_model::access::audit::AuditPage;
+use quorate_model::access::{AccessState, Actor};
 use quorate_model::command::Refusal;
 use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
@@ -35,6 +37,18 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What gateways need, always current.
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>>;
 
+    /// Users, roles, sessions: always current. Published before this node answers a linearizable
+    /// read whose index covers the change.
+    fn access(&self) -> watch::Receiver<AccessView>;
+
+    /// At most `limit` audit entries after number `after`, from this node's own file.
+    fn audit(
+        &self,
+        after: u64,
+        limit: u32,
+        patience: Duration,
+    ) -> impl Future<Output = Result<AuditPage, ReadError>> + Send;
+
     /// A gateway that this node feeds says how far it is. It counts as gone after 3 s of silence.
     fn gateway_report(&self, report: GatewayReport);
 
@@ -62,11 +76,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<JoinCheck, JoinError>> + Send;
 
     /// Makes a server a node, and signs its certificate. Asking again with the same key and the same
-    /// secret changes nothing and is answered again.
+    /// secret changes nothing and is answered again. `actor` is for the audit.
     fn join(
         &self,
         request: JoinRequest,
         from: Option<IpAddr>,
+        actor: Actor,
         patience: Duration,
     ) -> impl Future<Output = Result<JoinAnswer, JoinError>> + Send;
 
@@ -124,6 +139,14 @@ pub enum JoinError {
     /// The server is a node now and has no certificate: asking again gives it one.
     #[error("the certificate could not be made: {0}")]
     NotSigned(String),
+}
+
+/// What is decided about access, as this node has it.
+#[derive(Debug, Clone, Default)]
+pub struct AccessView {
+    /// Up to this index, or further without anything about access.
+    pub applied: LogIndex,
+    pub access: Arc<AccessState>,
 }
 
 /// A mutation that is in the log of a majority and applied here.

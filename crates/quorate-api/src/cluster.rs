@@ -1,5 +1,6 @@
 //! The cluster: what it is, what is wanted of it, who leads it.
 
+use crate::access::Acting;
 use crate::backend::Backend;
 use crate::members::find_node;
 use crate::problem::Failure;
@@ -11,6 +12,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
+use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, RequestId, ServiceName};
@@ -199,6 +201,7 @@ pub(crate) struct SpecOptions {
 pub(crate) async fn apply_specs<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -211,7 +214,9 @@ pub(crate) async fn apply_specs<B: Backend>(
     if options.plan {
         return Ok(Json(SpecAnswer { services, index: None }));
     }
-    let index = command(&app, id, &Command::ApplySpec { document }, patience).await?;
+    let names: Vec<&str> = document.services.iter().map(|service| service.name.as_str()).collect();
+    let actor = acting.on(&app.access(), &names.join(" "))?;
+    let index = command(&app, id, &Command::ApplySpec { document }, &actor, patience).await?;
     let overview = shown(&app, index).await;
     for result in &mut services {
         // What this node shows is the truth; without it the plan's number is the best guess.
@@ -302,12 +307,14 @@ pub struct Changed {
 pub(crate) async fn remove_service<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(name): Named,
     uri: Uri,
 ) -> Result<Json<Changed>, Failure> {
     let service = service_name(&app, &name)?;
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
-    let index = command(&app, id, &Command::RemoveService { service: service.clone() }, patience).await?;
+    let actor = acting.on(&app.access(), service.as_str())?;
+    let index = command(&app, id, &Command::RemoveService { service: service.clone() }, &actor, patience).await?;
     Ok(Json(Changed { service, index: index.0, replicas: None }))
 }
 
@@ -328,6 +335,7 @@ pub struct Scale {
 pub(crate) async fn scale<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(name): Named,
     uri: Uri,
     headers: HeaderMap,
@@ -336,7 +344,9 @@ pub(crate) async fn scale<B: Backend>(
     let service = service_name(&app, &name)?;
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let Scale { replicas } = read_json(&read_body(&headers, body).await?)?;
-    let index = command(&app, id, &Command::ScaleService { service: service.clone(), replicas }, patience).await?;
+    let actor = acting.on(&app.access(), &format!("{service} to {replicas}"))?;
+    let scale = Command::ScaleService { service: service.clone(), replicas };
+    let index = command(&app, id, &scale, &actor, patience).await?;
     Ok(Json(Changed { service, index: index.0, replicas: Some(replicas) }))
 }
 
@@ -365,6 +375,7 @@ pub struct Leader {
         (status = 503, description = "no-leader", body = Problem), (status = 504, description = "not-taken", body = Problem)))]
 pub(crate) async fn transfer<B: Backend>(
     State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -373,6 +384,7 @@ pub(crate) async fn transfer<B: Backend>(
     let Transfer { node: wanted } = read_json(&read_body(&headers, body).await?)?;
     let overview = current(&app);
     let node = find_node(&overview, &wanted)?;
+    acting.begin(&app, &node.name).await?;
     app.backend.transfer_leadership(node.id, patience).await?;
     Ok(Json(Leader { leader: node.name.clone() }))
 }
@@ -382,9 +394,10 @@ pub(crate) async fn command<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
     command: &Command,
+    actor: &Actor,
     patience: Duration,
 ) -> Result<LogIndex, Failure> {
-    let committed = app.backend.propose(Proposal::command(id, command), patience).await?;
+    let committed = app.backend.propose(Proposal::command_by(id, command, actor), patience).await?;
     match committed.outcome {
         Outcome::Command(Ok(())) => Ok(committed.index),
         Outcome::Command(Err(refusal)) => Err(refused(&current(app), refusal)),

@@ -18,15 +18,17 @@
 //!   another node, two servers with one token are two nodes, and a server that asks again is the
 //!   same one.
 
-use crate::backend::Backend;
+use crate::access::Acting;
+use crate::backend::{Backend, JoinError};
 use crate::problem::Failure;
 use crate::request::{Patience, patience, read_body, read_json, read_query};
-use crate::server::{Peer, Shared};
+use crate::server::Shared;
 use crate::view::Problem;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use http::{HeaderMap, Uri};
+use quorate_model::access::Actor;
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::member::Vote;
 use quorate_model::state::Role;
@@ -156,12 +158,23 @@ impl fmt::Debug for JoinAnswer {
         (status = 429, description = "too-many-attempts", body = Problem)))]
 pub(crate) async fn check<B: Backend>(
     State(app): State<Shared<B>>,
-    peer: Option<Extension<Peer>>,
+    Extension(acting): Extension<Acting>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<JoinCheck>, Failure> {
     let request: JoinRequest = read_json(&read_body(&headers, body).await?)?;
-    Ok(Json(app.backend.check_join(request, peer.map(|Extension(peer)| peer.0.ip())).await?))
+    let actor = acting.on(&app.access(), &request.name)?;
+    match app.backend.check_join(request, acting.peer().ip()).await {
+        Ok(check) => Ok(Json(check)),
+        Err(error) => Err(refused(&app, actor, error)),
+    }
+}
+
+/// Who was turned away is in the audit.
+fn refused<B: Backend>(app: &Shared<B>, actor: Actor, error: JoinError) -> Failure {
+    let failure = Failure::from(error);
+    app.denials.write(app, actor, format!("{} ({})", failure.problem().message, failure.problem().code));
+    failure
 }
 
 /// Makes a server a node of the cluster.
@@ -175,12 +188,16 @@ pub(crate) async fn check<B: Backend>(
         (status = 500, description = "not-signed", body = Problem)))]
 pub(crate) async fn join<B: Backend>(
     State(app): State<Shared<B>>,
-    peer: Option<Extension<Peer>>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<JoinAnswer>, Failure> {
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let request: JoinRequest = read_json(&read_body(&headers, body).await?)?;
-    Ok(Json(app.backend.join(request, peer.map(|Extension(peer)| peer.0.ip()), patience).await?))
+    let actor = acting.on(&app.access(), &request.name)?;
+    match app.backend.join(request, acting.peer().ip(), actor.clone(), patience).await {
+        Ok(answer) => Ok(Json(answer)),
+        Err(error) => Err(refused(&app, actor, error)),
+    }
 }

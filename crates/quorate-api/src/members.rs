@@ -1,11 +1,12 @@
 //! Who belongs to the cluster: join tokens, aliases, roles, votes, removal, the quota.
 
+use crate::access::Acting;
 use crate::backend::Backend;
 use crate::cluster::{command, nearest, shown};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, fresh_id, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{NodeView, Overview, Problem, QuotaView, TokenView};
+use crate::view::{JoinTokenView, NodeView, Overview, Problem, QuotaView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -36,8 +37,8 @@ fn wall_now() -> WallTime {
 }
 
 /// Every join token that waits, was used or expired a short time ago. Never their secrets.
-#[utoipa::path(get, path = "/v1/join-tokens", tag = "members", responses((status = 200, body = [TokenView])))]
-pub(crate) async fn tokens<B: Backend>(State(app): State<Shared<B>>) -> Json<Vec<TokenView>> {
+#[utoipa::path(get, path = "/v1/join-tokens", tag = "members", responses((status = 200, body = [JoinTokenView])))]
+pub(crate) async fn tokens<B: Backend>(State(app): State<Shared<B>>) -> Json<Vec<JoinTokenView>> {
     Json(app.backend.members().borrow().tokens.clone())
 }
 
@@ -75,7 +76,7 @@ impl Default for Invite {
 /// A new join token. Its secret is in the commands, and is never shown again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Invited {
-    pub token: TokenView,
+    pub token: JoinTokenView,
     /// One command for each address of the node that answers; any of them may be used, once.
     pub commands: Vec<String>,
     /// The log entry that did it.
@@ -90,6 +91,7 @@ pub struct Invited {
 pub(crate) async fn invite<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -103,6 +105,7 @@ pub(crate) async fn invite<B: Backend>(
         return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, fix)
             .with_details(json!({ "field": "ttl" })));
     }
+    let actor = acting.on(&app.access(), &format!("{role:?}").to_lowercase())?;
     let invitation = app.backend.invite()?;
     let created = wall_now();
     let token = JoinToken {
@@ -114,7 +117,7 @@ pub(crate) async fn invite<B: Backend>(
         expires: WallTime(created.0.saturating_add(micros(ttl.0))),
         used: None,
     };
-    let view = TokenView {
+    let view = JoinTokenView {
         id: token.id,
         role,
         name: token.name.clone(),
@@ -124,7 +127,8 @@ pub(crate) async fn invite<B: Backend>(
         used_at: None,
     };
     let wanted = token.id;
-    let index = command(&app, id, &Command::Member(MemberCommand::CreateToken { token }), patience).await?;
+    let create = Command::Member(MemberCommand::CreateToken { token });
+    let index = command(&app, id, &create, &actor, patience).await?;
     if !is_there(&app, wanted, index).await {
         // A request that is repeated is done once, and the secret of that once is gone.
         let message = "this request has made a join token before, whose secret was shown then";
@@ -163,6 +167,7 @@ pub struct Done {
 pub(crate) async fn revoke<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(wanted): Named,
     uri: Uri,
 ) -> Result<Json<Done>, Failure> {
@@ -179,7 +184,8 @@ pub(crate) async fn revoke<B: Backend>(
             }
         },
     };
-    let index = command(&app, id, &Command::Member(MemberCommand::RevokeToken { token }), patience).await?;
+    let actor = acting.on(&app.access(), &token.to_string())?;
+    let index = command(&app, id, &Command::Member(MemberCommand::RevokeToken { token }), &actor, patience).await?;
     Ok(Json(Done { index: index.0 }))
 }
 
@@ -247,10 +253,11 @@ pub(crate) async fn node<B: Backend>(
 pub(crate) async fn remove<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(wanted): Named,
     uri: Uri,
 ) -> Result<Json<Done>, Failure> {
-    change(&app, id, &wanted, &uri, |node| MemberCommand::Expel { node }).await.map(|(done, _)| done)
+    change(&app, id, &acting, &wanted, &uri, |node| MemberCommand::Expel { node }).await.map(|(done, _)| done)
 }
 
 /// Another name for a node.
@@ -269,13 +276,14 @@ pub struct Alias {
 pub(crate) async fn alias<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(wanted): Named,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let Alias { alias } = read_json(&read_body(&headers, body).await?)?;
-    changed(&app, id, &wanted, &uri, |node| MemberCommand::SetAlias { node, alias }).await
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetAlias { node, alias }).await
 }
 
 /// What a node does for the cluster.
@@ -296,13 +304,14 @@ pub struct Roles {
 pub(crate) async fn roles<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(wanted): Named,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let Roles { roles } = read_json(&read_body(&headers, body).await?)?;
-    changed(&app, id, &wanted, &uri, |node| MemberCommand::SetRoles { node, roles }).await
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetRoles { node, roles }).await
 }
 
 /// Whether a manager is to vote.
@@ -322,25 +331,30 @@ pub struct VoteWish {
 pub(crate) async fn vote<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(wanted): Named,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let VoteWish { vote } = read_json(&read_body(&headers, body).await?)?;
-    changed(&app, id, &wanted, &uri, |node| MemberCommand::SetVote { node, vote }).await
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetVote { node, vote }).await
 }
 
 async fn change<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
+    acting: &Acting,
     wanted: &str,
     uri: &Uri,
     make: impl FnOnce(NodeId) -> MemberCommand,
 ) -> Result<(Json<Done>, NodeId), Failure> {
     let patience = patience(read_query::<Patience>(uri)?.timeout_ms)?;
-    let node = node_id(&app.backend.overview().borrow().clone(), wanted)?;
-    let index = command(app, id, &Command::Member(make(node)), patience).await?;
+    let overview = app.backend.overview().borrow().clone();
+    let node = node_id(&overview, wanted)?;
+    let name = overview.nodes.iter().find(|known| known.id == node).map_or(wanted, |known| known.name.as_str());
+    let actor = acting.on(&app.access(), name)?;
+    let index = command(app, id, &Command::Member(make(node)), &actor, patience).await?;
     Ok((Json(Done { index: index.0 }), node))
 }
 
@@ -348,11 +362,12 @@ async fn change<B: Backend>(
 async fn changed<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
+    acting: &Acting,
     wanted: &str,
     uri: &Uri,
     make: impl FnOnce(NodeId) -> MemberCommand,
 ) -> Result<Json<NodeView>, Failure> {
-    let (Json(done), node) = change(app, id, wanted, uri, make).await?;
+    let (Json(done), node) = change(app, id, acting, wanted, uri, make).await?;
     let overview = shown(app, LogIndex(done.index)).await;
     Ok(Json(find_node(&overview, &node.to_string())?.clone()))
 }
@@ -367,10 +382,14 @@ pub struct Leaving {
 /// The node that is asked leaves: it hands over what it leads, frees its place, and ends. Its id
 /// and certificate stay good, so starting it again brings it back.
 #[utoipa::path(post, path = "/v1/leave", tag = "members", responses((status = 200, body = Leaving)))]
-pub(crate) async fn leave<B: Backend>(State(app): State<Shared<B>>) -> Json<Leaving> {
+pub(crate) async fn leave<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
+) -> Result<Json<Leaving>, Failure> {
     let node = app.backend.overview().borrow().answered_by.clone();
+    acting.begin(&app, &node).await?;
     app.backend.leave();
-    Json(Leaving { node })
+    Ok(Json(Leaving { node }))
 }
 
 /// How many nodes may run, and how many do.
@@ -397,6 +416,7 @@ pub struct QuotaWish {
 pub(crate) async fn set_quota<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -412,6 +432,8 @@ pub(crate) async fn set_quota<B: Backend>(
                 .with_details(json!({ "field": "nodes" })));
         }
     };
-    let index = command(&app, id, &Command::Member(MemberCommand::SetQuota { quota }), patience).await?;
+    let target = nodes.map_or_else(|| "none".to_owned(), |nodes| nodes.to_string());
+    let actor = acting.on(&app.access(), &target)?;
+    let index = command(&app, id, &Command::Member(MemberCommand::SetQuota { quota }), &actor, patience).await?;
     Ok(Json(Done { index: index.0 }))
 }

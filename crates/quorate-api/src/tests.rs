@@ -1,14 +1,15 @@
 //! The whole router over a back end in memory.
 
+use crate::access::AuthMode;
 use crate::backend::{
-    Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece, Query,
-    ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece,
+    Query, ReadError, TransferError, WriteError,
 };
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::server::{ApiOptions, Plain, native, router, serve};
 use crate::view::{
-    ClusterHealth, ClusterView, EventView, MembersView, NodeMode, NodeState, NodeView, Overview, QuotaView,
-    ServiceView, Standing, TokenView,
+    ClusterHealth, ClusterView, EventView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView, Overview,
+    QuotaView, ServiceView, Standing,
 };
 use axum::Router;
 use axum::body::Body;
@@ -19,6 +20,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use quorate_model::access::audit::{AuditLink, AuditPage};
+use quorate_model::access::{AccessChange, AccessState, Actor};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
@@ -27,7 +30,7 @@ use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
-use quorate_model::state::Role;
+use quorate_model::state::{Change, ClusterState, Role};
 use quorate_model::time::WallTime;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -38,6 +41,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
+mod access;
 mod members;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -48,6 +52,10 @@ mod carried {
 
     pub(super) fn payload(proposal: &Proposal) -> Payload {
         Envelope::stamp(proposal.clone(), WallTime(1), 1).payload().unwrap()
+    }
+
+    pub(super) fn actor(proposal: &Proposal) -> Option<Actor> {
+        Envelope::stamp(proposal.clone(), WallTime(1), 1).actor().unwrap()
     }
 
     pub(super) fn batch(proposal: &Proposal) -> SqlBatch {
@@ -66,6 +74,7 @@ struct Inner {
     overview: watch::Sender<Arc<Overview>>,
     members: watch::Sender<Arc<MembersView>>,
     routing: watch::Sender<Arc<RoutingTable>>,
+    access: watch::Sender<AccessView>,
     state: Mutex<State>,
 }
 
@@ -85,6 +94,9 @@ struct State {
     asked_to_join: Vec<(JoinRequest, Option<IpAddr>)>,
     join_error: Option<JoinError>,
     left: bool,
+    /// What the real state machine makes of commands about access.
+    cluster: ClusterState,
+    audit: Vec<AuditLink>,
 }
 
 impl Fake {
@@ -94,6 +106,7 @@ impl Fake {
             overview: watch::Sender::new(Arc::new(overview())),
             members: watch::Sender::new(Arc::new(MembersView::default())),
             routing: watch::Sender::new(Arc::new(RoutingTable::default())),
+            access: watch::Sender::new(AccessView::default()),
             state: Mutex::new(state),
         }))
     }
@@ -129,7 +142,7 @@ impl Fake {
                 };
             };
             match command {
-                MemberCommand::CreateToken { token } => members.tokens.push(TokenView {
+                MemberCommand::CreateToken { token } => members.tokens.push(JoinTokenView {
                     id: token.id,
                     role: token.role,
                     name: token.name.clone(),
@@ -154,6 +167,22 @@ impl Fake {
             }
         });
         refusal
+    }
+
+    /// Runs a command about access as a node would, at the time of this machine.
+    fn about_access(&self, index: LogIndex, command: &Command, actor: Option<&Actor>) -> Result<(), Refusal> {
+        let (outcome, access) = self.set(|state| {
+            let decided = state.cluster.decide_for(index, now(), command, actor);
+            for change in &decided.changes {
+                if let Change::Access(AccessChange::Audit(link)) = change {
+                    state.audit.push(link.clone());
+                }
+            }
+            state.cluster.absorb(index, &decided.changes);
+            (decided.outcome, state.cluster.access.clone())
+        });
+        self.0.access.send_replace(AccessView { applied: index, access });
+        outcome
     }
 
     fn carry_out(&self, index: LogIndex, command: &Command) -> Result<(), Refusal> {
@@ -210,6 +239,9 @@ impl Backend for Fake {
                         .collect(),
                 }
             })),
+            Payload::Command(command @ Command::Access(_)) => {
+                Outcome::Command(self.about_access(index, &command, carried::actor(&proposal).as_ref()))
+            }
             Payload::Command(command) => Outcome::Command(self.carry_out(index, &command)),
             Payload::Noop => Outcome::Noop,
         };
@@ -238,6 +270,18 @@ impl Backend for Fake {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.0.routing.subscribe()
+    }
+
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.0.access.subscribe()
+    }
+
+    async fn audit(&self, after: u64, limit: u32, _: Duration) -> Result<AuditPage, ReadError> {
+        self.set(|state| {
+            let later = state.audit.iter().filter(|link| link.entry.seq > after);
+            let links = later.take(limit as usize).cloned().collect();
+            Ok(AuditPage { links, head: state.cluster.access.audit })
+        })
     }
 
     fn gateway_report(&self, report: GatewayReport) {
@@ -292,7 +336,13 @@ impl Backend for Fake {
         })
     }
 
-    async fn join(&self, request: JoinRequest, from: Option<IpAddr>, _: Duration) -> Result<JoinAnswer, JoinError> {
+    async fn join(
+        &self,
+        request: JoinRequest,
+        from: Option<IpAddr>,
+        _: Actor,
+        _: Duration,
+    ) -> Result<JoinAnswer, JoinError> {
         self.asked_to_join(request, from)?;
         Ok(JoinAnswer {
             cluster: ClusterId::from_u128(1),
@@ -381,8 +431,18 @@ fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
     }
 }
 
+fn now() -> WallTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    WallTime(u64::try_from(since.as_micros()).unwrap())
+}
+
 fn api(fake: &Fake) -> Router {
-    let options = ApiOptions { console_token: Some("secret".into()), node_name: "n1".into(), ..ApiOptions::default() };
+    let options = ApiOptions {
+        console_token: Some("secret".into()),
+        node_name: "n1".into(),
+        auth: AuthMode::Open,
+        ..ApiOptions::default()
+    };
     router(fake.clone(), options)
 }
 
@@ -862,7 +922,8 @@ async fn a_server_keeps_connections_open_and_ends_its_streams() {
     let shutdown = async move {
         ended.await.ok();
     };
-    let server = tokio::spawn(serve(listener, Plain, Fake::new(), ApiOptions::default(), shutdown));
+    let open = ApiOptions { auth: AuthMode::Open, ..ApiOptions::default() };
+    let server = tokio::spawn(serve(listener, Plain, Fake::new(), open, shutdown));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let mut received = Vec::new();
     for answers in 1..=2 {
@@ -895,7 +956,7 @@ async fn read_until(socket: &mut TcpStream, received: &mut Vec<u8>, text: &str, 
 fn every_native_path_is_described() {
     let document: Json = serde_json::from_str(crate::openapi_document()).unwrap();
     let described: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|(path, _)| path).collect();
+    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|route| route.path).collect();
     served.sort_unstable();
     assert_eq!(described, served);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));

@@ -200,7 +200,7 @@ pub struct EventView {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MembersView {
     /// Join tokens that wait, and those that were used or expired less than a day ago.
-    pub tokens: Vec<TokenView>,
+    pub tokens: Vec<JoinTokenView>,
     pub quota: QuotaView,
     /// What this node has applied.
     #[schema(value_type = u64)]
@@ -209,7 +209,7 @@ pub struct MembersView {
 
 /// A permission to join. Its secret is shown once, by the answer that made it, and never here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct TokenView {
+pub struct JoinTokenView {
     #[schema(value_type = uuid::Uuid)]
     pub id: TokenId,
     /// What the server that uses it becomes.

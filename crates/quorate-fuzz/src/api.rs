@@ -12,12 +12,14 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query, ReadError,
-    TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query,
+    ReadError, TransferError, WriteError,
 };
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::view::{MembersView, Overview, Problem};
-use quorate_api::{ApiOptions, router};
+use quorate_api::{ApiOptions, AuthMode, router};
+use quorate_model::access::Actor;
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::member::SecretHash;
@@ -126,11 +128,19 @@ impl Backend for Mirror {
         Err(JoinError::Invite(InviteError::NoAuthority))
     }
 
-    async fn join(&self, _: JoinRequest, _: Option<IpAddr>, _: Duration) -> Result<JoinAnswer, JoinError> {
+    async fn join(&self, _: JoinRequest, _: Option<IpAddr>, _: Actor, _: Duration) -> Result<JoinAnswer, JoinError> {
         Err(JoinError::Invite(InviteError::NoAuthority))
     }
 
     fn leave(&self) {}
+
+    fn access(&self) -> watch::Receiver<AccessView> {
+        watch::channel(AccessView::default()).1
+    }
+
+    async fn audit(&self, _: u64, _: u32, _: Duration) -> Result<AuditPage, ReadError> {
+        Err(ReadError::ShuttingDown)
+    }
 }
 
 struct Server {
@@ -147,8 +157,12 @@ impl Server {
     fn new() -> Server {
         let runtime = runtime::Builder::new_current_thread().enable_time().build();
         let mirror = Mirror::new();
-        let options =
-            ApiOptions { console_token: Some("token".into()), node_name: "n1".into(), ..ApiOptions::default() };
+        let options = ApiOptions {
+            console_token: Some("token".into()),
+            node_name: "n1".into(),
+            auth: AuthMode::Open,
+            ..ApiOptions::default()
+        };
         let service = TowerToHyperService::new(router(mirror.clone(), options));
         Server { runtime: runtime.expect("a runtime of one thread can be made"), mirror, service }
     }

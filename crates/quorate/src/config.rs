@@ -2,6 +2,7 @@
 //!
 //! `quorate dev` writes it; `init` and `join` will. An unknown key is an error.
 
+use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use quorate_model::time::Span;
@@ -11,6 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "node.toml";
+
+/// Name of the local socket in the data directory.
+pub(crate) const API_SOCKET: &str = "api.sock";
 
 /// One node's place in its cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +57,9 @@ pub(crate) struct ThisNode {
     /// Opens the console in a browser and lets it change things. Kept in memory only by the browser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_token: Option<String>,
+    /// Whether the API asks who is there. Default `required`; `dev` sets `open`.
+    #[serde(default)]
+    pub auth: AuthMode,
     /// Replicas end when this process does. `quorate dev` gives its own pid, so that nothing is left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_with_pid: Option<u32>,

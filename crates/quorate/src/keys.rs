@@ -99,7 +99,8 @@ impl ManagerKeys {
     pub(crate) fn from_text(text: &str, authorities: &[CaCertificate]) -> anyhow::Result<ManagerKeys> {
         let handed: Handed = serde_json::from_str(text).context("reading the keys of a manager")?;
         let fits = |certificate: &CaCertificate| Ca::from_pem(&certificate.to_pem(), &handed.authority_key).ok();
-        let authority = authorities.iter().find_map(fits).context("the authority's key fits none of its certificates")?;
+        let authority =
+            authorities.iter().find_map(fits).context("the authority's key fits none of its certificates")?;
         Ok(ManagerKeys { authority, ring: ring(&handed.cluster_keys)? })
     }
 }
@@ -150,7 +151,8 @@ impl Keys {
         let within = |name: &str| format!("in {}", dir.join(name).display());
         let keys = Keys {
             key: NodeKey::from_pem(&text(NODE_KEY)?).with_context(|| within(NODE_KEY))?,
-            certificate: NodeCertificate::from_pem(&text(NODE_CERTIFICATE)?).with_context(|| within(NODE_CERTIFICATE))?,
+            certificate: NodeCertificate::from_pem(&text(NODE_CERTIFICATE)?)
+                .with_context(|| within(NODE_CERTIFICATE))?,
             authorities: CaCertificate::all_from_pem(&text(AUTHORITIES)?).with_context(|| within(AUTHORITIES))?,
             manager: None,
         };
@@ -166,7 +168,10 @@ impl Keys {
         };
         let named = keys.identity()?;
         if named != (PeerIdentity { cluster, node }) {
-            bail!("{} is for {named}, and this is node {node} of cluster {cluster}", dir.join(NODE_CERTIFICATE).display());
+            bail!(
+                "{} is for {named}, and this is node {node} of cluster {cluster}",
+                dir.join(NODE_CERTIFICATE).display()
+            );
         }
         Ok(Some(Keys { manager, ..keys }))
     }

@@ -33,7 +33,8 @@ use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
 use link::{LinkIdentity, Outboxes};
-use quorate_api::ApiOptions;
+use quorate_api::backend::AccessView;
+use quorate_api::{ApiOptions, AuthMode};
 use quorate_model::command::Refusal;
 use quorate_model::id::NodeId;
 use quorate_model::member::NotAdmitted;
@@ -155,8 +156,12 @@ async fn serve(
     acceptor: tls::Acceptor,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
 ) -> anyhow::Result<()> {
+    if config.node.auth == AuthMode::Open && !config.node.api.ip().is_loopback() {
+        tracing::warn!(api = %config.node.api, "whoever reaches the API may do everything: node.auth is open");
+    }
     let api_listener = bind(config.node.api, "API").await?;
     let link_listener = bind(config.node.link, "node link").await?;
+    let local_socket = bind_local(data_dir, config.node.auth)?;
     let clock = core::Clock { started: Instant::now() };
     let identity = NodeIdentity {
         id: config.node.id,
@@ -227,6 +232,8 @@ async fn serve(
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
     let (place, mut place_seen) = watch::channel(core::Place::default());
+    let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
+    let (access, access_seen) = watch::channel(first);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -253,6 +260,7 @@ async fn serve(
         known,
         routing,
         place,
+        access,
     };
     thread("core", move || core.run())?;
 
@@ -267,6 +275,7 @@ async fn serve(
         members: members_seen,
         known: known_seen,
         routing: routing_seen,
+        access: access_seen,
         agent,
         admission,
         leave: leave.clone(),
@@ -277,12 +286,20 @@ async fn serve(
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
         hosts: hosts(&config),
+        auth: config.node.auth,
+        tls: !config.node.plain_http,
         ..ApiOptions::default()
     };
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let api = tokio::spawn(quorate_api::serve(api_listener, acceptor, backend, api_options, async {
-        let _ = stopped.await;
-    }));
+    let (stop, stopped) = watch::channel(false);
+    let ends = |mut stopped: watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Some(socket) = local_socket {
+        let owner = rustix::process::geteuid().as_raw();
+        let (backend, options) = (backend.clone(), api_options.clone());
+        tokio::spawn(quorate_api::serve_unix(socket, owner, backend, options, ends(stopped.clone())));
+    }
+    let api = tokio::spawn(quorate_api::serve(api_listener, acceptor, backend, api_options, ends(stopped)));
     info!(api = %config.node.api, link = %config.node.link, "serving");
 
     tokio::spawn(tell_refusals(place_seen.clone()));
@@ -294,7 +311,7 @@ async fn serve(
     info!("ending: leadership is handed over, this node leaves, replicas live on");
     inbox.send(Event::Leave).await;
     let _ = tokio::time::timeout(HANDOVER, place_seen.wait_for(|place| !place.leads && place.left)).await;
-    let _ = stop.send(());
+    let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
     std::process::exit(0);
@@ -317,7 +334,9 @@ async fn tell_refusals(mut place: watch::Receiver<core::Place>) {
         if refused != told {
             match &refused {
                 Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
-                    tracing::error!("{why}. Empty the data directory and join with a new token to bring the server back.");
+                    tracing::error!(
+                        "{why}. Empty the data directory and join with a new token to bring the server back."
+                    );
                 }
                 Some(why) => tracing::warn!("this node has no place in the cluster: {why}"),
                 None => info!("this node has its place in the cluster"),
@@ -334,6 +353,36 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::Tcp
     tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("binding {address} for the {what} (is another process using the port?)"))
+}
+
+/// The socket on which root and the server's own user need no login.
+fn bind_local(data_dir: &Path, auth: AuthMode) -> anyhow::Result<Option<tokio::net::UnixListener>> {
+    let path = data_dir.join(config::API_SOCKET);
+    // Nobody may connect before its mode is set, so it gets its name after that. One that an
+    // earlier run left is of no use: the data directory is locked.
+    let unfinished = data_dir.join("api.new");
+    let bound =
+        remove_if_there(&unfinished).and_then(|()| tokio::net::UnixListener::bind(&unfinished)).and_then(|listener| {
+            std::fs::set_permissions(&unfinished, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            std::fs::rename(&unfinished, &path)?;
+            Ok(listener)
+        });
+    match bound {
+        Ok(listener) => Ok(Some(listener)),
+        // Its path may be too long for a socket; a cluster that asks nobody can do without.
+        Err(error) if auth == AuthMode::Open => {
+            tracing::warn!(path = %path.display(), %error, "there is no local socket");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("binding {}", path.display())),
+    }
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {

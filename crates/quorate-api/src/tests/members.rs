@@ -130,9 +130,15 @@ async fn a_handler_knows_where_a_request_comes_from() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, Plain, fake.clone(), ApiOptions::default(), async {
-        let _ = stopped.await;
-    }));
+    let server = tokio::spawn(serve(
+        listener,
+        Plain,
+        fake.clone(),
+        ApiOptions { auth: AuthMode::Open, ..ApiOptions::default() },
+        async {
+            let _ = stopped.await;
+        },
+    ));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let body = asking().to_string();
     let head = format!("POST /v1/join/check HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n", body.len());

@@ -4,6 +4,7 @@
 use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
+use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use quorate_model::time::Span;
@@ -163,6 +164,7 @@ impl Layout {
                     advertise: None,
                     plain_http: true,
                     console_token: Some(self.token.clone()),
+                    auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
                 },
                 timers: Timers { replace_after: Span::from_secs(0) },

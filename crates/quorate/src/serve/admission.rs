@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{Backend as _, Invitation, InviteError, JoinError, Query};
 use quorate_api::join::{JOIN_VERSION, JoinAnswer, JoinCheck, JoinRequest, ManagerAddress};
 use quorate_api::view::NodeState;
+use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId};
@@ -75,7 +76,12 @@ impl Admission {
     /// `None` for a node that has no authority.
     pub(super) fn new(config: &NodeConfig, keys: Arc<Keys>) -> Option<Admission> {
         keys.manager.as_ref()?;
-        Some(Admission { config: config.clone(), keys, turn: tokio::sync::Mutex::default(), throttle: Mutex::default() })
+        Some(Admission {
+            config: config.clone(),
+            keys,
+            turn: tokio::sync::Mutex::default(),
+            throttle: Mutex::default(),
+        })
     }
 
     fn manager(&self) -> &ManagerKeys {
@@ -119,10 +125,11 @@ impl Admission {
         backend: &NodeBackend,
         request: &JoinRequest,
         from: Option<IpAddr>,
+        actor: &Actor,
         patience: Duration,
     ) -> Result<JoinAnswer, JoinError> {
         let _turn = self.turn.lock().await;
-        let joined = self.admit(backend, request, from, patience).await;
+        let joined = self.admit(backend, request, from, actor, patience).await;
         self.note(request, from, joined.as_ref().err());
         if let Ok(answer) = &joined {
             info!(node = %answer.node, name = %request.name, api = %request.api, "admitted a node");
@@ -135,6 +142,7 @@ impl Admission {
         backend: &NodeBackend,
         request: &JoinRequest,
         from: Option<IpAddr>,
+        actor: &Actor,
         patience: Duration,
     ) -> Result<JoinAnswer, JoinError> {
         let applicant = self.look(backend, request, from).await?;
@@ -155,7 +163,7 @@ impl Admission {
             vote: request.vote,
         });
         let id = random_u128().map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
-        let proposal = Proposal::command(RequestId::from_u128(id), &command);
+        let proposal = Proposal::command_by(RequestId::from_u128(id), &command, actor);
         let committed = backend.propose(proposal, patience).await.map_err(JoinError::Write)?;
         if let Outcome::Command(Err(refusal)) = committed.outcome {
             return Err(JoinError::Refused(refusal));
@@ -202,8 +210,11 @@ impl Admission {
         if applicant.identity.roles.is_empty() {
             applicant.identity.roles = roles_of(role.unwrap_or(Role::Manager));
         }
-        let command =
-            Command::Member(MemberCommand::Admit { secret: hash, node: applicant.identity.clone(), vote: request.vote });
+        let command = Command::Member(MemberCommand::Admit {
+            secret: hash,
+            node: applicant.identity.clone(),
+            vote: request.vote,
+        });
         known.decide(LogIndex(0), wall_now(), &command).map_err(JoinError::Refused)?;
         for (what, address) in [("API", applicant.api), ("node link", applicant.link)] {
             self.try_port(what, address, &request.hail).await?;
@@ -249,10 +260,9 @@ impl Admission {
 fn may_be_guessing(error: &JoinError) -> bool {
     match error {
         JoinError::Malformed { .. } => true,
-        JoinError::Refused(Refusal::NotAdmitted { why }) => matches!(
-            why,
-            NotAdmitted::UnknownToken | NotAdmitted::UsedToken { .. } | NotAdmitted::ExpiredToken { .. }
-        ),
+        JoinError::Refused(Refusal::NotAdmitted { why }) => {
+            matches!(why, NotAdmitted::UnknownToken | NotAdmitted::UsedToken { .. } | NotAdmitted::ExpiredToken { .. })
+        }
         _ => false,
     }
 }
@@ -343,10 +353,10 @@ pub(crate) fn is_node_name(name: &str) -> bool {
 
 fn read(request: &JoinRequest) -> Result<Applicant, JoinError> {
     let bad = |field, problem: &str| JoinError::Malformed { field, problem: problem.to_owned() };
-    let secret: JoinSecret = request.secret.parse().map_err(|error| JoinError::Malformed {
-        field: "secret",
-        problem: format!("is none: {error}"),
-    })?;
+    let secret: JoinSecret = request
+        .secret
+        .parse()
+        .map_err(|error| JoinError::Malformed { field: "secret", problem: format!("is none: {error}") })?;
     if !is_node_name(&request.name) {
         return Err(bad("name", "must be 1 to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit"));
     }
@@ -445,7 +455,10 @@ mod tests {
         let other = JoinRequest { version: "9.9.9".into(), link_version: 99, ..request() };
         let text = check_version(&other).unwrap_err().to_string();
         assert!(text.contains("quorate 9.9.9") && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
-        assert!(text.contains("link version 99") && text.contains(&format!("link version {}", wire::VERSION)), "{text}");
+        assert!(
+            text.contains("link version 99") && text.contains(&format!("link version {}", wire::VERSION)),
+            "{text}"
+        );
     }
 
     #[test]

@@ -6,11 +6,13 @@ use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
 use quorate_agent::Agent;
 use quorate_api::backend::{
-    Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query, ReadError,
-    TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query,
+    ReadError, TransferError, WriteError,
 };
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::view::{MembersView, Overview};
+use quorate_model::access::Actor;
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::GatewayReport;
@@ -115,6 +117,7 @@ pub(super) struct Inner {
     pub(super) admission: Option<Admission>,
     /// Told once, when this node is to leave.
     pub(super) leave: Arc<Notify>,
+    pub(super) access: watch::Receiver<AccessView>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
     /// The zero of [`Timestamp`].
@@ -202,6 +205,15 @@ impl Backend for NodeBackend {
         self.0.routing.clone()
     }
 
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.0.access.clone()
+    }
+
+    async fn audit(&self, after: u64, limit: u32, patience: Duration) -> Result<AuditPage, ReadError> {
+        let page = tokio::time::timeout(patience, self.0.readers.audit(after, limit)).await;
+        page.unwrap_or(Err(ReadError::TooSlow { limit: patience }))
+    }
+
     fn gateway_report(&self, report: GatewayReport) {
         // A report that does not fit is made up for by the next one.
         let _ = self.0.inbox.try_send(Event::Gateway(report));
@@ -245,10 +257,11 @@ impl Backend for NodeBackend {
         &self,
         request: JoinRequest,
         from: Option<IpAddr>,
+        actor: Actor,
         patience: Duration,
     ) -> Result<JoinAnswer, JoinError> {
         let admission = self.0.admission.as_ref().ok_or(JoinError::Invite(InviteError::NoAuthority))?;
-        admission.join(self, &request, from, patience).await
+        admission.join(self, &request, from, &actor, patience).await
     }
 
     fn leave(&self) {

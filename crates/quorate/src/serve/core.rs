@@ -11,6 +11,7 @@ use super::disk::DiskJob;
 use super::link::Outboxes;
 use super::view;
 use crate::config::NodeConfig;
+use quorate_api::backend::AccessView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::assignment::Assignment;
 use quorate_model::command::Refusal;
@@ -83,6 +84,7 @@ pub(super) struct Core {
     pub(super) known: watch::Sender<Arc<ClusterState>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
     pub(super) place: watch::Sender<Place>,
+    pub(super) access: watch::Sender<AccessView>,
 }
 
 impl Core {
@@ -107,6 +109,8 @@ impl Core {
             }
             self.node.flush(now, &mut effects);
             self.contact.set(self.node.leader_heard(now.mono));
+            // Before reads are answered: whoever asked for one to know it all finds it here.
+            self.publish_access();
             if self.perform(&mut effects) {
                 sequence += 1;
                 self.publish(sequence);
@@ -166,6 +170,17 @@ impl Core {
         let _ = self.apply.send(job);
     }
 
+    fn publish_access(&self) {
+        let access = &self.node.state().access;
+        self.access.send_if_modified(|known| {
+            let differs = !Arc::ptr_eq(&known.access, access);
+            if differs {
+                *known = AccessView { applied: self.node.applied(), access: access.clone() };
+            }
+            differs
+        });
+    }
+
     fn publish(&self, sequence: u64) {
         self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, sequence)));
         let table = view::routing(&self.node);
@@ -192,11 +207,8 @@ impl Core {
             }
             differs
         });
-        let place = Place {
-            leads: self.node.leads(),
-            left: self.node.has_left(),
-            refused: self.node.refused().cloned(),
-        };
+        let place =
+            Place { leads: self.node.leads(), left: self.node.has_left(), refused: self.node.refused().cloned() };
         self.place.send_if_modified(|known| {
             let differs = *known != place;
             *known = place;

@@ -28,13 +28,15 @@ impl Acceptor {
             }
             return Ok(Acceptor(None));
         }
-        let Some(keys) = keys else { bail!("this node has no certificate; make one with `quorate init` or `quorate join`") };
+        let Some(keys) = keys else {
+            bail!("this node has no certificate; make one with `quorate init` or `quorate join`")
+        };
         let tls = quorate_trust::api::server(&keys.credentials()?, tls_clock()).context("the API's TLS")?;
         Ok(Acceptor(Some(TlsAcceptor::from(Arc::new(tls)))))
     }
 }
 
-impl Accept for Acceptor {
+impl Accept<TcpStream> for Acceptor {
     type Stream = Stream;
 
     async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {

@@ -2,8 +2,8 @@
 
 use crate::config::NodeConfig;
 use quorate_api::view::{
-    ClusterHealth, ClusterView, EventView, GatewayView, MembersView, NodeMode, NodeState, NodeView, Overview,
-    QuotaView, ReplicaView, ServiceView, Standing, TokenView,
+    ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
+    Overview, QuotaView, ReplicaView, ServiceView, Standing,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
@@ -44,7 +44,7 @@ pub(super) fn known(node: &Node) -> ClusterState {
 /// Join tokens and the quota.
 pub(super) fn members(node: &Node) -> MembersView {
     let state = node.state();
-    let token = |token: &JoinToken| TokenView {
+    let token = |token: &JoinToken| JoinTokenView {
         id: token.id,
         role: token.role,
         name: token.name.clone(),
@@ -53,7 +53,7 @@ pub(super) fn members(node: &Node) -> MembersView {
         used_by: token.used.as_ref().map(|used| used.name.clone()),
         used_at: token.used.as_ref().map(|used| used.at),
     };
-    let mut tokens: Vec<TokenView> = state.members.tokens.values().map(token).collect();
+    let mut tokens: Vec<JoinTokenView> = state.members.tokens.values().map(token).collect();
     tokens.sort_by_key(|token| (token.created, token.id));
     let quota = state.members.quota.as_ref();
     let used = state.nodes.values().filter(|record| ClusterState::has_seat(record)).count();

@@ -93,6 +93,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 advertise: None,
                 plain_http: true,
                 console_token: None,
+                auth: quorate_api::AuthMode::Open,
                 end_with_pid: Some(std::process::id()),
             },
             timers: Timers::default(),
