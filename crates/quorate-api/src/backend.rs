@@ -37,6 +37,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What gateways need, always current.
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>>;
 
+    /// How many nodes have to be joined, this one included, before this node counts as ready. The
+    /// operator may change it at any time.
+    fn minimum_nodes(&self) -> u32;
+
     /// Users, roles, sessions: always current. Published before this node answers a linearizable
     /// read whose index covers the change.
     fn access(&self) -> watch::Receiver<AccessView>;

@@ -6,7 +6,7 @@ use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{ClusterHealth, EventView, NodeView, Overview, Problem, ServiceView};
+use crate::view::{EventView, NodeView, Overview, Problem, ServiceView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -125,19 +125,6 @@ pub(crate) async fn active<B: Backend>(State(app): State<Shared<B>>) -> Result<J
     };
     Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not-active", message, fix)
         .with_details(json!({ "leader": leader })))
-}
-
-/// 200 while there is a leader, so that writes are possible.
-#[utoipa::path(get, path = "/v1/health", tag = "cluster",
-    responses((status = 200, body = Object), (status = 503, description = "no-quorum", body = Problem)))]
-pub(crate) async fn health<B: Backend>(State(app): State<Shared<B>>) -> Result<Json<Value>, Failure> {
-    let cluster = &current(&app).cluster;
-    if cluster.leader.is_some() && cluster.health != ClusterHealth::NoQuorum {
-        return Ok(Json(json!({ "health": cluster.health, "leader": cluster.leader, "summary": cluster.summary })));
-    }
-    let fix = "bring managers back until a majority answers; `GET /v1/nodes` names them";
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "no-quorum", cluster.summary.clone(), fix)
-        .with_details(json!({ "voters": cluster.voters, "voters_joined": cluster.voters_joined })))
 }
 
 /// What applying a spec does, or would do.

@@ -1,7 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{cluster, database, join, log, members, stream};
+use crate::{cluster, database, health, join, log, members, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -23,7 +23,7 @@ use utoipa::OpenApi;
         cluster::scale,
         cluster::events,
         cluster::active,
-        cluster::health,
+        health::health,
         cluster::apply_specs,
         cluster::transfer,
         members::tokens,

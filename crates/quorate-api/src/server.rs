@@ -7,7 +7,7 @@ use crate::access::password::Hashing;
 use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, join, log, members, openapi, rqlite, stream};
+use crate::{cluster, console, database, guard, health, join, kuzzle, log, members, openapi, rqlite, stream};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -140,7 +140,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/services/{name}/scale").post(O::ServiceScale, cluster::scale::<B>),
         at("/v1/events").get(O::ClusterRead, cluster::events::<B>),
         at("/v1/active").get(O::HealthRead, cluster::active::<B>),
-        at("/v1/health").get(O::HealthRead, cluster::health::<B>),
+        at("/v1/health").get(O::HealthRead, health::health::<B>),
         at("/v1/specs").post(O::ServiceApply, cluster::apply_specs::<B>),
         at("/v1/raft/transfer").post(O::LeaderTransfer, cluster::transfer::<B>),
         at("/v1/db/exec").post(O::SqlWrite, database::exec::<B>),
@@ -186,6 +186,8 @@ fn facades<B: Backend>() -> Vec<Route<B>> {
     vec![
         at("/db/execute").post(O::SqlWrite, rqlite::execute::<B>),
         at("/db/query").get(O::SqlRead, rqlite::query_get::<B>).post(O::SqlRead, rqlite::query::<B>),
+        at("/_plugin/cluster/health").get(O::HealthRead, kuzzle::health::<B>),
+        at("/_plugin/cluster/status").get(O::ClusterRead, kuzzle::status::<B>),
     ]
 }
 

@@ -94,6 +94,7 @@ struct State {
     asked_to_join: Vec<(JoinRequest, Option<IpAddr>)>,
     join_error: Option<JoinError>,
     left: bool,
+    minimum_nodes: u32,
     /// What the real state machine makes of commands about access.
     cluster: ClusterState,
     audit: Vec<AuditLink>,
@@ -101,7 +102,7 @@ struct State {
 
 impl Fake {
     fn new() -> Fake {
-        let state = State { log: b"one\ntwo\n".to_vec(), ..State::default() };
+        let state = State { log: b"one\ntwo\n".to_vec(), minimum_nodes: 1, ..State::default() };
         Fake(Arc::new(Inner {
             overview: watch::Sender::new(Arc::new(overview())),
             members: watch::Sender::new(Arc::new(MembersView::default())),
@@ -305,6 +306,10 @@ impl Backend for Fake {
         })
     }
 
+    fn minimum_nodes(&self) -> u32 {
+        self.set(|state| state.minimum_nodes)
+    }
+
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
         if to == NodeId::from_u128(3) {
             return Err(TransferError::NotTaken(to, patience));
@@ -376,6 +381,7 @@ fn overview() -> Overview {
         replicas: 1,
         alias: None,
         standing: Some(Standing::Voter),
+        clock_ahead_us: None,
     };
     Overview {
         sequence: 1,
@@ -515,24 +521,85 @@ async fn events_are_those_after_an_index_newest_first() {
 }
 
 #[tokio::test]
-async fn active_and_health_follow_the_leader() {
+async fn active_follows_the_leader_and_so_does_health_that_asks_for_a_quorum() {
     let fake = Fake::new();
     assert_eq!(get(&fake, "/v1/active").await.0, 200);
-    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    assert_eq!(get(&fake, "/v1/health?quorum=1").await.0, 200);
     fake.change(|overview| overview.cluster.leader = Some("n2".into()));
     let other = get(&fake, "/v1/active").await;
     assert_eq!(code(&other), "503 not-active");
     assert!(other.1.contains("ask n2"), "{}", other.1);
-    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    assert_eq!(get(&fake, "/v1/health?quorum=1").await.0, 200);
     fake.change(|overview| {
         overview.cluster.leader = None;
         overview.cluster.health = ClusterHealth::NoQuorum;
         overview.cluster.summary = "1 of 3 managers answers".into();
     });
     assert_eq!(code(&get(&fake, "/v1/active").await), "503 not-active");
-    let health = get(&fake, "/v1/health").await;
+    let health = get(&fake, "/v1/health?quorum=1").await;
     assert_eq!(code(&health), "503 no-quorum");
     assert!(health.1.contains("1 of 3 managers answers"));
+    assert_eq!(get(&fake, "/v1/health").await.0, 200, "nobody asked for a quorum");
+    for bad in ["quorum=2", "quorum=x", "quorums=1"] {
+        assert_eq!(code(&get(&fake, &format!("/v1/health?{bad}")).await), "400 bad-query", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn z3_a_node_is_healthy_only_while_it_and_enough_others_are_joined() {
+    let fake = Fake::new();
+    let health = parsed(get(&fake, "/v1/health").await);
+    assert_eq!((health["joined"].as_u64(), health["minimum_nodes"].as_u64()), (Some(3), Some(1)));
+    fake.set(|state| state.minimum_nodes = 3);
+    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    fake.change(|overview| overview.nodes[2].state = NodeState::Unreachable);
+    let few = get(&fake, "/v1/health").await;
+    assert_eq!(code(&few), "503 too-few-nodes");
+    assert!(few.1.contains("2 of 3 nodes are joined, as n1 sees it"), "{}", few.1);
+    fake.set(|state| state.minimum_nodes = 2);
+    assert_eq!(get(&fake, "/v1/health").await.0, 200, "the operator changed the minimum");
+    fake.change(|overview| overview.nodes[0].state = NodeState::Down);
+    assert_eq!(code(&get(&fake, "/v1/health").await), "503 not-joined");
+    fake.change(|overview| overview.answered_by = "n4".into());
+    let unknown = get(&fake, "/v1/health").await;
+    assert!(unknown.1.contains("n4 is not joined, it is not known to the cluster yet"), "{}", unknown.1);
+}
+
+/// Kuzzle's answer without the id that each one has.
+async fn kuzzle(fake: &Fake, path: &str) -> (u16, Json) {
+    let (status, body) = get(fake, &format!("/_plugin/cluster/{path}")).await;
+    let mut body: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["requestId"].take().as_str().unwrap().len(), 36);
+    (status, body)
+}
+
+#[tokio::test]
+async fn z3_old_clients_of_kuzzle_are_answered_as_they_expect() {
+    let fake = Fake::new();
+    let envelope = |action: &str, error: Json, result: Json| {
+        json!({
+            "requestId": null, "status": if error.is_null() { 200 } else { 404 }, "error": error,
+            "controller": "cluster/cluster", "action": action, "collection": null, "index": null, "volatile": null,
+            "result": result
+        })
+    };
+    let node = |number: u32| {
+        let link = format!("tcp://127.0.0.1:810{number}");
+        json!({ "pub": link, "router": link, "ready": true })
+    };
+    assert_eq!(kuzzle(&fake, "health").await, (200, envelope("health", Json::Null, json!("ok"))));
+    let all = json!({ "count": 3, "current": node(1), "pool": [node(2), node(3)] });
+    assert_eq!(kuzzle(&fake, "status").await, (200, envelope("status", Json::Null, all)));
+    fake.change(|overview| overview.nodes[1].state = NodeState::Down);
+    let without = json!({ "count": 2, "current": node(1), "pool": [node(3)] });
+    assert_eq!(kuzzle(&fake, "status").await, (200, envelope("status", Json::Null, without)));
+    fake.set(|state| state.minimum_nodes = 3);
+    let ko = json!({ "message": "ko", "status": 404, "why": "2 of 3 nodes are joined, as n1 sees it" });
+    for action in ["health", "status"] {
+        assert_eq!(kuzzle(&fake, action).await, (404, envelope(action, ko.clone(), Json::Null)));
+    }
+    let reset = post(&fake, "/_plugin/cluster/reset", "").await;
+    assert_eq!(code(&reset), "404 unknown-path", "what does not exist is not pretended");
 }
 
 #[tokio::test]

@@ -93,6 +93,11 @@ pub struct NodeView {
     /// Whether a manager votes; absent for other nodes.
     #[serde(default)]
     pub standing: Option<Standing>,
+    /// How many microseconds its clock was ahead of the answering node's when it was heard last,
+    /// less the time that its word took. Absent for the answering node itself and for one that is
+    /// not heard.
+    #[serde(default)]
+    pub clock_ahead_us: Option<i64>,
 }
 
 /// A manager's part in decisions.

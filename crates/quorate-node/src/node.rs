@@ -352,6 +352,13 @@ impl Node {
         self.digests.compared()
     }
 
+    /// How many microseconds a peer's clock is ahead of this node's, as of what it said last.
+    /// `None` when it is not heard, and for this node itself.
+    #[must_use]
+    pub fn clock_ahead(&self, peer: NodeId, now: Now) -> Option<i64> {
+        self.clocks.offset(peer, now)
+    }
+
     fn receive(&mut self, now: Now, from: NodeId, message: Body) {
         if self.last_word.insert(from, now.mono).is_none() && self.voters.contains(&from) {
             // It was silent and speaks again, or spoke before its link was up.
@@ -395,7 +402,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
-        self.clocks.heard(from, status.wall_us, now);
+        self.changed |= self.clocks.heard(from, status.wall_us, now);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);

@@ -1,6 +1,7 @@
 //! What `quorate serve` needs to know to be one node of a cluster: `node.toml` in its data directory.
 //!
-//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error.
+//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error. What an operator
+//! chooses is elsewhere, in [`crate::settings`].
 
 use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
@@ -101,17 +102,13 @@ pub(crate) struct Voter {
     pub link: SocketAddr,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Timers {
-    /// How long a node may be away before its replicas are replaced. Default 30s; `dev` sets 0s.
-    pub replace_after: Span,
-}
-
-impl Default for Timers {
-    fn default() -> Self {
-        Timers { replace_after: Span::from_secs(30) }
-    }
+    /// How long a node may be away before its replicas are replaced. Default: the setting
+    /// `ha.failover_time`; `dev` sets 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_after: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

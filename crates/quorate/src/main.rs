@@ -14,6 +14,7 @@ mod dev;
 mod keys;
 mod lifeline;
 mod serve;
+mod settings;
 mod torture;
 
 fn main() -> std::process::ExitCode {

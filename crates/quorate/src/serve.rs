@@ -21,13 +21,16 @@ mod disk;
 mod inbox;
 mod link;
 mod reads;
+mod reload;
 mod spare;
 mod tls;
 mod view;
 mod workloads;
 
 use crate::config::{self, NodeConfig};
+use crate::daemon::LogControl;
 use crate::keys::Keys;
+use crate::settings::{Settings, Source};
 use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
@@ -51,6 +54,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::info;
 
@@ -63,7 +67,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
     let keys = Keys::read(data_dir, config.cluster.id, config.node.id)?;
     let acceptor = tls::Acceptor::new(&config, keys.as_ref())?;
@@ -75,7 +79,26 @@ pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, keys.map(Arc::new), acceptor, stored))
+    runtime.block_on(serve(
+        data_dir,
+        config,
+        Trust { keys: keys.map(Arc::new), acceptor },
+        stored,
+        Configured { source, settings, log },
+    ))
+}
+
+/// What this node proves itself with.
+struct Trust {
+    keys: Option<Arc<Keys>>,
+    acceptor: tls::Acceptor,
+}
+
+/// What the operator wants, and how it is changed later.
+struct Configured {
+    source: Source,
+    settings: Settings,
+    log: LogControl,
 }
 
 fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -152,10 +175,12 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    keys: Option<Arc<Keys>>,
-    acceptor: tls::Acceptor,
+    Trust { keys, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
+    Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
+    // From here on a SIGHUP does not end the process.
+    let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     if config.node.auth == AuthMode::Open && !config.node.api.ip().is_loopback() {
         tracing::warn!(api = %config.node.api, "whoever reaches the API may do everything: node.auth is open");
     }
@@ -176,7 +201,7 @@ async fn serve(
         identity,
         boot: (boot >> 64) as u64,
         voters: config.voters.iter().map(|voter| voter.id).collect(),
-        replace_after: config.timers.replace_after.0,
+        replace_after: config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0),
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
@@ -227,7 +252,7 @@ async fn serve(
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
 
-    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
+    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
@@ -266,6 +291,8 @@ async fn serve(
 
     let admission = keys.and_then(|keys| Admission::new(&config, keys));
     let leave = Arc::new(Notify::new());
+    let (settings, settings_seen) = watch::channel(Arc::new(settings));
+    tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),
         waiters,
@@ -280,6 +307,7 @@ async fn serve(
         admission,
         leave: leave.clone(),
         contact,
+        settings: settings_seen,
         started: clock.started,
     }));
     let api_options = ApiOptions {

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
 const LOCK: &str = "dev.lock";
+/// A node's settings at first.
+const SETTINGS: &str = "# Settings of this node. `quorate config show --config FILE` lists what can be set.\n";
 const RUNS_ALREADY: &str = "already-running";
 /// Below this a start would soon end in a full disk: three logs with a preallocated segment each,
 /// three databases, and the logs of replicas.
@@ -64,6 +66,11 @@ pub(crate) struct NodePlan {
 impl NodePlan {
     pub(crate) fn api_url(&self) -> String {
         format!("http://{}", self.api)
+    }
+
+    /// The operator's settings of this node. Those of the machine itself are not for a `dev` cluster.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.dir.join("quorate.toml")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -167,7 +174,7 @@ impl Layout {
                     auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
                 },
-                timers: Timers { replace_after: Span::from_secs(0) },
+                timers: Timers { replace_after: Some(Span::from_secs(0)) },
                 log: log.clone(),
                 voters: voters.clone(),
             };
@@ -175,7 +182,13 @@ impl Layout {
             let write = || -> io::Result<()> {
                 std::fs::create_dir_all(&plan.dir)?;
                 let text = toml::to_string(&config).map_err(io::Error::other)?;
-                std::fs::write(&file, text)
+                std::fs::write(&file, text)?;
+                match File::create_new(plan.settings()) {
+                    Ok(mut settings) => settings.write_all(SETTINGS.as_bytes()),
+                    // Somebody has set something there.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    Err(error) => Err(error),
+                }
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
         }
@@ -400,7 +413,7 @@ mod tests {
         assert_eq!(second.nodes.len(), 2);
         assert_eq!((before.cluster.id, before.node.id), (after.cluster.id, after.node.id));
         assert_eq!(after.node.end_with_pid, Some(std::process::id()));
-        assert_eq!(after.timers.replace_after, Span::from_secs(0));
+        assert_eq!(after.timers.replace_after, Some(Span::from_secs(0)));
         assert_ne!(before.node.console_token, after.node.console_token);
         let links: BTreeSet<SocketAddr> = after.voters.iter().map(|voter| voter.link).collect();
         assert_eq!(links.len(), 2);

@@ -4,6 +4,7 @@ use super::admission::Admission;
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
+use crate::settings::Settings;
 use quorate_agent::Agent;
 use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query,
@@ -120,6 +121,8 @@ pub(super) struct Inner {
     pub(super) access: watch::Receiver<AccessView>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
+    /// What is in force now.
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     /// The zero of [`Timestamp`].
     pub(super) started: Instant,
 }
@@ -203,6 +206,10 @@ impl Backend for NodeBackend {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.0.routing.clone()
+    }
+
+    fn minimum_nodes(&self) -> u32 {
+        self.0.settings.borrow().cluster.minimum_nodes
     }
 
     fn access(&self) -> watch::Receiver<AccessView> {

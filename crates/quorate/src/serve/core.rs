@@ -182,7 +182,7 @@ impl Core {
     }
 
     fn publish(&self, sequence: u64) {
-        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, sequence)));
+        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, self.clock.now(), sequence)));
         let table = view::routing(&self.node);
         self.routing.send_if_modified(|known| {
             let differs = **known != table;

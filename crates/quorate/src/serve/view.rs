@@ -12,7 +12,7 @@ use quorate_model::member::JoinToken;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
-use quorate_node::Node;
+use quorate_node::{Node, Now};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,8 +20,8 @@ use std::net::{IpAddr, SocketAddr};
 const EVENTS: usize = 50;
 
 /// The cluster for people.
-pub(super) fn overview(node: &Node, config: &NodeConfig, sequence: u64) -> Overview {
-    let scene = Scene { node, config };
+pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64) -> Overview {
+    let scene = Scene { node, config, now };
     let nodes = scene.nodes();
     let services: Vec<ServiceView> = node.state().services.values().map(|service| scene.service(service)).collect();
     Overview {
@@ -76,6 +76,7 @@ fn is_away(state: NodeState) -> bool {
 struct Scene<'a> {
     node: &'a Node,
     config: &'a NodeConfig,
+    now: Now,
 }
 
 impl Scene<'_> {
@@ -133,6 +134,7 @@ impl Scene<'_> {
             } else {
                 Standing::Standby
             }),
+            clock_ahead_us: self.node.clock_ahead(id, self.now),
         }
     }
 
