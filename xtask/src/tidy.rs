@@ -35,6 +35,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "quorate-node",
             "quorate-scheduler",
             "quorate-store",
+            "quorate-trust",
             "quorate-vfs",
         ],
     ),

@@ -6,6 +6,9 @@
 //!
 //! # Invariants
 //! - A handshake that succeeds was between two members of the same cluster, by both sides' word.
+//! - A clock that is behind cuts nobody off: the authority makes no certificates for later, so one
+//!   that seems to begin in the future only shows that this server's clock is wrong, and the cluster
+//!   lives with wrong clocks. That a certificate has *ended* is taken seriously.
 //! - Each connection makes a whole handshake: tickets are neither given nor kept. With one, a node
 //!   that was expelled could come back without showing its certificate again.
 
@@ -24,6 +27,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, PeerMisbehaved, ServerConfig, SignatureScheme};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What both sides say that they speak, so that a connection that was led to another port of the
 /// same node ends at the handshake (RFC 7301).
@@ -174,7 +178,13 @@ impl Verifier {
     }
 
     fn check(&self, certificate: &CertificateDer<'_>, side: Side, now: UnixTime) -> Result<(), Refusal> {
-        let peer = verify(&self.anchors, certificate, side, now)?;
+        let peer = match verify(&self.anchors, certificate, side, now) {
+            Err(Refusal::NotYetValid { ahead }) => {
+                let begins = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()).saturating_add(ahead));
+                verify(&self.anchors, certificate, side, begins)?
+            }
+            verified => verified?,
+        };
         if peer.cluster != self.cluster {
             return Err(Refusal::WrongCluster { expected: self.cluster, found: peer.cluster });
         }

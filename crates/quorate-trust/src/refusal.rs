@@ -22,7 +22,8 @@ pub enum Refusal {
     /// Its renewal failed for weeks, it was switched off, or a clock is wrong.
     #[error("its certificate expired {} ago by this server's clock", whole_seconds(.ago))]
     Expired { ago: Duration },
-    /// Certificates begin an hour before they are made: a clock is wrong by more than that.
+    /// Certificates begin an hour before they are made: a clock is wrong by more than that. Between
+    /// members it is forgiven; a joiner is told.
     #[error("its certificate begins {} from now by this server's clock: is the clock right?", whole_seconds(.ahead))]
     NotYetValid { ahead: Duration },
     #[error("it belongs to cluster {found}, not to {expected}")]

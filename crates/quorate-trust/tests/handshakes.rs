@@ -205,15 +205,14 @@ fn an_expired_certificate_is_refused_and_both_sides_are_told() {
 }
 
 #[test]
-fn a_clock_that_is_behind_is_forgiven_for_an_hour() {
-    let ca = ca(1);
+fn a_clock_that_is_behind_cuts_no_member_off_and_makes_no_stranger_one() {
+    let (ca, foreign) = (ca(1), ca(1));
     let (a, b) = (member(&ca, 10), member(&ca, 11));
-    let behind = |by: u64| LinkTrust { clock: Arc::new(Clock((NOW - by).into())), ..trust(1, &[&ca]) };
-    assert!(link((&trust(1, &[&ca]), &a), (&behind(BACKDATED.as_secs()), &b)).fine());
-    let outcome = link((&trust(1, &[&ca]), &a), (&behind(DAY), &b));
-    let ahead = Duration::from_secs(DAY) - BACKDATED;
-    assert_eq!(refusal(outcome.server.as_ref()), Refusal::NotYetValid { ahead });
-    assert_eq!(verdict(outcome.client.as_ref()), Verdict::Expired);
+    let behind = LinkTrust { clock: Arc::new(Clock((NOW - 400 * DAY).into())), ..trust(1, &[&ca]) };
+    assert!(link((&trust(1, &[&ca]), &a), (&behind, &b)).fine());
+    assert!(link((&behind, &a), (&trust(1, &[&ca]), &b)).fine());
+    let outcome = link((&trust(1, &[&ca, &foreign]), &member(&foreign, 12)), (&behind, &b));
+    assert_eq!(refusal(outcome.server.as_ref()), Refusal::ForeignCa);
 }
 
 #[test]

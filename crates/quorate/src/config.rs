@@ -1,7 +1,8 @@
 //! What `quorate serve` needs to know to be one node of a cluster: `node.toml` in its data directory.
 //!
-//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error. What an operator
-//! chooses is elsewhere, in [`crate::settings`].
+//! `quorate dev`, `init` and `join` write it. An unknown key is an error. What an operator chooses
+//! is elsewhere, in [`crate::settings`]; what the node proves itself with is beside it, under fixed
+//! names: [`crate::trust`].
 
 use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};

@@ -16,6 +16,7 @@ mod lifeline;
 mod serve;
 mod settings;
 mod torture;
+mod trust;
 
 fn main() -> std::process::ExitCode {
     cli::main()

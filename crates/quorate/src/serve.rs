@@ -29,8 +29,9 @@ mod workloads;
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
-use crate::keys::Keys;
+use crate::keys::ManagerKeys;
 use crate::settings::{Settings, Source};
+use crate::trust::NodeFiles;
 use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
@@ -69,8 +70,9 @@ const HANDOVER: Duration = Duration::from_secs(1);
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
 pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
-    let keys = Keys::read(data_dir, config.cluster.id, config.node.id)?;
-    let acceptor = tls::Acceptor::new(&config, keys.as_ref())?;
+    let files = NodeFiles::read(data_dir)?;
+    let manager = ManagerKeys::read(data_dir, &files.authorities)?;
+    let acceptor = tls::Acceptor::new(&config, &files)?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -79,18 +81,14 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(
-        data_dir,
-        config,
-        Trust { keys: keys.map(Arc::new), acceptor },
-        stored,
-        Configured { source, settings, log },
-    ))
+    let trust = Trust { files: Arc::new(files), manager, acceptor };
+    runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
 }
 
 /// What this node proves itself with.
 struct Trust {
-    keys: Option<Arc<Keys>>,
+    files: Arc<NodeFiles>,
+    manager: Option<ManagerKeys>,
     acceptor: tls::Acceptor,
 }
 
@@ -175,7 +173,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { keys, acceptor }: Trust,
+    Trust { files, manager, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -205,6 +203,8 @@ async fn serve(
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
+    let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
+    let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
@@ -240,14 +240,14 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id };
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, tls };
     let mut outboxes = Outboxes::new();
     for peer in config.voters.iter().filter(|voter| voter.id != config.node.id) {
         let outbox = Arc::new(link::Outbox::default());
         outboxes.insert(peer.id, outbox.clone());
-        tokio::spawn(link::dial(me, peer.id, peer.link, outbox, inbox.clone()));
+        tokio::spawn(link::dial(me.clone(), peer.id, peer.link, outbox, inbox.clone()));
     }
-    tokio::spawn(link::accept(link_listener, me, inbox.clone(), incoming.clone()));
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
@@ -279,6 +279,7 @@ async fn serve(
         contact: contact.clone(),
         incoming,
         snapshots,
+        expelled,
         assignment,
         overview,
         members,
@@ -289,7 +290,7 @@ async fn serve(
     };
     thread("core", move || core.run())?;
 
-    let admission = keys.and_then(|keys| Admission::new(&config, keys));
+    let admission = manager.map(|manager| Admission::new(&config, files.clone(), manager));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
@@ -436,7 +437,7 @@ async fn send_snapshots(
     while let Some(order) = orders.recv().await {
         let address = config.voters.iter().find(|voter| voter.id == order.to).map(|voter| voter.link);
         match address {
-            Some(address) => bulk::send(me, root.clone(), order.to, address, order.term, inbox.clone()).await,
+            Some(address) => bulk::send(&me, root.clone(), order.to, address, order.term, inbox.clone()).await,
             None => inbox.send(Event::SnapshotSent { to: order.to, ok: false }).await,
         }
     }

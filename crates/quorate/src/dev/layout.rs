@@ -4,6 +4,7 @@
 use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
+use crate::trust::{self, Founder};
 use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
@@ -192,7 +193,16 @@ impl Layout {
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
         }
-        Ok(())
+        let founders: Vec<Founder<'_>> = self
+            .nodes
+            .iter()
+            .zip(&ids)
+            .map(|(plan, id)| Founder { node: *id, data_dir: &plan.dir, host: plan.api.ip() })
+            .collect();
+        trust::lay_out(&self.dir, cluster.id, &founders).map_err(|error| {
+            Failure::new(Exit::Failed, "certificates", "the nodes' certificates cannot be made")
+                .why(format!("{error:#}"))
+        })
     }
 }
 
@@ -418,6 +428,20 @@ mod tests {
         let links: BTreeSet<SocketAddr> = after.voters.iter().map(|voter| voter.link).collect();
         assert_eq!(links.len(), 2);
         assert!(links.contains(&after.node.link));
+    }
+
+    #[test]
+    fn a_directory_from_before_certificates_gets_them_and_keeps_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = || std::fs::read(dir.path().join("n2/tls/node.crt"));
+        drop(prepare(&options(dir.path(), Some(2))).unwrap());
+        for tls in ["tls", "n1/tls", "n2/tls"] {
+            std::fs::remove_dir_all(dir.path().join(tls)).unwrap();
+        }
+        drop(prepare(&options(dir.path(), None)).unwrap());
+        let made = certificate().unwrap();
+        drop(prepare(&options(dir.path(), None)).unwrap());
+        assert_eq!(certificate().unwrap(), made);
     }
 
     #[test]

@@ -14,7 +14,8 @@ mod throttle;
 
 use super::backend::NodeBackend;
 use crate::config::NodeConfig;
-use crate::keys::{Keys, ManagerKeys, random_u128};
+use crate::keys::ManagerKeys;
+use crate::trust::{NodeFiles, serial};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{Backend as _, Invitation, InviteError, JoinError, Query};
@@ -58,7 +59,8 @@ const BEHIND_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Admission {
     config: NodeConfig,
-    keys: Arc<Keys>,
+    files: Arc<NodeFiles>,
+    manager: ManagerKeys,
     turn: tokio::sync::Mutex<()>,
     throttle: Mutex<Throttle>,
 }
@@ -73,26 +75,16 @@ struct Applicant {
 }
 
 impl Admission {
-    /// `None` for a node that has no authority.
-    pub(super) fn new(config: &NodeConfig, keys: Arc<Keys>) -> Option<Admission> {
-        keys.manager.as_ref()?;
-        Some(Admission {
-            config: config.clone(),
-            keys,
-            turn: tokio::sync::Mutex::default(),
-            throttle: Mutex::default(),
-        })
-    }
-
-    fn manager(&self) -> &ManagerKeys {
-        self.keys.manager.as_ref().expect("it was there when this was made")
+    pub(super) fn new(config: &NodeConfig, files: Arc<NodeFiles>, manager: ManagerKeys) -> Admission {
+        let (turn, throttle) = (tokio::sync::Mutex::default(), Mutex::default());
+        Admission { config: config.clone(), files, manager, turn, throttle }
     }
 
     pub(super) fn invite(&self) -> Result<Invitation, InviteError> {
         let mut bytes = [0; 20];
         getrandom::fill(&mut bytes).map_err(|error| InviteError::NoRandomness(error.to_string()))?;
         let secret = JoinSecret::from_random(bytes);
-        let authority = self.manager().authority.certificate().fingerprint();
+        let authority = self.manager.authority.certificate().fingerprint();
         let command = |address: &SocketAddr| {
             let address = JoinAddress::new(ServerName::from(address.ip()), address.port()).ok()?;
             let token = JoinToken { address, secret: secret.clone(), authority };
@@ -162,7 +154,7 @@ impl Admission {
             node,
             vote: request.vote,
         });
-        let id = random_u128().map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
+        let id = serial().map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
         let proposal = Proposal::command_by(RequestId::from_u128(id), &command, actor);
         let committed = backend.propose(proposal, patience).await.map_err(JoinError::Write)?;
         if let Outcome::Command(Err(refusal)) = committed.outcome {
@@ -176,16 +168,15 @@ impl Admission {
             managers,
             voters: backend.overview().borrow().cluster.voters,
             certificate,
-            authorities: self.keys.authorities.iter().map(|authority| authority.to_pem()).collect(),
-            for_managers: is_manager.then(|| self.manager().to_text().to_string()),
+            authorities: self.files.authorities.iter().map(|authority| authority.to_pem()).collect(),
+            for_managers: is_manager.then(|| self.manager.to_text().to_string()),
         })
     }
 
     fn sign(&self, applicant: &Applicant) -> anyhow::Result<String> {
         let names = certificate_names(applicant.api.ip(), &applicant.identity.name);
-        let authority = &self.manager().authority;
-        let certificate =
-            authority.issue(&applicant.request, applicant.identity.id, &names, wall_now(), random_u128()?)?;
+        let authority = &self.manager.authority;
+        let certificate = authority.issue(&applicant.request, applicant.identity.id, &names, wall_now(), serial()?)?;
         Ok(certificate.to_pem())
     }
 

@@ -21,7 +21,7 @@ use quorate_model::state::ClusterState;
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
 use quorate_node::{Effect, Event, Node, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -77,6 +77,8 @@ pub(super) struct Core {
     pub(super) contact: Arc<LeaderContact>,
     pub(super) incoming: Incoming,
     pub(super) snapshots: mpsc::UnboundedSender<SnapshotOrder>,
+    /// The link ends connections with whoever is in it.
+    pub(super) expelled: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) members: watch::Sender<Arc<MembersView>>,
@@ -182,6 +184,14 @@ impl Core {
     }
 
     fn publish(&self, sequence: u64) {
+        self.expelled.send_if_modified(|known| {
+            let now = &self.node.state().members.expelled;
+            let differs = known != now;
+            if differs {
+                known.clone_from(now);
+            }
+            differs
+        });
         self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, self.clock.now(), sequence)));
         let table = view::routing(&self.node);
         self.routing.send_if_modified(|known| {

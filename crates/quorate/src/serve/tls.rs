@@ -1,8 +1,8 @@
 //! How clients' connections to the API begin: with TLS, or on loopback without.
 
 use crate::config::NodeConfig;
-use crate::keys::{Keys, tls_clock};
-use anyhow::{Context as _, bail};
+use crate::trust::NodeFiles;
+use anyhow::Context as _;
 use quorate_api::Accept;
 use std::io;
 use std::pin::Pin;
@@ -19,8 +19,8 @@ pub(super) struct Acceptor(Option<TlsAcceptor>);
 
 impl Acceptor {
     /// # Errors
-    /// The node has no certificate and is not told to do without, or the certificate cannot be used.
-    pub(super) fn new(config: &NodeConfig, keys: Option<&Keys>) -> anyhow::Result<Acceptor> {
+    /// The node's certificate is not its own, or cannot be used.
+    pub(super) fn new(config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<Acceptor> {
         if config.node.plain_http {
             if !config.node.api.ip().is_loopback() {
                 let api = config.node.api;
@@ -28,10 +28,9 @@ impl Acceptor {
             }
             return Ok(Acceptor(None));
         }
-        let Some(keys) = keys else {
-            bail!("this node has no certificate; make one with `quorate init` or `quorate join`")
-        };
-        let tls = quorate_trust::api::server(&keys.credentials()?, tls_clock()).context("the API's TLS")?;
+        let credentials = files.credentials(config.cluster.id, config.node.id)?;
+        let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+        let tls = quorate_trust::api::server(&credentials, clock).context("the API's TLS")?;
         Ok(Acceptor(Some(TlsAcceptor::from(Arc::new(tls)))))
     }
 }
