@@ -37,9 +37,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What gateways need, always current.
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>>;
 
-    /// How many nodes have to be joined, this one included, before this node counts as ready. The
-    /// operator may change it at any time.
-    fn minimum_nodes(&self) -> u32;
+    /// What the operator asks for now; it may change at any time.
+    fn policy(&self) -> Policy;
 
     /// Users, roles, sessions: always current. Published before this node answers a linearizable
     /// read whose index covers the change.
@@ -151,6 +150,26 @@ pub struct AccessView {
     /// Up to this index, or further without anything about access.
     pub applied: LogIndex,
     pub access: Arc<AccessState>,
+}
+
+/// What an operator may change while the node runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// How many nodes have to be joined, this one included, before this node counts as ready.
+    pub minimum_nodes: u32,
+    /// Where a passive manager sends who asks it for a page of the console.
+    pub pages: Pages,
+}
+
+/// See [`Policy::pages`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pages {
+    /// Nowhere: it shows its own.
+    Own,
+    /// To the Active node.
+    Active,
+    /// To this URL.
+    Balancer(String),
 }
 
 /// A mutation that is in the log of a majority and applied here.

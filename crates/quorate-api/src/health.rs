@@ -121,5 +121,5 @@ pub(crate) async fn health<B: Backend>(State(app): State<Shared<B>>, uri: Uri) -
         Some(other) => return Err(Failure::bad_request("bad-query", format!("quorum is {other}"), "give 0 or 1")),
     };
     let overview = app.backend.overview().borrow().clone();
-    Ok(Json(readiness(&overview, app.backend.minimum_nodes(), quorum)?))
+    Ok(Json(readiness(&overview, app.backend.policy().minimum_nodes, quorum)?))
 }

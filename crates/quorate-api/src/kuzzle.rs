@@ -47,7 +47,7 @@ fn member(node: &NodeView) -> Value {
 
 fn answer<B: Backend>(app: &Shared<B>, action: &str, result: impl FnOnce(&Overview) -> Value) -> Response {
     let overview: Arc<Overview> = app.backend.overview().borrow().clone();
-    match readiness(&overview, app.backend.minimum_nodes(), false) {
+    match readiness(&overview, app.backend.policy().minimum_nodes, false) {
         Ok(_) => envelope(StatusCode::OK, action, Value::Null, result(&overview)),
         Err(why) => envelope(StatusCode::NOT_FOUND, action, not_found(&why), Value::Null),
     }

@@ -224,7 +224,7 @@ fn build<B: Backend>(app: &Shared<B>) -> Router {
         .route("/", get(console::root))
         .route("/ui", get(console::root))
         .route("/ui/", get(console::index::<B>))
-        .route("/ui/{*path}", get(console::asset))
+        .route("/ui/{*path}", get(console::asset::<B>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guard::guard::<B>))

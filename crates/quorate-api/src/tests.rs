@@ -3,7 +3,7 @@
 use crate::access::AuthMode;
 use crate::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece,
-    Query, ReadError, TransferError, WriteError,
+    Pages, Policy, Query, ReadError, TransferError, WriteError,
 };
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::server::{ApiOptions, Plain, native, router, serve};
@@ -94,15 +94,15 @@ struct State {
     asked_to_join: Vec<(JoinRequest, Option<IpAddr>)>,
     join_error: Option<JoinError>,
     left: bool,
-    minimum_nodes: u32,
     /// What the real state machine makes of commands about access.
     cluster: ClusterState,
     audit: Vec<AuditLink>,
+    policy: Option<Policy>,
 }
 
 impl Fake {
     fn new() -> Fake {
-        let state = State { log: b"one\ntwo\n".to_vec(), minimum_nodes: 1, ..State::default() };
+        let state = State { log: b"one\ntwo\n".to_vec(), ..State::default() };
         Fake(Arc::new(Inner {
             overview: watch::Sender::new(Arc::new(overview())),
             members: watch::Sender::new(Arc::new(MembersView::default())),
@@ -114,6 +114,10 @@ impl Fake {
 
     fn set<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.0.state.lock().unwrap())
+    }
+
+    fn wants(&self, minimum_nodes: u32, pages: Pages) {
+        self.set(|state| state.policy = Some(Policy { minimum_nodes, pages }));
     }
 
     fn change(&self, change: impl FnOnce(&mut Overview)) {
@@ -306,8 +310,8 @@ impl Backend for Fake {
         })
     }
 
-    fn minimum_nodes(&self) -> u32 {
-        self.set(|state| state.minimum_nodes)
+    fn policy(&self) -> Policy {
+        self.set(|state| state.policy.clone()).unwrap_or(Policy { minimum_nodes: 1, pages: Pages::Own })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
@@ -550,19 +554,46 @@ async fn z3_a_node_is_healthy_only_while_it_and_enough_others_are_joined() {
     let fake = Fake::new();
     let health = parsed(get(&fake, "/v1/health").await);
     assert_eq!((health["joined"].as_u64(), health["minimum_nodes"].as_u64()), (Some(3), Some(1)));
-    fake.set(|state| state.minimum_nodes = 3);
+    fake.wants(3, Pages::Own);
     assert_eq!(get(&fake, "/v1/health").await.0, 200);
     fake.change(|overview| overview.nodes[2].state = NodeState::Unreachable);
     let few = get(&fake, "/v1/health").await;
     assert_eq!(code(&few), "503 too-few-nodes");
     assert!(few.1.contains("2 of 3 nodes are joined, as n1 sees it"), "{}", few.1);
-    fake.set(|state| state.minimum_nodes = 2);
+    fake.wants(2, Pages::Own);
     assert_eq!(get(&fake, "/v1/health").await.0, 200, "the operator changed the minimum");
     fake.change(|overview| overview.nodes[0].state = NodeState::Down);
     assert_eq!(code(&get(&fake, "/v1/health").await), "503 not-joined");
     fake.change(|overview| overview.answered_by = "n4".into());
     let unknown = get(&fake, "/v1/health").await;
     assert!(unknown.1.contains("n4 is not joined, it is not known to the cluster yet"), "{}", unknown.1);
+}
+
+#[tokio::test]
+async fn k3_a_page_of_a_passive_manager_is_the_active_ones_and_nothing_else_is_moved() {
+    let fake = Fake::new();
+    let target = async |path: &str| {
+        let response = send(&fake, Request::get(path).body(Body::empty()).unwrap()).await;
+        let location = response.headers().get("location").map(|to| to.to_str().unwrap().to_owned());
+        (response.status().as_u16(), location)
+    };
+    let to = |url: &str| (307, Some(url.to_owned()));
+    // The Active one shows its own pages, whatever is wanted.
+    fake.wants(1, Pages::Active);
+    assert_eq!(target("/ui/").await, (200, None));
+    fake.change(|overview| overview.cluster.leader = Some("n2".into()));
+    assert_eq!(target("/ui/").await, to("http://127.0.0.1:8002/ui/"));
+    assert_eq!(target("/ui/nodes?sort=name").await, to("http://127.0.0.1:8002/ui/nodes?sort=name"));
+    for other in ["/ui/app.js", "/v1/status", "/v1/health", "/v1/stream", "/_plugin/cluster/health", "/openapi.json"] {
+        assert_eq!(target(other).await, (200, None), "{other}");
+    }
+    fake.wants(1, Pages::Balancer("https://lb.example.com/".into()));
+    assert_eq!(target("/ui/").await, to("https://lb.example.com/ui/"));
+    fake.wants(1, Pages::Own);
+    assert_eq!(target("/ui/").await, (200, None));
+    fake.wants(1, Pages::Active);
+    fake.change(|overview| overview.cluster.leader = None);
+    assert_eq!(target("/ui/").await, (200, None), "there is no Active");
 }
 
 /// Kuzzle's answer without the id that each one has.
@@ -593,7 +624,7 @@ async fn z3_old_clients_of_kuzzle_are_answered_as_they_expect() {
     fake.change(|overview| overview.nodes[1].state = NodeState::Down);
     let without = json!({ "count": 2, "current": node(1), "pool": [node(3)] });
     assert_eq!(kuzzle(&fake, "status").await, (200, envelope("status", Json::Null, without)));
-    fake.set(|state| state.minimum_nodes = 3);
+    fake.wants(3, Pages::Own);
     let ko = json!({ "message": "ko", "status": 404, "why": "2 of 3 nodes are joined, as n1 sees it" });
     for action in ["health", "status"] {
         assert_eq!(kuzzle(&fake, action).await, (404, envelope(action, ko.clone(), Json::Null)));

@@ -12,8 +12,8 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query,
-    ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
+    Policy, Query, ReadError, TransferError, WriteError,
 };
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::view::{MembersView, Overview, Problem};
@@ -114,8 +114,8 @@ impl Backend for Mirror {
         Ok(AuditPage { links: Vec::new(), head: AuditHead::default() })
     }
 
-    fn minimum_nodes(&self) -> u32 {
-        1
+    fn policy(&self) -> Policy {
+        Policy { minimum_nodes: 1, pages: Pages::Own }
     }
 
     fn gateway_report(&self, _: GatewayReport) {}

@@ -7,21 +7,28 @@
 //! - Exit statuses are those of [`failure::Exit`].
 
 pub(crate) mod api;
+pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod db;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod logs;
+pub(crate) mod password;
 pub(crate) mod screen;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod target;
+pub(crate) mod tokens;
+pub(crate) mod unix;
+pub(crate) mod users;
 
 use crate::{daemon, demo, dev, torture};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use failure::{Exit, Failure};
+use quorate_model::secret::Secret;
 use quorate_model::time::Span;
 use screen::{Colour, Format, Screen};
 use std::path::PathBuf;
@@ -55,9 +62,12 @@ pub(crate) struct Global {
     /// Directory of a `quorate dev` cluster: the one to talk to, or the one to start
     #[arg(long, global = true, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-    /// Nodes to talk to, separated by commas
+    /// Nodes to talk to, separated by commas; `unix:PATH` is the socket of the node here
     #[arg(long, global = true, value_name = "URL", env = "QUORATE_SERVER", hide_env_values = true)]
     pub server: Option<String>,
+    /// File with an API token
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
+    pub token_file: Option<PathBuf>,
     /// Longest that the command may take
     #[arg(long, global = true, value_name = "SPAN", default_value = "30s")]
     pub timeout: Span,
@@ -96,9 +106,35 @@ pub(crate) enum Command {
     /// The cluster's database
     #[command(subcommand)]
     Db(db::DbCommand),
+    /// Who may use the cluster
+    #[command(subcommand)]
+    User(users::UserCommand),
+    /// What users may do
+    #[command(subcommand)]
+    Role(users::RoleCommand),
+    /// Who is logged in
+    #[command(subcommand)]
+    Session(tokens::SessionCommand),
+    /// What programs are let in with
+    #[command(subcommand)]
+    Token(tokens::TokenCommand),
+    /// Who did what
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Begin a session; later commands on this machine use it
+    #[command(
+        after_help = "Examples:\n  quorate --server n1:7000 login anna\n  quorate login ci --password-file ./password"
+    )]
+    Login(tokens::LogInArgs),
+    /// End the session of `login`
+    #[command(after_help = "Examples:\n  quorate --server n1:7000 logout")]
+    Logout,
     /// Consensus among the managers
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Look for what is wrong with this server and its cluster, and say what to do
+    #[command(after_help = "Examples:\n  quorate doctor\n  quorate doctor -o wide\n  quorate doctor -o json || alert")]
+    Doctor(doctor::DoctorArgs),
     /// The settings of this server
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -168,6 +204,8 @@ pub(crate) struct Context {
     pub screen: Screen,
     pub choice: Choice,
     pub timeout: std::time::Duration,
+    /// Of `--token-file`.
+    pub token: Option<Secret<String>>,
 }
 
 impl Context {
@@ -175,8 +213,27 @@ impl Context {
         Ok(self.client_for(&self.choice.find()?))
     }
 
+    /// Writes a result: as JSON, or as `text` makes it.
+    pub(crate) fn show<T: serde::Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+        if self.screen.is_json() {
+            self.screen.json(value);
+        } else {
+            self.screen.data(&text(value));
+        }
+        Ok(())
+    }
+
+    /// Writes what was done.
+    pub(crate) fn done<T: serde::Serialize>(&self, value: &T, text: &str) -> Result<(), Failure> {
+        self.show(value, |_| text.to_owned())
+    }
+
     pub(crate) fn client_for(&self, target: &Target) -> Client {
-        Client::new(target, self.timeout)
+        let client = Client::new(target, self.timeout);
+        match &self.token {
+            Some(token) => client.with_token(token.clone()),
+            None => client,
+        }
     }
 }
 
@@ -206,6 +263,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         screen,
         choice: Choice { server: cli.global.server, keep: cli.global.keep },
         timeout: cli.global.timeout.0,
+        token: cli.global.token_file.as_deref().map(password::from_file).transpose()?,
     };
     match cli.command {
         Command::Dev(args) => return dev::run(&context, args),
@@ -217,7 +275,15 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Logs(args) => logs::run(&context, &args)?,
         Command::Events(args) => events::run(&context, &args)?,
         Command::Db(command) => db::run(&context, command)?,
+        Command::User(command) => users::user(&context, command)?,
+        Command::Role(command) => users::role(&context, command)?,
+        Command::Session(command) => tokens::session(&context, command)?,
+        Command::Token(command) => tokens::token(&context, command)?,
+        Command::Audit(command) => audit::run(&context, command)?,
+        Command::Login(args) => tokens::log_in(&context, &args)?,
+        Command::Logout => tokens::log_out(&context)?,
         Command::Raft(RaftCommand::Transfer { node }) => status::transfer(&context, &node)?,
+        Command::Doctor(args) => return doctor::run(&context, &args),
         Command::Config(command) => return config::run(&context, &command),
         Command::Api(args) => api::run(&context, &args)?,
         Command::Completion { shell } => {

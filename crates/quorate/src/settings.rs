@@ -195,6 +195,16 @@ pub(crate) struct Addresses {
 }
 
 impl NodeSettings {
+    /// The name, or what this machine is called up to the first dot.
+    pub(crate) fn name_or_host(&self) -> String {
+        let host = || {
+            let system = rustix::system::uname();
+            let host = system.nodename().to_string_lossy();
+            host.split('.').next().unwrap_or_default().to_owned()
+        };
+        self.name.clone().unwrap_or_else(host)
+    }
+
     /// What `listen`, `advertise` and `link` mean on a machine with these interfaces.
     ///
     /// A link that listens everywhere is announced at the API's address: one address is then enough

@@ -23,8 +23,10 @@ const CONFIRMATIONS_A_USER_MAX: usize = 16;
 const SECRETS_MAX: usize = 1_000;
 /// Accounts and sources that make room at once: looking for them is work.
 const ROOM: usize = REMEMBERED_MAX / 64;
-/// Bytes of a sealed secret.
-const SECRET_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a sealed secret as base64: 64 KiB of the secret itself.
+const SECRET_BYTES_MAX: usize = 96 << 10;
+/// Of all of them together. The state is copied when it changes while somebody looks at it.
+const SECRETS_BYTES_MAX: usize = 4 << 20;
 
 /// A mutation of [`AccessState`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,6 +379,13 @@ impl AccessState {
                 if sealed.len() > SECRET_BYTES_MAX {
                     let problem = format!("is {} bytes long, sealed; at most {SECRET_BYTES_MAX} fit", sealed.len());
                     return Err(AccessRefusal::Invalid { field: "secret".into(), problem });
+                }
+                let others = self.secrets.values().filter(|other| other.name != *name).map(|other| other.sealed.len());
+                if others.sum::<usize>() + sealed.len() > SECRETS_BYTES_MAX {
+                    return Err(AccessRefusal::Full {
+                        what: "bytes of secrets".into(),
+                        limit: SECRETS_BYTES_MAX as u64,
+                    });
                 }
                 let version = known.map_or(1, |known| known.version + 1);
                 vec![C::Secret(SecretRecord { name: name.clone(), sealed: sealed.clone(), version, changed: now })]

@@ -5,16 +5,22 @@
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::target::Target;
+use crate::cli::{password, unix};
 use quorate_api::view::Problem;
+use quorate_api::{Confirmed, Me};
+use quorate_model::secret::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
 use ureq::http;
 
 /// The header that makes a mutation idempotent.
 const REQUEST_ID: &str = "Quorate-Request-Id";
+/// The header that says that the password was given again.
+const CONFIRMATION: &str = "Quorate-Confirmation";
 /// Longest wait for a connection. A node in the same building takes milliseconds.
 const CONNECT: Duration = Duration::from_millis(1_500);
 /// Longest wait for one node's answer to a question, while others could be asked instead.
@@ -30,9 +36,11 @@ const BODY_MAX: u64 = 256 * 1024 * 1024;
 pub(crate) struct Client {
     servers: Vec<String>,
     agent: ureq::Agent,
+    /// For the servers that are sockets of this machine.
+    sockets: BTreeMap<String, ureq::Agent>,
     /// What a person is told to do when nobody answers.
     advice: String,
-    token: Option<String>,
+    token: Option<Secret<String>>,
     deadline: Instant,
     /// The server that answered last is asked first.
     preferred: Cell<usize>,
@@ -68,6 +76,15 @@ impl Client {
             .timeout_connect(Some(CONNECT))
             .user_agent(concat!("quorate/", env!("CARGO_PKG_VERSION")))
             .build();
+        let sockets = target.servers.iter().filter_map(|server| {
+            let path = server.strip_prefix("unix:")?;
+            Some((server.clone(), unix::agent(config.clone(), path)))
+        });
+        let sockets = sockets.collect();
+        let token = match &target.dev {
+            Some(dev) => Some(Secret::new(dev.token.clone())),
+            None => password::Sessions::here().and_then(|sessions| sessions.of(&target.servers)),
+        };
         let advice = match &target.dev {
             Some(dev) => format!("does `quorate dev` still run? Its process is {}", dev.pid),
             None => "check the address, and that `quorate serve` runs there".into(),
@@ -75,11 +92,20 @@ impl Client {
         Client {
             servers: target.servers.clone(),
             agent: config.into(),
+            sockets,
             advice,
-            token: target.dev.as_ref().map(|dev| dev.token.clone()),
+            token,
             deadline: Instant::now() + timeout,
             preferred: Cell::new(0),
         }
+    }
+
+    pub(crate) fn with_token(self, token: Secret<String>) -> Client {
+        Client { token: Some(token), ..self }
+    }
+
+    pub(crate) fn without_token(self) -> Client {
+        Client { token: None, ..self }
     }
 
     /// Time until the command has to end.
@@ -109,9 +135,29 @@ impl Client {
         self.send(&Call { method: http::Method::POST, path, body, mutation: false, patient: true })?.json()
     }
 
+    /// Sends it, and asks for the password when the cluster wants it again.
+    ///
+    /// # Errors
+    /// As [`send_once`](Self::send_once), and when the password is wrong.
+    pub(crate) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let failure = match self.send_once(call, None) {
+            Err(failure) if failure.code == "confirmation-needed" => failure,
+            other => return other,
+        };
+        let (operation, target) = (&failure.details["operation"], &failure.details["target"]);
+        let me: Me = self.get("/v1/me")?;
+        let question = format!("{}. Password of {}", failure.error, me.who);
+        let password = password::ask(&question, "use a token that was made with --dangerous")?;
+        let body = serde_json::json!({ "password": password.expose(), "operation": operation, "target": target });
+        let body = Some(("application/json", to_json(&body)));
+        let confirm = Call { method: http::Method::POST, path: "/v1/confirm", body, mutation: true, patient: true };
+        let confirmed: Confirmed = self.send_once(&confirm, None)?.json()?;
+        self.send_once(call, Some(&confirmed.confirmation))
+    }
+
     /// # Errors
     /// Exit 3 when no node could be reached, 10 when none answered in time, else what the API says.
-    pub(crate) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+    fn send_once(&self, call: &Call<'_>, confirmation: Option<&str>) -> Result<Answer, Failure> {
         let id = call.mutation.then(|| uuid::Uuid::new_v4().to_string());
         let mut problems = Vec::new();
         let mut may_have_arrived = false;
@@ -119,7 +165,7 @@ impl Client {
         for turn in 0..self.servers.len() {
             let number = (first + turn) % self.servers.len();
             let server = &self.servers[number];
-            match self.try_one(server, call, id.as_deref()) {
+            match self.try_one(server, call, id.as_deref(), confirmation) {
                 Ok((status, answer)) => {
                     self.preferred.set(number);
                     match answer.accept(status) {
@@ -160,9 +206,12 @@ impl Client {
 
     /// Opens an answer that has no end, on `server` alone.
     pub(crate) fn stream(&self, server: &str, path: &str) -> Result<impl Read + use<>, Failure> {
-        let response = self
-            .agent
-            .get(format!("{server}{path}"))
+        let (agent, base) = self.agent_for(server);
+        let mut request = agent.get(format!("{base}{path}"));
+        if let Some(token) = &self.token {
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        let response = request
             .config()
             .timeout_recv_response(Some(ANSWER))
             .build()
@@ -182,8 +231,26 @@ impl Client {
             .fix(self.advice.clone())
     }
 
-    fn try_one(&self, server: &str, call: &Call<'_>, id: Option<&str>) -> Result<(u16, Answer), ureq::Error> {
-        let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{server}{}", call.path));
+    /// The agent for this server, and what its URLs begin with.
+    fn agent_for<'a>(&'a self, server: &'a str) -> (&'a ureq::Agent, &'a str) {
+        match self.sockets.get(server) {
+            Some(agent) => (agent, "http://localhost"),
+            None => (&self.agent, server),
+        }
+    }
+
+    fn try_one(
+        &self,
+        server: &str,
+        call: &Call<'_>,
+        id: Option<&str>,
+        confirmation: Option<&str>,
+    ) -> Result<(u16, Answer), ureq::Error> {
+        let (agent, base) = self.agent_for(server);
+        let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{base}{}", call.path));
+        if let Some(confirmation) = confirmation {
+            request = request.header(CONFIRMATION, confirmation);
+        }
         if let Some((content_type, _)) = &call.body {
             request = request.header(http::header::CONTENT_TYPE, *content_type);
         }
@@ -191,28 +258,28 @@ impl Client {
             request = request.header(REQUEST_ID, id);
         }
         if let Some(token) = &self.token {
-            request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
         let longest = if call.patient { WORK } else { ANSWER };
         // Zero would mean "no limit".
         let limit = longest.min(self.remaining()).max(Duration::from_millis(1));
         let content = call.body.as_ref().map(|(_, content)| content.as_slice());
         let response = match content {
-            Some(content) => self.run(request.body(content)?, limit)?,
-            None => self.run(request.body(())?, limit)?,
+            Some(content) => run(agent, request.body(content)?, limit)?,
+            None => run(agent, request.body(())?, limit)?,
         };
         let (parts, body) = response.into_parts();
         Ok((parts.status.as_u16(), Answer { body: read(body)? }))
     }
+}
 
-    fn run(
-        &self,
-        request: http::Request<impl ureq::AsSendBody>,
-        limit: Duration,
-    ) -> Result<http::Response<ureq::Body>, ureq::Error> {
-        let request = self.agent.configure_request(request).timeout_global(Some(limit)).build();
-        self.agent.run(request)
-    }
+fn run(
+    agent: &ureq::Agent,
+    request: http::Request<impl ureq::AsSendBody>,
+    limit: Duration,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    let request = agent.configure_request(request).timeout_global(Some(limit)).build();
+    agent.run(request)
 }
 
 impl Answer {

@@ -201,18 +201,22 @@ fn show(context: &Context, source: &Source, wanted: Option<&str>, origin: bool) 
     Ok(())
 }
 
-/// What the addresses mean on this machine.
+/// What the settings of the node mean on this machine, where they do not say it themselves.
 fn resolved(settings: &Settings) -> BTreeMap<&'static str, String> {
     let node = &settings.node;
     let found = binding::interfaces().map_err(|error| error.to_string());
     let found = found.and_then(|interfaces| node.addresses(&interfaces).map_err(|error| error.to_string()));
-    match found {
+    let mut means = match found {
         Ok(addresses) => BTreeMap::from([
             ("node.listen", format!("{} ({})", addresses.api.advertise, addresses.api.because)),
             ("node.link", format!("{} ({})", addresses.link.advertise, addresses.link.because)),
         ]),
         Err(problem) => BTreeMap::from([("node.listen", format!("means nothing here: {problem}"))]),
+    };
+    if node.name.is_none() {
+        means.insert("node.name", format!("{} (the host name)", node.name_or_host()));
     }
+    means
 }
 
 fn validate(context: &Context, source: &Source) -> Result<ExitCode, Failure> {

@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// No node of the cluster can be reached.
     Unreachable = 3,
+    /// Nobody knows who asks, or they may not.
+    NotAllowed = 4,
     /// No quorum, or not healthy.
     Unhealthy = 5,
     NotFound = 6,
@@ -39,11 +41,20 @@ pub(crate) struct Failure {
     pub why: String,
     /// What to do about it.
     pub fix: String,
+    /// What the API said besides; null elsewhere.
+    pub details: serde_json::Value,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, code: &'static str, error: impl Into<String>) -> Failure {
-        Failure { exit, code: code.into(), error: error.into(), why: String::new(), fix: String::new() }
+        Failure {
+            exit,
+            code: code.into(),
+            error: error.into(),
+            why: String::new(),
+            fix: String::new(),
+            details: serde_json::Value::Null,
+        }
     }
 
     pub(crate) fn why(mut self, why: impl fmt::Display) -> Failure {
@@ -64,6 +75,7 @@ impl Failure {
             error: problem.message,
             why: String::new(),
             fix: problem.fix,
+            details: problem.details,
         }
     }
 
@@ -81,6 +93,7 @@ fn exit_of(status: u16, code: &str) -> Exit {
         ("outcome-unknown" | "unknown-outcome", _) => Exit::TimedOut,
         // SQLite looked at it and refused: the command was right, its work failed.
         ("sql" | "sql-error", _) => Exit::Failed,
+        (_, 401 | 403) => Exit::NotAllowed,
         (_, 404) => Exit::NotFound,
         (_, 409 | 412) => Exit::Conflict,
         (_, 400 | 405 | 413 | 415 | 422) => Exit::Usage,
@@ -138,6 +151,8 @@ pub(crate) fn unknown<'a>(
     let code = match what {
         "service" => "unknown-service",
         "node" => "unknown-node",
+        "user" => "unknown-user",
+        "role" => "unknown-role",
         _ => "not-found",
     };
     let failure = Failure::new(Exit::NotFound, code, format!("there is no {what} `{wrong}`"));
@@ -167,6 +182,8 @@ mod tests {
         assert_eq!(problem(504, "outcome-unknown"), Exit::TimedOut);
         assert_eq!(problem(400, "sql-error"), Exit::Failed);
         assert_eq!(problem(500, "whatever"), Exit::Failed);
+        assert_eq!(problem(401, "login-needed"), Exit::NotAllowed);
+        assert_eq!(problem(403, "not-allowed"), Exit::NotAllowed);
     }
 
     #[test]

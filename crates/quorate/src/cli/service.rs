@@ -174,7 +174,7 @@ fn remove(context: &Context, name: &str, yes: bool) -> Result<(), Failure> {
 }
 
 /// Asks on the terminal. Without one, says which flag answers.
-fn confirm(screen: Screen, question: &str, default: bool) -> Result<(), Failure> {
+pub(crate) fn confirm(screen: Screen, question: &str, default: bool) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(
             Failure::new(Exit::Usage, "needs-yes", "this needs a yes, and nobody is there to ask").fix("add --yes")

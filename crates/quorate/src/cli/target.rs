@@ -84,13 +84,16 @@ fn only_one(mut running: Vec<Record>) -> Result<Record, Failure> {
 fn parse_servers(list: &str) -> Result<Vec<String>, Failure> {
     let bad = |text: &str| {
         Failure::new(Exit::Usage, "bad-server", format!("`{text}` is not the URL of a server"))
-            .fix("--server http://HOST:PORT")
+            .fix("--server http://HOST:PORT or unix:/PATH/api.sock")
     };
     let servers: Vec<String> = list
         .split(',')
         .map(str::trim)
         .filter(|text| !text.is_empty())
         .map(|text| {
+            if let Some(path) = text.strip_prefix("unix:") {
+                return if path.starts_with('/') { Ok(text.to_owned()) } else { Err(bad(text)) };
+            }
             let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
             let url: ureq::http::Uri = with_scheme.parse().map_err(|_| bad(text))?;
             match (url.scheme_str(), url.authority(), url.path()) {
@@ -147,7 +150,8 @@ mod tests {
     fn servers_are_urls_with_or_without_their_scheme() {
         assert_eq!(parse_servers("127.0.0.1:8001/").unwrap(), ["http://127.0.0.1:8001"]);
         assert_eq!(parse_servers("http://a:1, b:2").unwrap(), ["http://a:1", "http://b:2"]);
-        for bad in ["", ",", "ftp://a", "http://a/v1", "http://", "a b"] {
+        assert_eq!(parse_servers("unix:/var/lib/quorate/api.sock").unwrap(), ["unix:/var/lib/quorate/api.sock"]);
+        for bad in ["unix:api.sock", "", ",", "ftp://a", "http://a/v1", "http://", "a b"] {
             assert_eq!(parse_servers(bad).unwrap_err().exit, Exit::Usage, "{bad}");
         }
     }

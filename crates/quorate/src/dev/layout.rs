@@ -20,7 +20,12 @@ use std::path::{Path, PathBuf};
 /// Held by the `quorate dev` that runs in a directory; names its process.
 const LOCK: &str = "dev.lock";
 /// A node's settings at first.
-const SETTINGS: &str = "# Settings of this node. `quorate config show --config FILE` lists what can be set.\n";
+const SETTINGS: &str = "\
+# Settings of this node. `quorate config show --config FILE` lists what can be set.
+[console]
+# The link that `quorate dev` prints opens the page of one node, so it must not lead to another one.
+redirect = \"off\"
+";
 const RUNS_ALREADY: &str = "already-running";
 /// Below this a start would soon end in a full disk: three logs with a preallocated segment each,
 /// three databases, and the logs of replicas.

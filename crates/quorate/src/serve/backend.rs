@@ -4,11 +4,11 @@ use super::admission::Admission;
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
-use crate::settings::Settings;
+use crate::settings::{Redirect, Settings};
 use quorate_agent::Agent;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Query,
-    ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
+    Policy, Query, ReadError, TransferError, WriteError,
 };
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::view::{MembersView, Overview};
@@ -208,8 +208,16 @@ impl Backend for NodeBackend {
         self.0.routing.clone()
     }
 
-    fn minimum_nodes(&self) -> u32 {
-        self.0.settings.borrow().cluster.minimum_nodes
+    fn policy(&self) -> Policy {
+        let settings = self.0.settings.borrow();
+        let console = &settings.console;
+        let pages = match (console.redirect, &console.balancer_url) {
+            (Redirect::Active, _) => Pages::Active,
+            (Redirect::Balancer, Some(url)) => Pages::Balancer(url.clone()),
+            // Reading the settings refuses the second of these.
+            (Redirect::Off, _) | (Redirect::Balancer, None) => Pages::Own,
+        };
+        Policy { minimum_nodes: settings.cluster.minimum_nodes, pages }
     }
 
     fn access(&self) -> watch::Receiver<AccessView> {

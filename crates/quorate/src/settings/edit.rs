@@ -117,8 +117,13 @@ fn set_below(table: &mut dyn TableLike, path: &str, value: &Value) {
             if table.get(inner).is_none() {
                 table.insert(inner, Item::Value(InlineTable::new().into()));
             }
-            if let Some(inner) = table.get_mut(inner).and_then(Item::as_table_like_mut) {
-                set_below(inner, rest, value);
+            let Some(item) = table.get_mut(inner) else { return };
+            if let Some(below) = item.as_table_like_mut() {
+                set_below(below, rest, value);
+            }
+            // The space before the closing brace is the last value's, and it is not the last any more.
+            if let Some(inline) = item.as_inline_table_mut().filter(|inline| !inline.to_string().contains('\n')) {
+                inline.fmt();
             }
         }
     }
@@ -199,7 +204,7 @@ level = \"info\"
             # Ours since 2026.
             [cluster]
             minimum_nodes = 3   # raised when the third server comes
-            timers = { heartbeat = "5s" , retry_join = 5 }
+            timers = { heartbeat = "5s", retry_join = 5 }
 
             [log]
             # how much
@@ -236,11 +241,9 @@ level = \"info\"
         let error = |text: &str| Edit::parse(text).unwrap_err().0.remove(0);
         assert_eq!(error("cluster.minimum_node=2").fix, "did you mean `minimum_nodes`?");
         assert_eq!(error("minimum_nodes=2").fix, "did you mean `cluster.minimum_nodes`?");
-        assert_eq!(error("ha.failover_time=5s").why, "5s is out of range: give 10s to 5m");
-        assert_eq!(
-            error("node.roles=managre").why,
-            "`managre` is none of `manager`, `worker`, `gateway`; did you mean \"manager\"?"
-        );
+        assert_eq!(error("ha.failover_time=5s").why, "5s is out of range");
+        assert_eq!(error("ha.failover_time=5s").fix, "it takes: time span, `10s` to `5m`");
+        assert_eq!(error("node.roles=managre").why, "there is no `managre`; did you mean \"manager\"?");
         assert_eq!(error("cluster.minimum_nodes").code, "config-bad-value");
         let balancer = [Edit::parse("console.redirect=balancer").unwrap()];
         assert_eq!(edit(FILE, Path::new("f"), &balancer).unwrap_err().0[0].code, "config-contradiction");

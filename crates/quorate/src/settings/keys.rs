@@ -119,9 +119,7 @@ fn name(value: &Value) -> Result<Option<String>, String> {
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     if name.len() > 63 || !name.chars().all(inside) || !ends(name.chars().next()) || !ends(name.chars().last()) {
-        return Err(format!(
-            "`{name}` is not a name: 1 to 63 letters, digits, `-`, `_` or `.`, with none of these at its ends"
-        ));
+        return Err(format!("`{name}` is not such a name"));
     }
     Ok(Some(name))
 }
@@ -137,7 +135,7 @@ fn role(word: &str) -> Result<Role, String> {
     ROLES.iter().find(|(known, _)| *known == word).map(|(_, role)| *role).ok_or_else(|| {
         let hint = crate::cli::failure::nearest(word, ROLES.iter().map(|(known, _)| *known));
         let hint = hint.map_or_else(String::new, |word| format!("; did you mean \"{word}\"?"));
-        format!("`{word}` is none of `manager`, `worker`, `gateway`{hint}")
+        format!("there is no `{word}`{hint}")
     })
 }
 
@@ -153,13 +151,14 @@ fn span(duration: Duration) -> Option<Value> {
     Some(Value::text(Span(duration)))
 }
 
+const BINDING: &str = "an address, `_site_` or the name of an interface, with or without a port";
 const LEVEL: &str = "`error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,quorate_node=debug`";
 
 /// Every setting there is.
 pub(crate) static KEYS: &[Key] = &[
     Key {
         path: "node.name",
-        kind: Kind::Text("name"),
+        kind: Kind::Text("1 to 63 letters, digits, `-`, `_` or `.`, with none of these three at its ends"),
         applies: Applies::Join,
         about: "Name of this server in the cluster. Without it, the host name up to its first dot.",
         get: |all| all.node.name.clone().map(Value::Text),
@@ -205,7 +204,7 @@ pub(crate) static KEYS: &[Key] = &[
     },
     Key {
         path: "node.listen",
-        kind: Kind::Text("binding"),
+        kind: Kind::Text(BINDING),
         applies: Applies::Join,
         about: "Where the API and the console listen, and where others join. Without a port: 7000.",
         get: |all| Some(Value::text(&all.node.listen)),
@@ -213,7 +212,7 @@ pub(crate) static KEYS: &[Key] = &[
     },
     Key {
         path: "node.advertise",
-        kind: Kind::Text("binding"),
+        kind: Kind::Text(BINDING),
         applies: Applies::Join,
         about: "How the other servers reach this one, if `listen` does not say it. Without a port: the one of `listen`.",
         get: |all| all.node.advertise.as_ref().map(Value::text),
@@ -225,7 +224,7 @@ pub(crate) static KEYS: &[Key] = &[
     },
     Key {
         path: "node.link",
-        kind: Kind::Text("binding"),
+        kind: Kind::Text(BINDING),
         applies: Applies::Join,
         about: "Where the other servers' links connect, over TCP and UDP. Without a port: 7001. \
                 If it listens everywhere, it is announced at the API's address.",
@@ -248,7 +247,7 @@ pub(crate) static KEYS: &[Key] = &[
         path: "cluster.token_file",
         kind: Kind::Text("absolute path"),
         applies: Applies::Restart,
-        about: "The file with the join token that `seed` needs. The server takes the file away once it has joined.",
+        about: "The file with the join token that a server with a `seed` needs to be let in.",
         get: |all| Some(Value::text(all.cluster.token_file.display())),
         set: |all, value| absolute(value).map(|path| all.cluster.token_file = path),
     },
@@ -368,14 +367,12 @@ pub(crate) static KEYS: &[Key] = &[
         get: |all| Some(Value::text(&all.log.level)),
         set: |all, value| {
             let level = text(value);
-            let bad =
-                |problem: &dyn std::fmt::Display| format!("`{level}` is no level or filter ({problem}); give {LEVEL}");
             // An unknown word alone would be taken as the name of a module, and silence everything else.
             let plain = level.chars().all(|c| c.is_ascii_alphabetic());
             if plain && level.parse::<tracing::level_filters::LevelFilter>().is_err() {
-                return Err(bad(&"there is no such level"));
+                return Err(format!("there is no level `{level}`"));
             }
-            tracing_subscriber::EnvFilter::builder().parse(level).map_err(|problem| bad(&problem))?;
+            tracing_subscriber::EnvFilter::builder().parse(level).map_err(|problem| problem.to_string())?;
             all.log.level = level.to_owned();
             Ok(())
         },

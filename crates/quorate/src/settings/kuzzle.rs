@@ -61,8 +61,8 @@ pub(crate) fn import(text: &str, file: &Path) -> Result<Import, Mistakes> {
 /// Two of them contradict each other.
 pub(crate) fn render(import: &Import, from: &Path) -> Result<String, Mistakes> {
     let name = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy();
-    let heading = format!("# Taken over from {name} by `quorate config import kuzzle`.\n");
-    edit::edit(&heading, from, &import.edits())
+    let settings = edit::edit("", from, &import.edits())?;
+    Ok(format!("# Taken over from {name} by `quorate config import kuzzle`.\n{settings}"))
 }
 
 struct Importer<'a> {

@@ -40,7 +40,14 @@ pub(crate) fn read(text: &str, file: &Path, environment: &BTreeMap<String, Strin
         }
     }
     reader.environment(environment);
-    reader.contradictions();
+    if reader.mistakes.is_empty() {
+        reader.contradictions();
+    }
+    // In the order of the file; what is wrong in the environment comes after it.
+    reader.mistakes.sort_by_key(|mistake| match mistake.place {
+        Place::File { line, column, .. } => (line, column),
+        Place::WholeFile(_) | Place::Environment(_) | Place::CommandLine => (usize::MAX, 0),
+    });
     if reader.mistakes.is_empty() { Ok(reader.loaded) } else { Err(Mistakes(reader.mistakes)) }
 }
 
@@ -87,10 +94,7 @@ impl Reader<'_> {
         let origin = Origin::File { file: self.file.to_owned(), line };
         match Value::from_toml(value) {
             Ok(value) => self.set(key, value, place, origin),
-            Err(found) => {
-                let problem = format!("it must be {}, not {found}", key.kind.describe());
-                self.mistakes.push(bad_value(key, place, &problem));
-            }
+            Err(found) => self.mistakes.push(bad_value(key, place, &format!("it is {found}"))),
         }
     }
 
@@ -125,7 +129,7 @@ impl Reader<'_> {
                 None => "take it away; `quorate config show` lists every setting".into(),
             };
             let place = Place::Environment(variable.clone());
-            self.mistakes.push(Mistake::new("config-unknown-key", place, format!("{variable} sets nothing"), fix));
+            self.mistakes.push(Mistake::new("config-unknown-key", place, "there is no setting of that name", fix));
         }
     }
 
@@ -184,16 +188,13 @@ fn bad_value(key: &Key, place: Place, problem: &str) -> Mistake {
 /// The mistake of using `path`, which no setting has.
 pub(crate) fn unknown_key(path: &str, place: Place) -> Mistake {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
-    // What could stand in that place, and what has that name in another one.
+    // What could stand in that place; and what has that very name in another one.
     let here = beside(section);
-    let elsewhere = || KEYS.iter().map(|key| key.path).find(|known| known.rsplit('.').next() == Some(name));
-    let fix = match nearest(name, here.iter().copied()) {
+    let elsewhere = KEYS.iter().map(|key| key.path).find(|known| known.rsplit('.').next() == Some(name));
+    let fix = match elsewhere.or_else(|| nearest(name, here.iter().copied())) {
         Some(similar) => format!("did you mean `{similar}`?"),
-        None => match (elsewhere(), here.is_empty()) {
-            (Some(other), _) => format!("did you mean `{other}`?"),
-            (None, true) => format!("sections are {}", keys::sections().join(", ")),
-            (None, false) => format!("there is {}", here.join(", ")),
-        },
+        None if here.is_empty() => format!("sections are {}", keys::sections().join(", ")),
+        None => format!("there is {}", here.join(", ")),
     };
     let error = if section.is_empty() {
         format!("unknown key `{name}`")

@@ -141,22 +141,22 @@ impl Kind {
                 }
                 let hint = crate::cli::failure::nearest(&word, words.iter().copied());
                 let hint = hint.map_or_else(String::new, |word| format!("; did you mean \"{word}\"?"));
-                Err(format!("`{word}` is none of {}{hint}", self.describe()))
+                Err(format!("there is no `{word}`{hint}"))
             }
             (Kind::Span(least, most), Value::Text(text)) => {
                 let span: Span = text.parse().map_err(|problem: quorate_model::time::BadSpan| problem.to_string())?;
                 if span < *least || span > *most {
-                    return Err(format!("{span} is out of range: give {least} to {most}"));
+                    return Err(format!("{span} is out of range"));
                 }
                 Ok(Value::text(span))
             }
             (Kind::Whole(least, most), Value::Whole(number)) => {
                 if !(*least..=*most).contains(&number) {
-                    return Err(format!("{number} is out of range: give {least} to {most}"));
+                    return Err(format!("{number} is out of range"));
                 }
                 Ok(Value::Whole(number))
             }
-            (kind, value) => Err(format!("it must be {}, not {}", kind.describe(), value.kind())),
+            (_, value) => Err(format!("it is {}", value.kind())),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The binary as its users run it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod access;
 mod bad_input;
 mod cli;
 mod cluster;
@@ -13,6 +14,7 @@ mod gateway;
 mod leftovers;
 mod load;
 mod services;
+mod settings;
 mod show;
 mod storage;
 mod torture;
