@@ -126,6 +126,9 @@ pub struct JoinAnswer {
     pub cluster_name: String,
     #[schema(value_type = uuid::Uuid)]
     pub node: NodeId,
+    /// What it is to do.
+    #[schema(value_type = Vec<String>)]
+    pub roles: BTreeSet<Role>,
     pub managers: Vec<ManagerAddress>,
     /// How many managers vote now.
     pub voters: u32,
@@ -133,7 +136,8 @@ pub struct JoinAnswer {
     pub certificate: String,
     /// The authorities that nodes trust, as PEM.
     pub authorities: String,
-    /// What only managers get, sealed for the key of the request: the authority's key.
+    /// What only managers get: the keys of the authority and of the cluster's secrets. The connection
+    /// is pinned to the authority, so that nobody else reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_managers: Option<String>,
 }

@@ -357,6 +357,7 @@ impl Backend for Fake {
             cluster: ClusterId::from_u128(1),
             cluster_name: "test".into(),
             node: NodeId::from_u128(9),
+            roles: [Role::Manager].into(),
             managers: vec![],
             voters: 3,
             certificate: "pem".into(),

@@ -28,9 +28,12 @@ pub(crate) struct NodeConfig {
     pub timers: Timers,
     #[serde(default)]
     pub log: LogConfig,
-    /// Every voter of the cluster, this node too.
-    #[serde(rename = "voter")]
+    /// Every voter with which the cluster began, this node too. A node that joined later has none.
+    #[serde(rename = "voter", default, skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<Voter>,
+    /// Nodes that a joining one was told of. Once it has the cluster's records, those count.
+    #[serde(rename = "peer", default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Voter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

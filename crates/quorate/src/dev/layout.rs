@@ -183,6 +183,7 @@ impl Layout {
                 timers: Timers { replace_after: Some(Span::from_secs(0)) },
                 log: log.clone(),
                 voters: voters.clone(),
+                peers: Vec::new(),
             };
             let file = plan.dir.join(config::FILE);
             let write = || -> io::Result<()> {

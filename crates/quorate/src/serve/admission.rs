@@ -165,6 +165,7 @@ impl Admission {
             cluster: self.config.cluster.id,
             cluster_name: self.config.cluster.name.clone(),
             node: applicant.identity.id,
+            roles: applicant.identity.roles.clone(),
             managers,
             voters: backend.overview().borrow().cluster.voters,
             certificate,
