@@ -7,6 +7,7 @@ use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFa
 use crate::leading::{Chore, Leading, Seen};
 use crate::reads::Reads;
 use crate::requests::Requests;
+use crate::sight::{Sight, Sights};
 use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Status, Transfer};
 use prost::Message as _;
 use quorate_membership::{Input, LinkState, Membership, Opinion};
@@ -98,6 +99,7 @@ pub struct Node {
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
+    sights: Sights,
     status_due: Timestamp,
     sequence: u64,
     /// What this node asked of the cluster itself, by request.
@@ -170,6 +172,7 @@ impl Node {
             peers: BTreeMap::new(),
             replicas: Vec::new(),
             gateways: BTreeMap::new(),
+            sights: Sights::default(),
             status_due: now.mono,
             sequence: 0,
             chores: BTreeMap::new(),
@@ -226,6 +229,10 @@ impl Node {
             Event::Replicas(replicas) => {
                 self.replicas = replicas;
                 self.own_status_changed(now);
+            }
+            Event::Gossip { node, generation, rumor } => {
+                self.sights.gossip(node, generation, rumor);
+                self.changed = true;
             }
             Event::Gateway(report) => self.gateway(now, report),
             Event::SnapshotReceived { from, term, index, index_term } => {
@@ -316,6 +323,14 @@ impl Node {
         node == self.me.id || self.membership.opinion(node) == Opinion::Heard
     }
 
+    /// How this node sees another one, for people and gateways.
+    #[must_use]
+    pub fn sight(&self, node: NodeId) -> Sight {
+        let opinion = if node == self.me.id { Opinion::Heard } else { self.membership.opinion(node) };
+        let generation = self.state.nodes.get(&node).map_or(0, |record| record.generation);
+        self.sights.of(node, opinion, generation)
+    }
+
     /// What nodes said about themselves last, by node; this one's too.
     #[must_use]
     pub fn peers(&self) -> &BTreeMap<NodeId, PeerView> {
@@ -360,6 +375,7 @@ impl Node {
     }
 
     fn receive(&mut self, now: Now, from: NodeId, message: Body) {
+        self.changed |= self.sights.spoke(from);
         if self.last_word.insert(from, now.mono).is_none() && self.voters.contains(&from) {
             // It was silent and speaks again, or spoke before its link was up.
             self.membership.step(now.mono, Input::LinkUp(from));
@@ -419,6 +435,7 @@ impl Node {
     }
 
     fn link_up(&mut self, now: Now, peer: NodeId) {
+        self.sights.linked(peer);
         self.membership.step(now.mono, Input::LinkUp(peer));
         self.last_word.insert(peer, now.mono);
         self.consensus.may_elect(now.mono, &self.alive());

@@ -18,6 +18,7 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
+pub(crate) mod gossip;
 mod inbox;
 mod link;
 mod reads;
@@ -63,6 +64,8 @@ use tracing::info;
 const READERS: usize = 4;
 /// A node that is asked to end gets this long to hand over leadership and to leave.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// What a farewell may take at most. Gossip says it three times within 60 ms.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs one node until it is told to end (SIGTERM or SIGINT).
 ///
@@ -253,6 +256,8 @@ async fn serve(
     tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
+    let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
+    let farewell = gossip::start(data_dir, &config, generation, clock, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
@@ -338,6 +343,9 @@ async fn serve(
         () = leave.notified() => info!("asked to leave"),
     }
     info!("ending: leadership is handed over, this node leaves, replicas live on");
+    if let Some(farewell) = farewell {
+        farewell.say(FAREWELL).await;
+    }
     inbox.send(Event::Leave).await;
     let _ = tokio::time::timeout(HANDOVER, place_seen.wait_for(|place| !place.leads && place.left)).await;
     let _ = stop.send(true);

@@ -4,8 +4,10 @@
 use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
+use crate::serve::gossip::KEY_FILE;
 use crate::trust::{self, Founder};
 use quorate_api::AuthMode;
+use quorate_membership::seal::{Key, KeyId, KeyRing};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use quorate_model::time::Span;
@@ -15,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
@@ -165,6 +168,7 @@ impl Layout {
             .enumerate()
             .map(|(i, plan)| Voter { id: ids[i], name: plan.name.clone(), link: ports.nodes[i].1 })
             .collect();
+        let gossip_key = random_key()?;
         for (i, plan) in self.nodes.iter().enumerate() {
             let config = NodeConfig {
                 cluster: cluster.clone(),
@@ -191,11 +195,12 @@ impl Layout {
                 let text = toml::to_string(&config).map_err(io::Error::other)?;
                 std::fs::write(&file, text)?;
                 match File::create_new(plan.settings()) {
-                    Ok(mut settings) => settings.write_all(SETTINGS.as_bytes()),
+                    Ok(mut settings) => settings.write_all(SETTINGS.as_bytes())?,
                     // Somebody has set something there.
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                    Err(error) => Err(error),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(error),
                 }
+                write_gossip_key(&plan.dir, &gossip_key)
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
         }
@@ -400,6 +405,21 @@ fn is_free(base: u16, count: usize) -> bool {
 }
 
 /// 128 random bits in hex.
+/// One key for all nodes, new at each start of `dev`: all of them start with it.
+fn random_key() -> Result<KeyRing, Failure> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| io_failure("this machine gives no random numbers", error))?;
+    Ok(KeyRing::new(Key { id: KeyId(1), secret }))
+}
+
+/// Readable by its owner alone from the moment at which it is there.
+fn write_gossip_key(dir: &Path, ring: &KeyRing) -> io::Result<()> {
+    let path = dir.join(KEY_FILE);
+    std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(ring.to_text().as_bytes())
+}
+
 fn random_token() -> Result<String, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| io_failure("this machine gives no random numbers", error))?;

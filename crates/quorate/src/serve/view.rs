@@ -12,7 +12,7 @@ use quorate_model::member::JoinToken;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
-use quorate_node::{Node, Now};
+use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -99,11 +99,12 @@ impl Scene<'_> {
 
     fn node_view(&self, record: &NodeRecord) -> NodeView {
         let id = record.identity.id;
-        let state = match record.health {
-            Health::Down => NodeState::Down,
-            Health::Left => NodeState::Removed,
-            Health::Joined if self.node.hears(id) => NodeState::Joined,
-            Health::Joined => NodeState::Unreachable,
+        let state = match (record.health, self.node.sight(id)) {
+            // Why it is down, if it is: it said so itself.
+            (Health::Left, _) | (Health::Joined | Health::Down, Sight::Left) => NodeState::Removed,
+            (Health::Down, Sight::Present | Sight::Unreachable) => NodeState::Down,
+            (Health::Joined, Sight::Present) => NodeState::Joined,
+            (Health::Joined, Sight::Unreachable) => NodeState::Unreachable,
         };
         let leads = self.node.leader() == Some(id) && matches!(state, NodeState::Joined | NodeState::Unreachable);
         let applied = if id == self.config.node.id {
@@ -390,7 +391,7 @@ fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
     let record = node.state().nodes.get(&replica.node)?;
     let status = status_of(node, replica.node, replica.id)?;
     let port = status.ports.get(replica.spec.main_port()?)?;
-    let heard = node.hears(replica.node) && record.health == Health::Joined;
+    let heard = node.sight(replica.node) == Sight::Present && record.health == Health::Joined;
     let state = match (replica.phase, status.state) {
         (Phase::Run, ReplicaState::Healthy) if heard => EndpointState::Healthy,
         (Phase::Run, ReplicaState::Healthy | ReplicaState::Unhealthy) => EndpointState::Doubtful,
