@@ -73,6 +73,14 @@ impl Peer {
         Peer::Tcp(address.to_canonical())
     }
 
+    /// Where it is; `None` for a process of this machine on the node's own socket.
+    pub(crate) fn ip(self) -> Option<IpAddr> {
+        match self {
+            Peer::Tcp(address) => Some(address),
+            Peer::Root => None,
+        }
+    }
+
     /// As the audit names it.
     fn address(self) -> String {
         match self {
@@ -360,6 +368,10 @@ impl Acting {
         }
     }
 
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
+    }
+
     pub(crate) fn source(&self) -> String {
         self.peer.source()
     }
@@ -441,7 +453,7 @@ impl Denials {
         Some(std::mem::take(&mut allowance.unwritten))
     }
 
-    fn write<B: Backend>(&self, app: &Shared<B>, actor: Actor, why: String) {
+    pub(crate) fn write<B: Backend>(&self, app: &Shared<B>, actor: Actor, why: String) {
         let Some(unwritten) = self.take(Instant::now()) else { return };
         let command = Command::Access(AccessCommand::Denied { why, unwritten });
         propose_quietly(app, Proposal::command_by(fresh_id(), &command, &actor));

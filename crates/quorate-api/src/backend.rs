@@ -1,14 +1,19 @@
 //! What the API needs from the node behind it.
 
-use crate::view::Overview;
-use quorate_model::access::AccessState;
+use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
+use crate::view::{MembersView, Overview};
 use quorate_model::access::audit::AuditPage;
+use quorate_model::access::{AccessState, Actor};
+use quorate_model::command::Refusal;
 use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::member::SecretHash;
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::{Consistency, Rows, SqlBatch, SqlError};
+use quorate_model::time::Span;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -59,6 +64,84 @@ pub trait Backend: Clone + Send + Sync + 'static {
         to: NodeId,
         patience: Duration,
     ) -> impl Future<Output = Result<(), TransferError>> + Send;
+
+    /// Join tokens and the quota, always current.
+    fn members(&self) -> watch::Receiver<Arc<MembersView>>;
+
+    /// A fresh secret for a join token, with the commands that carry it.
+    fn invite(&self) -> Result<Invitation, InviteError>;
+
+    /// Whether a server may join, without changing anything. `from`: where it asks from.
+    fn check_join(
+        &self,
+        request: JoinRequest,
+        from: Option<IpAddr>,
+    ) -> impl Future<Output = Result<JoinCheck, JoinError>> + Send;
+
+    /// Makes a server a node, and signs its certificate. Asking again with the same key and the same
+    /// secret changes nothing and is answered again. `actor` is for the audit.
+    fn join(
+        &self,
+        request: JoinRequest,
+        from: Option<IpAddr>,
+        actor: Actor,
+        patience: Duration,
+    ) -> impl Future<Output = Result<JoinAnswer, JoinError>> + Send;
+
+    /// This node leaves the cluster and ends; it may come back. Returns when it has begun.
+    fn leave(&self);
+}
+
+/// A secret for a join token. Nobody can see it again: the cluster keeps its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    pub secret: SecretHash,
+    /// Command lines for the server that is to join: one for each address of this node.
+    pub commands: Vec<String>,
+}
+
+/// Why this node cannot invite anybody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InviteError {
+    /// A cluster of `quorate dev`, or a node that is no manager.
+    #[error("this node has no certificate authority, so it cannot let others in")]
+    NoAuthority,
+    #[error("the system gives no random numbers: {0}")]
+    NoRandomness(String),
+}
+
+/// Why a server did not become a node. Unless it says otherwise, nothing was changed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    #[error("{0}")]
+    Refused(Refusal),
+    /// See [`WriteError`]; after `Unknown`, asking again with the same key finds out.
+    #[error("{0}")]
+    Write(WriteError),
+    #[error("{0}")]
+    Invite(InviteError),
+    #[error("`{field}` {problem}")]
+    Malformed { field: &'static str, problem: String },
+    #[error(
+        "this server runs quorate {theirs} (join version {their_join}, link version {their_link}) and the cluster \
+         quorate {ours} (join version {our_join}, link version {our_link})"
+    )]
+    Version { theirs: String, their_join: u32, their_link: u32, ours: String, our_join: u32, our_link: u32 },
+    #[error("the clock of this server is {off} {} that of the cluster; {limit} is allowed", if *.ahead { "ahead of" } else { "behind" })]
+    Clock { off: Span, ahead: bool, limit: Span },
+    /// A manager could not open a connection to the server that wants to join.
+    #[error("{by} cannot reach this server's {what} at {address}: {why}")]
+    Unreachable { by: String, what: &'static str, address: String, why: String },
+    /// Managers that answer, and whose ports the server has not tried.
+    #[error("the ports of {} were not tried", .managers.join(", "))]
+    Untested { managers: Vec<String> },
+    #[error("too many failed attempts to join from {from}")]
+    Throttled { from: IpAddr, wait: Duration },
+    /// The server is a node now and has no certificate: asking again gives it one.
+    #[error("the certificate could not be made: {0}")]
+    NotSigned(String),
 }
 
 /// What is decided about access, as this node has it.

@@ -2,6 +2,7 @@
 
 use crate::access::Acting;
 use crate::backend::Backend;
+use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 /// Longest wait, after a commit, for this node's own view to show it.
-const VIEW_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const VIEW_WITHIN: Duration = Duration::from_secs(1);
 
 fn current<B: Backend>(app: &Shared<B>) -> Arc<Overview> {
     app.backend.overview().borrow().clone()
@@ -73,7 +74,7 @@ fn unknown_service(overview: &Overview, name: &str) -> Failure {
         .with_details(json!({ "service": name, "similar": similar }))
 }
 
-fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|other| (strsim::damerau_levenshtein(other, name), other))
         .filter(|(distance, _)| *distance <= 2)
@@ -369,21 +370,14 @@ pub(crate) async fn transfer<B: Backend>(
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let Transfer { node: wanted } = read_json(&read_body(&headers, body).await?)?;
     let overview = current(&app);
-    let found = overview.nodes.iter().find(|node| node.name == wanted || node.id.to_string() == wanted);
-    let Some(node) = found else {
-        let similar = nearest(&wanted, overview.nodes.iter().map(|node| node.name.as_str()));
-        let hint = similar.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-        let message = format!("there is no node `{wanted}`{hint}");
-        return Err(Failure::new(StatusCode::NOT_FOUND, "unknown-node", message, "see `GET /v1/nodes` for the names")
-            .with_details(json!({ "node": wanted, "similar": similar })));
-    };
+    let node = find_node(&overview, &wanted)?;
     acting.begin(&app, &node.name).await?;
     app.backend.transfer_leadership(node.id, patience).await?;
     Ok(Json(Leader { leader: node.name.clone() }))
 }
 
 /// Puts a command into the log and says at which entry it was carried out.
-async fn command<B: Backend>(
+pub(crate) async fn command<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
     command: &Command,
@@ -415,7 +409,7 @@ pub(crate) fn request_id_reused() -> Failure {
 }
 
 /// The overview that includes `index`, or the newest when it takes too long.
-async fn shown<B: Backend>(app: &Shared<B>, index: LogIndex) -> Arc<Overview> {
+pub(crate) async fn shown<B: Backend>(app: &Shared<B>, index: LogIndex) -> Arc<Overview> {
     let mut overview = app.backend.overview();
     let wait = overview.wait_for(|overview| overview.cluster.applied >= index);
     // A closed channel or the end of the wait leave what there is.

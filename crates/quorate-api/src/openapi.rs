@@ -1,7 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{cluster, database, health, log, stream};
+use crate::{cluster, database, health, join, log, members, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -26,6 +26,19 @@ use utoipa::OpenApi;
         health::health,
         cluster::apply_specs,
         cluster::transfer,
+        members::tokens,
+        members::invite,
+        members::revoke,
+        members::node,
+        members::remove,
+        members::alias,
+        members::roles,
+        members::vote,
+        members::leave,
+        members::quota,
+        members::set_quota,
+        join::check,
+        join::join,
         database::exec,
         database::query,
         database::query_get,

@@ -2,12 +2,13 @@
 //!
 //! Codes are for programs and never change; sentences are for people and may.
 
-use crate::backend::{LogError, ReadError, TransferError, WriteError};
+use crate::backend::{InviteError, JoinError, LogError, ReadError, TransferError, WriteError};
 use crate::view::Problem;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use quorate_model::access::AccessRefusal;
 use quorate_model::command::Refusal;
+use quorate_model::member::NotAdmitted;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -199,6 +200,10 @@ impl From<Refusal> for Failure {
                 "invalid",
                 format!("nothing was changed: correct `{field}` and send it again"),
             ),
+            Refusal::UnknownToken { .. } => {
+                (StatusCode::NOT_FOUND, "token-unknown", "see `GET /v1/join-tokens` for those that there are".into())
+            }
+            Refusal::NotAdmitted { why } => not_admitted(why),
             Refusal::Access(refusal) => access(refusal),
             // A refusal of a newer model: its own words say more than a guess would.
             _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
@@ -209,6 +214,58 @@ impl From<Refusal> for Failure {
             fields.remove("access");
         }
         Failure::new(status, code, message, fix).with_details(details)
+    }
+}
+
+/// Why a server did not become, or did not stay, a node. Nothing was changed.
+fn not_admitted(why: &NotAdmitted) -> (StatusCode, &'static str, String) {
+    const ANOTHER: &str = "make a new token with `quorate add-node` on a node of the cluster";
+    match why {
+        NotAdmitted::UnknownToken => (StatusCode::FORBIDDEN, "token-unknown", ANOTHER.into()),
+        NotAdmitted::UsedToken { .. } => (
+            StatusCode::CONFLICT,
+            "token-used",
+            format!("each token lets one server in: {ANOTHER}; if nobody you know used this one, remove that node"),
+        ),
+        NotAdmitted::ExpiredToken { .. } => (StatusCode::FORBIDDEN, "token-expired", ANOTHER.into()),
+        NotAdmitted::WrongRole { allowed, .. } => {
+            let role = format!("{allowed:?}").to_lowercase();
+            let fix = format!("join with `--role {role}`, or make a token with `quorate add-node --role ROLE`");
+            (StatusCode::FORBIDDEN, "wrong-role", fix)
+        }
+        NotAdmitted::WrongName { allowed, .. } => {
+            (StatusCode::FORBIDDEN, "wrong-name", format!("join with `--name {allowed}`, or {ANOTHER}"))
+        }
+        NotAdmitted::NameTaken { name } => (
+            StatusCode::CONFLICT,
+            "name-taken",
+            format!(
+                "join with another `--name`; if it is the same server, remove the old node first: `quorate node remove {name}`"
+            ),
+        ),
+        NotAdmitted::AddressTaken { owner, .. } => (
+            StatusCode::CONFLICT,
+            "address-taken",
+            format!(
+                "join with another `--listen`; if it is the same server, remove the old node first: `quorate node remove {owner}`"
+            ),
+        ),
+        NotAdmitted::Expelled { .. } => (
+            StatusCode::FORBIDDEN,
+            "node-expelled",
+            "join as a new node: with an empty data directory and a new token of `quorate add-node`".into(),
+        ),
+        NotAdmitted::QuotaReached { .. } => (
+            StatusCode::CONFLICT,
+            "quota-reached",
+            "stop a node with `quorate leave`, or raise the quota with `quorate cluster quota N`".into(),
+        ),
+        NotAdmitted::QuotaExpired { .. } => (
+            StatusCode::CONFLICT,
+            "quota-expired",
+            "set a quota that has not expired with `quorate cluster quota N`".into(),
+        ),
+        _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
     }
 }
 
@@ -261,6 +318,80 @@ fn access(refusal: &AccessRefusal) -> (StatusCode, &'static str, String) {
     }
 }
 
+impl From<InviteError> for Failure {
+    fn from(error: InviteError) -> Failure {
+        let message = error.to_string();
+        match error {
+            InviteError::NoAuthority => Failure::new(
+                StatusCode::CONFLICT,
+                "no-authority",
+                message,
+                "ask a manager of a cluster that was made with `quorate init`",
+            ),
+            InviteError::NoRandomness(_) => {
+                Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "no-randomness", message, "ask another node")
+            }
+        }
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Failure {
+        let message = error.to_string();
+        let conflict = |code, fix: String| Failure::new(StatusCode::CONFLICT, code, message.clone(), fix);
+        match error {
+            JoinError::Refused(refusal) => refusal.into(),
+            JoinError::Write(WriteError::Unknown { waited }) => Failure::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "outcome-unknown",
+                message,
+                "run the same join command again on the same server: it goes on where it was",
+            )
+            .with_details(waited_ms(waited)),
+            JoinError::Write(error) => error.into(),
+            JoinError::Invite(error) => error.into(),
+            JoinError::Malformed { field, .. } => Failure::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "bad-join",
+                message,
+                "copy the whole join command as `quorate add-node` printed it",
+            )
+            .with_details(json!({ "field": field })),
+            JoinError::Version { theirs, ours, .. } => {
+                conflict("version-mismatch", format!("install quorate {ours} on this server"))
+                    .with_details(json!({ "server": theirs, "cluster": ours }))
+            }
+            JoinError::Clock { off, ahead, .. } => {
+                conflict("clock-off", "set the clock, best by NTP: `systemctl enable --now chronyd`".into())
+                    .with_details(json!({ "off_ms": u64::try_from(off.0.as_millis()).unwrap_or(u64::MAX), "ahead": ahead }))
+            }
+            JoinError::Unreachable { by, address, .. } => conflict(
+                "port-unreachable",
+                format!("let TCP connections from {by} to {address} through the firewalls between them, or give another `--advertise`"),
+            )
+            .with_details(json!({ "by": by, "address": address })),
+            JoinError::Untested { managers } => conflict(
+                "ports-not-tried",
+                "join with `quorate join`, which tries the ports of every manager".into(),
+            )
+            .with_details(json!({ "managers": managers })),
+            JoinError::Throttled { wait, .. } => Failure::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-attempts",
+                message,
+                format!("wait {} s and check the token", wait.as_secs().max(1)),
+            )
+            .with_details(json!({ "retry_after_s": wait.as_secs().max(1) })),
+            JoinError::NotSigned(_) => Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not-signed",
+                message,
+                "look into this node's log, then run the same join command again on the same server",
+            ),
+        }
+    }
+}
+
 fn shutting_down(message: String) -> Failure {
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", message, "send it to another node")
 }
@@ -274,8 +405,15 @@ mod tests {
     use super::*;
     use expect_test::expect;
     use quorate_model::access::name::{ApiTokenId, RoleName, SecretName, UserName};
-    use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+    use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
+    use quorate_model::state::Role;
+    use quorate_model::time::{Span, WallTime};
     use std::fmt::Write as _;
+    use std::net::IpAddr;
+
+    fn refused(why: NotAdmitted) -> Failure {
+        Refusal::NotAdmitted { why }.into()
+    }
 
     #[test]
     fn every_error_has_its_code_and_status() {
@@ -303,6 +441,36 @@ mod tests {
                 .into(),
             Refusal::RouteWithoutService { service: web }.into(),
             Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
+            Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
+            refused(NotAdmitted::UnknownToken),
+            refused(NotAdmitted::UsedToken { by: "n2".into() }),
+            refused(NotAdmitted::ExpiredToken { at: WallTime(1) }),
+            refused(NotAdmitted::WrongRole { allowed: Role::Worker, asked: Role::Manager }),
+            refused(NotAdmitted::WrongName { allowed: "n2".into(), asked: "n3".into() }),
+            refused(NotAdmitted::NameTaken { name: "n2".into() }),
+            refused(NotAdmitted::AddressTaken { address: "h:1".into(), owner: "n2".into() }),
+            refused(NotAdmitted::Expelled { node }),
+            refused(NotAdmitted::QuotaReached { nodes: 3 }),
+            refused(NotAdmitted::QuotaExpired { at: WallTime(1) }),
+            InviteError::NoAuthority.into(),
+            InviteError::NoRandomness("none".into()).into(),
+            JoinError::Write(WriteError::Unknown { waited: second }).into(),
+            JoinError::Malformed { field: "secret", problem: "is short".into() }.into(),
+            JoinError::Version {
+                theirs: "1".into(),
+                their_join: 1,
+                their_link: 1,
+                ours: "2".into(),
+                our_join: 1,
+                our_link: 2,
+            }
+            .into(),
+            JoinError::Clock { off: Span::from_secs(86_400), ahead: true, limit: Span::from_secs(60) }.into(),
+            JoinError::Unreachable { by: "n1".into(), what: "node link", address: "h:1".into(), why: "refused".into() }
+                .into(),
+            JoinError::Untested { managers: vec!["n2".into()] }.into(),
+            JoinError::Throttled { from: IpAddr::from([192, 0, 2, 1]), wait: second }.into(),
+            JoinError::NotSigned("no".into()).into(),
         ];
         let (user, role) = (UserName::new("bob").unwrap(), RoleName::new("viewer").unwrap());
         let name = SecretName::new("pg").unwrap();
@@ -350,6 +518,27 @@ mod tests {
             409 route-taken
             422 route-without-service
             422 invalid
+            404 token-unknown
+            403 token-unknown
+            409 token-used
+            403 token-expired
+            403 wrong-role
+            403 wrong-name
+            409 name-taken
+            409 address-taken
+            403 node-expelled
+            409 quota-reached
+            409 quota-expired
+            409 no-authority
+            500 no-randomness
+            504 outcome-unknown
+            422 bad-join
+            409 version-mismatch
+            409 clock-off
+            409 port-unreachable
+            409 ports-not-tried
+            429 too-many-attempts
+            500 not-signed
             404 unknown-user
             409 user-exists
             404 unknown-role

@@ -7,7 +7,7 @@ use crate::access::password::Hashing;
 use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, health, kuzzle, log, openapi, rqlite, stream};
+use crate::{cluster, console, database, guard, health, join, kuzzle, log, members, openapi, rqlite, stream};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -19,15 +19,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use quorate_model::access::policy::Operation as O;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Longest wait for the head of a request, also on a connection that is kept open.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait for the handshake of a connection.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once the server is asked to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// Pause after the system refused a connection (too many open files), so that it is no busy loop.
@@ -117,6 +121,18 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
     vec![
         at("/v1/status").get(O::ClusterRead, cluster::status::<B>),
         at("/v1/nodes").get(O::ClusterRead, cluster::nodes::<B>),
+        at("/v1/nodes/{node}").get(O::ClusterRead, members::node::<B>).delete(O::NodeRemove, members::remove::<B>),
+        at("/v1/nodes/{node}/alias").put(O::NodeAlias, members::alias::<B>),
+        at("/v1/nodes/{node}/roles").put(O::NodeRoles, members::roles::<B>),
+        at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
+        at("/v1/leave").post(O::NodeLeave, members::leave::<B>),
+        at("/v1/join-tokens")
+            .get(O::JoinTokenRead, members::tokens::<B>)
+            .post(O::JoinTokenCreate, members::invite::<B>),
+        at("/v1/join-tokens/{id}").delete(O::JoinTokenRevoke, members::revoke::<B>),
+        at("/v1/join").post(O::Join, join::join::<B>),
+        at("/v1/join/check").post(O::Join, join::check::<B>),
+        at("/v1/quota").get(O::ClusterRead, members::quota::<B>).put(O::QuotaSet, members::set_quota::<B>),
         at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
         at("/v1/services/{name}")
             .get(O::ClusterRead, cluster::service::<B>)
@@ -233,6 +249,25 @@ async fn wrong_method(request: Request) -> Failure {
     )
 }
 
+/// Makes something to read and write out of an accepted connection: TLS, or nothing at all.
+pub trait Accept<S>: Clone + Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn accept(&self, socket: S) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// Plain HTTP: for loopback and for sockets of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Accept<S> for Plain {
+    type Stream = S;
+
+    async fn accept(&self, socket: S) -> io::Result<S> {
+        Ok(socket)
+    }
+}
+
 /// One connection's requests, with who is at its other end.
 #[derive(Clone)]
 struct WithPeer {
@@ -254,16 +289,16 @@ impl hyper::service::Service<http::Request<hyper::body::Incoming>> for WithPeer 
 
 /// A way by which connections come.
 trait Door: Send {
-    type Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static;
+    type Socket: Send + 'static;
 
     /// The next connection; `None` for one that was turned away.
-    fn next(&self) -> impl Future<Output = std::io::Result<Option<(Self::Stream, Peer)>>> + Send;
+    fn next(&self) -> impl Future<Output = std::io::Result<Option<(Self::Socket, Peer)>>> + Send;
 }
 
 impl Door for TcpListener {
-    type Stream = tokio::net::TcpStream;
+    type Socket = TcpStream;
 
-    async fn next(&self) -> std::io::Result<Option<(Self::Stream, Peer)>> {
+    async fn next(&self) -> std::io::Result<Option<(Self::Socket, Peer)>> {
         let (socket, address) = self.accept().await?;
         // Answers are small and complete: waiting for more to send only adds latency.
         if let Err(error) = socket.set_nodelay(true) {
@@ -280,9 +315,9 @@ struct LocalDoor {
 }
 
 impl Door for LocalDoor {
-    type Stream = tokio::net::UnixStream;
+    type Socket = UnixStream;
 
-    async fn next(&self) -> std::io::Result<Option<(Self::Stream, Peer)>> {
+    async fn next(&self) -> std::io::Result<Option<(Self::Socket, Peer)>> {
         let (socket, _) = self.listener.accept().await?;
         // The kernel says who connected; the file's mode is a second lock on the same door.
         match socket.peer_cred() {
@@ -302,12 +337,13 @@ impl Door for LocalDoor {
 /// Serves the API until `shutdown` is done. Requests in flight may then take 2 s more.
 pub async fn serve<B: Backend>(
     listener: TcpListener,
+    acceptor: impl Accept<TcpStream>,
     backend: B,
     mut options: ApiOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     options.listen = options.listen.or_else(|| listener.local_addr().ok());
-    run(listener, backend, options, shutdown).await;
+    run(listener, acceptor, backend, options, shutdown).await;
 }
 
 /// Serves the API on the node's own socket: whoever connects as root, or as user `owner`, may do
@@ -319,10 +355,16 @@ pub async fn serve_unix<B: Backend>(
     options: ApiOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    run(LocalDoor { listener, owner }, backend, options, shutdown).await;
+    run(LocalDoor { listener, owner }, Plain, backend, options, shutdown).await;
 }
 
-async fn run<B: Backend>(door: impl Door, backend: B, options: ApiOptions, shutdown: impl Future<Output = ()> + Send) {
+async fn run<B: Backend, D: Door>(
+    door: D,
+    acceptor: impl Accept<D::Socket>,
+    backend: B,
+    options: ApiOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) {
     let node = options.node_name.clone();
     let (sender, open) = watch::channel(());
     let app = Arc::new(App::new(backend, options, open.clone(), None));
@@ -347,9 +389,15 @@ async fn run<B: Backend>(door: impl Door, backend: B, options: ApiOptions, shutd
                 continue;
             }
         };
-        let connection = http.serve_connection(TokioIo::new(socket), WithPeer { service: service.clone(), peer });
-        let mut open = open.clone();
+        let answer = WithPeer { service: service.clone(), peer };
+        let (http, acceptor, mut open) = (http.clone(), acceptor.clone(), open.clone());
         connections.spawn(async move {
+            let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(socket)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(?peer, %error, "a client's handshake failed"),
+                Err(_) => return tracing::debug!(?peer, "a client's handshake took too long"),
+            };
+            let connection = http.serve_connection(TokioIo::new(stream), answer);
             tokio::pin!(connection);
             let ended = tokio::select! {
                 ended = &mut connection => ended,

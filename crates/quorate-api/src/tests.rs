@@ -2,11 +2,15 @@
 
 use crate::access::AuthMode;
 use crate::backend::{
-    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogFrom, LogPiece, Pages, Policy, Query, ReadError,
-    TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece,
+    Pages, Policy, Query, ReadError, TransferError, WriteError,
 };
-use crate::server::{ApiOptions, native, router, serve};
-use crate::view::{ClusterHealth, ClusterView, EventView, NodeMode, NodeState, NodeView, Overview, ServiceView};
+use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
+use crate::server::{ApiOptions, Plain, native, router, serve};
+use crate::view::{
+    ClusterHealth, ClusterView, EventView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView, Overview,
+    QuotaView, ServiceView, Standing,
+};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
@@ -21,6 +25,7 @@ use quorate_model::access::{AccessChange, AccessState, Actor};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
+use quorate_model::member::{MemberCommand, SecretHash};
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
@@ -29,6 +34,7 @@ use quorate_model::state::{Change, ClusterState, Role};
 use quorate_model::time::WallTime;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -36,6 +42,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 mod access;
+mod members;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -65,6 +72,7 @@ struct Fake(Arc<Inner>);
 
 struct Inner {
     overview: watch::Sender<Arc<Overview>>,
+    members: watch::Sender<Arc<MembersView>>,
     routing: watch::Sender<Arc<RoutingTable>>,
     access: watch::Sender<AccessView>,
     state: Mutex<State>,
@@ -82,6 +90,10 @@ struct State {
     sql: Option<SqlOutcome>,
     rows: Option<Result<Rows, SqlError>>,
     log: Vec<u8>,
+    invited: u8,
+    asked_to_join: Vec<(JoinRequest, Option<IpAddr>)>,
+    join_error: Option<JoinError>,
+    left: bool,
     /// What the real state machine makes of commands about access.
     cluster: ClusterState,
     audit: Vec<AuditLink>,
@@ -93,6 +105,7 @@ impl Fake {
         let state = State { log: b"one\ntwo\n".to_vec(), ..State::default() };
         Fake(Arc::new(Inner {
             overview: watch::Sender::new(Arc::new(overview())),
+            members: watch::Sender::new(Arc::new(MembersView::default())),
             routing: watch::Sender::new(Arc::new(RoutingTable::default())),
             access: watch::Sender::new(AccessView::default()),
             state: Mutex::new(state),
@@ -113,6 +126,52 @@ impl Fake {
             overview.sequence += 1;
             change(overview);
         });
+    }
+
+    fn asked_to_join(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<(), JoinError> {
+        self.set(|state| {
+            state.asked_to_join.push((request, from));
+            state.join_error.clone().map_or(Ok(()), Err)
+        })
+    }
+
+    fn change_member(&self, overview: &mut Overview, index: LogIndex, command: &MemberCommand) -> Option<Refusal> {
+        let mut refusal = None;
+        self.0.members.send_modify(|members| {
+            let members = Arc::make_mut(members);
+            members.applied = index;
+            let mut of = |id: &NodeId, edit: &dyn Fn(&mut NodeView)| {
+                match overview.nodes.iter_mut().find(|node| node.id == *id) {
+                    Some(node) => edit(node),
+                    None => refusal = Some(Refusal::UnknownNode { node: *id }),
+                };
+            };
+            match command {
+                MemberCommand::CreateToken { token } => members.tokens.push(JoinTokenView {
+                    id: token.id,
+                    role: token.role,
+                    name: token.name.clone(),
+                    created: token.created,
+                    expires: token.expires,
+                    used_by: None,
+                    used_at: None,
+                }),
+                MemberCommand::RevokeToken { token } => members.tokens.retain(|known| known.id != *token),
+                MemberCommand::SetAlias { node, alias } => of(node, &|node| node.alias = alias.clone()),
+                MemberCommand::SetRoles { node, roles } => of(node, &|node| node.roles = roles.clone()),
+                MemberCommand::SetVote { node, .. } => of(node, &|_| {}),
+                MemberCommand::Expel { node } => overview.nodes.retain(|known| known.id != *node),
+                MemberCommand::SetQuota { quota } => {
+                    members.quota = QuotaView {
+                        nodes: quota.as_ref().map(|quota| quota.nodes),
+                        expires: quota.as_ref().and_then(|quota| quota.expires),
+                        used: 3,
+                    };
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+        refusal
     }
 
     /// Runs a command about access as a node would, at the time of this machine.
@@ -150,6 +209,7 @@ impl Fake {
                         refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None });
                     }
                 }
+                Command::Member(command) => refusal = self.change_member(overview, index, command),
                 other => panic!("{other:?}"),
             }
         });
@@ -260,6 +320,55 @@ impl Backend for Fake {
         }
         Ok(())
     }
+
+    fn members(&self) -> watch::Receiver<Arc<MembersView>> {
+        self.0.members.subscribe()
+    }
+
+    fn invite(&self) -> Result<Invitation, InviteError> {
+        let number = self.set(|state| {
+            state.invited += 1;
+            state.invited
+        });
+        let commands = vec![format!("quorate join 192.0.2.7:7000/secret{number}/fingerprint")];
+        Ok(Invitation { secret: SecretHash([number; 32]), commands })
+    }
+
+    async fn check_join(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinCheck, JoinError> {
+        self.asked_to_join(request, from)?;
+        Ok(JoinCheck {
+            cluster: ClusterId::from_u128(1),
+            cluster_name: "test".into(),
+            node: NodeId::from_u128(9),
+            answered_by: NodeId::from_u128(1),
+            managers: vec![],
+        })
+    }
+
+    async fn join(
+        &self,
+        request: JoinRequest,
+        from: Option<IpAddr>,
+        _: Actor,
+        _: Duration,
+    ) -> Result<JoinAnswer, JoinError> {
+        self.asked_to_join(request, from)?;
+        Ok(JoinAnswer {
+            cluster: ClusterId::from_u128(1),
+            cluster_name: "test".into(),
+            node: NodeId::from_u128(9),
+            roles: [Role::Manager].into(),
+            managers: vec![],
+            voters: 3,
+            certificate: "pem".into(),
+            authorities: "pem".into(),
+            for_managers: None,
+        })
+    }
+
+    fn leave(&self) {
+        self.set(|state| state.left = true);
+    }
 }
 
 fn overview() -> Overview {
@@ -275,6 +384,8 @@ fn overview() -> Overview {
         since: WallTime(1),
         lag: Some(0),
         replicas: 1,
+        alias: None,
+        standing: Some(Standing::Voter),
         clock_ahead_us: None,
     };
     Overview {
@@ -911,7 +1022,7 @@ async fn a_server_keeps_connections_open_and_ends_its_streams() {
         ended.await.ok();
     };
     let open = ApiOptions { auth: AuthMode::Open, ..ApiOptions::default() };
-    let server = tokio::spawn(serve(listener, Fake::new(), open, shutdown));
+    let server = tokio::spawn(serve(listener, Plain, Fake::new(), open, shutdown));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let mut received = Vec::new();
     for answers in 1..=2 {

@@ -4,7 +4,7 @@
 //! ([`quorate_model::observed`]). It is made in one place (the shell), served here and read by the
 //! CLI and the console. Fields are only ever added.
 
-use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, ServiceName};
+use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
 use quorate_model::spec::{Driver, Mode, RouteSpec, ServiceSpec};
 use quorate_model::state::Role;
 use quorate_model::time::WallTime;
@@ -87,11 +87,27 @@ pub struct NodeView {
     pub lag: Option<u64>,
     /// Replicas that run on it.
     pub replicas: u32,
+    /// Another name for people.
+    #[serde(default)]
+    pub alias: Option<String>,
+    /// Whether a manager votes; absent for other nodes.
+    #[serde(default)]
+    pub standing: Option<Standing>,
     /// How many microseconds its clock was ahead of the answering node's when it was heard last,
     /// less the time that its word took. Absent for the answering node itself and for one that is
     /// not heard.
     #[serde(default)]
     pub clock_ahead_us: Option<i64>,
+}
+
+/// A manager's part in decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Its vote counts.
+    Voter,
+    /// It holds everything that voters hold, and takes the place of one that is lost.
+    Standby,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -183,6 +199,53 @@ pub struct EventView {
     pub node: Option<String>,
     #[schema(value_type = Option<String>)]
     pub service: Option<ServiceName>,
+}
+
+/// What is decided about members besides the nodes themselves.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MembersView {
+    /// Join tokens that wait, and those that were used or expired less than a day ago.
+    pub tokens: Vec<JoinTokenView>,
+    pub quota: QuotaView,
+    /// What this node has applied.
+    #[schema(value_type = u64)]
+    pub applied: LogIndex,
+}
+
+/// A permission to join. Its secret is shown once, by the answer that made it, and never here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JoinTokenView {
+    #[schema(value_type = uuid::Uuid)]
+    pub id: TokenId,
+    /// What the server that uses it becomes.
+    #[schema(value_type = String)]
+    pub role: Role,
+    /// Only a server of this name may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[schema(value_type = u64)]
+    pub created: WallTime,
+    #[schema(value_type = u64)]
+    pub expires: WallTime,
+    /// Name of the node that used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub used_at: Option<WallTime>,
+}
+
+/// How many nodes may run, and how many do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct QuotaView {
+    /// Workers and gateways; a node that is both counts once. `null`: any number.
+    pub nodes: Option<u32>,
+    /// From then on no node is admitted; those that run go on.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub expires: Option<WallTime>,
+    /// Nodes that have a place now.
+    pub used: u32,
 }
 
 /// What every failed request answers, with the HTTP status that fits.

@@ -12,20 +12,24 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError,
-    TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
+    Policy, Query, ReadError, TransferError, WriteError,
 };
-use quorate_api::view::{Overview, Problem};
+use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
+use quorate_api::view::{MembersView, Overview, Problem};
 use quorate_api::{ApiOptions, AuthMode, router};
+use quorate_model::access::Actor;
 use quorate_model::access::audit::{AuditHead, AuditPage};
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId};
+use quorate_model::member::SecretHash;
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlOutcome, Statement, StatementResult, Value};
 use quorate_model::time::WallTime;
 use serde_json::Value as Json;
 use std::cell::OnceCell;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{self, Runtime};
@@ -124,6 +128,24 @@ impl Backend for Mirror {
     async fn transfer_leadership(&self, _: NodeId, _: Duration) -> Result<(), TransferError> {
         Ok(())
     }
+
+    fn members(&self) -> watch::Receiver<Arc<MembersView>> {
+        watch::channel(Arc::default()).1
+    }
+
+    fn invite(&self) -> Result<Invitation, InviteError> {
+        Ok(Invitation { secret: SecretHash([7; 32]), commands: vec!["quorate join".into()] })
+    }
+
+    async fn check_join(&self, _: JoinRequest, _: Option<IpAddr>) -> Result<JoinCheck, JoinError> {
+        Err(JoinError::Invite(InviteError::NoAuthority))
+    }
+
+    async fn join(&self, _: JoinRequest, _: Option<IpAddr>, _: Actor, _: Duration) -> Result<JoinAnswer, JoinError> {
+        Err(JoinError::Invite(InviteError::NoAuthority))
+    }
+
+    fn leave(&self) {}
 }
 
 struct Server {

@@ -40,7 +40,8 @@ pub enum Event {
     Read { ticket: Ticket, deadline: Timestamp },
     /// An operator wants another leader.
     Transfer { ticket: Ticket, to: NodeId, deadline: Timestamp },
-    /// This node is about to end and should lead no longer.
+    /// This node is about to end: it hands leadership over and leaves the cluster, until its next
+    /// start. [`crate::Node::has_left`] says when that is done.
     Leave,
     /// The log is durable up to this [`Append`].
     Persisted { number: u64 },

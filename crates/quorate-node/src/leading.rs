@@ -28,6 +28,7 @@ const MOVES_MAX: u32 = 200;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Chore {
     Register,
+    Farewell,
     Verdict(NodeId),
     Plan,
     Transition(ServiceName),

@@ -12,10 +12,11 @@ use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Status, Transfe
 use prost::Message as _;
 use quorate_membership::{Input, LinkState, Membership, Opinion};
 use quorate_model::assignment::Assignment;
-use quorate_model::command::Command;
-use quorate_model::entry::{Envelope, Proposal};
+use quorate_model::command::{Command, Refusal};
+use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::member::MemberCommand;
 use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
 use quorate_model::state::{ClusterState, Health, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
@@ -37,6 +38,8 @@ const DEADLINES_EVERY: Duration = Duration::from_millis(20);
 const GATEWAY_SILENCE: Duration = Duration::from_secs(3);
 /// How long the node's own commands may take before it thinks again.
 const OWN_PATIENCE: Duration = Duration::from_secs(5);
+/// A node that the cluster refused asks again after this: a place may be free then.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Forwarded requests travel in messages of at most about this size.
 const FORWARD_BYTES: usize = 1 << 20;
 /// The node's own read, by which it learns that it has caught up.
@@ -115,6 +118,10 @@ pub struct Node {
     clocks: Clocks,
     rng: ChaCha8Rng,
     stamped: WallTime,
+    /// This node was told to end: it frees its place instead of taking it.
+    leaving: bool,
+    /// When the cluster last refused to have this node, and why.
+    refused: Option<(Timestamp, Refusal)>,
     changed: bool,
 }
 
@@ -181,6 +188,8 @@ impl Node {
             clocks: Clocks::default(),
             rng,
             stamped: WallTime::default(),
+            leaving: false,
+            refused: None,
             changed: true,
             me: options.identity,
         };
@@ -208,7 +217,7 @@ impl Node {
             }
             Event::Read { ticket, deadline } => self.reads.ask(ticket, deadline),
             Event::Transfer { ticket, to, deadline } => self.transfer(now, ticket, to, deadline, out),
-            Event::Leave => self.leave(),
+            Event::Leave => self.leave(now),
             Event::Persisted { number } => {
                 let mut outputs = Vec::new();
                 self.consensus.persisted(number, &mut outputs);
@@ -332,6 +341,18 @@ impl Node {
     #[must_use]
     pub fn leader_heard(&self, now: Timestamp) -> Option<Timestamp> {
         if self.leads() { Some(now) } else { self.leader_heard }
+    }
+
+    /// Whether this node was told to end and the cluster knows it.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.leaving && self.state.nodes.get(&self.me.id).is_none_or(|known| known.health == Health::Left)
+    }
+
+    /// Why the cluster does not have this node: there is no place for it, or it was expelled.
+    #[must_use]
+    pub fn refused(&self) -> Option<&Refusal> {
+        self.refused.as_ref().map(|(_, why)| why)
     }
 
     /// What the scheduler does not do, and why.
@@ -467,7 +488,9 @@ impl Node {
         }
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, now: Now) {
+        self.leaving = true;
+        self.own_status_changed(now);
         if self.leads()
             && let Some(heir) = self.consensus.best_follower(&self.alive())
         {
@@ -500,6 +523,13 @@ impl Node {
                 if let Some(chore) = self.chores.remove(&id) {
                     self.leading.done(&chore);
                     self.plan_due = true;
+                    if chore == Chore::Register {
+                        self.refused = match entry.outcome {
+                            Outcome::Command(Err(why)) => Some((now.mono, why)),
+                            Outcome::Command(Ok(())) | Outcome::Sql(_) | Outcome::Noop => None,
+                        };
+                        self.changed = true;
+                    }
                 }
             }
             if !entry.changes.is_empty() {
@@ -604,13 +634,26 @@ impl Node {
         self.hand_over_requests(now, out);
     }
 
-    /// Each node says itself who it is, at every start, and when it was taken for dead.
+    /// Each node says itself who it is, at every start, and when it was taken for dead; and that it
+    /// leaves, when it is told to end.
     fn register(&mut self, now: Now) {
-        let asked = self.chores.values().any(|chore| *chore == Chore::Register);
-        let known = self.state.nodes.get(&self.me.id).is_some_and(|known| {
+        let asked = self.chores.values().any(|chore| matches!(chore, Chore::Register | Chore::Farewell));
+        if asked || self.leader().is_none() {
+            return;
+        }
+        let known = self.state.nodes.get(&self.me.id);
+        if self.leaving {
+            if let Some(known) = known.filter(|known| known.health != Health::Left) {
+                let command = MemberCommand::Leave { node: self.me.id, generation: known.generation };
+                self.ask(now, Command::Member(command), Chore::Farewell);
+            }
+            return;
+        }
+        let registered = known.is_some_and(|known| {
             known.boot == self.boot && known.identity == known.registered(&self.me) && known.health == Health::Joined
         });
-        if !asked && !known && self.leader().is_some() {
+        let lately = self.refused.as_ref().is_some_and(|(at, _)| now.mono.since(*at) < ASK_AGAIN);
+        if !registered && !lately {
             let command = Command::RegisterNode { node: self.me.clone(), boot: self.boot };
             self.ask(now, command, Chore::Register);
         }

@@ -14,6 +14,7 @@
 
 use crate::fingerprint::{Fingerprint, ParseFingerprintError, sha256};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use quorate_model::id::NodeId;
 use rustls::pki_types::ServerName;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -79,6 +80,20 @@ impl JoinSecret {
     #[must_use]
     pub fn digest(&self) -> SecretDigest {
         SecretDigest(sha256(&*self.0))
+    }
+
+    /// The id of the node that a server with this public key (DER, SPKI) becomes by this secret.
+    ///
+    /// So nobody can ask for the id of another node, two servers with one token are two nodes, and a
+    /// server that asks again because the answer was lost is the same one. A UUID of version 8
+    /// (RFC 9562), made of the first 122 bits of SHA-256 over the secret's digest and the key.
+    #[must_use]
+    pub fn node_of(&self, public: &[u8]) -> NodeId {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&sha256(&[self.digest().as_bytes(), public].concat())[..16]);
+        bytes[6] = bytes[6] & 0x0f | 0x80;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        NodeId::from_u128(u128::from_be_bytes(bytes))
     }
 
     /// As it is written in a token: the one way by which it is shown.
@@ -297,6 +312,16 @@ mod tests {
         assert!(secret.digest().matches(&secret));
         assert!(!secret.digest().matches(&JoinSecret::from_random(near)));
         assert_ne!(secret, JoinSecret::from_random(near));
+    }
+
+    #[test]
+    fn a_node_is_one_secret_and_one_key() {
+        let (secret, other) = (JoinSecret::from_random([7; 20]), JoinSecret::from_random([8; 20]));
+        assert_eq!(secret.node_of(b"key"), secret.node_of(b"key"));
+        assert_ne!(secret.node_of(b"key"), secret.node_of(b"kez"));
+        assert_ne!(secret.node_of(b"key"), other.node_of(b"key"));
+        let text = secret.node_of(b"key").to_string();
+        assert!(text[14..].starts_with('8') && "89ab".contains(&text[19..20]), "{text}");
     }
 
     #[test]

@@ -14,8 +14,13 @@ pub(crate) mod db;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod failure;
+pub(crate) mod init;
+pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod members;
 pub(crate) mod password;
+pub(crate) mod pinned;
+pub(crate) mod place;
 pub(crate) mod screen;
 pub(crate) mod service;
 pub(crate) mod status;
@@ -23,6 +28,7 @@ pub(crate) mod target;
 pub(crate) mod tokens;
 pub(crate) mod unix;
 pub(crate) mod users;
+pub(crate) mod waiting;
 
 use crate::{daemon, demo, dev, torture};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -85,12 +91,31 @@ pub(crate) enum Command {
     Dev(dev::DevArgs),
     /// Break a cluster of this machine in every way, and prove that it keeps its promises
     Torture(torture::TortureArgs),
+    /// Make a cluster, with this server as its first node
+    #[command(
+        after_help = "Examples:\n  sudo quorate init --name prod\n  quorate init --name prod --data-dir ./n1 --listen 127.0.0.1:7000 --no-start"
+    )]
+    Init(init::InitArgs),
+    /// Make this server a node of a cluster
+    #[command(
+        after_help = "Examples:\n  sudo quorate join 192.168.1.51:7000/SECRET/FINGERPRINT\n  sudo quorate join 192.168.1.51:7000/SECRET/FINGERPRINT --name msk-2 --role worker"
+    )]
+    Join(join::JoinArgs),
+    /// Print the command by which another server joins
+    #[command(after_help = "Examples:\n  quorate add-node\n  quorate add-node --role worker --ttl 15m")]
+    AddNode(members::AddNodeArgs),
+    /// Take this node out of the cluster; started again, it comes back
+    #[command(after_help = "Examples:\n  sudo quorate leave\n  quorate --server unix:./n1/api.sock leave --yes")]
+    Leave(members::LeaveArgs),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(members::ClusterCommand),
     /// How the cluster is, and what to do next
     #[command(after_help = "Examples:\n  quorate status\n  quorate status --check && deploy")]
     Status(status::StatusArgs),
     /// The servers of the cluster
     #[command(subcommand)]
-    Node(NodeCommand),
+    Node(members::NodeCommand),
     /// The services that the cluster runs
     #[command(subcommand)]
     Service(service::ServiceCommand),
@@ -182,13 +207,6 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// All nodes with their state
-    #[command(after_help = "Examples:\n  quorate node list\n  quorate node list -o json")]
-    List,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum RaftCommand {
     /// Make another node the Active one
     #[command(after_help = "Examples:\n  quorate raft transfer n2")]
@@ -269,7 +287,12 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Dev(args) => return dev::run(&context, args),
         Command::Torture(args) => return torture::run(&context, &args),
         Command::Status(args) => return status::run(&context, &args),
-        Command::Node(NodeCommand::List) => status::list_nodes(&context)?,
+        Command::Init(args) => init::run(&context, &args)?,
+        Command::Join(args) => join::run(&context, &args)?,
+        Command::AddNode(args) => members::add_node(&context, &args)?,
+        Command::Leave(args) => members::leave(&context, &args)?,
+        Command::Cluster(command) => members::cluster(&context, command)?,
+        Command::Node(command) => members::node(&context, command)?,
         Command::Service(command) => service::run(&context, command)?,
         Command::Scale(args) => service::scale(&context, &args)?,
         Command::Logs(args) => logs::run(&context, &args)?,

@@ -1,8 +1,8 @@
 //! What `quorate serve` needs to know to be one node of a cluster: `node.toml` in its data directory.
 //!
-//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error. What an operator
-//! chooses is elsewhere, in [`crate::settings`]; what the node proves itself with is beside it, under
-//! fixed names: [`crate::trust`].
+//! `quorate dev`, `init` and `join` write it. An unknown key is an error. What an operator chooses
+//! is elsewhere, in [`crate::settings`]; what the node proves itself with is beside it, under fixed
+//! names: [`crate::trust`].
 
 use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
@@ -10,7 +10,7 @@ use quorate_model::state::Role;
 use quorate_model::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "node.toml";
@@ -28,9 +28,12 @@ pub(crate) struct NodeConfig {
     pub timers: Timers,
     #[serde(default)]
     pub log: LogConfig,
-    /// Every voter of the cluster, this node too.
-    #[serde(rename = "voter")]
+    /// Every voter with which the cluster began, this node too. A node that joined later has none.
+    #[serde(rename = "voter", default, skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<Voter>,
+    /// Nodes that a joining one was told of. Once it has the cluster's records, those count.
+    #[serde(rename = "peer", default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Voter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +53,12 @@ pub(crate) struct ThisNode {
     pub api: SocketAddr,
     /// Where the node link listens.
     pub link: SocketAddr,
+    /// The address under which others reach both ports. Default: the one where the API listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<IpAddr>,
+    /// The API speaks HTTP without TLS, and lets nobody join. For loopback: `quorate dev` sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain_http: bool,
     /// Opens the console in a browser and lets it change things. Kept in memory only by the browser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_token: Option<String>,
@@ -59,6 +68,34 @@ pub(crate) struct ThisNode {
     /// Replicas end when this process does. `quorate dev` gives its own pid, so that nothing is left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_with_pid: Option<u32>,
+}
+
+impl ThisNode {
+    /// Where others reach the API.
+    pub(crate) fn api_address(&self) -> SocketAddr {
+        SocketAddr::new(self.advertise.unwrap_or(self.api.ip()), self.api.port())
+    }
+
+    /// Where others reach the node link.
+    pub(crate) fn link_address(&self) -> SocketAddr {
+        SocketAddr::new(self.advertise.unwrap_or(self.link.ip()), self.link.port())
+    }
+
+    /// Every address under which the API may be reached, the advertised one first: all of this
+    /// machine's own if it listens everywhere. Loopback is only among them if it is the only one.
+    pub(crate) fn api_addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses = vec![self.api_address()];
+        if self.api.ip().is_unspecified() {
+            let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+            let others = interfaces.iter().filter(|interface| !interface.is_loopback() && !interface.is_link_local());
+            // A wildcard of IPv4 does not accept IPv6.
+            let others = others.map(if_addrs::Interface::ip).filter(|ip| ip.is_ipv4() || self.api.is_ipv6());
+            addresses.extend(others.map(|ip| SocketAddr::new(ip, self.api.port())));
+        }
+        let mut seen = BTreeSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        addresses
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

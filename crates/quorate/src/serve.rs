@@ -11,6 +11,7 @@
 //! opens what is on disk, binds the ports and starts the threads, in this order, so that whatever
 //! cannot work fails before anything runs.
 
+pub(crate) mod admission;
 mod apply;
 mod backend;
 mod bulk;
@@ -23,20 +24,25 @@ mod link;
 mod reads;
 mod reload;
 mod spare;
+mod tls;
 mod view;
 mod workloads;
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
+use crate::keys::ManagerKeys;
 use crate::settings::{Settings, Source};
 use crate::trust::NodeFiles;
+use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
 use link::{LinkIdentity, Outboxes};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
+use quorate_model::command::Refusal;
 use quorate_model::id::NodeId;
+use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::RecoveredLog;
 use quorate_node::{Event, Node, NodeOptions};
@@ -51,12 +57,12 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::info;
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
-/// A leader that is asked to end gets this long to hand over.
+/// A node that is asked to end gets this long to hand over leadership and to leave.
 const HANDOVER: Duration = Duration::from_secs(1);
 /// What a farewell may take at most. Gossip says it three times within 60 ms.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -68,6 +74,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
+    let manager = ManagerKeys::read(data_dir, &files.authorities)?;
+    let acceptor = tls::Acceptor::new(&config, &files)?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,7 +84,15 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, &files, stored, Configured { source, settings, log }))
+    let trust = Trust { files: Arc::new(files), manager, acceptor };
+    runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
+}
+
+/// What this node proves itself with.
+struct Trust {
+    files: Arc<NodeFiles>,
+    manager: Option<ManagerKeys>,
+    acceptor: tls::Acceptor,
 }
 
 /// What the operator wants, and how it is changed later.
@@ -160,7 +176,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    files: &NodeFiles,
+    Trust { files, manager, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -177,9 +193,9 @@ async fn serve(
         id: config.node.id,
         name: config.node.name.clone(),
         roles: config.node.roles.clone(),
-        api: config.node.api.to_string(),
-        link: config.node.link.to_string(),
-        host: config.node.api.ip().to_string(),
+        api: config.node.api_address().to_string(),
+        link: config.node.link_address().to_string(),
+        host: config.node.api_address().ip().to_string(),
     };
     let boot = random_u128()?;
     let options = NodeOptions {
@@ -191,7 +207,7 @@ async fn serve(
     };
     let state = stored.databases.state().clone();
     let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
-    let tls = Arc::new(link::LinkTls::new(files, &config, expelled_seen)?);
+    let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
@@ -244,9 +260,11 @@ async fn serve(
     let start = gossip::Start { generation, timers: settings.cluster.timers, clock };
     let farewell = gossip::start(data_dir, &config, start, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
+    let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
+    let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let (place, mut place_seen) = watch::channel(core::Place::default());
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
-    let (leads, mut leads_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -270,12 +288,16 @@ async fn serve(
         expelled,
         assignment,
         overview,
+        members,
+        known,
         routing,
+        place,
         access,
-        leads,
     };
     thread("core", move || core.run())?;
 
+    let admission = manager.map(|manager| Admission::new(&config, files.clone(), manager));
+    let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
@@ -284,9 +306,13 @@ async fn serve(
         questions,
         readers,
         overview: overview_seen,
+        members: members_seen,
+        known: known_seen,
         routing: routing_seen,
         access: access_seen,
         agent,
+        admission,
+        leave: leave.clone(),
         contact,
         settings: settings_seen,
         started: clock.started,
@@ -294,7 +320,9 @@ async fn serve(
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
+        hosts: hosts(&config),
         auth: config.node.auth,
+        tls: !config.node.plain_http,
         ..ApiOptions::default()
     };
     let (stop, stopped) = watch::channel(false);
@@ -306,20 +334,57 @@ async fn serve(
         let (backend, options) = (backend.clone(), api_options.clone());
         tokio::spawn(quorate_api::serve_unix(socket, owner, backend, options, ends(stopped.clone())));
     }
-    let api = tokio::spawn(quorate_api::serve(api_listener, backend, api_options, ends(stopped)));
+    let api = tokio::spawn(quorate_api::serve(api_listener, acceptor, backend, api_options, ends(stopped)));
     info!(api = %config.node.api, link = %config.node.link, "serving");
 
-    crate::daemon::end_signal()?.await;
-    info!("ending: leadership is handed over, replicas live on");
+    tokio::spawn(tell_refusals(place_seen.clone()));
+
+    tokio::select! {
+        () = crate::daemon::end_signal()? => {}
+        () = leave.notified() => info!("asked to leave"),
+    }
+    info!("ending: leadership is handed over, this node leaves, replicas live on");
     if let Some(farewell) = farewell {
         farewell.say(FAREWELL).await;
     }
     inbox.send(Event::Leave).await;
-    let _ = tokio::time::timeout(HANDOVER, leads_seen.wait_for(|leads| !leads)).await;
+    let _ = tokio::time::timeout(HANDOVER, place_seen.wait_for(|place| !place.leads && place.left)).await;
     let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
     std::process::exit(0);
+}
+
+/// Names under which clients may address the API.
+fn hosts(config: &NodeConfig) -> Vec<String> {
+    let mut hosts = vec![config.node.name.clone(), config.node.api_address().ip().to_string()];
+    if let Ok(name) = rustix::system::uname().nodename().to_str() {
+        hosts.push(name.to_owned());
+    }
+    hosts
+}
+
+/// A node that the cluster does not have says why, each time that the reason changes.
+async fn tell_refusals(mut place: watch::Receiver<core::Place>) {
+    let mut told = None;
+    loop {
+        let refused = place.borrow_and_update().refused.clone();
+        if refused != told {
+            match &refused {
+                Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
+                    tracing::error!(
+                        "{why}. Empty the data directory and join with a new token to bring the server back."
+                    );
+                }
+                Some(why) => tracing::warn!("this node has no place in the cluster: {why}"),
+                None => info!("this node has its place in the cluster"),
+            }
+            told = refused;
+        }
+        if place.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {

@@ -24,11 +24,11 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-const DIR: &str = "tls";
+pub(crate) const DIR: &str = "tls";
 const AUTHORITIES: &str = "ca.crt";
-const AUTHORITY_KEY: &str = "ca.key";
+pub(crate) const AUTHORITY_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "node.crt";
-const KEY: &str = "node.key";
+pub(crate) const KEY: &str = "node.key";
 
 /// What is in a node's `tls/`.
 #[derive(Debug)]
@@ -62,7 +62,9 @@ impl NodeFiles {
         Credentials::new(&self.certificate, &self.key).with_context(|| format!("in {DIR}/{CERTIFICATE} and {KEY}"))
     }
 
-    fn write(&self, data_dir: &Path) -> io::Result<()> {
+    /// # Errors
+    /// The disk.
+    pub(crate) fn write(&self, data_dir: &Path) -> io::Result<()> {
         let dir = made(data_dir)?;
         let authorities: String = self.authorities.iter().map(CaCertificate::to_pem).collect();
         replace(&dir, AUTHORITIES, 0o644, &authorities)?;
@@ -136,21 +138,21 @@ fn authority(dir: &Path, cluster: ClusterId) -> anyhow::Result<Ca> {
     Ok(ca)
 }
 
-fn read(dir: &Path, name: &str) -> anyhow::Result<(String, PathBuf)> {
+pub(crate) fn read(dir: &Path, name: &str) -> anyhow::Result<(String, PathBuf)> {
     let path = dir.join(name);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("reading {} (a node cannot serve without its certificate)", path.display()))?;
     Ok((text, path))
 }
 
-fn made(parent: &Path) -> io::Result<PathBuf> {
+pub(crate) fn made(parent: &Path) -> io::Result<PathBuf> {
     let dir = parent.join(DIR);
     std::fs::create_dir_all(&dir)?;
     Ok(dir)
 }
 
 /// Whoever reads it sees all of the old text or all of the new one, also after a power cut.
-fn replace(dir: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
+pub(crate) fn replace(dir: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     // One that was left behind may have another mode.
     match std::fs::remove_file(&new) {
@@ -163,12 +165,12 @@ fn replace(dir: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
     std::fs::rename(&new, dir.join(name))
 }
 
-fn synced(dir: &Path, parent: &Path) -> io::Result<()> {
+pub(crate) fn synced(dir: &Path, parent: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()?;
     File::open(parent)?.sync_all()
 }
 
-fn serial() -> anyhow::Result<u128> {
+pub(crate) fn serial() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(u128::from_le_bytes(bytes))

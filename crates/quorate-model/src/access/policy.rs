@@ -56,6 +56,7 @@ words!(
         ServiceScale = "service-scale",
         ServiceRemove = "service-remove",
         ManagerControl = "manager-control",
+        MemberWrite = "member-write",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -88,6 +89,17 @@ words!(
         ServiceScale = "service-scale",
         ServiceRemove = "service-remove",
         LeaderTransfer = "leader-transfer",
+        NodeAlias = "node-alias",
+        NodeVote = "node-vote",
+        NodeRoles = "node-roles",
+        NodeRemove = "node-remove",
+        NodeLeave = "node-leave",
+        JoinTokenRead = "join-token-read",
+        JoinTokenCreate = "join-token-create",
+        JoinTokenRevoke = "join-token-revoke",
+        /// A server shows a join token, and nothing else.
+        Join = "join",
+        QuotaSet = "quota-set",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -129,7 +141,7 @@ impl Operation {
         use Operation as O;
         use Permission as P;
         match self {
-            O::HealthRead | O::LogIn => Needs::Nothing,
+            O::HealthRead | O::LogIn | O::Join => Needs::Nothing,
             O::WhoAmI => Needs::Login,
             O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
             O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
@@ -138,7 +150,11 @@ impl Operation {
             O::ServiceApply => Needs::Permission(P::ServiceApply),
             O::ServiceScale => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
-            O::LeaderTransfer => Needs::Permission(P::ManagerControl),
+            O::LeaderTransfer | O::NodeAlias | O::NodeVote => Needs::Permission(P::ManagerControl),
+            O::NodeRoles | O::NodeRemove | O::NodeLeave | O::JoinTokenCreate | O::JoinTokenRevoke | O::QuotaSet => {
+                Needs::Permission(P::MemberWrite)
+            }
+            O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
             O::GatewayFeed => Needs::Permission(P::GatewayFeed),
@@ -163,6 +179,11 @@ impl Operation {
         use Operation as O;
         match self {
             O::LeaderTransfer
+            | O::NodeVote
+            | O::NodeRoles
+            | O::NodeRemove
+            | O::NodeLeave
+            | O::JoinTokenCreate
             | O::OwnTokenCreate
             | O::UserCreate
             | O::UserPassword
@@ -189,6 +210,11 @@ impl Operation {
             | O::ServiceApply
             | O::ServiceScale
             | O::ServiceRemove
+            | O::NodeAlias
+            | O::JoinTokenRead
+            | O::JoinTokenRevoke
+            | O::Join
+            | O::QuotaSet
             | O::SqlRead
             | O::SqlWrite
             | O::GatewayFeed
@@ -332,6 +358,7 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
                 P::ServiceScale,
                 P::ServiceRemove,
                 P::ManagerControl,
+                P::MemberWrite,
                 P::SqlRead,
                 P::SqlWrite,
             ],

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 mod access;
 mod determinism;
 mod files;
+mod members;
 mod property;
 mod readers;
 mod rules;

@@ -1,12 +1,15 @@
 //! Which cluster a command talks to.
 //!
 //! In this order: `--keep DIR`, which is only ever typed; `--server`, which may come from the
-//! environment; the one `quorate dev` that runs on this machine. Several of those are never guessed
-//! between.
+//! environment; the node that this server is, by its socket in the usual place; the one `quorate dev`
+//! that runs on this machine. Several of those are never guessed between.
 
 use crate::cli::failure::{Exit, Failure};
 use crate::dev::registry::{self, Record};
 use std::path::{Path, PathBuf};
+
+/// The socket of the node that this server is, where it was installed in the usual way.
+const LOCAL: &str = "/var/lib/quorate/api.sock";
 
 /// Where a cluster answers.
 #[derive(Debug, Clone)]
@@ -30,6 +33,9 @@ impl Choice {
     pub(crate) fn find(&self) -> Result<Target, Failure> {
         match (&self.keep, &self.server) {
             (None, Some(list)) => Ok(Target { servers: parse_servers(list)?, dev: None }),
+            (None, None) if Path::new(LOCAL).exists() => {
+                Ok(Target { servers: vec![format!("unix:{LOCAL}")], dev: None })
+            }
             (Some(_), _) | (None, None) => Ok(self.find_dev()?.into()),
         }
     }

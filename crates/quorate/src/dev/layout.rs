@@ -178,6 +178,8 @@ impl Layout {
                     roles: BTreeSet::from([Role::Manager, Role::Worker]),
                     api: plan.api,
                     link: ports.nodes[i].1,
+                    advertise: None,
+                    plain_http: true,
                     console_token: Some(self.token.clone()),
                     auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
@@ -185,6 +187,7 @@ impl Layout {
                 timers: Timers { replace_after: Some(Span::from_secs(0)) },
                 log: log.clone(),
                 voters: voters.clone(),
+                peers: Vec::new(),
             };
             let file = plan.dir.join(config::FILE);
             let write = || -> io::Result<()> {

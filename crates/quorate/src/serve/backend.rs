@@ -1,28 +1,33 @@
 //! The node as the API sees it.
 
+use super::admission::Admission;
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
 use crate::settings::{Redirect, Settings};
 use quorate_agent::Agent;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError,
-    TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
+    Policy, Query, ReadError, TransferError, WriteError,
 };
-use quorate_api::view::Overview;
+use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
+use quorate_api::view::{MembersView, Overview};
+use quorate_model::access::Actor;
 use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::Consistency;
+use quorate_model::state::ClusterState;
 use quorate_model::time::Timestamp;
 use quorate_node::{Event, Refused, Ticket, TransferFailed};
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// The largest payload of one log entry: the API's body limit.
 const PAYLOAD_MAX: usize = 8 << 20;
@@ -106,7 +111,13 @@ pub(super) struct Inner {
     pub(super) questions: Arc<Questions>,
     pub(super) readers: ReaderPool,
     pub(super) overview: watch::Receiver<Arc<Overview>>,
+    pub(super) members: watch::Receiver<Arc<MembersView>>,
+    pub(super) known: watch::Receiver<Arc<ClusterState>>,
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
+    /// Of a node that can let others in.
+    pub(super) admission: Option<Admission>,
+    /// Told once, when this node is to leave.
+    pub(super) leave: Arc<Notify>,
     pub(super) access: watch::Receiver<AccessView>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
@@ -242,5 +253,33 @@ impl Backend for NodeBackend {
             Ok(Ok(Err(TransferFailed::NotTaken { waited }))) => Err(TransferError::NotTaken(to, waited)),
             Ok(Err(_)) | Err(_) => Err(TransferError::NotTaken(to, patience)),
         }
+    }
+
+    fn members(&self) -> watch::Receiver<Arc<MembersView>> {
+        self.0.members.clone()
+    }
+
+    fn invite(&self) -> Result<Invitation, InviteError> {
+        self.0.admission.as_ref().ok_or(InviteError::NoAuthority)?.invite()
+    }
+
+    async fn check_join(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinCheck, JoinError> {
+        let admission = self.0.admission.as_ref().ok_or(JoinError::Invite(InviteError::NoAuthority))?;
+        admission.check(self, &request, from).await
+    }
+
+    async fn join(
+        &self,
+        request: JoinRequest,
+        from: Option<IpAddr>,
+        actor: Actor,
+        patience: Duration,
+    ) -> Result<JoinAnswer, JoinError> {
+        let admission = self.0.admission.as_ref().ok_or(JoinError::Invite(InviteError::NoAuthority))?;
+        admission.join(self, &request, from, &actor, patience).await
+    }
+
+    fn leave(&self) {
+        self.0.leave.notify_one();
     }
 }

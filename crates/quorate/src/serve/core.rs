@@ -12,10 +12,12 @@ use super::link::Outboxes;
 use super::view;
 use crate::config::NodeConfig;
 use quorate_api::backend::AccessView;
-use quorate_api::view::Overview;
+use quorate_api::view::{MembersView, Overview};
 use quorate_model::assignment::Assignment;
+use quorate_model::command::Refusal;
 use quorate_model::id::{NodeId, Term};
 use quorate_model::routing::RoutingTable;
+use quorate_model::state::ClusterState;
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
 use quorate_node::{Effect, Event, Node, Now};
@@ -51,6 +53,16 @@ pub(super) struct SnapshotOrder {
     pub(super) term: Term,
 }
 
+/// This node's place in the cluster, as far as the rest of the process must know it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Place {
+    pub(super) leads: bool,
+    /// It was told to end, and the cluster knows.
+    pub(super) left: bool,
+    /// Why the cluster does not have it.
+    pub(super) refused: Option<Refusal>,
+}
+
 /// Everything that the core's effects reach.
 pub(super) struct Core {
     pub(super) node: Node,
@@ -69,9 +81,12 @@ pub(super) struct Core {
     pub(super) expelled: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
+    pub(super) members: watch::Sender<Arc<MembersView>>,
+    /// Nodes and what is decided about members, nothing else of the state.
+    pub(super) known: watch::Sender<Arc<ClusterState>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    pub(super) place: watch::Sender<Place>,
     pub(super) access: watch::Sender<AccessView>,
-    pub(super) leads: watch::Sender<bool>,
 }
 
 impl Core {
@@ -186,6 +201,28 @@ impl Core {
             }
             differs
         });
-        self.leads.send_if_modified(|known| std::mem::replace(known, self.node.leads()) != self.node.leads());
+        self.members.send_if_modified(|known| {
+            let members = view::members(&self.node);
+            let differs = **known != members;
+            if differs {
+                *known = Arc::new(members);
+            }
+            differs
+        });
+        let state = self.node.state();
+        self.known.send_if_modified(|known| {
+            let differs = known.nodes != state.nodes || known.members != state.members;
+            if differs {
+                *known = Arc::new(view::known(&self.node));
+            }
+            differs
+        });
+        let place =
+            Place { leads: self.node.leads(), left: self.node.has_left(), refused: self.node.refused().cloned() };
+        self.place.send_if_modified(|known| {
+            let differs = *known != place;
+            *known = place;
+            differs
+        });
     }
 }

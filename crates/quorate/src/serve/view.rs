@@ -2,15 +2,16 @@
 
 use crate::config::NodeConfig;
 use quorate_api::view::{
-    ClusterHealth, ClusterView, EventView, GatewayView, NodeMode, NodeState, NodeView, Overview, ReplicaView,
-    ServiceView,
+    ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
+    Overview, QuotaView, ReplicaView, ServiceView, Standing,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
+use quorate_model::member::JoinToken;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
-use quorate_model::state::{Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
 use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +35,39 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
     }
 }
 
+/// The part of the state that says who may join.
+pub(super) fn known(node: &Node) -> ClusterState {
+    let state = node.state();
+    ClusterState { nodes: state.nodes.clone(), members: state.members.clone(), ..ClusterState::default() }
+}
+
+/// Join tokens and the quota.
+pub(super) fn members(node: &Node) -> MembersView {
+    let state = node.state();
+    let token = |token: &JoinToken| JoinTokenView {
+        id: token.id,
+        role: token.role,
+        name: token.name.clone(),
+        created: token.created,
+        expires: token.expires,
+        used_by: token.used.as_ref().map(|used| used.name.clone()),
+        used_at: token.used.as_ref().map(|used| used.at),
+    };
+    let mut tokens: Vec<JoinTokenView> = state.members.tokens.values().map(token).collect();
+    tokens.sort_by_key(|token| (token.created, token.id));
+    let quota = state.members.quota.as_ref();
+    let used = state.nodes.values().filter(|record| ClusterState::has_seat(record)).count();
+    MembersView {
+        tokens,
+        quota: QuotaView {
+            nodes: quota.map(|quota| quota.nodes),
+            expires: quota.and_then(|quota| quota.expires),
+            used: u32::try_from(used).unwrap_or(u32::MAX),
+        },
+        applied: node.applied(),
+    }
+}
+
 /// Whether somebody should look after a node in this state. One that left did so by itself.
 fn is_away(state: NodeState) -> bool {
     matches!(state, NodeState::Unreachable | NodeState::Down)
@@ -50,6 +84,11 @@ impl Scene<'_> {
         let known = self.node.state().nodes.get(&id).map(|record| record.identity.name.clone());
         let configured = || self.config.voters.iter().find(|voter| voter.id == id).map(|voter| voter.name.clone());
         known.or_else(configured).unwrap_or_else(|| id.to_string())
+    }
+
+    /// All nodes of a cluster speak TLS, or none does.
+    fn url(&self, address: &str) -> String {
+        if self.config.node.plain_http { format!("http://{address}") } else { format!("https://{address}") }
     }
 
     fn nodes(&self) -> Vec<NodeView> {
@@ -84,12 +123,18 @@ impl Scene<'_> {
                 NodeMode::Passive
             }),
             roles: record.identity.roles.clone(),
-            api: format!("http://{}", record.identity.api),
+            api: self.url(&record.identity.api),
             link: record.identity.link.clone(),
             generation: record.generation,
             since: record.since,
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
+            alias: record.alias.clone(),
+            standing: record.identity.roles.contains(&Role::Manager).then_some(if self.node.voters().contains(&id) {
+                Standing::Voter
+            } else {
+                Standing::Standby
+            }),
             clock_ahead_us: self.node.clock_ahead(id, self.now),
         }
     }

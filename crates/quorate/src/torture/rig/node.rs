@@ -91,6 +91,8 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 roles: BTreeSet::from([Role::Manager, Role::Worker]),
                 api,
                 link,
+                advertise: None,
+                plain_http: true,
                 console_token: None,
                 auth: quorate_api::AuthMode::Open,
                 end_with_pid: Some(std::process::id()),
@@ -98,6 +100,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
             timers: Timers::default(),
             log: LogConfig { retain: options.log_retain },
             voters: voters.clone(),
+            peers: Vec::new(),
         };
         std::fs::write(data_dir.join(config::FILE), toml::to_string(&config).map_err(io::Error::other)?)?;
         let founder = Founder { node: ids[i], data_dir: &data_dir, host: api.ip() };
