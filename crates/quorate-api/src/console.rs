@@ -53,7 +53,8 @@ struct Token {
 pub(crate) async fn index<B: Backend>(State(app): State<Shared<B>>, uri: Uri, headers: HeaderMap) -> Response {
     let token = axum::extract::Query::<Token>::try_from_uri(&uri).ok().and_then(|query| query.0.t);
     let Some(token) = token else { return send(&ASSETS[0], &headers) };
-    let cookie = HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"));
+    let secure = if app.options.tls.is_some() { "; Secure" } else { "" };
+    let cookie = HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}"));
     match cookie {
         Ok(cookie) if is_token(&app.options, token.as_bytes()) => {
             ([(header::SET_COOKIE, cookie)], Redirect::to("/ui/")).into_response()

@@ -18,12 +18,17 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 /// Longest wait for the head of a request, also on a connection that is kept open.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait for a handshake, as for a head: whoever is slower holds a connection for nothing.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once the server is asked to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// Pause after the system refused a connection (too many open files), so that it is no busy loop.
@@ -40,6 +45,8 @@ pub struct ApiOptions {
     pub listen: Option<SocketAddr>,
     /// Further host names under which the API may be addressed, without port.
     pub hosts: Vec<String>,
+    /// Serves over TLS with this. `None`: plain HTTP, which belongs on loopback.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// What handlers share.
@@ -130,6 +137,7 @@ pub async fn serve<B: Backend>(
 ) {
     options.listen = options.listen.or_else(|| listener.local_addr().ok());
     let node = options.node_name.clone();
+    let tls = options.tls.clone().map(TlsAcceptor::from);
     let (sender, open) = watch::channel(());
     let service =
         TowerToHyperService::new(build(App { backend, options, open: open.clone(), _ends_with_router: None }));
@@ -155,26 +163,45 @@ pub async fn serve<B: Backend>(
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%node, %error, "TCP_NODELAY could not be set");
         }
-        let connection = http.serve_connection(TokioIo::new(socket), service.clone());
-        let mut open = open.clone();
-        connections.spawn(async move {
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
-                _ = open.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+        let (http, service, open) = (http.clone(), service.clone(), open.clone());
+        match tls.clone() {
+            None => connections.spawn(converse(http, socket, service, open)),
+            Some(tls) => connections.spawn(async move {
+                match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(socket)).await {
+                    Ok(Ok(stream)) => converse(http, stream, service, open).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a client of the API did not finish its handshake"),
+                    Err(_) => tracing::debug!("a client of the API was too slow with its handshake"),
                 }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection to the API ended early");
-            }
-        });
+            }),
+        };
     }
     drop(listener);
     drop(sender);
     let all_done = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(END_WITHIN, all_done).await.is_err() {
         tracing::debug!(%node, "requests were still in flight when the API ended");
+    }
+}
+
+/// One connection, until the client has enough or the server ends.
+async fn converse<S>(
+    http: http1::Builder,
+    stream: S,
+    service: TowerToHyperService<Router>,
+    mut open: watch::Receiver<()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        _ = open.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the API ended early");
     }
 }

@@ -15,6 +15,7 @@
 //! # Sources
 //! ADR 0007; RFC 5280 (certificates), RFC 8446 (TLS 1.3), RFC 8452 (AES-GCM-SIV), RFC 4648 (base32).
 
+pub mod api;
 pub mod ca;
 pub mod fingerprint;
 pub mod identity;

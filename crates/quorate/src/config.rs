@@ -9,6 +9,7 @@ use quorate_model::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "node.toml";
@@ -51,6 +52,26 @@ pub(crate) struct ThisNode {
     /// Replicas end when this process does. `quorate dev` gives its own pid, so that nothing is left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_with_pid: Option<u32>,
+    /// The API over TLS. Without it the API is plain HTTP, which belongs on loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_tls: Option<ApiTls>,
+}
+
+/// What the API shows. Empty: the node's certificate of the cluster's authority.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApiTls {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnCertificate>,
+}
+
+/// A certificate of another authority, in PEM. Who has pinned the cluster's is still shown that one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OwnCertificate {
+    /// The server's certificate, then those up to its authority.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -39,6 +39,7 @@ use quorate_store::databases::Place;
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{LogIdentity, LogOptions};
 use quorate_store::storage::{self, OpenStorageError, StorageOptions, Stored};
+use quorate_trust::api::OwnCertificate;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -46,7 +47,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
@@ -168,6 +169,7 @@ async fn serve(
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
+    let api_tls = api_tls(&config, files)?;
     let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
     let tls = Arc::new(link::LinkTls::new(files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
@@ -262,6 +264,7 @@ async fn serve(
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
+        tls: api_tls,
         ..ApiOptions::default()
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -278,6 +281,26 @@ async fn serve(
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
     std::process::exit(0);
+}
+
+/// What the API shows, if it is served over TLS.
+fn api_tls(config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
+    let Some(tls) = &config.node.api_tls else {
+        if !config.node.api.ip().is_loopback() {
+            warn!(api = %config.node.api, "the API is plain HTTP on a network: give the node `api_tls`");
+        }
+        return Ok(None);
+    };
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let own = match &tls.own {
+        None => None,
+        Some(own) => Some(
+            OwnCertificate::from_pem(&read(&own.certificate)?, &read(&own.key)?)
+                .with_context(|| format!("in {} and {}", own.certificate.display(), own.key.display()))?,
+        ),
+    };
+    let credentials = files.credentials(config.cluster.id, config.node.id)?;
+    Ok(Some(Arc::new(quorate_trust::api::server(&credentials, own)?)))
 }
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {

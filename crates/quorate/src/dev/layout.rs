@@ -163,6 +163,7 @@ impl Layout {
                     link: ports.nodes[i].1,
                     console_token: Some(self.token.clone()),
                     end_with_pid: Some(std::process::id()),
+                    api_tls: None,
                 },
                 timers: Timers { replace_after: Span::from_secs(0) },
                 log: log.clone(),

@@ -82,13 +82,18 @@ impl Scene<'_> {
                 NodeMode::Passive
             }),
             roles: record.identity.roles.clone(),
-            api: format!("http://{}", record.identity.api),
+            api: format!("{}://{}", self.scheme(), record.identity.api),
             link: record.identity.link.clone(),
             generation: record.generation,
             since: record.since,
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
         }
+    }
+
+    /// How the API of any node is spoken to: as this one's is.
+    fn scheme(&self) -> &'static str {
+        if self.config.node.api_tls.is_some() { "https" } else { "http" }
     }
 
     fn cluster(&self, nodes: &[NodeView], services: &[ServiceView]) -> ClusterView {

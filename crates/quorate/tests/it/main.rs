@@ -15,4 +15,5 @@ mod load;
 mod services;
 mod show;
 mod storage;
+mod tls;
 mod torture;

@@ -93,6 +93,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 link,
                 console_token: None,
                 end_with_pid: Some(std::process::id()),
+                api_tls: None,
             },
             timers: Timers::default(),
             log: LogConfig { retain: options.log_retain },
