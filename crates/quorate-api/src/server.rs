@@ -3,23 +3,27 @@
 //! Why not `axum::serve`: it sets neither a deadline for a request's head, nor TCP_NODELAY, nor an
 //! end for streams that never end by themselves.
 
+use crate::access::password::Hashing;
+use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, log, openapi, rqlite, stream};
+use crate::{cluster, console, database, guard, health, kuzzle, log, openapi, rqlite, stream};
 use axum::Router;
 use axum::extract::Request;
+use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, post};
-use http::StatusCode;
+use axum::routing::{MethodFilter, MethodRouter, get, on};
+use http::{Method, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use quorate_model::access::policy::Operation as O;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -45,8 +49,18 @@ pub struct ApiOptions {
     pub listen: Option<SocketAddr>,
     /// Further host names under which the API may be addressed, without port.
     pub hosts: Vec<String>,
-    /// Serves over TLS with this. `None`: plain HTTP, which belongs on loopback.
+    /// Who is let in without a login.
+    pub auth: AuthMode,
+    /// Serves over TLS with this; the session's cookie is then `__Host-quorate` and `Secure`.
+    /// `None`: plain HTTP, which belongs on loopback. The node's own socket never has TLS.
     pub tls: Option<Arc<ServerConfig>>,
+}
+
+impl ApiOptions {
+    /// The cookie that carries a session.
+    pub(crate) fn session_cookie(&self) -> &'static str {
+        if self.tls.is_some() { "__Host-quorate" } else { "quorate_session" }
+    }
 }
 
 /// What handlers share.
@@ -54,6 +68,8 @@ pub struct ApiOptions {
 pub(crate) struct App<B> {
     pub backend: B,
     pub options: ApiOptions,
+    pub hashing: Hashing,
+    pub denials: Denials,
     /// Its sender goes when the server ends; streams end then.
     pub open: watch::Receiver<()>,
     /// That sender, where no server holds it: streams then live as long as the router.
@@ -62,52 +78,147 @@ pub(crate) struct App<B> {
 
 pub(crate) type Shared<B> = Arc<App<B>>;
 
+/// One path: what answers each method, and what that does. There is no method without an
+/// [`Operation`](O): who may call it follows from that alone.
+pub(crate) struct Route<B> {
+    pub path: &'static str,
+    pub methods: Vec<(Method, O, MethodRouter<Shared<B>>)>,
+}
+
+fn at<B: Backend>(path: &'static str) -> Route<B> {
+    Route { path, methods: Vec::new() }
+}
+
+impl<B: Backend> Route<B> {
+    fn get<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::GET, MethodFilter::GET, operation, handler)
+    }
+
+    fn post<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::POST, MethodFilter::POST, operation, handler)
+    }
+
+    fn put<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::PUT, MethodFilter::PUT, operation, handler)
+    }
+
+    fn delete<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::DELETE, MethodFilter::DELETE, operation, handler)
+    }
+
+    fn with<T: 'static>(
+        mut self,
+        method: Method,
+        filter: MethodFilter,
+        operation: O,
+        handler: impl Handler<T, Shared<B>>,
+    ) -> Self {
+        self.methods.push((method, operation, on(filter, handler)));
+        self
+    }
+}
+
 /// The native paths, all of them described in `/openapi.json`.
-pub(crate) fn native<B: Backend>() -> Vec<(&'static str, MethodRouter<Shared<B>>)> {
+pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
     vec![
-        ("/v1/status", get(cluster::status::<B>)),
-        ("/v1/nodes", get(cluster::nodes::<B>)),
-        ("/v1/services", get(cluster::services::<B>)),
-        ("/v1/services/{name}", get(cluster::service::<B>).merge(delete(cluster::remove_service::<B>))),
-        ("/v1/services/{name}/scale", post(cluster::scale::<B>)),
-        ("/v1/events", get(cluster::events::<B>)),
-        ("/v1/active", get(cluster::active::<B>)),
-        ("/v1/health", get(cluster::health::<B>)),
-        ("/v1/specs", post(cluster::apply_specs::<B>)),
-        ("/v1/raft/transfer", post(cluster::transfer::<B>)),
-        ("/v1/db/exec", post(database::exec::<B>)),
-        ("/v1/db/query", post(database::query::<B>).merge(get(database::query_get::<B>))),
-        ("/v1/stream", get(stream::overview::<B>)),
-        ("/v1/gateway/stream", get(stream::routing::<B>)),
-        ("/v1/gateway/report", post(stream::gateway_report::<B>)),
-        ("/v1/replicas/{id}/log", get(log::replica_log::<B>)),
+        at("/v1/status").get(O::ClusterRead, cluster::status::<B>),
+        at("/v1/nodes").get(O::ClusterRead, cluster::nodes::<B>),
+        at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
+        at("/v1/services/{name}")
+            .get(O::ClusterRead, cluster::service::<B>)
+            .delete(O::ServiceRemove, cluster::remove_service::<B>),
+        at("/v1/services/{name}/scale").post(O::ServiceScale, cluster::scale::<B>),
+        at("/v1/events").get(O::ClusterRead, cluster::events::<B>),
+        at("/v1/active").get(O::HealthRead, cluster::active::<B>),
+        at("/v1/health").get(O::HealthRead, health::health::<B>),
+        at("/v1/specs").post(O::ServiceApply, cluster::apply_specs::<B>),
+        at("/v1/raft/transfer").post(O::LeaderTransfer, cluster::transfer::<B>),
+        at("/v1/db/exec").post(O::SqlWrite, database::exec::<B>),
+        at("/v1/db/query").post(O::SqlRead, database::query::<B>).get(O::SqlRead, database::query_get::<B>),
+        at("/v1/stream").get(O::ClusterRead, stream::overview::<B>),
+        at("/v1/gateway/stream").get(O::GatewayFeed, stream::routing::<B>),
+        at("/v1/gateway/report").post(O::GatewayFeed, stream::gateway_report::<B>),
+        at("/v1/replicas/{id}/log").get(O::LogRead, log::replica_log::<B>),
+        at("/v1/login").post(O::LogIn, login::log_in::<B>),
+        at("/v1/logout").post(O::LogOut, login::log_out::<B>),
+        at("/v1/confirm").post(O::Confirm, login::confirm::<B>),
+        at("/v1/me").get(O::WhoAmI, login::me::<B>),
+        at("/v1/me/password").post(O::OwnPassword, login::own_password::<B>),
+        at("/v1/me/tokens").get(O::OwnTokenRead, tokens::own::<B>).post(O::OwnTokenCreate, tokens::create_own::<B>),
+        at("/v1/me/tokens/{id}").delete(O::OwnTokenRevoke, tokens::revoke_own::<B>),
+        at("/v1/first-admin").post(O::UserCreate, users::first_admin::<B>),
+        at("/v1/users").get(O::UserRead, users::list::<B>).post(O::UserCreate, users::create::<B>),
+        at("/v1/users/{name}").get(O::UserRead, users::get::<B>).delete(O::UserRemove, users::remove::<B>),
+        at("/v1/users/{name}/password").put(O::UserPassword, users::password::<B>),
+        at("/v1/users/{name}/disable").post(O::UserDisable, users::disable::<B>),
+        at("/v1/users/{name}/enable").post(O::UserEnable, users::enable::<B>),
+        at("/v1/users/{name}/tokens").post(O::UserToken, tokens::create_for::<B>),
+        at("/v1/users/{name}/roles/{role}")
+            .put(O::RoleGrant, users::grant::<B>)
+            .delete(O::RoleRevoke, users::revoke::<B>),
+        at("/v1/roles").get(O::RoleRead, roles::list::<B>).post(O::RoleClone, roles::clone::<B>),
+        at("/v1/roles/{name}").get(O::RoleRead, roles::get::<B>).delete(O::RoleRemove, roles::remove::<B>),
+        at("/v1/roles/{name}/permissions/{permission}")
+            .put(O::RoleChange, roles::add::<B>)
+            .delete(O::RoleChange, roles::take::<B>),
+        at("/v1/sessions").get(O::SessionRead, tokens::sessions::<B>),
+        at("/v1/sessions/{id}").delete(O::SessionRevoke, tokens::end_session::<B>),
+        at("/v1/tokens").get(O::TokenRead, tokens::all::<B>),
+        at("/v1/tokens/{id}").delete(O::TokenRevoke, tokens::revoke_any::<B>),
+        at("/v1/audit").get(O::AuditRead, audit::list::<B>),
+        at("/v1/audit/verify").get(O::AuditRead, audit::verify::<B>),
+        at("/v1/audit/export").get(O::AuditRead, audit::export::<B>),
+    ]
+}
+
+/// Paths of other systems' protocols.
+fn facades<B: Backend>() -> Vec<Route<B>> {
+    vec![
+        at("/db/execute").post(O::SqlWrite, rqlite::execute::<B>),
+        at("/db/query").get(O::SqlRead, rqlite::query_get::<B>).post(O::SqlRead, rqlite::query::<B>),
+        at("/_plugin/cluster/health").get(O::HealthRead, kuzzle::health::<B>),
+        at("/_plugin/cluster/status").get(O::ClusterRead, kuzzle::status::<B>),
     ]
 }
 
 /// The API of one node. Its streams end with it.
 pub fn router<B: Backend>(backend: B, options: ApiOptions) -> Router {
     let (sender, open) = watch::channel(());
-    build(App { backend, options, open, _ends_with_router: Some(sender) })
+    build(&Arc::new(App::new(backend, options, open, Some(sender))))
 }
 
-fn build<B: Backend>(app: App<B>) -> Router {
-    let app = Arc::new(app);
+impl<B> App<B> {
+    fn new(
+        backend: B,
+        options: ApiOptions,
+        open: watch::Receiver<()>,
+        ends_with_router: Option<watch::Sender<()>>,
+    ) -> App<B> {
+        let (hashing, denials) = (Hashing::new(), Denials::new());
+        App { backend, options, hashing, denials, open, _ends_with_router: ends_with_router }
+    }
+}
+
+fn build<B: Backend>(app: &Shared<B>) -> Router {
     let mut router = Router::new();
-    for (path, methods) in native::<B>() {
-        router = router.route(path, methods);
+    for route in native::<B>().into_iter().chain(facades()) {
+        let mut all = MethodRouter::new();
+        for (_, operation, methods) in route.methods {
+            let gated = Gate { app: app.clone(), operation };
+            all = all.merge(methods.route_layer(from_fn_with_state(gated, gate::<B>)));
+        }
+        router = router.route(route.path, all);
     }
     router
-        .route("/db/execute", post(rqlite::execute::<B>))
-        .route("/db/query", get(rqlite::query_get::<B>).merge(post(rqlite::query::<B>)))
         .route("/openapi.json", get(openapi::serve))
         .route("/", get(console::root))
         .route("/ui", get(console::root))
         .route("/ui/", get(console::index::<B>))
-        .route("/ui/{*path}", get(console::asset))
+        .route("/ui/{*path}", get(console::asset::<B>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guard::guard::<B>))
-        .with_state(app)
+        .with_state(app.clone())
 }
 
 async fn unknown_path(request: Request) -> Failure {
@@ -128,6 +239,72 @@ async fn wrong_method(request: Request) -> Failure {
     )
 }
 
+/// One connection's requests, with who is at its other end.
+#[derive(Clone)]
+struct WithPeer {
+    service: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl hyper::service::Service<http::Request<hyper::body::Incoming>> for WithPeer {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future =
+        <TowerToHyperService<Router> as hyper::service::Service<http::Request<hyper::body::Incoming>>>::Future;
+
+    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.service.call(request)
+    }
+}
+
+/// A way by which connections come.
+trait Door: Send {
+    type Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection; `None` for one that was turned away.
+    fn next(&self) -> impl Future<Output = std::io::Result<Option<(Self::Stream, Peer)>>> + Send;
+}
+
+impl Door for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> std::io::Result<Option<(Self::Stream, Peer)>> {
+        let (socket, address) = self.accept().await?;
+        // Answers are small and complete: waiting for more to send only adds latency.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        Ok(Some((socket, Peer::tcp(address.ip()))))
+    }
+}
+
+/// The node's own socket, for root and the user that the server runs as.
+struct LocalDoor {
+    listener: UnixListener,
+    owner: u32,
+}
+
+impl Door for LocalDoor {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> std::io::Result<Option<(Self::Stream, Peer)>> {
+        let (socket, _) = self.listener.accept().await?;
+        // The kernel says who connected; the file's mode is a second lock on the same door.
+        match socket.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == self.owner => Ok(Some((socket, Peer::Root))),
+            Ok(peer) => {
+                tracing::warn!(uid = peer.uid(), "a process of another user was turned away from the node's socket");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nobody knows who connected to the node's socket");
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// Serves the API until `shutdown` is done. Requests in flight may then take 2 s more.
 pub async fn serve<B: Backend>(
     listener: TcpListener,
@@ -136,11 +313,34 @@ pub async fn serve<B: Backend>(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     options.listen = options.listen.or_else(|| listener.local_addr().ok());
-    let node = options.node_name.clone();
     let tls = options.tls.clone().map(TlsAcceptor::from);
+    run(listener, tls, backend, options, shutdown).await;
+}
+
+/// Serves the API on the node's own socket: whoever connects as root, or as user `owner`, may do
+/// everything without a login. Others are turned away.
+pub async fn serve_unix<B: Backend>(
+    listener: UnixListener,
+    owner: u32,
+    backend: B,
+    options: ApiOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    run(LocalDoor { listener, owner }, None, backend, options, shutdown).await;
+}
+
+async fn run<B: Backend>(
+    door: impl Door,
+    tls: Option<TlsAcceptor>,
+    backend: B,
+    options: ApiOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let node = options.node_name.clone();
     let (sender, open) = watch::channel(());
-    let service =
-        TowerToHyperService::new(build(App { backend, options, open: open.clone(), _ends_with_router: None }));
+    let app = Arc::new(App::new(backend, options, open.clone(), None));
+    let service = TowerToHyperService::new(build(&app));
+    tokio::task::spawn_blocking(move || app.hashing.prepare());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).pipeline_flush(true);
     let mut connections = JoinSet::new();
@@ -148,22 +348,20 @@ pub async fn serve<B: Backend>(
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            accepted = door.next() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match accepted {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => continue,
             Err(error) => {
                 tracing::warn!(%node, %error, "the API could not accept a connection");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                 continue;
             }
         };
-        // Answers are small and complete: waiting for more to send only adds latency.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%node, %error, "TCP_NODELAY could not be set");
-        }
-        let (http, service, open) = (http.clone(), service.clone(), open.clone());
+        let (http, open) = (http.clone(), open.clone());
+        let service = WithPeer { service: service.clone(), peer };
         match tls.clone() {
             None => connections.spawn(converse(http, socket, service, open)),
             Some(tls) => connections.spawn(async move {
@@ -175,7 +373,7 @@ pub async fn serve<B: Backend>(
             }),
         };
     }
-    drop(listener);
+    drop(door);
     drop(sender);
     let all_done = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(END_WITHIN, all_done).await.is_err() {
@@ -184,12 +382,8 @@ pub async fn serve<B: Backend>(
 }
 
 /// One connection, until the client has enough or the server ends.
-async fn converse<S>(
-    http: http1::Builder,
-    stream: S,
-    service: TowerToHyperService<Router>,
-    mut open: watch::Receiver<()>,
-) where
+async fn converse<S>(http: http1::Builder, stream: S, service: WithPeer, mut open: watch::Receiver<()>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http.serve_connection(TokioIo::new(stream), service);

@@ -18,7 +18,9 @@ mod leading;
 mod node;
 mod reads;
 mod requests;
+mod sight;
 pub mod wire;
 
 pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
 pub use node::{Node, NodeOptions, PeerView, StartError};
+pub use sight::Sight;

@@ -13,6 +13,7 @@ mod demo;
 mod dev;
 mod lifeline;
 mod serve;
+mod settings;
 mod torture;
 mod trust;
 

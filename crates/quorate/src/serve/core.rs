@@ -11,6 +11,7 @@ use super::disk::DiskJob;
 use super::link::Outboxes;
 use super::view;
 use crate::config::NodeConfig;
+use quorate_api::backend::AccessView;
 use quorate_api::view::Overview;
 use quorate_model::assignment::Assignment;
 use quorate_model::id::{NodeId, Term};
@@ -69,6 +70,7 @@ pub(super) struct Core {
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    pub(super) access: watch::Sender<AccessView>,
     pub(super) leads: watch::Sender<bool>,
 }
 
@@ -94,6 +96,8 @@ impl Core {
             }
             self.node.flush(now, &mut effects);
             self.contact.set(self.node.leader_heard(now.mono));
+            // Before reads are answered: whoever asked for one to know it all finds it here.
+            self.publish_access();
             if self.perform(&mut effects) {
                 sequence += 1;
                 self.publish(sequence);
@@ -153,6 +157,17 @@ impl Core {
         let _ = self.apply.send(job);
     }
 
+    fn publish_access(&self) {
+        let access = &self.node.state().access;
+        self.access.send_if_modified(|known| {
+            let differs = !Arc::ptr_eq(&known.access, access);
+            if differs {
+                *known = AccessView { applied: self.node.applied(), access: access.clone() };
+            }
+            differs
+        });
+    }
+
     fn publish(&self, sequence: u64) {
         self.expelled.send_if_modified(|known| {
             let now = &self.node.state().members.expelled;
@@ -162,7 +177,7 @@ impl Core {
             }
             differs
         });
-        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, sequence)));
+        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, self.clock.now(), sequence)));
         let table = view::routing(&self.node);
         self.routing.send_if_modified(|known| {
             let differs = **known != table;

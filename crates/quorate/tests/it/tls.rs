@@ -68,7 +68,7 @@ fn serve(own: bool) -> Server {
     };
     let text = format!(
         "[cluster]\nid = '{cluster}'\nname = 'tls'\n[[voter]]\nid = '{id}'\nname = 'n1'\nlink = '{link}'\n\
-         [node]\nid = '{id}'\nname = 'n1'\nroles = ['manager']\napi = '{api}'\nlink = '{link}'\n{shown}",
+         [node]\nid = '{id}'\nname = 'n1'\nroles = ['manager']\nauth = 'open'\napi = '{api}'\nlink = '{link}'\n{shown}",
         api = addresses[0],
         link = addresses[1],
         shown = shown.replace("DIR", dir.to_str().unwrap()),

@@ -92,6 +92,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 api,
                 link,
                 console_token: None,
+                auth: quorate_api::AuthMode::Open,
                 end_with_pid: Some(std::process::id()),
                 api_tls: None,
             },
