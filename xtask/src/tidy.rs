@@ -41,7 +41,15 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ),
     (
         "quorate-fuzz",
-        &["quorate-agent", "quorate-api", "quorate-gateway", "quorate-model", "quorate-node", "quorate-store"],
+        &[
+            "quorate-agent",
+            "quorate-api",
+            "quorate-gateway",
+            "quorate-model",
+            "quorate-node",
+            "quorate-store",
+            "quorate-trust",
+        ],
     ),
     ("xtask", &[]),
 ];
