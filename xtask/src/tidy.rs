@@ -49,6 +49,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "quorate-model",
             "quorate-node",
             "quorate-store",
+            "quorate-trust",
         ],
     ),
     ("xtask", &[]),

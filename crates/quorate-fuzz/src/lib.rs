@@ -20,6 +20,7 @@ mod link;
 mod proxy;
 pub mod seeds;
 mod spec;
+mod trust;
 mod workload;
 
 pub use api::{http, rqlite, sql};
@@ -29,6 +30,7 @@ pub use gossip::gossip;
 pub use link::link;
 pub use proxy::{proxy, routes};
 pub use spec::spec;
+pub use trust::trust;
 pub use workload::agent;
 
 /// What feeds a decoder; `true` when the bytes were taken for what they should be.
@@ -48,6 +50,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("snapshot", snapshot),
     ("spec", spec),
     ("sql", sql),
+    ("trust", trust),
 ];
 
 /// Cuts `data` at its first empty line: what is before it, and the rest.

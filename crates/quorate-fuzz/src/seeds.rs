@@ -14,6 +14,7 @@ use quorate_model::time::WallTime;
 use quorate_node::wire::{
     self, Body, Forward, ForwardedProposal, Hello, RaftEntry, RaftMessage, SnapshotHead, Status, Transfer,
 };
+use quorate_trust::key::NodeKey;
 use std::collections::BTreeMap;
 
 const SPEC: &str = r#"[[service]]
@@ -52,8 +53,22 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "snapshot" => snapshots(),
         "spec" => specs(),
         "sql" => texts(SQL),
+        "trust" => trusted(),
         other => panic!("{other} is no target"),
     }
+}
+
+/// A token, and a request that was signed by its key. Keys are random, so it differs each time.
+fn trusted() -> Vec<Vec<u8>> {
+    let request = NodeKey::generate().and_then(|key| key.request()).expect("the system gives randomness");
+    let fingerprint = "0123456789abcdef".repeat(4);
+    let token = |address: &str| format!("t{address}/mfrggzdfmztwq2lknnwg23tpobyxe43u/{fingerprint}").into_bytes();
+    vec![
+        token("192.0.2.7:7000"),
+        token("[2001:db8::7]:7000"),
+        token("node-1.example.org:65535"),
+        [b"r", request.as_der()].concat(),
+    ]
 }
 
 fn texts(all: &[&str]) -> Vec<Vec<u8>> {

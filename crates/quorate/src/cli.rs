@@ -36,10 +36,11 @@ use client::Client;
 use failure::{Exit, Failure};
 use quorate_model::secret::Secret;
 use quorate_model::time::Span;
+use quorate_trust::fingerprint::Fingerprint;
 use screen::{Colour, Format, Screen};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use target::{Choice, Target};
+use target::{Choice, ServerTrust, Target};
 
 /// A few servers become one highly available cluster.
 #[derive(Debug, Parser)]
@@ -74,6 +75,19 @@ pub(crate) struct Global {
     /// File with an API token
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Fingerprint of the cluster's CA, by which servers prove themselves
+    #[arg(
+        long,
+        global = true,
+        value_name = "FINGERPRINT",
+        env = "QUORATE_CA_PIN",
+        hide_env_values = true,
+        conflicts_with = "ca_file"
+    )]
+    pub ca_pin: Option<Fingerprint>,
+    /// Certificates of the authorities that servers may have theirs from, in PEM
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CA_FILE", hide_env_values = true)]
+    pub ca_file: Option<PathBuf>,
     /// Longest that the command may take
     #[arg(long, global = true, value_name = "SPAN", default_value = "30s")]
     pub timeout: Span,
@@ -277,9 +291,10 @@ fn report(screen: Screen, failure: &Failure) {
 }
 
 fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
+    let trust = cli.global.ca_pin.map(ServerTrust::Pin).or(cli.global.ca_file.map(ServerTrust::Authorities));
     let context = Context {
         screen,
-        choice: Choice { server: cli.global.server, keep: cli.global.keep },
+        choice: Choice { server: cli.global.server, keep: cli.global.keep, trust },
         timeout: cli.global.timeout.0,
         token: cli.global.token_file.as_deref().map(password::from_file).transpose()?,
     };

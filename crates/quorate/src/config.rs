@@ -11,6 +11,7 @@ use quorate_model::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "node.toml";
@@ -68,6 +69,18 @@ pub(crate) struct ThisNode {
     /// Replicas end when this process does. `quorate dev` gives its own pid, so that nothing is left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_with_pid: Option<u32>,
+    /// A certificate of another authority for the API. Default: the node's own, of the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_certificate: Option<OwnCertificate>,
+}
+
+/// A certificate of another authority, in PEM. Who has pinned the cluster's is still shown that one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OwnCertificate {
+    /// The server's certificate, then those up to its authority.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl ThisNode {

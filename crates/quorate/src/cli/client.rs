@@ -3,19 +3,26 @@
 //! A node that cannot be reached is passed over without a word. A mutation carries an id that is
 //! the same on every node that it is sent to, so it is done once, however often it was tried.
 
+mod tls;
+
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::target::Target;
 use crate::cli::{password, unix};
 use quorate_api::view::Problem;
 use quorate_api::{Confirmed, Me};
 use quorate_model::secret::Secret;
+use quorate_trust::pin::PinRefusal;
+use quorate_trust::refusal::Refusal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
+use tls::TlsConnector;
 use ureq::http;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, DefaultConnector};
 
 /// The header that makes a mutation idempotent.
 const REQUEST_ID: &str = "Quorate-Request-Id";
@@ -85,13 +92,20 @@ impl Client {
             Some(dev) => Some(Secret::new(dev.token.clone())),
             None => password::Sessions::here().and_then(|sessions| sessions.of(&target.servers)),
         };
+        let agent = match &target.tls {
+            None => config.into(),
+            Some(tls) => {
+                let connector = DefaultConnector::new().chain(TlsConnector(tls.clone()));
+                ureq::Agent::with_parts(config, connector, DefaultResolver::default())
+            }
+        };
         let advice = match &target.dev {
             Some(dev) => format!("does `quorate dev` still run? Its process is {}", dev.pid),
             None => "check the address, and that `quorate serve` runs there".into(),
         };
         Client {
             servers: target.servers.clone(),
-            agent: config.into(),
+            agent,
             sockets,
             advice,
             token,
@@ -322,7 +336,8 @@ fn to_json(body: &impl Serialize) -> Vec<u8> {
 /// Whether the request certainly did not reach the node.
 pub(crate) fn never_sent(error: &ureq::Error) -> bool {
     match error {
-        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        // A server that did not prove itself got nothing.
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused || is_unproved(error),
         ureq::Error::Timeout(what) => matches!(what, ureq::Timeout::Connect | ureq::Timeout::Resolve),
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             true
@@ -331,12 +346,21 @@ pub(crate) fn never_sent(error: &ureq::Error) -> bool {
     }
 }
 
+fn is_unproved(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 fn reason(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             "nothing listens there".into()
         }
-        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Io(error) => match (Refusal::of_io(error), PinRefusal::of_io(error)) {
+            (Some(refusal), _) => format!("the server is not believed: {refusal}"),
+            (None, Some(refusal)) => refusal.to_string(),
+            (None, None) => error.to_string(),
+        },
         ureq::Error::Timeout(_) => "no answer in time".into(),
         error => error.to_string(),
     }

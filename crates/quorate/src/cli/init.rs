@@ -53,6 +53,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
             plain_http: false,
             auth: AuthMode::Required,
             console_token: None,
+            api_certificate: None,
             end_with_pid: None,
         },
         timers: Timers::default(),

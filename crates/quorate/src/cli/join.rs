@@ -343,6 +343,7 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place, key: NodeKey) -> Result<
             plain_http: false,
             auth: AuthMode::Required,
             console_token: None,
+            api_certificate: None,
             end_with_pid: None,
         },
         timers: Timers::default(),

@@ -6,7 +6,12 @@
 
 use crate::cli::failure::{Exit, Failure};
 use crate::dev::registry::{self, Record};
+use quorate_trust::fingerprint::Fingerprint;
+use quorate_trust::{api, pin};
+use rustls::ClientConfig;
+use rustls::time_provider::DefaultTimeProvider;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The socket of the node that this server is, where it was installed in the usual way.
 const LOCAL: &str = "/var/lib/quorate/api.sock";
@@ -18,6 +23,8 @@ pub(crate) struct Target {
     pub servers: Vec<String>,
     /// The running `quorate dev`, if it is one.
     pub dev: Option<Record>,
+    /// Whom `https://` servers have to prove themselves by.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// How the user named a cluster.
@@ -25,6 +32,34 @@ pub(crate) struct Target {
 pub(crate) struct Choice {
     pub server: Option<String>,
     pub keep: Option<PathBuf>,
+    pub trust: Option<ServerTrust>,
+}
+
+/// How a server that is reached over TLS proves itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ServerTrust {
+    /// It belongs to the cluster whose authority has this fingerprint.
+    Pin(Fingerprint),
+    /// One of the authorities in this file made its certificate, for the name that is dialled.
+    Authorities(PathBuf),
+}
+
+impl ServerTrust {
+    fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let config = match self {
+            ServerTrust::Pin(fingerprint) => {
+                pin::pinned(*fingerprint, Arc::new(DefaultTimeProvider)).map_err(|error| error.to_string())
+            }
+            ServerTrust::Authorities(path) => std::fs::read_to_string(path)
+                .map_err(|error| error.to_string())
+                .and_then(|text| api::client(&text).map_err(|error| error.to_string())),
+        };
+        config.map(Arc::new).map_err(|why| {
+            Failure::new(Exit::Usage, "bad-ca", "the servers' authority cannot be used")
+                .why(why)
+                .fix("--ca-file FILE   with its certificate in PEM\nor --ca-pin FINGERPRINT")
+        })
+    }
 }
 
 impl Choice {
@@ -32,9 +67,13 @@ impl Choice {
     /// Exit 2 for a URL that is none, 3 when no cluster runs, 7 when several do.
     pub(crate) fn find(&self) -> Result<Target, Failure> {
         match (&self.keep, &self.server) {
-            (None, Some(list)) => Ok(Target { servers: parse_servers(list)?, dev: None }),
+            (None, Some(list)) => {
+                let servers = parse_servers(list, self.trust.is_some())?;
+                let tls = self.trust.as_ref().map(ServerTrust::config).transpose()?;
+                Ok(Target { servers, dev: None, tls })
+            }
             (None, None) if Path::new(LOCAL).exists() => {
-                Ok(Target { servers: vec![format!("unix:{LOCAL}")], dev: None })
+                Ok(Target { servers: vec![format!("unix:{LOCAL}")], dev: None, tls: None })
             }
             (Some(_), _) | (None, None) => Ok(self.find_dev()?.into()),
         }
@@ -54,7 +93,7 @@ impl Choice {
 
 impl From<Record> for Target {
     fn from(record: Record) -> Target {
-        Target { servers: record.nodes.iter().map(|node| node.api.clone()).collect(), dev: Some(record) }
+        Target { servers: record.nodes.iter().map(|node| node.api.clone()).collect(), dev: Some(record), tls: None }
     }
 }
 
@@ -86,8 +125,10 @@ fn only_one(mut running: Vec<Record>) -> Result<Record, Failure> {
     }
 }
 
-/// One URL or several, separated by commas; `http://` may be left out.
-fn parse_servers(list: &str) -> Result<Vec<String>, Failure> {
+/// One URL or several, separated by commas. The scheme may be left out: it is `https` when it is
+/// known by whom servers prove themselves.
+fn parse_servers(list: &str, trusted: bool) -> Result<Vec<String>, Failure> {
+    let scheme = if trusted { "https" } else { "http" };
     let bad = |text: &str| {
         Failure::new(Exit::Usage, "bad-server", format!("`{text}` is not the URL of a server"))
             .fix("--server http://HOST:PORT or unix:/PATH/api.sock")
@@ -100,10 +141,20 @@ fn parse_servers(list: &str) -> Result<Vec<String>, Failure> {
             if let Some(path) = text.strip_prefix("unix:") {
                 return if path.starts_with('/') { Ok(text.to_owned()) } else { Err(bad(text)) };
             }
-            let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+            let with_scheme = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
             let url: ureq::http::Uri = with_scheme.parse().map_err(|_| bad(text))?;
             match (url.scheme_str(), url.authority(), url.path()) {
-                (Some("http"), Some(authority), "/") => Ok(format!("http://{authority}")),
+                (Some("https"), Some(_), "/") if !trusted => {
+                    Err(Failure::new(Exit::Usage, "no-ca", format!("nothing says by whom `{text}` proves itself")).fix(
+                        "--ca-pin FINGERPRINT   of the cluster's CA\nor --ca-file FILE   with the CA's certificate",
+                    ))
+                }
+                // A secret must not leave in clear because of a slip.
+                (Some("http"), Some(_), "/") if trusted => {
+                    Err(Failure::new(Exit::Usage, "plain-server", format!("`{text}` is not reached over TLS"))
+                        .fix("--server https://HOST:PORT"))
+                }
+                (Some("http" | "https"), Some(authority), "/") => Ok(format!("{scheme}://{authority}")),
                 _ => Err(bad(text)),
             }
         })
@@ -154,11 +205,21 @@ mod tests {
 
     #[test]
     fn servers_are_urls_with_or_without_their_scheme() {
+        let parse_servers = |list: &str| parse_servers(list, false);
         assert_eq!(parse_servers("127.0.0.1:8001/").unwrap(), ["http://127.0.0.1:8001"]);
         assert_eq!(parse_servers("http://a:1, b:2").unwrap(), ["http://a:1", "http://b:2"]);
         assert_eq!(parse_servers("unix:/var/lib/quorate/api.sock").unwrap(), ["unix:/var/lib/quorate/api.sock"]);
         for bad in ["unix:api.sock", "", ",", "ftp://a", "http://a/v1", "http://", "a b"] {
             assert_eq!(parse_servers(bad).unwrap_err().exit, Exit::Usage, "{bad}");
         }
+    }
+
+    #[test]
+    fn https_needs_somebody_to_believe_and_then_nothing_is_sent_in_clear() {
+        assert_eq!(parse_servers("a:1, https://b:2", true).unwrap(), ["https://a:1", "https://b:2"]);
+        assert_eq!(parse_servers("https://a:1", false).unwrap_err().code, "no-ca");
+        assert_eq!(parse_servers("http://a:1", true).unwrap_err().code, "plain-server");
+        let missing = ServerTrust::Authorities("/nonexistent/ca.crt".into());
+        assert_eq!(missing.config().unwrap_err().code, "bad-ca");
     }
 }

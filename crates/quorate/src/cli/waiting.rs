@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_millis(50);
 /// Exit 10 when it takes longer than the command may.
 pub(crate) fn until_serving(context: &Context, data_dir: &Path) -> Result<Client, Failure> {
     let socket = format!("unix:{}", data_dir.join("api.sock").display());
-    let client = context.client_for(&Target { servers: vec![socket], dev: None });
+    let client = context.client_for(&Target { servers: vec![socket], dev: None, tls: None });
     while !client.remaining().is_zero() {
         if client.get::<Overview>("/v1/status").is_ok_and(|overview| overview.cluster.leader.is_some()) {
             return Ok(client);

@@ -292,7 +292,7 @@ impl Cluster {
     }
 
     fn target(&self) -> Target {
-        Target { servers: self.layout.nodes.iter().map(NodePlan::api_url).collect(), dev: None }
+        Target { servers: self.layout.nodes.iter().map(NodePlan::api_url).collect(), dev: None, tls: None }
     }
 
     fn client(&self) -> Client {

@@ -183,6 +183,7 @@ impl Layout {
                     console_token: Some(self.token.clone()),
                     auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
+                    api_certificate: None,
                 },
                 timers: Timers { replace_after: Some(Span::from_secs(0)) },
                 log: log.clone(),

@@ -1,10 +1,12 @@
 //! How clients' connections to the API begin: with TLS, or on loopback without.
 
-use crate::config::NodeConfig;
+use crate::config::{self, NodeConfig};
 use crate::trust::NodeFiles;
 use anyhow::Context as _;
 use quorate_api::Accept;
+use quorate_trust::api::OwnCertificate;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,9 +32,16 @@ impl Acceptor {
         }
         let credentials = files.credentials(config.cluster.id, config.node.id)?;
         let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
-        let tls = quorate_trust::api::server(&credentials, clock).context("the API's TLS")?;
+        let own = config.node.api_certificate.as_ref().map(read).transpose()?;
+        let tls = quorate_trust::api::server(&credentials, own, clock).context("the API's TLS")?;
         Ok(Acceptor(Some(TlsAcceptor::from(Arc::new(tls)))))
     }
+}
+
+fn read(own: &config::OwnCertificate) -> anyhow::Result<OwnCertificate> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    OwnCertificate::from_pem(&read(&own.certificate)?, &read(&own.key)?)
+        .with_context(|| format!("in {} and {}", own.certificate.display(), own.key.display()))
 }
 
 impl Accept<TcpStream> for Acceptor {

@@ -12,7 +12,13 @@ pub(crate) fn quorate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     // Neither clusters nor settings of this machine reach a test.
     let nowhere = std::env::temp_dir().join("quorate-tests-have-no-registry");
-    command.args(args).env_remove("QUORATE_SERVER").env_remove("XDG_RUNTIME_DIR").env("TMPDIR", nowhere);
+    command
+        .args(args)
+        .env_remove("QUORATE_SERVER")
+        .env_remove("QUORATE_CA_PIN")
+        .env_remove("QUORATE_CA_FILE")
+        .env_remove("XDG_RUNTIME_DIR")
+        .env("TMPDIR", nowhere);
     command.stdin(Stdio::null());
     command
 }

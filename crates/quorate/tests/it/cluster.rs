@@ -365,7 +365,12 @@ fn ends_within(patience: Duration, mut ended: impl FnMut() -> bool) -> bool {
 /// The program, with a registry of running clusters that no other test sees.
 pub(crate) fn quorate(private: &Path, dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-    command.env_remove("QUORATE_SERVER").env("XDG_RUNTIME_DIR", private).stdin(Stdio::null());
+    command
+        .env_remove("QUORATE_SERVER")
+        .env_remove("QUORATE_CA_PIN")
+        .env_remove("QUORATE_CA_FILE")
+        .env("XDG_RUNTIME_DIR", private)
+        .stdin(Stdio::null());
     command.arg("--keep").arg(dir);
     command
 }

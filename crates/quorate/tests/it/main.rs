@@ -17,4 +17,5 @@ mod services;
 mod settings;
 mod show;
 mod storage;
+mod tls;
 mod torture;

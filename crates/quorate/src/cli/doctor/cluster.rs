@@ -34,7 +34,7 @@ pub(super) fn examine(context: &Context, target: &Target) -> Vec<Finding> {
         Err(failure) => return vec![not_found(&failure)],
     };
     let dev = target.dev.is_some();
-    let probes = probe(&overview.nodes);
+    let probes = probe(&overview.nodes, target);
     let mut findings = vec![quorum(&overview.cluster)];
     findings.extend(odd_number(&overview.cluster));
     findings.extend(nodes(&overview.nodes, dev));
@@ -71,14 +71,14 @@ enum Unreached {
 }
 
 /// Turns to all nodes at once.
-fn probe(nodes: &[NodeView]) -> Vec<Probe> {
+fn probe(nodes: &[NodeView], target: &Target) -> Vec<Probe> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(|| probe_one(node))).collect();
+        let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(|| probe_one(node, target))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
-fn probe_one(node: &NodeView) -> Probe {
+fn probe_one(node: &NodeView, target: &Target) -> Probe {
     let api = node.api.rsplit('/').next().unwrap_or(&node.api).to_owned();
     let ports: Vec<_> = [Port { what: "API", address: api }, Port { what: "node link", address: node.link.clone() }]
         .into_iter()
@@ -88,7 +88,7 @@ fn probe_one(node: &NodeView) -> Probe {
         })
         .collect();
     let answers = ports.first().is_some_and(|(_, reached)| reached.is_ok());
-    let target = Target { servers: vec![node.api.clone()], dev: None };
+    let target = Target { servers: vec![node.api.clone()], dev: None, tls: target.tls.clone() };
     let says = answers.then(|| Client::new(&target, ANSWER).get("/v1/status").ok()).flatten();
     Probe { name: node.name.clone(), state: node.state, ports, says }
 }

@@ -96,6 +96,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 console_token: None,
                 auth: quorate_api::AuthMode::Open,
                 end_with_pid: Some(std::process::id()),
+                api_certificate: None,
             },
             timers: Timers::default(),
             log: LogConfig { retain: options.log_retain },
