@@ -67,7 +67,7 @@ async fn start(config: &NodeConfig, data_dir: &Path) -> Result<Agent, quorate_ag
     Agent::start(AgentConfig {
         node: config.node.id,
         node_name: config.node.name.clone(),
-        host: config.node.api.ip().to_string(),
+        host: config.node.api_address().ip().to_string(),
         dir: data_dir.join("services"),
         shim_command: vec![program.into(), "shim".into()],
         end_with_pid: config.node.end_with_pid,

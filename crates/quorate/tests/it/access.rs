@@ -48,7 +48,7 @@ impl Guarded {
             let node = dir.join(&name);
             std::fs::create_dir(&node).unwrap();
             // Nothing is said about logins: they are asked for unless somebody says otherwise.
-            let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\n", ids[i]);
+            let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\nplain_http = true\n", ids[i]);
             let text = format!("{cluster}{this}api = '{}'\nlink = '{}'\n", apis[i], links[i]);
             std::fs::write(node.join("node.toml"), text).unwrap();
             let log = std::fs::File::create(node.join("server.log")).unwrap();

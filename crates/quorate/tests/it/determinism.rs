@@ -25,7 +25,10 @@ fn start() -> TestCluster {
     for (i, (name, _)) in CLOCKS.into_iter().enumerate() {
         let node = dir.join(name);
         std::fs::create_dir(&node).unwrap();
-        let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\nauth = 'open'\n", ids[i]);
+        let this = format!(
+            "[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\nauth = 'open'\nplain_http = true\n",
+            ids[i]
+        );
         let text = format!("{common}{this}api = '{}'\nlink = '{}'\n", apis[i], links[i]);
         std::fs::write(node.join("node.toml"), text).unwrap();
         certify(&ca, ids[i], &node);

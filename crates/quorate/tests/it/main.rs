@@ -13,6 +13,7 @@ mod fake;
 mod gateway;
 mod leftovers;
 mod load;
+mod members;
 mod services;
 mod settings;
 mod show;
