@@ -9,9 +9,11 @@ use quorate_check::linearizable::{self, Budget};
 use quorate_check::list_append;
 use quorate_check::register::{Key, Value};
 use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
+use quorate_model::id::NodeId;
 use quorate_model::sql::{Rows, Scalar, Statement};
+use quorate_model::state::Health;
 use quorate_model::time::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -141,7 +143,17 @@ fn still(world: &World) -> bool {
             copies == service.spec.replicas as usize
         })
     });
-    settled && wanted && world.clients.all_done() && newest >= world.invariants.committed.last()
+    settled && wanted && all_are_back(world) && world.clients.all_done() && newest >= world.invariants.committed.last()
+}
+
+/// Whether nobody who runs is still taken for dead. A node's word that it is back may have been lost
+/// with the last fault, and is said again after seconds.
+fn all_are_back(world: &World) -> bool {
+    let living: BTreeSet<NodeId> = world.living().into_iter().map(|n| world.machines[n].id).collect();
+    world.leader().is_some_and(|n| {
+        let state = world.machines[n].process.as_ref().expect("it leads").node.state();
+        !state.nodes.values().any(|node| node.health == Health::Down && living.contains(&node.identity.id))
+    })
 }
 
 fn unrest(world: &World) -> String {
