@@ -1,6 +1,10 @@
 //! Users, sessions, roles and the audit in clusters of real processes that ask who is there.
 
 use crate::cluster::{PATIENCE, Ran, TestCluster, TestNode, free_addresses, wait_for};
+use quorate_model::id::{ClusterId, NodeId};
+use quorate_model::time::WallTime;
+use quorate_trust::ca::Ca;
+use quorate_trust::key::NodeKey;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -8,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 const PASSWORD: &str = "correct horse battery";
@@ -40,7 +44,11 @@ impl Guarded {
         let ids: Vec<Uuid> = (0..count).map(|_| Uuid::new_v4()).collect();
         let voter = |i: usize| format!("[[voter]]\nid = '{}'\nname = 'n{}'\nlink = '{}'\n", ids[i], i + 1, links[i]);
         let voters: String = (0..count).map(voter).collect();
-        let cluster = format!("[cluster]\nid = '{}'\nname = 'guarded'\n{voters}", Uuid::new_v4());
+        let id = Uuid::new_v4();
+        let cluster = format!("[cluster]\nid = '{id}'\nname = 'guarded'\n{voters}");
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let made = WallTime(u64::try_from(since_1970.as_micros()).unwrap());
+        let ca = Ca::create(ClusterId(id), made, 1).unwrap();
         let mut nodes = Vec::new();
         let mut processes = Vec::new();
         for i in 0..count {
@@ -51,6 +59,13 @@ impl Guarded {
             let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\nplain_http = true\n", ids[i]);
             let text = format!("{cluster}{this}api = '{}'\nlink = '{}'\n", apis[i], links[i]);
             std::fs::write(node.join("node.toml"), text).unwrap();
+            let key = NodeKey::generate().unwrap();
+            let certificate = ca.issue(&key.request().unwrap(), NodeId(ids[i]), &[], made, 2 + i as u128).unwrap();
+            let (ca, certificate, key) = (ca.certificate().to_pem(), certificate.to_pem(), key.to_pem().to_string());
+            std::fs::create_dir(node.join("tls")).unwrap();
+            for (file, text) in [("ca.crt", ca), ("node.crt", certificate), ("node.key", key)] {
+                std::fs::write(node.join("tls").join(file), text).unwrap();
+            }
             let log = std::fs::File::create(node.join("server.log")).unwrap();
             let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
             command.args(["serve", "--data-dir"]).arg(&node).stdin(Stdio::null()).stderr(log);
