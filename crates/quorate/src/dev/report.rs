@@ -31,17 +31,24 @@ struct Expected {
     node: String,
     at: WallTime,
     leader: bool,
-    down: bool,
+    gone: bool,
     back: bool,
     /// Services with a copy on the node.
     services: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    Down,
+    Left,
 }
 
 /// What has happened, each with its time since the order.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Happened {
     leader: Option<(String, Duration)>,
-    down: Option<Duration>,
+    /// The cluster knows that the node is down, or that it left as it was asked to.
+    gone: Option<(Gone, Duration)>,
     back: Option<Duration>,
     /// Those that are healthy, by name.
     services: BTreeMap<String, Duration>,
@@ -59,7 +66,11 @@ impl Happened {
                 .filter(of_kind("leader-elected"))
                 .rfind(|event| expected.back || !about(event))
                 .map(|event| (event.node.clone().unwrap_or_default(), since(event))),
-            down: later().filter(of_kind("node-down")).find(about).map(since),
+            gone: later().filter(about).find_map(|event| match event.kind.as_str() {
+                "node-down" => Some((Gone::Down, since(event))),
+                "node-left" => Some((Gone::Left, since(event))),
+                _ => None,
+            }),
             back: later()
                 .filter(|event| matches!(event.kind.as_str(), "node-returned" | "node-joined"))
                 .find(about)
@@ -81,7 +92,7 @@ impl Happened {
 
     fn is_all_of(&self, expected: &Expected) -> bool {
         (!expected.leader || self.leader.is_some())
-            && (!expected.down || self.down.is_some())
+            && (!expected.gone || self.gone.is_some())
             && (!expected.back || self.back.is_some())
             && expected.services.iter().all(|name| self.services.contains_key(name))
     }
@@ -195,7 +206,7 @@ fn is_leader(before: &Overview, node: &str) -> bool {
 
 fn expect(order: &Order, at: WallTime, before: Option<&Overview>) -> Expected {
     let node = order.node().to_owned();
-    let mut expected = Expected { node, at, leader: false, down: false, back: false, services: Vec::new() };
+    let mut expected = Expected { node, at, leader: false, gone: false, back: false, services: Vec::new() };
     if matches!(order, Order::Start { .. }) {
         expected.back = true;
         return expected;
@@ -203,7 +214,7 @@ fn expect(order: &Order, at: WallTime, before: Option<&Overview>) -> Expected {
     // Without a majority nothing more is decided, so there is nothing to wait for.
     let Some(before) = before.filter(|before| majority_left(before, &expected.node)) else { return expected };
     expected.leader = is_leader(before, &expected.node);
-    expected.down = true;
+    expected.gone = true;
     let has_copy = |view: &&ServiceView| service::live(view).any(|replica| replica.node == expected.node);
     expected.services = before.services.iter().filter(has_copy).map(|service| service.name.to_string()).collect();
     expected
@@ -234,8 +245,12 @@ fn lines(expected: &Expected, before: &Happened, now: &Happened, after: Option<&
         let term = after.map(|after| format!(", leader of term {}", after.cluster.term)).unwrap_or_default();
         line(format!("✔ {leader} is Active{term}"), *span);
     }
-    if let Some(span) = now.down.filter(|_| now.down != before.down && expected.down) {
-        line(format!("✔ {} is known to be down", expected.node), span);
+    if let Some((gone, span)) = now.gone.filter(|_| now.gone != before.gone && expected.gone) {
+        let what = match gone {
+            Gone::Down => "is known to be down",
+            Gone::Left => "is known to have left",
+        };
+        line(format!("✔ {} {what}", expected.node), span);
     }
     if let Some(span) = now.back.filter(|_| now.back != before.back && expected.back) {
         let view = after.and_then(|after| after.nodes.iter().find(|node| node.name == expected.node));
@@ -271,12 +286,15 @@ fn to_json(
         })
         .collect();
     let leader = happened.leader.as_ref().filter(|_| expected.leader);
+    let gone =
+        |how: Gone| happened.gone.filter(|(gone, _)| *gone == how).map(|(_, span)| json!({ "after_ms": ms(span) }));
     let mut value = json!({
         "node": expected.node,
         "was_leader": before.is_some_and(|before| is_leader(before, &expected.node)),
         "leader": leader.map(|(node, span)| After { node: Some(node.clone()), name: None, after_ms: Some(ms(*span)) }),
         "term": after.or(before).map(|overview| overview.cluster.term),
-        "down": happened.down.map(|span| json!({ "after_ms": ms(span) })),
+        "down": gone(Gone::Down),
+        "left": gone(Gone::Left),
         "services": services,
     });
     let at = match order {
@@ -297,7 +315,7 @@ fn missing(expected: &Expected, happened: &Happened) -> Result<(), Failure> {
     if expected.leader && happened.leader.is_none() {
         missing.push("no new leader was elected".to_owned());
     }
-    if expected.down && happened.down.is_none() {
+    if expected.gone && happened.gone.is_none() {
         missing.push(format!("{} was not declared down", expected.node));
     }
     if expected.back && happened.back.is_none() {
@@ -334,7 +352,7 @@ mod tests {
     }
 
     fn expected() -> Expected {
-        Expected { node: "n1".into(), at: KILLED, leader: true, down: true, back: false, services: vec!["demo".into()] }
+        Expected { node: "n1".into(), at: KILLED, leader: true, gone: true, back: false, services: vec!["demo".into()] }
     }
 
     #[test]

@@ -152,6 +152,7 @@ fn a_stopped_node_hands_over_and_its_replicas_end_in_an_orderly_way() {
     let leader = cluster.leader();
     let told = cluster.json(&["dev", "stop", &leader]);
     assert!(told["leader"]["after_ms"].as_f64().is_some(), "{told}");
+    assert!(told["left"]["after_ms"].as_f64().is_some() && told["down"].is_null(), "{told}");
     assert_eq!(processes_of(&cluster.node_dir(&leader).display().to_string()).len(), 0, "nothing of it is left");
     // It said so itself (D4): whoever answers shows it as removed, not as lost.
     let state =

@@ -36,7 +36,7 @@ fn log() -> Log {
         admit(1, 10),
         MemberCommand::RevokeToken { token: TokenId::from_u128(3) },
         MemberCommand::SetAlias { node: NodeId::from_u128(10), alias: Some("msk-1".into()) },
-        MemberCommand::SetQuota { quota: Some(Quota { nodes: 2, expires: Some(WallTime(START + 9 * SECOND)) }) },
+        MemberCommand::SetQuota { quota: Some(Quota { nodes: 2, expires: Some(WallTime(START + 3_600 * SECOND)) }) },
     ] {
         log.command(&Command::Member(command));
     }
