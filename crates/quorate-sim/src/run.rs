@@ -11,6 +11,8 @@ use quorate_check::register::{Key, Value};
 use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
 use quorate_model::sql::{Rows, Scalar, Statement};
 use quorate_model::time::Timestamp;
+use quorate_node::Configuration;
+use quorate_node::electorate::Action;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -141,7 +143,20 @@ fn still(world: &World) -> bool {
             copies == service.spec.replicas as usize
         })
     });
-    settled && wanted && world.clients.all_done() && newest >= world.invariants.committed.last()
+    let agreed = world.leader().is_some_and(|leader| {
+        let node = &world.machines[leader].process.as_ref().expect("it leads").node;
+        let rests = node.electorate().is_none_or(|step| step.action == Action::Wait);
+        let same = |n: usize| {
+            world.machines[n].process.as_ref().expect("it lives").node.configuration() == node.configuration()
+        };
+        rests && world.living().into_iter().all(same)
+    });
+    settled
+        && wanted
+        && agreed
+        && world.is_served()
+        && world.clients.all_done()
+        && newest >= world.invariants.committed.last()
 }
 
 fn unrest(world: &World) -> String {
@@ -151,11 +166,13 @@ fn unrest(world: &World) -> String {
         let process = world.machines[n].process.as_ref().expect("it lives");
         let _ = write!(
             text,
-            "; n{} applied {} knows {} leads {} held {:?} next {:?}",
+            "; n{} applied {} knows {} leads {} voters {:?} {:?} held {:?} next {:?}",
             n + 1,
             process.applied,
             process.node.applied(),
             process.node.leads(),
+            process.node.configuration(),
+            process.node.electorate(),
             process.node.held(),
             world.machines[n].agent.next()
         );
@@ -185,7 +202,7 @@ fn held(world: &mut World, n: usize) -> Held {
         applied: process.applied,
         state: process.databases.state().clone(),
         tables,
-        voters: process.databases.voters().to_vec(),
+        configuration: Configuration::read(&process.databases.voters()).expect("this version wrote it"),
         running: machine.agent.running(),
         digests_compared: process.node.digests_compared(),
     }

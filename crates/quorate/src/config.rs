@@ -22,9 +22,12 @@ pub(crate) struct NodeConfig {
     pub timers: Timers,
     #[serde(default)]
     pub log: LogConfig,
-    /// Every voter of the cluster, this node too.
-    #[serde(rename = "voter")]
+    /// Every voter with which the cluster began, this node too. A node that joined later has none.
+    #[serde(rename = "voter", default, skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<Voter>,
+    /// Nodes that a joining one was told of. Once it has the cluster's records, those count.
+    #[serde(rename = "peer", default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Voter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +55,7 @@ pub(crate) struct ThisNode {
     pub end_with_pid: Option<u32>,
 }
 
+/// Another node and where its link is found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Voter {
@@ -65,11 +69,13 @@ pub(crate) struct Voter {
 pub(crate) struct Timers {
     /// How long a node may be away before its replicas are replaced. Default 30s; `dev` sets 0s.
     pub replace_after: Span,
+    /// How long a voter may be away before a standby votes in its place. Default 30s.
+    pub replace_voter_after: Span,
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Timers { replace_after: Span::from_secs(30) }
+        Timers { replace_after: Span::from_secs(30), replace_voter_after: Span(quorate_node::REPLACE_VOTER_AFTER) }
     }
 }
 

@@ -28,17 +28,15 @@ use crate::config::{self, NodeConfig};
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
-use link::{LinkIdentity, Outboxes};
+use link::{Calls, LinkIdentity};
 use quorate_api::ApiOptions;
-use quorate_model::id::NodeId;
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::RecoveredLog;
-use quorate_node::{Event, Node, NodeOptions};
+use quorate_node::{Configuration, Event, Node, NodeOptions};
 use quorate_store::databases::Place;
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{LogIdentity, LogOptions};
 use quorate_store::storage::{self, OpenStorageError, StorageOptions, Stored};
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -49,7 +47,7 @@ use tracing::info;
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
-/// A leader that is asked to end gets this long to hand over.
+/// A node that is asked to end gets this long to tell the cluster, and to hand over if it leads.
 const HANDOVER: Duration = Duration::from_secs(1);
 
 /// Runs one node until it is told to end (SIGTERM or SIGINT).
@@ -73,7 +71,7 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    if !config.voters.iter().any(|voter| voter.id == config.node.id) {
+    if !config.voters.is_empty() && !config.voters.iter().any(|voter| voter.id == config.node.id) {
         bail!(
             "{} names {} voters and this node {} is none of them",
             path.display(),
@@ -97,17 +95,20 @@ fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// The voters as they are kept beside the database.
-fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
-    let voters: BTreeSet<NodeId> = config.voters.iter().map(|voter| voter.id).collect();
-    serde_json::to_vec(&voters).expect("ids are strings")
+/// The voters of a cluster that begins, as they are kept beside the database. A node that joined is told.
+fn genesis(config: &NodeConfig) -> Vec<u8> {
+    if config.voters.is_empty() {
+        return Vec::new();
+    }
+    Configuration::of(config.voters.iter().map(|voter| voter.id).collect()).to_bytes()
 }
 
-/// Databases know no cluster, but they know its voters, and ids of nodes are never used again: those
+/// Databases know no cluster, but they know its nodes, and ids of nodes are never used again: those
 /// of another cluster have none in common with ours.
 fn same_cluster(voters: &[u8], config: &NodeConfig) -> bool {
-    let known: BTreeSet<NodeId> = serde_json::from_slice(voters).unwrap_or_default();
-    config.voters.iter().any(|voter| known.contains(&voter.id))
+    let Ok(known) = Configuration::read(voters) else { return false };
+    let ours = config.voters.iter().chain(&config.peers).map(|node| node.id);
+    !known.is_known() || ours.chain([config.node.id]).any(|node| known.contains(node))
 }
 
 fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
@@ -126,7 +127,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
         log: LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) },
         retain: config.log.retain,
         place: Place::from(&*db_dir),
-        voters: voters_bytes(config),
+        voters: genesis(config),
     };
     let stored = storage::open(disk, &options, |voters| same_cluster(voters, config)).map_err(|error| match error {
         OpenStorageError::Log(error) => {
@@ -160,12 +161,14 @@ async fn serve(
     let options = NodeOptions {
         identity,
         boot: (boot >> 64) as u64,
-        voters: config.voters.iter().map(|voter| voter.id).collect(),
+        contacts: config.voters.iter().chain(&config.peers).map(|node| (node.id, node.link.to_string())).collect(),
         replace_after: config.timers.replace_after.0,
+        replace_voter_after: config.timers.replace_voter_after.0,
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
     let recovered = RecoveredLog {
+        configuration: Configuration::read(&stored.databases.voters())?,
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
         commit: stored.hard_state.commit,
@@ -200,21 +203,16 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id };
-    let mut outboxes = Outboxes::new();
-    for peer in config.voters.iter().filter(|voter| voter.id != config.node.id) {
-        let outbox = Arc::new(link::Outbox::default());
-        outboxes.insert(peer.id, outbox.clone());
-        tokio::spawn(link::dial(me, peer.id, peer.link, outbox, inbox.clone()));
-    }
-    tokio::spawn(link::accept(link_listener, me, inbox.clone(), incoming.clone()));
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link };
+    let calls = Calls::new(me, tokio::runtime::Handle::current(), inbox.clone());
+    tokio::spawn(link::accept(link_listener, me, calls.peers(), inbox.clone(), incoming.clone()));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
-    tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
+    tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
-    let (leads, mut leads_seen) = watch::channel(false);
+    let (left, mut left_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -229,7 +227,7 @@ async fn serve(
         events,
         disk: disk_jobs,
         apply: apply_jobs,
-        outboxes,
+        calls,
         waiters: waiters.clone(),
         questions: questions.clone(),
         contact: contact.clone(),
@@ -238,7 +236,7 @@ async fn serve(
         assignment,
         overview,
         routing,
-        leads,
+        left,
     };
     thread("core", move || core.run())?;
 
@@ -265,9 +263,9 @@ async fn serve(
     info!(api = %config.node.api, link = %config.node.link, "serving");
 
     crate::daemon::end_signal()?.await;
-    info!("ending: leadership is handed over, replicas live on");
+    info!("ending: the cluster is told and led by another, replicas live on");
     inbox.send(Event::Leave).await;
-    let _ = tokio::time::timeout(HANDOVER, leads_seen.wait_for(|leads| !leads)).await;
+    let _ = tokio::time::timeout(HANDOVER, left_seen.wait_for(|left| *left)).await;
     let _ = stop.send(());
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
@@ -296,16 +294,11 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()
 async fn send_snapshots(
     me: LinkIdentity,
     root: std::path::PathBuf,
-    config: NodeConfig,
     mut orders: mpsc::UnboundedReceiver<core::SnapshotOrder>,
     inbox: inbox::Inbox,
 ) {
     while let Some(order) = orders.recv().await {
-        let address = config.voters.iter().find(|voter| voter.id == order.to).map(|voter| voter.link);
-        match address {
-            Some(address) => bulk::send(me, root.clone(), order.to, address, order.term, inbox.clone()).await,
-            None => inbox.send(Event::SnapshotSent { to: order.to, ok: false }).await,
-        }
+        bulk::send(me, root.clone(), order, inbox.clone()).await;
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod lab;
+mod voters;
 
 use lab::{Lab, ms};
 use quorate_model::command::Command;

@@ -163,9 +163,10 @@ impl Layout {
                     console_token: Some(self.token.clone()),
                     end_with_pid: Some(std::process::id()),
                 },
-                timers: Timers { replace_after: Span::from_secs(0) },
+                timers: Timers { replace_after: Span::from_secs(0), ..Timers::default() },
                 log: log.clone(),
                 voters: voters.clone(),
+                peers: Vec::new(),
             };
             let file = plan.dir.join(config::FILE);
             let write = || -> io::Result<()> {

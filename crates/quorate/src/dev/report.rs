@@ -32,6 +32,8 @@ struct Expected {
     at: WallTime,
     leader: bool,
     down: bool,
+    /// It is stopped cleanly, and says so itself.
+    leaves: bool,
     back: bool,
     /// Services with a copy on the node.
     services: Vec<String>,
@@ -59,7 +61,11 @@ impl Happened {
                 .filter(of_kind("leader-elected"))
                 .rfind(|event| expected.back || !about(event))
                 .map(|event| (event.node.clone().unwrap_or_default(), since(event))),
-            down: later().filter(of_kind("node-down")).find(about).map(since),
+            // Who is stopped says that it leaves, if it still can.
+            down: later()
+                .filter(|event| matches!(event.kind.as_str(), "node-down" | "node-left"))
+                .find(about)
+                .map(since),
             back: later()
                 .filter(|event| matches!(event.kind.as_str(), "node-returned" | "node-joined"))
                 .find(about)
@@ -195,7 +201,8 @@ fn is_leader(before: &Overview, node: &str) -> bool {
 
 fn expect(order: &Order, at: WallTime, before: Option<&Overview>) -> Expected {
     let node = order.node().to_owned();
-    let mut expected = Expected { node, at, leader: false, down: false, back: false, services: Vec::new() };
+    let mut expected =
+        Expected { node, at, leader: false, down: false, leaves: false, back: false, services: Vec::new() };
     if matches!(order, Order::Start { .. }) {
         expected.back = true;
         return expected;
@@ -204,6 +211,7 @@ fn expect(order: &Order, at: WallTime, before: Option<&Overview>) -> Expected {
     let Some(before) = before.filter(|before| majority_left(before, &expected.node)) else { return expected };
     expected.leader = is_leader(before, &expected.node);
     expected.down = true;
+    expected.leaves = matches!(order, Order::Stop { .. });
     let has_copy = |view: &&ServiceView| service::live(view).any(|replica| replica.node == expected.node);
     expected.services = before.services.iter().filter(has_copy).map(|service| service.name.to_string()).collect();
     expected
@@ -235,7 +243,8 @@ fn lines(expected: &Expected, before: &Happened, now: &Happened, after: Option<&
         line(format!("✔ {leader} is Active{term}"), *span);
     }
     if let Some(span) = now.down.filter(|_| now.down != before.down && expected.down) {
-        line(format!("✔ {} is known to be down", expected.node), span);
+        let what = if expected.leaves { "has left" } else { "is known to be down" };
+        line(format!("✔ {} {what}", expected.node), span);
     }
     if let Some(span) = now.back.filter(|_| now.back != before.back && expected.back) {
         let view = after.and_then(|after| after.nodes.iter().find(|node| node.name == expected.node));
@@ -334,7 +343,15 @@ mod tests {
     }
 
     fn expected() -> Expected {
-        Expected { node: "n1".into(), at: KILLED, leader: true, down: true, back: false, services: vec!["demo".into()] }
+        Expected {
+            node: "n1".into(),
+            at: KILLED,
+            leader: true,
+            down: true,
+            leaves: false,
+            back: false,
+            services: vec!["demo".into()],
+        }
     }
 
     #[test]

@@ -8,16 +8,16 @@
 //! Hello of both sides, then a [`SnapshotHead`] frame with the manifest, then the files' bytes in
 //! the manifest's order, then one byte 1 from the receiver when everything is there.
 
+use super::core::SnapshotOrder;
 use super::inbox::Inbox;
 use super::link::{self, BulkReceiver, LinkIdentity};
 use bytes::BytesMut;
 use quorate_model::id::{LogIndex, NodeId, Term};
-use quorate_node::Event;
 use quorate_node::wire::{Body, SnapshotHead};
+use quorate_node::{Configuration, Event};
 use quorate_store::databases::{self, Manifest};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -70,12 +70,17 @@ impl Incoming {
         self.lock().remove(&index).into_iter().for_each(remove);
     }
 
-    async fn receive_into(&self, directory: &Path, stream: &mut TcpStream) -> io::Result<(Manifest, Term)> {
+    async fn receive_into(
+        &self,
+        directory: &Path,
+        stream: &mut TcpStream,
+    ) -> io::Result<(Manifest, Term, Configuration)> {
         let head = match link::read_frame(stream).await? {
             Body::Snapshot(head) => head,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a snapshot")),
         };
         let manifest = Manifest::read(&head.manifest).map_err(io::Error::other)?;
+        let configuration = Configuration::read(&manifest.voters).map_err(io::Error::other)?;
         std::fs::create_dir_all(directory)?;
         for (name, bytes) in &manifest.files {
             let mut file = std::fs::File::create(directory.join(name))?;
@@ -94,7 +99,7 @@ impl Incoming {
         }
         // Here it costs a transfer; on the apply thread it would end the node.
         databases::check(self.root.as_path(), directory, &manifest).map_err(io::Error::other)?;
-        Ok((manifest, Term(head.term)))
+        Ok((manifest, Term(head.term), configuration))
     }
 }
 
@@ -109,11 +114,12 @@ impl BulkReceiver for Incoming {
         let directory = self.root.join(format!("incoming-{number}"));
         let _ = std::fs::remove_dir_all(&directory);
         match self.receive_into(&directory, &mut stream).await {
-            Ok((manifest, term)) => {
+            Ok((manifest, term, configuration)) => {
                 let (index, index_term) = (manifest.index, manifest.term);
                 info!(%from, %index, "received a snapshot");
                 self.lock().insert(index, Received { directory, manifest }).into_iter().for_each(remove);
-                self.inbox.send(Event::SnapshotReceived { from, term, index, index_term }).await;
+                let received = Event::SnapshotReceived { from, term, index, index_term, configuration };
+                self.inbox.send(received).await;
                 let _ = stream.write_all(&[1]).await;
             }
             Err(error) => {
@@ -125,8 +131,9 @@ impl BulkReceiver for Incoming {
 }
 
 /// Sends this node's database to `to`, and says how it went.
-pub(super) async fn send(me: LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term, inbox: Inbox) {
-    let ok = match send_files(me, root, to, address, term).await {
+pub(super) async fn send(me: LinkIdentity, root: PathBuf, order: SnapshotOrder, inbox: Inbox) {
+    let to = order.to;
+    let ok = match send_files(me, root, order).await {
         Ok(bytes) => {
             info!(%to, bytes, "sent a snapshot");
             true
@@ -139,14 +146,15 @@ pub(super) async fn send(me: LinkIdentity, root: PathBuf, to: NodeId, address: S
     inbox.send(Event::SnapshotSent { to, ok }).await;
 }
 
-async fn send_files(me: LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term) -> io::Result<u64> {
+async fn send_files(me: LinkIdentity, root: PathBuf, order: SnapshotOrder) -> io::Result<u64> {
+    let SnapshotOrder { to, links, term } = order;
     let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
     let into = directory.path().to_owned();
     let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&*root, &into))
         .await
         .map_err(io::Error::other)?
         .map_err(|error| io::Error::other(super::disk::chain(&error)))?;
-    let mut stream = link::connect_bulk(me, to, address).await?;
+    let mut stream = link::connect_bulk(me, to, &links).await?;
     let mut head = BytesMut::new();
     let json = serde_json::to_vec(&manifest).map_err(io::Error::other)?;
     Body::Snapshot(SnapshotHead { term: term.0, manifest: json.into() }).encode_into(&mut head);

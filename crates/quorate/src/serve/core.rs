@@ -8,7 +8,7 @@ use super::apply::{ApplyJob, Waiters};
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
-use super::link::Outboxes;
+use super::link::Calls;
 use super::view;
 use crate::config::NodeConfig;
 use quorate_api::view::Overview;
@@ -47,6 +47,8 @@ impl Clock {
 #[derive(Debug)]
 pub(super) struct SnapshotOrder {
     pub(super) to: NodeId,
+    /// Where it may be found, the likeliest first.
+    pub(super) links: Vec<String>,
     pub(super) term: Term,
 }
 
@@ -58,7 +60,7 @@ pub(super) struct Core {
     pub(super) events: Receiver<Event>,
     pub(super) disk: Sender<DiskJob>,
     pub(super) apply: Sender<ApplyJob>,
-    pub(super) outboxes: Outboxes,
+    pub(super) calls: Calls,
     pub(super) waiters: Arc<Waiters>,
     pub(super) questions: Arc<Questions>,
     pub(super) contact: Arc<LeaderContact>,
@@ -67,7 +69,8 @@ pub(super) struct Core {
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
-    pub(super) leads: watch::Sender<bool>,
+    /// Whether this node, asked to end, has nothing left to wait for.
+    pub(super) left: watch::Sender<bool>,
 }
 
 impl Core {
@@ -119,7 +122,8 @@ impl Core {
                     self.assignment.send_replace(Some(assignment));
                 }
                 Effect::SendSnapshot { to, term } => {
-                    let _ = self.snapshots.send(SnapshotOrder { to, term });
+                    let links = self.node.peers_to_call().get(&to).cloned().unwrap_or_default();
+                    let _ = self.snapshots.send(SnapshotOrder { to, links, term });
                 }
                 Effect::InstallSnapshot { index, hard_state, .. } => {
                     let received = self.incoming.take(index);
@@ -131,13 +135,15 @@ impl Core {
                     });
                 }
                 Effect::DiscardSnapshot { index } => self.incoming.discard(index),
+                Effect::Peers(peers) => self.calls.set(peers),
+                Effect::Left => {
+                    self.left.send_replace(true);
+                }
                 Effect::Changed => changed = true,
             }
         }
         for (to, messages) in outgoing {
-            if let Some(outbox) = self.outboxes.get(&to) {
-                outbox.send(messages.into_iter());
-            }
+            self.calls.send(to, messages.into_iter());
         }
         changed
     }
@@ -161,6 +167,5 @@ impl Core {
             }
             differs
         });
-        self.leads.send_if_modified(|known| std::mem::replace(known, self.node.leads()) != self.node.leads());
     }
 }

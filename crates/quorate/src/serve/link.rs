@@ -18,14 +18,15 @@ use bytes::{Bytes, BytesMut};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_node::Event;
 use quorate_node::wire::{self, Body, Hello};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 /// Bytes that may wait for one peer: a few appends of the largest size and a burst of requests.
@@ -50,6 +51,8 @@ const REDIAL: [Duration; 5] = [
 pub(super) struct LinkIdentity {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
+    /// Where this node's own link is found.
+    pub(super) link: SocketAddr,
 }
 
 impl LinkIdentity {
@@ -59,6 +62,7 @@ impl LinkIdentity {
             cluster: Bytes::copy_from_slice(self.cluster.0.as_bytes()),
             node: Bytes::copy_from_slice(self.node.0.as_bytes()),
             bulk,
+            link: self.link.to_string(),
         })
     }
 
@@ -166,21 +170,92 @@ impl Outbox {
     }
 }
 
-/// The outboxes of all peers.
-pub(super) type Outboxes = BTreeMap<NodeId, Arc<Outbox>>;
+/// The links to all other nodes of the cluster.
+#[derive(Debug)]
+pub(super) struct Calls {
+    me: LinkIdentity,
+    runtime: tokio::runtime::Handle,
+    inbox: Inbox,
+    calls: BTreeMap<NodeId, Call>,
+    /// The nodes in it, for those who listen.
+    peers: watch::Sender<BTreeSet<NodeId>>,
+}
 
-/// Keeps a connection to `peer` for as long as the node runs.
-pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, outbox: Arc<Outbox>, inbox: Inbox) {
+#[derive(Debug)]
+struct Call {
+    outbox: Arc<Outbox>,
+    links: watch::Sender<Vec<String>>,
+    task: JoinHandle<()>,
+}
+
+impl Calls {
+    pub(super) fn new(me: LinkIdentity, runtime: tokio::runtime::Handle, inbox: Inbox) -> Calls {
+        Calls { me, runtime, inbox, calls: BTreeMap::new(), peers: watch::Sender::new(BTreeSet::new()) }
+    }
+
+    /// The nodes that are of the cluster. What comes from one that no longer is has no reader any more.
+    pub(super) fn peers(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.peers.subscribe()
+    }
+
+    /// Opens links to new nodes, and ends those to nodes that are not of the cluster any more.
+    pub(super) fn set(&mut self, peers: BTreeMap<NodeId, Vec<String>>) {
+        for (peer, call) in self.calls.extract_if(.., |peer, _| !peers.contains_key(peer)) {
+            info!(%peer, "not of the cluster any more: its link is ended");
+            call.task.abort();
+            call.outbox.connect(None);
+        }
+        self.peers.send_replace(peers.keys().copied().collect());
+        for (peer, links) in peers {
+            if let Some(call) = self.calls.get(&peer) {
+                call.links.send_replace(links);
+                continue;
+            }
+            let (outbox, links) = (Arc::new(Outbox::default()), watch::Sender::new(links));
+            let dial = dial(self.me, peer, links.subscribe(), outbox.clone(), self.inbox.clone());
+            let task = self.runtime.spawn(dial);
+            self.calls.insert(peer, Call { outbox, links, task });
+        }
+    }
+
+    /// See [`Outbox::send`]. To a node that is not of the cluster nothing is sent.
+    pub(super) fn send(&self, to: NodeId, messages: impl Iterator<Item = Body>) {
+        if let Some(call) = self.calls.get(&to) {
+            call.outbox.send(messages);
+        }
+    }
+}
+
+/// Keeps a connection to `peer`, at any of its addresses, until the task is ended.
+async fn dial(
+    me: LinkIdentity,
+    peer: NodeId,
+    mut links: watch::Receiver<Vec<String>>,
+    outbox: Arc<Outbox>,
+    inbox: Inbox,
+) {
     let mut failures = 0;
+    // Which of the addresses to try. The one that worked last is tried first.
+    let mut choice = 0;
+    let mut worked = String::new();
     let mut up = false;
     // Known to have ended. One that was never there has not.
     let mut gone = true;
     loop {
+        let known = links.borrow_and_update().clone();
+        let Some(address) = known.get(choice % known.len().max(1)) else {
+            // Nobody knows where it is.
+            if links.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
         let patience = if up { PROBE } else { SILENCE };
         match tokio::time::timeout(patience, handshake(me, peer, address)).await.unwrap_or_else(|late| Err(late.into()))
         {
             Ok(stream) => {
                 failures = 0;
+                worked.clone_from(address);
                 (up, gone) = (true, false);
                 let stream = Arc::new(stream);
                 outbox.connect(Some(stream.clone()));
@@ -195,7 +270,8 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
                 // Dial again before anybody is told: the answer says whether the peer lives.
             }
             Err(error) => {
-                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                // Refused where it never was says nothing about it.
+                let refused = error.kind() == io::ErrorKind::ConnectionRefused && *address == worked;
                 if up || (refused && !gone) {
                     (up, gone) = (false, refused);
                     info!(%peer, refused, %error, "link down");
@@ -205,6 +281,9 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
                 }
                 tokio::time::sleep(REDIAL[failures.min(REDIAL.len() - 1)]).await;
                 failures += 1;
+                if !up {
+                    choice = (choice + 1) % known.len();
+                }
             }
         }
     }
@@ -224,16 +303,20 @@ async fn closed(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-async fn handshake(me: LinkIdentity, peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
+async fn handshake(me: LinkIdentity, peer: NodeId, address: &str) -> io::Result<TcpStream> {
+    handshake_for(me, peer, address, false).await
+}
+
+async fn handshake_for(me: LinkIdentity, peer: NodeId, address: &str, bulk: bool) -> io::Result<TcpStream> {
     let mut stream = connect(address).await?;
-    let answer = greet(&mut stream, me, false).await?;
+    let answer = greet(&mut stream, me, bulk).await?;
     if answer != peer {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{address} is node {answer}, not {peer}")));
     }
     Ok(stream)
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(address: &str) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(SILENCE, TcpStream::connect(address)).await??;
     tune(&stream)?;
     Ok(stream)
@@ -256,14 +339,16 @@ async fn greet(stream: &mut TcpStream, me: LinkIdentity, bulk: bool) -> io::Resu
     }
 }
 
-/// A connection for bulk data to `peer`.
-pub(super) async fn connect_bulk(me: LinkIdentity, peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = connect(address).await?;
-    let answer = greet(&mut stream, me, true).await?;
-    if answer != peer {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{address} is node {answer}, not {peer}")));
+/// A connection for bulk data to `peer`, at the first of its addresses where it answers.
+pub(super) async fn connect_bulk(me: LinkIdentity, peer: NodeId, links: &[String]) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "nobody knows where it is");
+    for address in links {
+        match handshake_for(me, peer, address, true).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
     }
-    Ok(stream)
+    Err(failure)
 }
 
 /// Reads one frame, and not a byte more.
@@ -283,7 +368,13 @@ pub(super) trait BulkReceiver: Clone + Send + Sync + 'static {
 }
 
 /// Accepts peers for as long as the node runs.
-pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdentity, inbox: Inbox, bulk: B) {
+pub(super) async fn accept<B: BulkReceiver>(
+    listener: TcpListener,
+    me: LinkIdentity,
+    peers: watch::Receiver<BTreeSet<NodeId>>,
+    inbox: Inbox,
+    bulk: B,
+) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -294,16 +385,22 @@ pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdent
                 continue;
             }
         };
-        let (inbox, bulk) = (inbox.clone(), bulk.clone());
+        let (peers, inbox, bulk) = (peers.clone(), inbox.clone(), bulk.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve_peer(stream, me, inbox, bulk).await {
+            if let Err(error) = serve_peer(stream, me, peers, inbox, bulk).await {
                 debug!(%error, "a peer's connection ended");
             }
         });
     }
 }
 
-async fn serve_peer<B: BulkReceiver>(mut stream: TcpStream, me: LinkIdentity, inbox: Inbox, bulk: B) -> io::Result<()> {
+async fn serve_peer<B: BulkReceiver>(
+    mut stream: TcpStream,
+    me: LinkIdentity,
+    mut peers: watch::Receiver<BTreeSet<NodeId>>,
+    inbox: Inbox,
+    bulk: B,
+) -> io::Result<()> {
     tune(&stream)?;
     let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
         Body::Hello(hello) => hello,
@@ -317,13 +414,27 @@ async fn serve_peer<B: BulkReceiver>(mut stream: TcpStream, me: LinkIdentity, in
         bulk.receive(from, stream).await;
         return Ok(());
     }
+    if !hello.link.is_empty() {
+        inbox.send(Event::Called { peer: from, link: hello.link }).await;
+    }
     let mut buffer = BytesMut::with_capacity(64 << 10);
+    let mut was_peer = false;
     loop {
         while let Some(message) = Body::take(&mut buffer).map_err(io::Error::other)? {
             inbox.send(Event::Received { from, message }).await;
         }
-        if stream.read_buf(&mut buffer).await? == 0 {
-            return Ok(());
+        let is_peer = peers.borrow_and_update().contains(&from);
+        if was_peer && !is_peer {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not of the cluster any more"));
+        }
+        was_peer = is_peer;
+        tokio::select! {
+            read = stream.read_buf(&mut buffer) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+            }
+            Ok(()) = peers.changed() => {}
         }
     }
 }
@@ -340,12 +451,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (inbox, events) = super::super::inbox::inbox();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(dial(LinkIdentity { cluster, node: me }, peer, address, Arc::default(), inbox));
+        let link = address;
+        let links = watch::Sender::new(vec![address.to_string()]);
+        let me = LinkIdentity { cluster, node: me, link };
+        tokio::spawn(dial(me, peer, links.subscribe(), Arc::default(), inbox));
 
         let (mut first, _) = listener.accept().await.unwrap();
         read_frame(&mut first).await.unwrap();
         let mut hello = BytesMut::new();
-        LinkIdentity { cluster, node: peer }.hello(false).encode_into(&mut hello);
+        LinkIdentity { cluster, node: peer, link }.hello(false).encode_into(&mut hello);
         first.write_all(&hello).await.unwrap();
         drop(first);
         // The kernel goes on accepting for a process that is ending, until it closes the listener.

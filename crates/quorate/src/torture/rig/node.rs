@@ -96,6 +96,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
             timers: Timers::default(),
             log: LogConfig { retain: options.log_retain },
             voters: voters.clone(),
+            peers: Vec::new(),
         };
         std::fs::write(data_dir.join(config::FILE), toml::to_string(&config).map_err(io::Error::other)?)?;
         // As after an installation: what is written once is on the disk before the first power cut.
