@@ -17,6 +17,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("quorate-check", &["quorate-model"]),
     ("quorate-gateway", &["quorate-model"]),
     ("quorate-api", &["quorate-model"]),
+    ("quorate-trust", &["quorate-model"]),
     ("quorate-node", &["quorate-membership", "quorate-model", "quorate-scheduler"]),
     (
         "quorate-sim",
@@ -34,6 +35,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "quorate-node",
             "quorate-scheduler",
             "quorate-store",
+            "quorate-trust",
             "quorate-vfs",
         ],
     ),

@@ -1,6 +1,8 @@
 //! What the API needs from the node behind it.
 
 use crate::view::Overview;
+use quorate_model::access::AccessState;
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::GatewayReport;
@@ -30,6 +32,21 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What gateways need, always current.
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>>;
 
+    /// What the operator asks for now; it may change at any time.
+    fn policy(&self) -> Policy;
+
+    /// Users, roles, sessions: always current. Published before this node answers a linearizable
+    /// read whose index covers the change.
+    fn access(&self) -> watch::Receiver<AccessView>;
+
+    /// At most `limit` audit entries after number `after`, from this node's own file.
+    fn audit(
+        &self,
+        after: u64,
+        limit: u32,
+        patience: Duration,
+    ) -> impl Future<Output = Result<AuditPage, ReadError>> + Send;
+
     /// A gateway that this node feeds says how far it is. It counts as gone after 3 s of silence.
     fn gateway_report(&self, report: GatewayReport);
 
@@ -42,6 +59,34 @@ pub trait Backend: Clone + Send + Sync + 'static {
         to: NodeId,
         patience: Duration,
     ) -> impl Future<Output = Result<(), TransferError>> + Send;
+}
+
+/// What is decided about access, as this node has it.
+#[derive(Debug, Clone, Default)]
+pub struct AccessView {
+    /// Up to this index, or further without anything about access.
+    pub applied: LogIndex,
+    pub access: Arc<AccessState>,
+}
+
+/// What an operator may change while the node runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// How many nodes have to be joined, this one included, before this node counts as ready.
+    pub minimum_nodes: u32,
+    /// Where a passive manager sends who asks it for a page of the console.
+    pub pages: Pages,
+}
+
+/// See [`Policy::pages`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pages {
+    /// Nowhere: it shows its own.
+    Own,
+    /// To the Active node.
+    Active,
+    /// To this URL.
+    Balancer(String),
 }
 
 /// A mutation that is in the log of a majority and applied here.

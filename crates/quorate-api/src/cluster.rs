@@ -1,15 +1,17 @@
 //! The cluster: what it is, what is wanted of it, who leads it.
 
+use crate::access::Acting;
 use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{ClusterHealth, EventView, NodeView, Overview, Problem, ServiceView};
+use crate::view::{EventView, NodeView, Overview, Problem, ServiceView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
+use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, RequestId, ServiceName};
@@ -124,19 +126,6 @@ pub(crate) async fn active<B: Backend>(State(app): State<Shared<B>>) -> Result<J
         .with_details(json!({ "leader": leader })))
 }
 
-/// 200 while there is a leader, so that writes are possible.
-#[utoipa::path(get, path = "/v1/health", tag = "cluster",
-    responses((status = 200, body = Object), (status = 503, description = "no-quorum", body = Problem)))]
-pub(crate) async fn health<B: Backend>(State(app): State<Shared<B>>) -> Result<Json<Value>, Failure> {
-    let cluster = &current(&app).cluster;
-    if cluster.leader.is_some() && cluster.health != ClusterHealth::NoQuorum {
-        return Ok(Json(json!({ "health": cluster.health, "leader": cluster.leader, "summary": cluster.summary })));
-    }
-    let fix = "bring managers back until a majority answers; `GET /v1/nodes` names them";
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "no-quorum", cluster.summary.clone(), fix)
-        .with_details(json!({ "voters": cluster.voters, "voters_joined": cluster.voters_joined })))
-}
-
 /// What applying a spec does, or would do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SpecAnswer {
@@ -198,6 +187,7 @@ pub(crate) struct SpecOptions {
 pub(crate) async fn apply_specs<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -210,7 +200,9 @@ pub(crate) async fn apply_specs<B: Backend>(
     if options.plan {
         return Ok(Json(SpecAnswer { services, index: None }));
     }
-    let index = command(&app, id, &Command::ApplySpec { document }, patience).await?;
+    let names: Vec<&str> = document.services.iter().map(|service| service.name.as_str()).collect();
+    let actor = acting.on(&app.access(), &names.join(" "))?;
+    let index = command(&app, id, &Command::ApplySpec { document }, &actor, patience).await?;
     let overview = shown(&app, index).await;
     for result in &mut services {
         // What this node shows is the truth; without it the plan's number is the best guess.
@@ -301,12 +293,14 @@ pub struct Changed {
 pub(crate) async fn remove_service<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(name): Named,
     uri: Uri,
 ) -> Result<Json<Changed>, Failure> {
     let service = service_name(&app, &name)?;
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
-    let index = command(&app, id, &Command::RemoveService { service: service.clone() }, patience).await?;
+    let actor = acting.on(&app.access(), service.as_str())?;
+    let index = command(&app, id, &Command::RemoveService { service: service.clone() }, &actor, patience).await?;
     Ok(Json(Changed { service, index: index.0, replicas: None }))
 }
 
@@ -327,6 +321,7 @@ pub struct Scale {
 pub(crate) async fn scale<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
     Named(name): Named,
     uri: Uri,
     headers: HeaderMap,
@@ -335,7 +330,9 @@ pub(crate) async fn scale<B: Backend>(
     let service = service_name(&app, &name)?;
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let Scale { replicas } = read_json(&read_body(&headers, body).await?)?;
-    let index = command(&app, id, &Command::ScaleService { service: service.clone(), replicas }, patience).await?;
+    let actor = acting.on(&app.access(), &format!("{service} to {replicas}"))?;
+    let scale = Command::ScaleService { service: service.clone(), replicas };
+    let index = command(&app, id, &scale, &actor, patience).await?;
     Ok(Json(Changed { service, index: index.0, replicas: Some(replicas) }))
 }
 
@@ -364,6 +361,7 @@ pub struct Leader {
         (status = 503, description = "no-leader", body = Problem), (status = 504, description = "not-taken", body = Problem)))]
 pub(crate) async fn transfer<B: Backend>(
     State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -379,6 +377,7 @@ pub(crate) async fn transfer<B: Backend>(
         return Err(Failure::new(StatusCode::NOT_FOUND, "unknown-node", message, "see `GET /v1/nodes` for the names")
             .with_details(json!({ "node": wanted, "similar": similar })));
     };
+    acting.begin(&app, &node.name).await?;
     app.backend.transfer_leadership(node.id, patience).await?;
     Ok(Json(Leader { leader: node.name.clone() }))
 }
@@ -388,9 +387,10 @@ async fn command<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
     command: &Command,
+    actor: &Actor,
     patience: Duration,
 ) -> Result<LogIndex, Failure> {
-    let committed = app.backend.propose(Proposal::command(id, command), patience).await?;
+    let committed = app.backend.propose(Proposal::command_by(id, command, actor), patience).await?;
     match committed.outcome {
         Outcome::Command(Ok(())) => Ok(committed.index),
         Outcome::Command(Err(refusal)) => Err(refused(&current(app), refusal)),

@@ -1,6 +1,6 @@
 //! The web console, compiled into the binary.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Pages};
 use crate::guard::{COOKIE, is_token};
 use crate::problem::Failure;
 use crate::request::Named;
@@ -49,8 +49,25 @@ struct Token {
     t: Option<String>,
 }
 
+/// Where a page request goes instead, if this node is a passive one and the operator wants that.
+/// While there is no Active node every page is shown here: it says so.
+fn elsewhere<B: Backend>(app: &Shared<B>, uri: &Uri) -> Option<Response> {
+    let overview = app.backend.overview().borrow().clone();
+    let leader = overview.cluster.leader.as_deref().filter(|leader| *leader != overview.answered_by)?;
+    let host = match app.backend.policy().pages {
+        Pages::Own => return None,
+        Pages::Active => overview.nodes.iter().find(|node| node.name == leader)?.api.clone(),
+        Pages::Balancer(url) => url,
+    };
+    let page = uri.path_and_query().map_or("/ui/", |page| page.as_str());
+    Some(Redirect::temporary(&format!("{}{page}", host.trim_end_matches('/'))).into_response())
+}
+
 /// The page itself; with `?t=TOKEN` the browser may change things from now on.
 pub(crate) async fn index<B: Backend>(State(app): State<Shared<B>>, uri: Uri, headers: HeaderMap) -> Response {
+    if let Some(elsewhere) = elsewhere(&app, &uri) {
+        return elsewhere;
+    }
     let token = axum::extract::Query::<Token>::try_from_uri(&uri).ok().and_then(|query| query.0.t);
     let Some(token) = token else { return send(&ASSETS[0], &headers) };
     let cookie = HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"));
@@ -67,10 +84,15 @@ pub(crate) async fn index<B: Backend>(State(app): State<Shared<B>>, uri: Uri, he
 }
 
 /// A file of the console. A path without a dot is a page of the console, which finds its way itself.
-pub(crate) async fn asset(Named(path): Named, headers: HeaderMap) -> Response {
+pub(crate) async fn asset<B: Backend>(
+    State(app): State<Shared<B>>,
+    Named(path): Named,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
     match ASSETS.iter().find(|asset| asset.name == path) {
         Some(asset) => send(asset, &headers),
-        None if !path.contains('.') => send(&ASSETS[0], &headers),
+        None if !path.contains('.') => elsewhere(&app, &uri).unwrap_or_else(|| send(&ASSETS[0], &headers)),
         None => {
             let message = format!("the console has no file {path}");
             Failure::new(StatusCode::NOT_FOUND, "unknown-path", message, "the console begins at /ui/").into_response()

@@ -5,6 +5,7 @@
 //! this machine), and a mutation that comes from a browser must come from our own console, which
 //! has the token. Programs send neither `Origin` nor `Sec-Fetch-Site` and are not asked.
 
+use crate::access::{AuthMode, is_ours as is_credential};
 use crate::problem::Failure;
 use crate::request::{REQUEST_ID, request_id};
 use crate::server::{ApiOptions, Shared};
@@ -17,6 +18,9 @@ use std::net::IpAddr;
 
 /// The cookie that carries the console's token.
 pub(crate) const COOKIE: &str = "quorate_console";
+
+/// Where a browser that has nothing yet gets a session.
+const LOGIN: &str = "/v1/login";
 
 /// Runs before every handler: refuses what must not pass, and gives each mutation its id.
 pub(crate) async fn guard<B: Send + Sync + 'static>(
@@ -43,7 +47,7 @@ pub(crate) async fn guard<B: Send + Sync + 'static>(
     response
 }
 
-fn is_safe(method: &Method) -> bool {
+pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
@@ -59,7 +63,8 @@ fn check<T>(options: &ApiOptions, request: &http::Request<T>) -> Result<(), Fail
         ));
     }
     let bearer = bearer(headers);
-    if bearer.is_some_and(|token| !is_token(options, token)) {
+    // Sessions and API tokens are looked up behind the guard, where it is known what they are for.
+    if bearer.is_some_and(|token| !is_credential(token) && !is_token(options, token)) {
         return Err(Failure::new(
             StatusCode::UNAUTHORIZED,
             "wrong-token",
@@ -80,7 +85,12 @@ fn check<T>(options: &ApiOptions, request: &http::Request<T>) -> Result<(), Fail
             "use the console of this node, or a program instead of a web page",
         ));
     }
-    if bearer.is_some() || cookie(headers).is_some_and(|token| is_token(options, token)) {
+    // Where a login is asked for, the gate behind the guard asks for it.
+    if bearer.is_some() || options.auth == AuthMode::Required || request.uri().path() == LOGIN {
+        return Ok(());
+    }
+    let session = cookie(headers, options.session_cookie()).is_some();
+    if session || cookie(headers, COOKIE).is_some_and(|token| is_token(options, token)) {
         return Ok(());
     }
     Err(Failure::new(
@@ -118,19 +128,19 @@ fn is_origin(headers: &HeaderMap, host: &Authority) -> bool {
 }
 
 /// The token of an `Authorization: Bearer` header. Other schemes belong to other facades.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a [u8]> {
     headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|line| line.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(name, value)| (name == COOKIE).then_some(value.as_bytes()))
+        .find_map(|(name, value)| (name == wanted).then_some(value.as_bytes()))
 }
 
 /// Compares in a time that does not depend on where the two differ.
@@ -152,6 +162,7 @@ mod tests {
             console_token: Some("secret".into()),
             listen: Some("192.0.2.7:7000".parse().unwrap()),
             hosts: vec!["node-1.example".into()],
+            auth: AuthMode::Open,
             ..ApiOptions::default()
         };
         let mut request = http::Request::builder().method(method).uri("/v1/specs");
@@ -242,7 +253,8 @@ mod tests {
             .header("cookie", "quorate_console=")
             .body(())
             .unwrap();
-        let failure = check(&ApiOptions::default(), &request).unwrap_err();
+        let options = ApiOptions { auth: AuthMode::Open, ..ApiOptions::default() };
+        let failure = check(&options, &request).unwrap_err();
         assert_eq!(failure.problem().code, "console-token-needed");
     }
 }

@@ -6,15 +6,19 @@
 //! - Every failure of a native path is a [`view::Problem`]; its code and status come from one
 //!   table, in [`problem`].
 //! - A web page of another origin can neither change anything nor read anything; see [`guard`].
+//! - Every route declares its operation, and one place decides who may do it; see [`access`].
 //! - Nothing queues for a slow reader: a stream sends the newest value or nothing.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod access;
 pub mod backend;
 mod cluster;
 mod console;
 mod database;
 mod guard;
+mod health;
 mod json;
+mod kuzzle;
 mod log;
 mod openapi;
 pub mod problem;
@@ -27,6 +31,14 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
+pub use access::AuthMode;
+pub use access::audit::AuditVerdict;
+pub use access::login::{Confirmed, LoggedIn, Me};
+pub use access::password::{generate_password, hash_password};
+pub use access::roles::RoleView;
+pub use access::tokens::{SessionView, TokenView};
+pub use access::users::UserView;
 pub use cluster::{Changed, Difference, Leader, Scale, SpecAction, SpecAnswer, SpecResult, Transfer};
+pub use health::Ready;
 pub use openapi::document as openapi_document;
-pub use server::{ApiOptions, router, serve};
+pub use server::{ApiOptions, router, serve, serve_unix};

@@ -1,6 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
-use crate::{cluster, database, log, stream};
+use crate::access::{audit, login, roles, tokens, users};
+use crate::{cluster, database, health, log, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -22,7 +23,7 @@ use utoipa::OpenApi;
         cluster::scale,
         cluster::events,
         cluster::active,
-        cluster::health,
+        health::health,
         cluster::apply_specs,
         cluster::transfer,
         database::exec,
@@ -32,6 +33,38 @@ use utoipa::OpenApi;
         stream::routing,
         stream::gateway_report,
         log::replica_log,
+        login::log_in,
+        login::log_out,
+        login::confirm,
+        login::me,
+        login::own_password,
+        tokens::own,
+        tokens::create_own,
+        tokens::revoke_own,
+        users::first_admin,
+        users::list,
+        users::create,
+        users::get,
+        users::remove,
+        users::password,
+        users::disable,
+        users::enable,
+        tokens::create_for,
+        users::grant,
+        users::revoke,
+        roles::list,
+        roles::clone,
+        roles::get,
+        roles::remove,
+        roles::add,
+        roles::take,
+        tokens::sessions,
+        tokens::end_session,
+        tokens::all,
+        tokens::revoke_any,
+        audit::list,
+        audit::verify,
+        audit::export,
     )
 )]
 struct Description;

@@ -6,6 +6,7 @@ use crate::backend::{LogError, ReadError, TransferError, WriteError};
 use crate::view::Problem;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use quorate_model::access::AccessRefusal;
 use quorate_model::command::Refusal;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -44,9 +45,14 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let (status, problem) = *self.0;
+        let problem_wait_s = problem.details["wait_ms"].as_u64().map(|ms| ms.div_ceil(1_000));
         let mut response = (status, axum::Json(problem)).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let wait_s = problem_wait_s.filter(|_| status == StatusCode::TOO_MANY_REQUESTS);
+        if let Some(wait_s) = wait_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
         }
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -193,14 +199,65 @@ impl From<Refusal> for Failure {
                 "invalid",
                 format!("nothing was changed: correct `{field}` and send it again"),
             ),
+            Refusal::Access(refusal) => access(refusal),
             // A refusal of a newer model: its own words say more than a guess would.
             _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
         };
         let mut details = serde_json::to_value(&refusal).unwrap_or(Value::Null);
         if let Value::Object(fields) = &mut details {
             fields.remove("code");
+            fields.remove("access");
         }
         Failure::new(status, code, message, fix).with_details(details)
+    }
+}
+
+/// Refusals about users, roles, sessions and tokens.
+fn access(refusal: &AccessRefusal) -> (StatusCode, &'static str, String) {
+    use AccessRefusal as R;
+    let unchanged = |fix: &str| format!("nothing was changed: {fix}");
+    match refusal {
+        R::UnknownUser { .. } => {
+            (StatusCode::NOT_FOUND, "unknown-user", "see `quorate user list` for the names".into())
+        }
+        R::UserExists { .. } => (StatusCode::CONFLICT, "user-exists", unchanged("choose another name")),
+        R::UnknownRole { .. } => {
+            (StatusCode::NOT_FOUND, "unknown-role", "see `quorate role list` for the names".into())
+        }
+        R::RoleExists { .. } => (StatusCode::CONFLICT, "role-exists", unchanged("choose another name")),
+        R::FixedRole { role } => {
+            (StatusCode::CONFLICT, "fixed-role", unchanged(&format!("clone it with `quorate role clone NAME {role}`")))
+        }
+        R::RoleInUse { user, .. } => {
+            (StatusCode::CONFLICT, "role-in-use", unchanged(&format!("take it from {user} and all others first")))
+        }
+        R::LastAdmin { .. } => (StatusCode::CONFLICT, "last-admin", unchanged("make another user an admin first")),
+        R::UnknownSession => {
+            (StatusCode::NOT_FOUND, "unknown-session", "see `quorate session list` for the sessions".into())
+        }
+        R::UnknownToken { .. } => {
+            (StatusCode::NOT_FOUND, "unknown-token", "see `quorate token list` for the ids".into())
+        }
+        R::UnknownSecret { .. } => (StatusCode::NOT_FOUND, "unknown-secret", "nothing was changed".into()),
+        R::PasswordChanged => {
+            (StatusCode::UNAUTHORIZED, "wrong-credentials", "log in with the password as it is now".into())
+        }
+        R::TooSoon { wait_ms } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-tries",
+            format!("wait {} s, then try again", wait_ms.div_ceil(1_000)),
+        ),
+        R::NotConfirmed { .. } => (
+            StatusCode::FORBIDDEN,
+            "not-confirmed",
+            unchanged("give the password again and repeat it within five minutes"),
+        ),
+        R::Full { .. } => (StatusCode::CONFLICT, "full", unchanged("remove some that are not needed")),
+        R::Invalid { field, .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "invalid", unchanged(&format!("correct `{field}` and send it again")))
+        }
+        // A refusal of a newer model: its own words say more than a guess would.
+        _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
     }
 }
 
@@ -216,6 +273,7 @@ fn waited_ms(span: Duration) -> Value {
 mod tests {
     use super::*;
     use expect_test::expect;
+    use quorate_model::access::name::{ApiTokenId, RoleName, SecretName, UserName};
     use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
     use std::fmt::Write as _;
 
@@ -246,6 +304,27 @@ mod tests {
             Refusal::RouteWithoutService { service: web }.into(),
             Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
         ];
+        let (user, role) = (UserName::new("bob").unwrap(), RoleName::new("viewer").unwrap());
+        let name = SecretName::new("pg").unwrap();
+        let about_access = [
+            AccessRefusal::UnknownUser { user: user.clone() },
+            AccessRefusal::UserExists { user: user.clone() },
+            AccessRefusal::UnknownRole { role: role.clone() },
+            AccessRefusal::RoleExists { role: role.clone() },
+            AccessRefusal::FixedRole { role: role.clone() },
+            AccessRefusal::RoleInUse { role, user: user.clone() },
+            AccessRefusal::LastAdmin { user },
+            AccessRefusal::UnknownSession,
+            AccessRefusal::UnknownToken { token: ApiTokenId::new("x").unwrap() },
+            AccessRefusal::UnknownSecret { name },
+            AccessRefusal::PasswordChanged,
+            AccessRefusal::TooSoon { wait_ms: 1_500 },
+            AccessRefusal::NotConfirmed { what: "user-remove".into(), target: "bob".into() },
+            AccessRefusal::Full { what: "users".into(), limit: 1 },
+            AccessRefusal::Invalid { field: "label".into(), problem: "is long".into() },
+        ];
+        let all: Vec<Failure> =
+            all.into_iter().chain(about_access.map(|refusal| Refusal::Access(refusal).into())).collect();
         let mut table = String::new();
         for failure in &all {
             assert!(!failure.problem().fix.is_empty(), "{failure:?}");
@@ -270,6 +349,21 @@ mod tests {
             409 stale-plan
             409 route-taken
             422 route-without-service
+            422 invalid
+            404 unknown-user
+            409 user-exists
+            404 unknown-role
+            409 role-exists
+            409 fixed-role
+            409 role-in-use
+            409 last-admin
+            404 unknown-session
+            404 unknown-token
+            404 unknown-secret
+            401 wrong-credentials
+            429 too-many-tries
+            403 not-confirmed
+            409 full
             422 invalid
         "#]]
         .assert_eq(&table);

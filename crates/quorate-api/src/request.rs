@@ -121,14 +121,14 @@ pub(crate) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
     })
 }
 
-/// The part of a path that names something.
-pub(crate) struct Named(pub String);
+/// The part of a path that names something, or a tuple of several.
+pub(crate) struct Named<T = String>(pub T);
 
-impl<S: Send + Sync> FromRequestParts<S> for Named {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Named, Failure> {
-        let name = Path::<String>::from_request_parts(parts, state).await;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Named<T>, Failure> {
+        let name = Path::<T>::from_request_parts(parts, state).await;
         name.map(|Path(name)| Named(name)).map_err(|rejection| {
             let message = format!("the path cannot be read: {}", rejection.body_text());
             Failure::bad_request("bad-path", message, "percent-encode the bytes of UTF-8 text")

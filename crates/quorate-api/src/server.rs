@@ -3,22 +3,26 @@
 //! Why not `axum::serve`: it sets neither a deadline for a request's head, nor TCP_NODELAY, nor an
 //! end for streams that never end by themselves.
 
+use crate::access::password::Hashing;
+use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, log, openapi, rqlite, stream};
+use crate::{cluster, console, database, guard, health, kuzzle, log, openapi, rqlite, stream};
 use axum::Router;
 use axum::extract::Request;
+use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, post};
-use http::StatusCode;
+use axum::routing::{MethodFilter, MethodRouter, get, on};
+use http::{Method, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use quorate_model::access::policy::Operation as O;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -40,6 +44,17 @@ pub struct ApiOptions {
     pub listen: Option<SocketAddr>,
     /// Further host names under which the API may be addressed, without port.
     pub hosts: Vec<String>,
+    /// Who is let in without a login.
+    pub auth: AuthMode,
+    /// Whether browsers come over TLS: the session's cookie is then `__Host-quorate` and `Secure`.
+    pub tls: bool,
+}
+
+impl ApiOptions {
+    /// The cookie that carries a session.
+    pub(crate) fn session_cookie(&self) -> &'static str {
+        if self.tls { "__Host-quorate" } else { "quorate_session" }
+    }
 }
 
 /// What handlers share.
@@ -47,6 +62,8 @@ pub struct ApiOptions {
 pub(crate) struct App<B> {
     pub backend: B,
     pub options: ApiOptions,
+    pub hashing: Hashing,
+    pub denials: Denials,
     /// Its sender goes when the server ends; streams end then.
     pub open: watch::Receiver<()>,
     /// That sender, where no server holds it: streams then live as long as the router.
@@ -55,52 +72,147 @@ pub(crate) struct App<B> {
 
 pub(crate) type Shared<B> = Arc<App<B>>;
 
+/// One path: what answers each method, and what that does. There is no method without an
+/// [`Operation`](O): who may call it follows from that alone.
+pub(crate) struct Route<B> {
+    pub path: &'static str,
+    pub methods: Vec<(Method, O, MethodRouter<Shared<B>>)>,
+}
+
+fn at<B: Backend>(path: &'static str) -> Route<B> {
+    Route { path, methods: Vec::new() }
+}
+
+impl<B: Backend> Route<B> {
+    fn get<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::GET, MethodFilter::GET, operation, handler)
+    }
+
+    fn post<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::POST, MethodFilter::POST, operation, handler)
+    }
+
+    fn put<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::PUT, MethodFilter::PUT, operation, handler)
+    }
+
+    fn delete<T: 'static>(self, operation: O, handler: impl Handler<T, Shared<B>>) -> Self {
+        self.with(Method::DELETE, MethodFilter::DELETE, operation, handler)
+    }
+
+    fn with<T: 'static>(
+        mut self,
+        method: Method,
+        filter: MethodFilter,
+        operation: O,
+        handler: impl Handler<T, Shared<B>>,
+    ) -> Self {
+        self.methods.push((method, operation, on(filter, handler)));
+        self
+    }
+}
+
 /// The native paths, all of them described in `/openapi.json`.
-pub(crate) fn native<B: Backend>() -> Vec<(&'static str, MethodRouter<Shared<B>>)> {
+pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
     vec![
-        ("/v1/status", get(cluster::status::<B>)),
-        ("/v1/nodes", get(cluster::nodes::<B>)),
-        ("/v1/services", get(cluster::services::<B>)),
-        ("/v1/services/{name}", get(cluster::service::<B>).merge(delete(cluster::remove_service::<B>))),
-        ("/v1/services/{name}/scale", post(cluster::scale::<B>)),
-        ("/v1/events", get(cluster::events::<B>)),
-        ("/v1/active", get(cluster::active::<B>)),
-        ("/v1/health", get(cluster::health::<B>)),
-        ("/v1/specs", post(cluster::apply_specs::<B>)),
-        ("/v1/raft/transfer", post(cluster::transfer::<B>)),
-        ("/v1/db/exec", post(database::exec::<B>)),
-        ("/v1/db/query", post(database::query::<B>).merge(get(database::query_get::<B>))),
-        ("/v1/stream", get(stream::overview::<B>)),
-        ("/v1/gateway/stream", get(stream::routing::<B>)),
-        ("/v1/gateway/report", post(stream::gateway_report::<B>)),
-        ("/v1/replicas/{id}/log", get(log::replica_log::<B>)),
+        at("/v1/status").get(O::ClusterRead, cluster::status::<B>),
+        at("/v1/nodes").get(O::ClusterRead, cluster::nodes::<B>),
+        at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
+        at("/v1/services/{name}")
+            .get(O::ClusterRead, cluster::service::<B>)
+            .delete(O::ServiceRemove, cluster::remove_service::<B>),
+        at("/v1/services/{name}/scale").post(O::ServiceScale, cluster::scale::<B>),
+        at("/v1/events").get(O::ClusterRead, cluster::events::<B>),
+        at("/v1/active").get(O::HealthRead, cluster::active::<B>),
+        at("/v1/health").get(O::HealthRead, health::health::<B>),
+        at("/v1/specs").post(O::ServiceApply, cluster::apply_specs::<B>),
+        at("/v1/raft/transfer").post(O::LeaderTransfer, cluster::transfer::<B>),
+        at("/v1/db/exec").post(O::SqlWrite, database::exec::<B>),
+        at("/v1/db/query").post(O::SqlRead, database::query::<B>).get(O::SqlRead, database::query_get::<B>),
+        at("/v1/stream").get(O::ClusterRead, stream::overview::<B>),
+        at("/v1/gateway/stream").get(O::GatewayFeed, stream::routing::<B>),
+        at("/v1/gateway/report").post(O::GatewayFeed, stream::gateway_report::<B>),
+        at("/v1/replicas/{id}/log").get(O::LogRead, log::replica_log::<B>),
+        at("/v1/login").post(O::LogIn, login::log_in::<B>),
+        at("/v1/logout").post(O::LogOut, login::log_out::<B>),
+        at("/v1/confirm").post(O::Confirm, login::confirm::<B>),
+        at("/v1/me").get(O::WhoAmI, login::me::<B>),
+        at("/v1/me/password").post(O::OwnPassword, login::own_password::<B>),
+        at("/v1/me/tokens").get(O::OwnTokenRead, tokens::own::<B>).post(O::OwnTokenCreate, tokens::create_own::<B>),
+        at("/v1/me/tokens/{id}").delete(O::OwnTokenRevoke, tokens::revoke_own::<B>),
+        at("/v1/first-admin").post(O::UserCreate, users::first_admin::<B>),
+        at("/v1/users").get(O::UserRead, users::list::<B>).post(O::UserCreate, users::create::<B>),
+        at("/v1/users/{name}").get(O::UserRead, users::get::<B>).delete(O::UserRemove, users::remove::<B>),
+        at("/v1/users/{name}/password").put(O::UserPassword, users::password::<B>),
+        at("/v1/users/{name}/disable").post(O::UserDisable, users::disable::<B>),
+        at("/v1/users/{name}/enable").post(O::UserEnable, users::enable::<B>),
+        at("/v1/users/{name}/tokens").post(O::UserToken, tokens::create_for::<B>),
+        at("/v1/users/{name}/roles/{role}")
+            .put(O::RoleGrant, users::grant::<B>)
+            .delete(O::RoleRevoke, users::revoke::<B>),
+        at("/v1/roles").get(O::RoleRead, roles::list::<B>).post(O::RoleClone, roles::clone::<B>),
+        at("/v1/roles/{name}").get(O::RoleRead, roles::get::<B>).delete(O::RoleRemove, roles::remove::<B>),
+        at("/v1/roles/{name}/permissions/{permission}")
+            .put(O::RoleChange, roles::add::<B>)
+            .delete(O::RoleChange, roles::take::<B>),
+        at("/v1/sessions").get(O::SessionRead, tokens::sessions::<B>),
+        at("/v1/sessions/{id}").delete(O::SessionRevoke, tokens::end_session::<B>),
+        at("/v1/tokens").get(O::TokenRead, tokens::all::<B>),
+        at("/v1/tokens/{id}").delete(O::TokenRevoke, tokens::revoke_any::<B>),
+        at("/v1/audit").get(O::AuditRead, audit::list::<B>),
+        at("/v1/audit/verify").get(O::AuditRead, audit::verify::<B>),
+        at("/v1/audit/export").get(O::AuditRead, audit::export::<B>),
+    ]
+}
+
+/// Paths of other systems' protocols.
+fn facades<B: Backend>() -> Vec<Route<B>> {
+    vec![
+        at("/db/execute").post(O::SqlWrite, rqlite::execute::<B>),
+        at("/db/query").get(O::SqlRead, rqlite::query_get::<B>).post(O::SqlRead, rqlite::query::<B>),
+        at("/_plugin/cluster/health").get(O::HealthRead, kuzzle::health::<B>),
+        at("/_plugin/cluster/status").get(O::ClusterRead, kuzzle::status::<B>),
     ]
 }
 
 /// The API of one node. Its streams end with it.
 pub fn router<B: Backend>(backend: B, options: ApiOptions) -> Router {
     let (sender, open) = watch::channel(());
-    build(App { backend, options, open, _ends_with_router: Some(sender) })
+    build(&Arc::new(App::new(backend, options, open, Some(sender))))
 }
 
-fn build<B: Backend>(app: App<B>) -> Router {
-    let app = Arc::new(app);
+impl<B> App<B> {
+    fn new(
+        backend: B,
+        options: ApiOptions,
+        open: watch::Receiver<()>,
+        ends_with_router: Option<watch::Sender<()>>,
+    ) -> App<B> {
+        let (hashing, denials) = (Hashing::new(), Denials::new());
+        App { backend, options, hashing, denials, open, _ends_with_router: ends_with_router }
+    }
+}
+
+fn build<B: Backend>(app: &Shared<B>) -> Router {
     let mut router = Router::new();
-    for (path, methods) in native::<B>() {
-        router = router.route(path, methods);
+    for route in native::<B>().into_iter().chain(facades()) {
+        let mut all = MethodRouter::new();
+        for (_, operation, methods) in route.methods {
+            let gated = Gate { app: app.clone(), operation };
+            all = all.merge(methods.route_layer(from_fn_with_state(gated, gate::<B>)));
+        }
+        router = router.route(route.path, all);
     }
     router
-        .route("/db/execute", post(rqlite::execute::<B>))
-        .route("/db/query", get(rqlite::query_get::<B>).merge(post(rqlite::query::<B>)))
         .route("/openapi.json", get(openapi::serve))
         .route("/", get(console::root))
         .route("/ui", get(console::root))
         .route("/ui/", get(console::index::<B>))
-        .route("/ui/{*path}", get(console::asset))
+        .route("/ui/{*path}", get(console::asset::<B>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guard::guard::<B>))
-        .with_state(app)
+        .with_state(app.clone())
 }
 
 async fn unknown_path(request: Request) -> Failure {
@@ -121,6 +233,72 @@ async fn wrong_method(request: Request) -> Failure {
     )
 }
 
+/// One connection's requests, with who is at its other end.
+#[derive(Clone)]
+struct WithPeer {
+    service: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl hyper::service::Service<http::Request<hyper::body::Incoming>> for WithPeer {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future =
+        <TowerToHyperService<Router> as hyper::service::Service<http::Request<hyper::body::Incoming>>>::Future;
+
+    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.service.call(request)
+    }
+}
+
+/// A way by which connections come.
+trait Door: Send {
+    type Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection; `None` for one that was turned away.
+    fn next(&self) -> impl Future<Output = std::io::Result<Option<(Self::Stream, Peer)>>> + Send;
+}
+
+impl Door for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> std::io::Result<Option<(Self::Stream, Peer)>> {
+        let (socket, address) = self.accept().await?;
+        // Answers are small and complete: waiting for more to send only adds latency.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        Ok(Some((socket, Peer::tcp(address.ip()))))
+    }
+}
+
+/// The node's own socket, for root and the user that the server runs as.
+struct LocalDoor {
+    listener: UnixListener,
+    owner: u32,
+}
+
+impl Door for LocalDoor {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> std::io::Result<Option<(Self::Stream, Peer)>> {
+        let (socket, _) = self.listener.accept().await?;
+        // The kernel says who connected; the file's mode is a second lock on the same door.
+        match socket.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == self.owner => Ok(Some((socket, Peer::Root))),
+            Ok(peer) => {
+                tracing::warn!(uid = peer.uid(), "a process of another user was turned away from the node's socket");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nobody knows who connected to the node's socket");
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// Serves the API until `shutdown` is done. Requests in flight may then take 2 s more.
 pub async fn serve<B: Backend>(
     listener: TcpListener,
@@ -129,10 +307,27 @@ pub async fn serve<B: Backend>(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     options.listen = options.listen.or_else(|| listener.local_addr().ok());
+    run(listener, backend, options, shutdown).await;
+}
+
+/// Serves the API on the node's own socket: whoever connects as root, or as user `owner`, may do
+/// everything without a login. Others are turned away.
+pub async fn serve_unix<B: Backend>(
+    listener: UnixListener,
+    owner: u32,
+    backend: B,
+    options: ApiOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    run(LocalDoor { listener, owner }, backend, options, shutdown).await;
+}
+
+async fn run<B: Backend>(door: impl Door, backend: B, options: ApiOptions, shutdown: impl Future<Output = ()> + Send) {
     let node = options.node_name.clone();
     let (sender, open) = watch::channel(());
-    let service =
-        TowerToHyperService::new(build(App { backend, options, open: open.clone(), _ends_with_router: None }));
+    let app = Arc::new(App::new(backend, options, open.clone(), None));
+    let service = TowerToHyperService::new(build(&app));
+    tokio::task::spawn_blocking(move || app.hashing.prepare());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).pipeline_flush(true);
     let mut connections = JoinSet::new();
@@ -140,22 +335,19 @@ pub async fn serve<B: Backend>(
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            accepted = door.next() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match accepted {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => continue,
             Err(error) => {
                 tracing::warn!(%node, %error, "the API could not accept a connection");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                 continue;
             }
         };
-        // Answers are small and complete: waiting for more to send only adds latency.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%node, %error, "TCP_NODELAY could not be set");
-        }
-        let connection = http.serve_connection(TokioIo::new(socket), service.clone());
+        let connection = http.serve_connection(TokioIo::new(socket), WithPeer { service: service.clone(), peer });
         let mut open = open.clone();
         connections.spawn(async move {
             tokio::pin!(connection);
@@ -171,7 +363,7 @@ pub async fn serve<B: Backend>(
             }
         });
     }
-    drop(listener);
+    drop(door);
     drop(sender);
     let all_done = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(END_WITHIN, all_done).await.is_err() {

@@ -1,7 +1,9 @@
 //! The whole router over a back end in memory.
 
+use crate::access::AuthMode;
 use crate::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogFrom, LogPiece, Query, ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogFrom, LogPiece, Pages, Policy, Query, ReadError,
+    TransferError, WriteError,
 };
 use crate::server::{ApiOptions, native, router, serve};
 use crate::view::{ClusterHealth, ClusterView, EventView, NodeMode, NodeState, NodeView, Overview, ServiceView};
@@ -14,6 +16,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use quorate_model::access::audit::{AuditLink, AuditPage};
+use quorate_model::access::{AccessChange, AccessState, Actor};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
@@ -21,7 +25,7 @@ use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
-use quorate_model::state::Role;
+use quorate_model::state::{Change, ClusterState, Role};
 use quorate_model::time::WallTime;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -31,6 +35,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
+mod access;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// Reads what a proposal carries, as the log would.
@@ -39,6 +45,10 @@ mod carried {
 
     pub(super) fn payload(proposal: &Proposal) -> Payload {
         Envelope::stamp(proposal.clone(), WallTime(1), 1).payload().unwrap()
+    }
+
+    pub(super) fn actor(proposal: &Proposal) -> Option<Actor> {
+        Envelope::stamp(proposal.clone(), WallTime(1), 1).actor().unwrap()
     }
 
     pub(super) fn batch(proposal: &Proposal) -> SqlBatch {
@@ -56,6 +66,7 @@ struct Fake(Arc<Inner>);
 struct Inner {
     overview: watch::Sender<Arc<Overview>>,
     routing: watch::Sender<Arc<RoutingTable>>,
+    access: watch::Sender<AccessView>,
     state: Mutex<State>,
 }
 
@@ -71,6 +82,10 @@ struct State {
     sql: Option<SqlOutcome>,
     rows: Option<Result<Rows, SqlError>>,
     log: Vec<u8>,
+    /// What the real state machine makes of commands about access.
+    cluster: ClusterState,
+    audit: Vec<AuditLink>,
+    policy: Option<Policy>,
 }
 
 impl Fake {
@@ -79,6 +94,7 @@ impl Fake {
         Fake(Arc::new(Inner {
             overview: watch::Sender::new(Arc::new(overview())),
             routing: watch::Sender::new(Arc::new(RoutingTable::default())),
+            access: watch::Sender::new(AccessView::default()),
             state: Mutex::new(state),
         }))
     }
@@ -87,12 +103,32 @@ impl Fake {
         change(&mut self.0.state.lock().unwrap())
     }
 
+    fn wants(&self, minimum_nodes: u32, pages: Pages) {
+        self.set(|state| state.policy = Some(Policy { minimum_nodes, pages }));
+    }
+
     fn change(&self, change: impl FnOnce(&mut Overview)) {
         self.0.overview.send_modify(|overview| {
             let overview = Arc::make_mut(overview);
             overview.sequence += 1;
             change(overview);
         });
+    }
+
+    /// Runs a command about access as a node would, at the time of this machine.
+    fn about_access(&self, index: LogIndex, command: &Command, actor: Option<&Actor>) -> Result<(), Refusal> {
+        let (outcome, access) = self.set(|state| {
+            let decided = state.cluster.decide_for(index, now(), command, actor);
+            for change in &decided.changes {
+                if let Change::Access(AccessChange::Audit(link)) = change {
+                    state.audit.push(link.clone());
+                }
+            }
+            state.cluster.absorb(index, &decided.changes);
+            (decided.outcome, state.cluster.access.clone())
+        });
+        self.0.access.send_replace(AccessView { applied: index, access });
+        outcome
     }
 
     fn carry_out(&self, index: LogIndex, command: &Command) -> Result<(), Refusal> {
@@ -148,6 +184,9 @@ impl Backend for Fake {
                         .collect(),
                 }
             })),
+            Payload::Command(command @ Command::Access(_)) => {
+                Outcome::Command(self.about_access(index, &command, carried::actor(&proposal).as_ref()))
+            }
             Payload::Command(command) => Outcome::Command(self.carry_out(index, &command)),
             Payload::Noop => Outcome::Noop,
         };
@@ -178,6 +217,18 @@ impl Backend for Fake {
         self.0.routing.subscribe()
     }
 
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.0.access.subscribe()
+    }
+
+    async fn audit(&self, after: u64, limit: u32, _: Duration) -> Result<AuditPage, ReadError> {
+        self.set(|state| {
+            let later = state.audit.iter().filter(|link| link.entry.seq > after);
+            let links = later.take(limit as usize).cloned().collect();
+            Ok(AuditPage { links, head: state.cluster.access.audit })
+        })
+    }
+
     fn gateway_report(&self, report: GatewayReport) {
         self.set(|state| state.reports.push(report));
     }
@@ -197,6 +248,10 @@ impl Backend for Fake {
             let end = state.log.len().min(start + piece.bytes_max);
             Ok(LogChunk { data: Bytes::copy_from_slice(&state.log[start..end]), next: end as u64 })
         })
+    }
+
+    fn policy(&self) -> Policy {
+        self.set(|state| state.policy.clone()).unwrap_or(Policy { minimum_nodes: 1, pages: Pages::Own })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
@@ -220,6 +275,7 @@ fn overview() -> Overview {
         since: WallTime(1),
         lag: Some(0),
         replicas: 1,
+        clock_ahead_us: None,
     };
     Overview {
         sequence: 1,
@@ -275,8 +331,18 @@ fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
     }
 }
 
+fn now() -> WallTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    WallTime(u64::try_from(since.as_micros()).unwrap())
+}
+
 fn api(fake: &Fake) -> Router {
-    let options = ApiOptions { console_token: Some("secret".into()), node_name: "n1".into(), ..ApiOptions::default() };
+    let options = ApiOptions {
+        console_token: Some("secret".into()),
+        node_name: "n1".into(),
+        auth: AuthMode::Open,
+        ..ApiOptions::default()
+    };
     router(fake.clone(), options)
 }
 
@@ -349,24 +415,112 @@ async fn events_are_those_after_an_index_newest_first() {
 }
 
 #[tokio::test]
-async fn active_and_health_follow_the_leader() {
+async fn active_follows_the_leader_and_so_does_health_that_asks_for_a_quorum() {
     let fake = Fake::new();
     assert_eq!(get(&fake, "/v1/active").await.0, 200);
-    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    assert_eq!(get(&fake, "/v1/health?quorum=1").await.0, 200);
     fake.change(|overview| overview.cluster.leader = Some("n2".into()));
     let other = get(&fake, "/v1/active").await;
     assert_eq!(code(&other), "503 not-active");
     assert!(other.1.contains("ask n2"), "{}", other.1);
-    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    assert_eq!(get(&fake, "/v1/health?quorum=1").await.0, 200);
     fake.change(|overview| {
         overview.cluster.leader = None;
         overview.cluster.health = ClusterHealth::NoQuorum;
         overview.cluster.summary = "1 of 3 managers answers".into();
     });
     assert_eq!(code(&get(&fake, "/v1/active").await), "503 not-active");
-    let health = get(&fake, "/v1/health").await;
+    let health = get(&fake, "/v1/health?quorum=1").await;
     assert_eq!(code(&health), "503 no-quorum");
     assert!(health.1.contains("1 of 3 managers answers"));
+    assert_eq!(get(&fake, "/v1/health").await.0, 200, "nobody asked for a quorum");
+    for bad in ["quorum=2", "quorum=x", "quorums=1"] {
+        assert_eq!(code(&get(&fake, &format!("/v1/health?{bad}")).await), "400 bad-query", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn z3_a_node_is_healthy_only_while_it_and_enough_others_are_joined() {
+    let fake = Fake::new();
+    let health = parsed(get(&fake, "/v1/health").await);
+    assert_eq!((health["joined"].as_u64(), health["minimum_nodes"].as_u64()), (Some(3), Some(1)));
+    fake.wants(3, Pages::Own);
+    assert_eq!(get(&fake, "/v1/health").await.0, 200);
+    fake.change(|overview| overview.nodes[2].state = NodeState::Unreachable);
+    let few = get(&fake, "/v1/health").await;
+    assert_eq!(code(&few), "503 too-few-nodes");
+    assert!(few.1.contains("2 of 3 nodes are joined, as n1 sees it"), "{}", few.1);
+    fake.wants(2, Pages::Own);
+    assert_eq!(get(&fake, "/v1/health").await.0, 200, "the operator changed the minimum");
+    fake.change(|overview| overview.nodes[0].state = NodeState::Down);
+    assert_eq!(code(&get(&fake, "/v1/health").await), "503 not-joined");
+    fake.change(|overview| overview.answered_by = "n4".into());
+    let unknown = get(&fake, "/v1/health").await;
+    assert!(unknown.1.contains("n4 is not joined, it is not known to the cluster yet"), "{}", unknown.1);
+}
+
+#[tokio::test]
+async fn k3_a_page_of_a_passive_manager_is_the_active_ones_and_nothing_else_is_moved() {
+    let fake = Fake::new();
+    let target = async |path: &str| {
+        let response = send(&fake, Request::get(path).body(Body::empty()).unwrap()).await;
+        let location = response.headers().get("location").map(|to| to.to_str().unwrap().to_owned());
+        (response.status().as_u16(), location)
+    };
+    let to = |url: &str| (307, Some(url.to_owned()));
+    // The Active one shows its own pages, whatever is wanted.
+    fake.wants(1, Pages::Active);
+    assert_eq!(target("/ui/").await, (200, None));
+    fake.change(|overview| overview.cluster.leader = Some("n2".into()));
+    assert_eq!(target("/ui/").await, to("http://127.0.0.1:8002/ui/"));
+    assert_eq!(target("/ui/nodes?sort=name").await, to("http://127.0.0.1:8002/ui/nodes?sort=name"));
+    for other in ["/ui/app.js", "/v1/status", "/v1/health", "/v1/stream", "/_plugin/cluster/health", "/openapi.json"] {
+        assert_eq!(target(other).await, (200, None), "{other}");
+    }
+    fake.wants(1, Pages::Balancer("https://lb.example.com/".into()));
+    assert_eq!(target("/ui/").await, to("https://lb.example.com/ui/"));
+    fake.wants(1, Pages::Own);
+    assert_eq!(target("/ui/").await, (200, None));
+    fake.wants(1, Pages::Active);
+    fake.change(|overview| overview.cluster.leader = None);
+    assert_eq!(target("/ui/").await, (200, None), "there is no Active");
+}
+
+/// Kuzzle's answer without the id that each one has.
+async fn kuzzle(fake: &Fake, path: &str) -> (u16, Json) {
+    let (status, body) = get(fake, &format!("/_plugin/cluster/{path}")).await;
+    let mut body: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["requestId"].take().as_str().unwrap().len(), 36);
+    (status, body)
+}
+
+#[tokio::test]
+async fn z3_old_clients_of_kuzzle_are_answered_as_they_expect() {
+    let fake = Fake::new();
+    let envelope = |action: &str, error: Json, result: Json| {
+        json!({
+            "requestId": null, "status": if error.is_null() { 200 } else { 404 }, "error": error,
+            "controller": "cluster/cluster", "action": action, "collection": null, "index": null, "volatile": null,
+            "result": result
+        })
+    };
+    let node = |number: u32| {
+        let link = format!("tcp://127.0.0.1:810{number}");
+        json!({ "pub": link, "router": link, "ready": true })
+    };
+    assert_eq!(kuzzle(&fake, "health").await, (200, envelope("health", Json::Null, json!("ok"))));
+    let all = json!({ "count": 3, "current": node(1), "pool": [node(2), node(3)] });
+    assert_eq!(kuzzle(&fake, "status").await, (200, envelope("status", Json::Null, all)));
+    fake.change(|overview| overview.nodes[1].state = NodeState::Down);
+    let without = json!({ "count": 2, "current": node(1), "pool": [node(3)] });
+    assert_eq!(kuzzle(&fake, "status").await, (200, envelope("status", Json::Null, without)));
+    fake.wants(3, Pages::Own);
+    let ko = json!({ "message": "ko", "status": 404, "why": "2 of 3 nodes are joined, as n1 sees it" });
+    for action in ["health", "status"] {
+        assert_eq!(kuzzle(&fake, action).await, (404, envelope(action, ko.clone(), Json::Null)));
+    }
+    let reset = post(&fake, "/_plugin/cluster/reset", "").await;
+    assert_eq!(code(&reset), "404 unknown-path", "what does not exist is not pretended");
 }
 
 #[tokio::test]
@@ -756,7 +910,8 @@ async fn a_server_keeps_connections_open_and_ends_its_streams() {
     let shutdown = async move {
         ended.await.ok();
     };
-    let server = tokio::spawn(serve(listener, Fake::new(), ApiOptions::default(), shutdown));
+    let open = ApiOptions { auth: AuthMode::Open, ..ApiOptions::default() };
+    let server = tokio::spawn(serve(listener, Fake::new(), open, shutdown));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let mut received = Vec::new();
     for answers in 1..=2 {
@@ -789,7 +944,7 @@ async fn read_until(socket: &mut TcpStream, received: &mut Vec<u8>, text: &str, 
 fn every_native_path_is_described() {
     let document: Json = serde_json::from_str(crate::openapi_document()).unwrap();
     let described: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|(path, _)| path).collect();
+    let mut served: Vec<&str> = native::<Fake>().into_iter().map(|route| route.path).collect();
     served.sort_unstable();
     assert_eq!(described, served);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));

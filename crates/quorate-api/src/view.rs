@@ -87,6 +87,11 @@ pub struct NodeView {
     pub lag: Option<u64>,
     /// Replicas that run on it.
     pub replicas: u32,
+    /// How many microseconds its clock was ahead of the answering node's when it was heard last,
+    /// less the time that its word took. Absent for the answering node itself and for one that is
+    /// not heard.
+    #[serde(default)]
+    pub clock_ahead_us: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -12,10 +12,12 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError,
+    TransferError, WriteError,
 };
 use quorate_api::view::{Overview, Problem};
-use quorate_api::{ApiOptions, router};
+use quorate_api::{ApiOptions, AuthMode, router};
+use quorate_model::access::audit::{AuditHead, AuditPage};
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::observed::GatewayReport;
@@ -34,6 +36,7 @@ use tokio::sync::watch;
 struct Mirror {
     overview: watch::Sender<Arc<Overview>>,
     routing: watch::Sender<Arc<RoutingTable>>,
+    access: watch::Sender<AccessView>,
     seen: Arc<Mutex<Vec<Statement>>>,
 }
 
@@ -41,7 +44,7 @@ impl Mirror {
     fn new() -> Mirror {
         let overview: Overview = serde_json::from_str(OVERVIEW).expect("the text below is an overview");
         let (overview, routing) = (watch::Sender::new(Arc::new(overview)), watch::Sender::new(Arc::default()));
-        Mirror { overview, routing, seen: Arc::default() }
+        Mirror { overview, routing, access: watch::Sender::default(), seen: Arc::default() }
     }
 
     /// The statements since the last call.
@@ -99,6 +102,18 @@ impl Backend for Mirror {
         self.routing.subscribe()
     }
 
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.access.subscribe()
+    }
+
+    async fn audit(&self, _: u64, _: u32, _: Duration) -> Result<AuditPage, ReadError> {
+        Ok(AuditPage { links: Vec::new(), head: AuditHead::default() })
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { minimum_nodes: 1, pages: Pages::Own }
+    }
+
     fn gateway_report(&self, _: GatewayReport) {}
 
     async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {
@@ -125,8 +140,12 @@ impl Server {
     fn new() -> Server {
         let runtime = runtime::Builder::new_current_thread().enable_time().build();
         let mirror = Mirror::new();
-        let options =
-            ApiOptions { console_token: Some("token".into()), node_name: "n1".into(), ..ApiOptions::default() };
+        let options = ApiOptions {
+            console_token: Some("token".into()),
+            node_name: "n1".into(),
+            auth: AuthMode::Open,
+            ..ApiOptions::default()
+        };
         let service = TowerToHyperService::new(router(mirror.clone(), options));
         Server { runtime: runtime.expect("a runtime of one thread can be made"), mirror, service }
     }

@@ -1,23 +1,35 @@
-//! Who is heard by whom.
+//! Who is in the cluster and who answers: two ways to know, and what each may lead to.
 //!
-//! A node may be called silent only by a majority of the voters: one that merely lost its own
-//! cable would otherwise mark everybody else down. [`Membership`] collects what this node hears
-//! and what its peers say they hear; [`LinkState`] takes that from open links and reports, gossip
-//! will take it from probes.
+//! | | [`LinkState`] | [`swim::Gossip`] |
+//! |---|---|---|
+//! | learns from | the links between the nodes, and what voters report of theirs | probes and rumors in sealed datagrams ([`seal`]) |
+//! | costs a node | as much as there are nodes | the same in a cluster of any size |
+//! | says | since when a majority of the voters has not heard a node | alive, unreachable, dead, left |
+//! | leads to | `down`, by the leader's command, and so to services being moved | what people and gateways are shown |
 //!
-//! Opinions live in memory and decide nothing. The leader turns the majority's opinion into a
-//! command, and services move on that alone.
+//! A node may be called silent only by a majority of the voters: one that merely lost its own cable
+//! would otherwise mark everybody else down. Gossip asks no majority, works without any leader and may
+//! be wrong for a moment, so nothing is decided on it.
+//!
+//! Opinions and rumors live in memory. The leader turns the majority's opinion into a command, and
+//! services move on that alone.
 //!
 //! # Invariants
 //! - No clock, no I/O: time comes with each input.
 //! - The node itself is always heard.
 //! - A voter that is itself unheard, or whose report is older than [`REPORT_LIFETIME`], has no say.
+//! - Gossip never makes a node `down`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod lifeguard;
 mod link_state;
+pub mod seal;
+pub mod swim;
+mod timers;
 
 pub use link_state::LinkState;
+pub use timers::{Attempt, JoinSchedule, Timers};
 
 use quorate_model::id::NodeId;
 use quorate_model::time::Timestamp;

@@ -3,6 +3,7 @@
 //! JSON inside the log entry: commands are rare, and a person who reads the log should
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
+use crate::access::{AccessCommand, AccessRefusal};
 use crate::event::Happening;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
 use crate::member::{MemberCommand, NotAdmitted};
@@ -50,6 +51,8 @@ pub enum Command {
         at: WallTime,
         what: Happening,
     },
+    /// Users, sessions, tokens, roles, secrets.
+    Access(AccessCommand),
 }
 
 /// One step of a plan.
@@ -87,6 +90,8 @@ pub enum Refusal {
     RouteWithoutService { service: ServiceName },
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
+    #[error(transparent)]
+    Access(AccessRefusal),
 }
 
 fn suggest(similar: Option<&ServiceName>) -> String {

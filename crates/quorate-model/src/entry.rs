@@ -6,12 +6,14 @@
 //! Format: prost; fields are only ever added. `version` is 1. An entry with a higher version than
 //! [`VERSION`] stops the node: it cannot know what the others do with it.
 
+use crate::access::Actor;
 use crate::command::{Command, Refusal};
 use crate::id::RequestId;
 use crate::sql::{SqlBatch, SqlOutcome};
 use crate::time::WallTime;
 use bytes::Bytes;
 use prost::Message as _;
+use serde::{Deserialize, Serialize};
 
 /// The newest envelope that this binary understands.
 pub const VERSION: u32 = 1;
@@ -103,6 +105,20 @@ impl Proposal {
         let payload = serde_json::to_vec(command).expect("commands have string keys and no failing Serialize");
         Proposal { request_id, kind: Kind::Command, payload: payload.into() }
     }
+
+    /// A command that somebody wants: its entry leaves a trace in the audit.
+    #[must_use]
+    pub fn command_by(request_id: RequestId, command: &Command, actor: &Actor) -> Proposal {
+        #[derive(Serialize)]
+        struct Signed<'a> {
+            #[serde(flatten)]
+            command: &'a Command,
+            actor: &'a Actor,
+        }
+        let signed = Signed { command, actor };
+        let payload = serde_json::to_vec(&signed).expect("commands have string keys and no failing Serialize");
+        Proposal { request_id, kind: Kind::Command, payload: payload.into() }
+    }
 }
 
 /// Why an entry cannot be understood. The node must stop: going on would make it differ.
@@ -164,6 +180,22 @@ impl Envelope {
             }
             Err(_) => Err(EntryError::UnknownKind(self.kind)),
         }
+    }
+
+    /// Who wants the command: the field `actor` beside the command's own. A node that does not know
+    /// the field would ignore it.
+    ///
+    /// # Errors
+    /// [`EntryError`] when this binary cannot understand it.
+    pub fn actor(&self) -> Result<Option<Actor>, EntryError> {
+        #[derive(Deserialize)]
+        struct Beside {
+            actor: Option<Actor>,
+        }
+        if Kind::try_from(self.kind) != Ok(Kind::Command) {
+            return Ok(None);
+        }
+        serde_json::from_slice(&self.payload).map(|beside: Beside| beside.actor).map_err(EntryError::Command)
     }
 
     #[must_use]

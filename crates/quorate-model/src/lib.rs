@@ -12,6 +12,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod access;
 pub mod assignment;
 pub mod command;
 pub mod entry;
@@ -21,6 +22,7 @@ pub mod member;
 pub mod observed;
 pub mod planted;
 pub mod routing;
+pub mod secret;
 pub mod spec;
 pub mod sql;
 pub mod state;

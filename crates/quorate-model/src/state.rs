@@ -11,6 +11,7 @@
 //! - A replica's service and node exist, or its node did when it was placed.
 //! - `planned_on` is the index of the last entry that changed anything a plan depends on.
 
+use crate::access::{AccessChange, AccessState};
 use crate::assignment::{AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::event::{Event, Happening};
@@ -21,6 +22,7 @@ use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Events kept in memory and in the database. Older ones are forgotten.
 pub const EVENTS_KEPT: usize = 2_000;
@@ -35,6 +37,8 @@ pub struct ClusterState {
     pub members: Members,
     /// Newest last.
     pub events: VecDeque<Event>,
+    /// Shared with those who ask it at each request; copied when it changes.
+    pub access: Arc<AccessState>,
     /// A plan made on this state names this index; see [`Command::CarryOut`].
     pub planned_on: LogIndex,
 }
@@ -132,6 +136,7 @@ pub enum Change {
     ReplicaGone { replica: ReplicaId },
     Member(MemberChange),
     Event(Event),
+    Access(AccessChange),
 }
 
 impl Change {
@@ -145,7 +150,7 @@ impl Change {
             | Change::Replica(_)
             | Change::ReplicaGone { .. }
             | Change::Member(MemberChange::NodeGone { .. }) => true,
-            Change::Member(_) | Change::Event(_) => false,
+            Change::Member(_) | Change::Event(_) | Change::Access(_) => false,
         }
     }
 }
@@ -175,6 +180,10 @@ impl ClusterState {
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
+            }
+            Command::Access(command) => {
+                let decided = self.access.decide(now, command).map_err(Refusal::Access)?;
+                changes.list.extend(decided.into_iter().map(Change::Access));
             }
         }
         Ok(changes.list)
@@ -209,6 +218,7 @@ impl ClusterState {
                         self.events.pop_front();
                     }
                 }
+                Change::Access(change) => Arc::make_mut(&mut self.access).absorb(change),
             }
         }
     }

@@ -11,6 +11,10 @@ use quorate_model::id::NodeId;
 use quorate_model::time::WallTime;
 use std::collections::BTreeMap;
 
+/// A peer's clock that has moved this much against ours is news for people, in microseconds. Above
+/// what the way of a status varies by, below what anybody would act on.
+const NOTABLE: u64 = 100_000;
+
 /// How far a stamp may be off the median. Well above what synchronised clocks and a status on its
 /// way differ by, in microseconds.
 const TOLERANCE: i64 = 500_000;
@@ -21,6 +25,8 @@ pub(crate) struct Clocks {
     /// Were it our wall clock, a jump of that would count as one of everybody until they are heard
     /// again, and the first entry after it would poison the cluster's time.
     ahead: BTreeMap<NodeId, i64>,
+    /// How far a peer's clock was ahead of our own one when people were told last.
+    told: BTreeMap<NodeId, i64>,
     /// How far ahead of our monotonic clock the time was when most agreed last; at first, our own.
     agreed: Option<i64>,
 }
@@ -36,14 +42,30 @@ fn ahead(wall_us: u64, now: Now) -> i64 {
 }
 
 impl Clocks {
-    pub(crate) fn heard(&mut self, peer: NodeId, its_wall_us: u64, now: Now) {
-        if its_wall_us > 0 {
-            self.ahead.insert(peer, ahead(its_wall_us, now));
+    /// Returns whether the peer's clock has moved against ours so that people should know.
+    pub(crate) fn heard(&mut self, peer: NodeId, its_wall_us: u64, now: Now) -> bool {
+        if its_wall_us == 0 {
+            return false;
         }
+        self.ahead.insert(peer, ahead(its_wall_us, now));
+        let offset = self.offset(peer, now).unwrap_or_default();
+        let news = self.told.get(&peer).is_none_or(|told| told.abs_diff(offset) >= NOTABLE);
+        if news {
+            self.told.insert(peer, offset);
+        }
+        news
     }
 
     pub(crate) fn forget(&mut self, peer: NodeId) {
         self.ahead.remove(&peer);
+        self.told.remove(&peer);
+    }
+
+    /// How many microseconds the peer's clock is ahead of our own one. `None`: it is not heard.
+    ///
+    /// Less the time that its status took to get here, which nobody knows.
+    pub(crate) fn offset(&self, peer: NodeId, now: Now) -> Option<i64> {
+        self.ahead.get(&peer).map(|ahead| ahead.saturating_sub(own(now)))
     }
 
     /// The time to stamp with now.
@@ -129,6 +151,23 @@ mod tests {
             let stamped = off(&mut clocks, at(2, jump), jump);
             assert!(stamped.abs() <= TOLERANCE, "{stamped} after a jump of {jump}, with one other heard");
         }
+    }
+
+    #[test]
+    fn people_are_told_of_a_clock_that_moves_against_ours_and_not_of_every_status() {
+        let (mut clocks, peer) = (Clocks::default(), NodeId::from_u128(1));
+        let mut heard = |seconds, its_ahead: i64, our_ahead: i64| {
+            let its = at(seconds, its_ahead).wall.0;
+            let news = clocks.heard(peer, its, at(seconds, our_ahead));
+            (news, clocks.offset(peer, at(seconds, our_ahead)).unwrap())
+        };
+        assert_eq!(heard(1, -300, 0), (true, -300));
+        assert_eq!(heard(2, -90_000, 0), (false, -90_000));
+        assert_eq!(heard(3, 2_400_000, 0), (true, 2_400_000));
+        assert_eq!(heard(4, 2_400_000, 0), (false, 2_400_000));
+        assert_eq!(heard(5, 2_400_000, DAY), (true, 2_400_000 - DAY), "our own clock was set");
+        clocks.forget(peer);
+        assert_eq!(clocks.offset(peer, at(6, 0)), None);
     }
 
     #[test]

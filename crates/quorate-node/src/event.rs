@@ -3,6 +3,7 @@
 use crate::configuration::Configuration;
 use crate::consensus::{Append, CommittedEntry, LogEntry};
 use crate::wire::Body;
+use quorate_membership::swim::Rumor;
 use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
@@ -56,6 +57,8 @@ pub enum Event {
     LogPurged { first: LogIndex },
     /// What this node's replicas do now.
     Replicas(Vec<ReplicaStatus>),
+    /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.
+    Gossip { node: NodeId, generation: u64, rumor: Rumor },
     /// A gateway that takes its routes from this node.
     Gateway(GatewayReport),
     /// A database from a leader lies ready to be installed.

@@ -21,8 +21,10 @@ mod leading;
 mod node;
 mod reads;
 mod requests;
+mod sight;
 pub mod wire;
 
 pub use configuration::Configuration;
 pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
 pub use node::{Node, NodeOptions, PeerView, REPLACE_VOTER_AFTER, StartError};
+pub use sight::Sight;

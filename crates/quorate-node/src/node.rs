@@ -10,6 +10,7 @@ use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFa
 use crate::leading::{Chore, Leading, Seen, unheard_by_majority};
 use crate::reads::Reads;
 use crate::requests::Requests;
+use crate::sight::{Sight, Sights};
 use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Status, Transfer};
 use prost::Message as _;
 use quorate_membership::{Input, LinkState, Membership, Opinion};
@@ -112,6 +113,7 @@ pub struct Node {
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
+    sights: Sights,
     status_due: Timestamp,
     sequence: u64,
     /// What this node asked of the cluster itself, by request.
@@ -187,6 +189,7 @@ impl Node {
             peers: BTreeMap::new(),
             replicas: Vec::new(),
             gateways: BTreeMap::new(),
+            sights: Sights::default(),
             status_due: now.mono,
             sequence: 0,
             chores: BTreeMap::new(),
@@ -245,6 +248,10 @@ impl Node {
             Event::Replicas(replicas) => {
                 self.replicas = replicas;
                 self.own_status_changed(now);
+            }
+            Event::Gossip { node, generation, rumor } => {
+                self.sights.gossip(node, generation, rumor);
+                self.changed = true;
             }
             Event::Gateway(report) => self.gateway(now, report),
             Event::SnapshotReceived { from, term, index, index_term, configuration } => {
@@ -362,6 +369,14 @@ impl Node {
         node == self.me.id || self.membership.opinion(node) == Opinion::Heard
     }
 
+    /// How this node sees another one, for people and gateways.
+    #[must_use]
+    pub fn sight(&self, node: NodeId) -> Sight {
+        let opinion = if node == self.me.id { Opinion::Heard } else { self.membership.opinion(node) };
+        let generation = self.state.nodes.get(&node).map_or(0, |record| record.generation);
+        self.sights.of(node, opinion, generation)
+    }
+
     /// What nodes said about themselves last, by node; this one's too.
     #[must_use]
     pub fn peers(&self) -> &BTreeMap<NodeId, PeerView> {
@@ -386,11 +401,19 @@ impl Node {
         self.digests.compared()
     }
 
+    /// How many microseconds a peer's clock is ahead of this node's, as of what it said last.
+    /// `None` when it is not heard, and for this node itself.
+    #[must_use]
+    pub fn clock_ahead(&self, peer: NodeId, now: Now) -> Option<i64> {
+        self.clocks.offset(peer, now)
+    }
+
     fn receive(&mut self, now: Now, from: NodeId, message: Body) {
         // One that this node has not heard of may lead a cluster that has moved on; it speaks for itself.
         if self.state.members.expelled.contains(&from) {
             return;
         }
+        self.changed |= self.sights.spoke(from);
         let known = self.book.is_peer(from);
         if known && self.last_word.insert(from, now.mono).is_none() {
             // It was silent and speaks again, or spoke before its link was up.
@@ -435,7 +458,7 @@ impl Node {
             return;
         }
         self.membership.step(now.mono, Input::Report { from, reachable: report.reachable.clone() });
-        self.clocks.heard(from, status.wall_us, now);
+        self.changed |= self.clocks.heard(from, status.wall_us, now);
         let applied = LogIndex(status.applied);
         if let [system, main] = status.digests[..] {
             let differences = self.digests.heard(from, applied, [system, main]);
@@ -452,6 +475,7 @@ impl Node {
     }
 
     fn link_up(&mut self, now: Now, peer: NodeId) {
+        self.sights.linked(peer);
         self.membership.step(now.mono, Input::LinkUp(peer));
         self.last_word.insert(peer, now.mono);
         self.consensus.may_elect(now.mono, &self.alive());

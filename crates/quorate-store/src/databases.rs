@@ -336,7 +336,7 @@ impl Decoded {
                 let work = match envelope.payload().map_err(wrong)? {
                     Payload::Noop => Work::Nothing,
                     Payload::Sql(batch) => Work::Sql(batch),
-                    Payload::Command(command) => Work::Command(command),
+                    Payload::Command(command) => Work::Command(Box::new((command, envelope.actor().map_err(wrong)?))),
                 };
                 (envelope.file(), Some(envelope), work)
             }
@@ -345,7 +345,7 @@ impl Decoded {
     }
 
     fn is_command(&self) -> bool {
-        matches!(self.work, Work::Command(_))
+        matches!(self.work, Work::Command(..))
     }
 }
 

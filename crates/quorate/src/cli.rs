@@ -8,7 +8,9 @@
 
 pub(crate) mod api;
 pub(crate) mod client;
+pub(crate) mod config;
 pub(crate) mod db;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod logs;
@@ -98,6 +100,12 @@ pub(crate) enum Command {
     /// Consensus among the managers
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Look for what is wrong with this server and its cluster, and say what to do
+    #[command(after_help = "Examples:\n  quorate doctor\n  quorate doctor -o wide\n  quorate doctor -o json || alert")]
+    Doctor(doctor::DoctorArgs),
+    /// The settings of this server
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Call the HTTP API as it is
     #[command(
         after_help = "Examples:\n  quorate api GET /v1/status\n  quorate api POST /v1/services/web/scale --data '{\"replicas\":3}'\n  quorate api POST /v1/specs --data @web.toml --type application/toml"
@@ -113,11 +121,16 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  quorate version")]
     Version,
     /// Run one node of a cluster
-    #[command(hide = true, after_help = "Examples:\n  quorate serve --data-dir /var/lib/quorate")]
+    #[command(
+        hide = true,
+        after_help = "Examples:\n  quorate serve\n  quorate serve --config /etc/quorate/quorate.toml --data-dir /var/lib/quorate"
+    )]
     Serve {
-        /// Where the node keeps everything; its `node.toml` is in it
+        /// Where the node keeps everything; its `node.toml` is in it. Without it, `node.data_dir`
         #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
+        data_dir: Option<PathBuf>,
+        #[command(flatten)]
+        file: config::ConfigFile,
         /// End when the process with this id ends
         #[arg(long, value_name = "PID")]
         end_with_pid: Option<u32>,
@@ -209,6 +222,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Events(args) => events::run(&context, &args)?,
         Command::Db(command) => db::run(&context, command)?,
         Command::Raft(RaftCommand::Transfer { node }) => status::transfer(&context, &node)?,
+        Command::Doctor(args) => return doctor::run(&context, &args),
+        Command::Config(command) => return config::run(&context, &command),
         Command::Api(args) => api::run(&context, &args)?,
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -219,11 +234,13 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             screen.json(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }));
         }
         Command::Version => screen.data(concat!("quorate ", env!("CARGO_PKG_VERSION"))),
-        Command::Serve { data_dir, end_with_pid } => {
+        Command::Serve { data_dir, file, end_with_pid } => {
             // Before there is another thread.
             quorate_vfs::use_utc();
             hold(end_with_pid)?;
-            daemon::serve(&data_dir)?;
+            let source = file.source();
+            let settings = source.load()?.settings;
+            daemon::serve(data_dir.as_deref(), source, settings)?;
         }
         Command::Gateway(args) => {
             hold(args.end_with_pid)?;

@@ -1,7 +1,10 @@
 //! What `quorate serve` needs to know to be one node of a cluster: `node.toml` in its data directory.
 //!
-//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error.
+//! `quorate dev` writes it; `init` and `join` will. An unknown key is an error. What an operator
+//! chooses is elsewhere, in [`crate::settings`]; what the node proves itself with is beside it, under
+//! fixed names: [`crate::trust`].
 
+use quorate_api::AuthMode;
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use quorate_model::time::Span;
@@ -11,6 +14,9 @@ use std::net::SocketAddr;
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "node.toml";
+
+/// Name of the local socket in the data directory.
+pub(crate) const API_SOCKET: &str = "api.sock";
 
 /// One node's place in its cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +56,9 @@ pub(crate) struct ThisNode {
     /// Opens the console in a browser and lets it change things. Kept in memory only by the browser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_token: Option<String>,
+    /// Whether the API asks who is there. Default `required`; `dev` sets `open`.
+    #[serde(default)]
+    pub auth: AuthMode,
     /// Replicas end when this process does. `quorate dev` gives its own pid, so that nothing is left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_with_pid: Option<u32>,
@@ -64,19 +73,16 @@ pub(crate) struct Voter {
     pub link: SocketAddr,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Timers {
-    /// How long a node may be away before its replicas are replaced. Default 30s; `dev` sets 0s.
-    pub replace_after: Span,
+    /// How long a node may be away before its replicas are replaced. Default: the setting
+    /// `ha.failover_time`; `dev` sets 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_after: Option<Span>,
     /// How long a voter may be away before a standby votes in its place. Default 30s.
-    pub replace_voter_after: Span,
-}
-
-impl Default for Timers {
-    fn default() -> Self {
-        Timers { replace_after: Span::from_secs(30), replace_voter_after: Span(quorate_node::REPLACE_VOTER_AFTER) }
-    }
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_voter_after: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! Each is a process of its own and ends on SIGTERM. This file turns their command lines into what
 //! the crates that do the work want to know.
 
+use crate::settings::{LogFormat, LogSettings, Settings, Source};
 use anyhow::Context as _;
 use clap::Args;
 use quorate_gateway::GatewayConfig;
@@ -10,6 +11,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
 /// What a gateway needs to know.
 #[derive(Debug, Args)]
@@ -51,15 +55,18 @@ pub(crate) struct ShimArgs {
     pub end_with_pid: Option<u32>,
 }
 
-/// Runs the node whose `node.toml` is in `data_dir`, until SIGTERM or SIGINT.
-pub(crate) fn serve(data_dir: &Path) -> anyhow::Result<()> {
-    log_to_stderr();
-    crate::serve::run(data_dir)
+/// Runs the node whose `node.toml` is in `data_dir`, or in the one that the settings name, until
+/// SIGTERM or SIGINT. `settings` are what `source` says now.
+pub(crate) fn serve(data_dir: Option<&Path>, source: Source, settings: Settings) -> anyhow::Result<()> {
+    let log = log_to_stderr(&settings.log)?;
+    let data_dir = data_dir.unwrap_or(&settings.node.data_dir).to_owned();
+    crate::serve::run(&data_dir, source, settings, log)
 }
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub(crate) fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
-    log_to_stderr();
+    let level = std::env::var("QUORATE_LOG").unwrap_or_else(|_| LogSettings::default().level);
+    log_to_stderr(&LogSettings { level, ..LogSettings::default() })?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("creating {}", args.data_dir.display()))?;
     let config = GatewayConfig {
         name: args.name.clone(),
@@ -97,14 +104,32 @@ pub(crate) fn end_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// A daemon's log goes to stderr, for journald or a file; `QUORATE_LOG` sets the level.
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
+/// Changes the level of this process's log while it runs.
+pub(crate) struct LogControl(reload::Handle<EnvFilter, Registry>);
+
+impl LogControl {
+    /// # Errors
+    /// The text is no level and no filter.
+    pub(crate) fn set_level(&self, level: &str) -> anyhow::Result<()> {
+        self.0.reload(filter(level)?).context("changing the level of the log")
+    }
+}
+
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::builder().parse(level).with_context(|| format!("`{level}` is no level of a log"))
+}
+
+/// A daemon's log goes to stderr, for journald or a file.
+fn log_to_stderr(settings: &LogSettings) -> anyhow::Result<LogControl> {
+    let (filter, control) = reload::Layer::new(filter(&settings.level)?);
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_env_filter(filter)
-        .with_target(false)
-        .init();
+        .with_target(false);
+    let lines = match settings.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(LogControl(control))
 }

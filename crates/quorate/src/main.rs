@@ -13,7 +13,9 @@ mod demo;
 mod dev;
 mod lifeline;
 mod serve;
+mod settings;
 mod torture;
+mod trust;
 
 fn main() -> std::process::ExitCode {
     cli::main()

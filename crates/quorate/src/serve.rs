@@ -17,22 +17,28 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
+pub(crate) mod gossip;
 mod inbox;
 mod link;
 mod reads;
+mod reload;
 mod spare;
 mod view;
 mod workloads;
 
 use crate::config::{self, NodeConfig};
+use crate::daemon::LogControl;
+use crate::settings::{Settings, Source};
+use crate::trust::NodeFiles;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
 use link::{Calls, LinkIdentity};
-use quorate_api::ApiOptions;
+use quorate_api::backend::AccessView;
+use quorate_api::{ApiOptions, AuthMode};
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::RecoveredLog;
-use quorate_node::{Configuration, Event, Node, NodeOptions};
+use quorate_node::{Configuration, Event, Node, NodeOptions, REPLACE_VOTER_AFTER};
 use quorate_store::databases::Place;
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{LogIdentity, LogOptions};
@@ -42,6 +48,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -49,13 +56,16 @@ use tracing::info;
 const READERS: usize = 4;
 /// A node that is asked to end gets this long to tell the cluster, and to hand over if it leads.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// What a farewell may take at most. Gossip says it three times within 60 ms.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs one node until it is told to end (SIGTERM or SIGINT).
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
+    let files = NodeFiles::read(data_dir)?;
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -64,7 +74,14 @@ pub(crate) fn run(data_dir: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    runtime.block_on(serve(data_dir, config, stored))
+    runtime.block_on(serve(data_dir, config, &files, stored, Configured { source, settings, log }))
+}
+
+/// What the operator wants, and how it is changed later.
+struct Configured {
+    source: Source,
+    settings: Settings,
+    log: LogControl,
 }
 
 fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -144,10 +161,18 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
+    files: &NodeFiles,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
+    Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
+    // From here on a SIGHUP does not end the process.
+    let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    if config.node.auth == AuthMode::Open && !config.node.api.ip().is_loopback() {
+        tracing::warn!(api = %config.node.api, "whoever reaches the API may do everything: node.auth is open");
+    }
     let api_listener = bind(config.node.api, "API").await?;
     let link_listener = bind(config.node.link, "node link").await?;
+    let local_socket = bind_local(data_dir, config.node.auth)?;
     let clock = core::Clock { started: Instant::now() };
     let identity = NodeIdentity {
         id: config.node.id,
@@ -162,11 +187,13 @@ async fn serve(
         identity,
         boot: (boot >> 64) as u64,
         contacts: config.voters.iter().chain(&config.peers).map(|node| (node.id, node.link.to_string())).collect(),
-        replace_after: config.timers.replace_after.0,
-        replace_voter_after: config.timers.replace_voter_after.0,
+        replace_after: config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0),
+        replace_voter_after: config.timers.replace_voter_after.map_or(REPLACE_VOTER_AFTER, |span| span.0),
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
+    let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
+    let tls = Arc::new(link::LinkTls::new(files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
         configuration: Configuration::read(&stored.databases.voters())?,
         term: stored.hard_state.term,
@@ -203,15 +230,19 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link };
-    let calls = Calls::new(me, tokio::runtime::Handle::current(), inbox.clone());
-    tokio::spawn(link::accept(link_listener, me, calls.peers(), inbox.clone(), incoming.clone()));
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link, tls };
+    let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
 
-    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, 0)));
+    let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
+    let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
+    let farewell = gossip::start(data_dir, &config, generation, clock, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
+    let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
+    let (access, access_seen) = watch::channel(first);
     let (left, mut left_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
@@ -233,13 +264,17 @@ async fn serve(
         contact: contact.clone(),
         incoming,
         snapshots,
+        expelled,
         assignment,
         overview,
         routing,
+        access,
         left,
     };
     thread("core", move || core.run())?;
 
+    let (settings, settings_seen) = watch::channel(Arc::new(settings));
+    tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),
         waiters,
@@ -247,26 +282,38 @@ async fn serve(
         readers,
         overview: overview_seen,
         routing: routing_seen,
+        access: access_seen,
         agent,
         contact,
+        settings: settings_seen,
         started: clock.started,
     }));
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
+        auth: config.node.auth,
         ..ApiOptions::default()
     };
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let api = tokio::spawn(quorate_api::serve(api_listener, backend, api_options, async {
-        let _ = stopped.await;
-    }));
+    let (stop, stopped) = watch::channel(false);
+    let ends = |mut stopped: watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Some(socket) = local_socket {
+        let owner = rustix::process::geteuid().as_raw();
+        let (backend, options) = (backend.clone(), api_options.clone());
+        tokio::spawn(quorate_api::serve_unix(socket, owner, backend, options, ends(stopped.clone())));
+    }
+    let api = tokio::spawn(quorate_api::serve(api_listener, backend, api_options, ends(stopped)));
     info!(api = %config.node.api, link = %config.node.link, "serving");
 
     crate::daemon::end_signal()?.await;
     info!("ending: the cluster is told and led by another, replicas live on");
+    if let Some(farewell) = farewell {
+        farewell.say(FAREWELL).await;
+    }
     inbox.send(Event::Leave).await;
     let _ = tokio::time::timeout(HANDOVER, left_seen.wait_for(|left| *left)).await;
-    let _ = stop.send(());
+    let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
     std::process::exit(0);
@@ -276,6 +323,36 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::Tcp
     tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("binding {address} for the {what} (is another process using the port?)"))
+}
+
+/// The socket on which root and the server's own user need no login.
+fn bind_local(data_dir: &Path, auth: AuthMode) -> anyhow::Result<Option<tokio::net::UnixListener>> {
+    let path = data_dir.join(config::API_SOCKET);
+    // Nobody may connect before its mode is set, so it gets its name after that. One that an
+    // earlier run left is of no use: the data directory is locked.
+    let unfinished = data_dir.join("api.new");
+    let bound =
+        remove_if_there(&unfinished).and_then(|()| tokio::net::UnixListener::bind(&unfinished)).and_then(|listener| {
+            std::fs::set_permissions(&unfinished, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            std::fs::rename(&unfinished, &path)?;
+            Ok(listener)
+        });
+    match bound {
+        Ok(listener) => Ok(Some(listener)),
+        // Its path may be too long for a socket; a cluster that asks nobody can do without.
+        Err(error) if auth == AuthMode::Open => {
+            tracing::warn!(path = %path.display(), %error, "there is no local socket");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("binding {}", path.display())),
+    }
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
@@ -298,7 +375,7 @@ async fn send_snapshots(
     inbox: inbox::Inbox,
 ) {
     while let Some(order) = orders.recv().await {
-        bulk::send(me, root.clone(), order, inbox.clone()).await;
+        bulk::send(&me, root.clone(), order, inbox.clone()).await;
     }
 }
 

@@ -54,7 +54,7 @@ impl History {
     }
 
     fn begins_unknown(&self, index: LogIndex) -> bool {
-        self.0.range(LogIndex(1)..=index).next().is_none()
+        self.0.range(..=index).nth(1).is_none()
     }
 }
 

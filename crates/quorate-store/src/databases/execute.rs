@@ -4,6 +4,7 @@ use super::rules::{NOT_ALLOWED, OWN_MARK, Surroundings};
 use super::writer::Writer;
 use super::{Decoded, rows};
 use bytes::Bytes;
+use quorate_model::access::Actor;
 use quorate_model::command::Command;
 use quorate_model::entry::{Envelope, Kind, Outcome};
 use quorate_model::id::LogIndex;
@@ -20,7 +21,8 @@ pub(super) enum Work {
     Nothing,
     Membership(Bytes),
     Sql(SqlBatch),
-    Command(Command),
+    /// With who wants it, if it is not the cluster itself.
+    Command(Box<(Command, Option<Actor>)>),
 }
 
 /// What came of it.
@@ -93,17 +95,14 @@ pub(super) fn entry(
             }
         }),
         Work::Command(command) => {
+            let (command, actor) = command.as_ref();
             let state = state.expect("commands go to `system`, whose writer has the state");
-            Outcome::Command(match state.decide(entry.index, WallTime(time_us), command) {
-                Ok(decided) => {
-                    rows::write(&writer.connection, &decided)?;
-                    state.absorb(entry.index, &decided);
-                    writer.set_planned_on(state.planned_on);
-                    changes = decided;
-                    Ok(())
-                }
-                Err(refusal) => Err(refusal),
-            })
+            let decided = state.decide_for(entry.index, WallTime(time_us), command, actor.as_ref());
+            rows::write(&writer.connection, &decided.changes)?;
+            state.absorb(entry.index, &decided.changes);
+            writer.set_planned_on(state.planned_on);
+            changes = decided.changes;
+            Outcome::Command(decided.outcome)
         }
     };
     let bytes = outcome.to_bytes();
@@ -117,7 +116,7 @@ pub(super) fn entry(
 fn kind(work: &Work) -> Option<Kind> {
     match work {
         Work::Sql(_) => Some(Kind::Sql),
-        Work::Command(_) => Some(Kind::Command),
+        Work::Command(..) => Some(Kind::Command),
         Work::Nothing | Work::Membership(_) => None,
     }
 }

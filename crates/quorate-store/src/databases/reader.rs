@@ -2,13 +2,15 @@
 
 use super::execute::{answer, bind, collect, prepare};
 use super::place::Place;
+use super::rows::access;
 use super::rules::{is_data_version, may_query, verdict};
 use super::writer::{Meta, file};
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::Database;
 use quorate_model::id::LogIndex;
 use quorate_model::sql::{Rows, SqlBatch, SqlError, Statement};
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::AuthContext;
+use rusqlite::hooks::{AuthAction, AuthContext};
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags, ffi};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,8 +41,19 @@ struct OpenFile {
     connection: Connection,
     /// What is prepared now is ours, and not users'.
     own: Arc<AtomicBool>,
+    /// A statement of users' wanted a table of [`access::TABLES`].
+    asked_access: Arc<AtomicBool>,
     deadline: Arc<Mutex<Option<Instant>>>,
 }
+
+/// Whether it looks into a table of users, sessions, tokens, roles, secrets or the audit.
+fn is_about_access(action: &AuthAction<'_>) -> bool {
+    matches!(action, AuthAction::Read { table_name, .. }
+        if access::TABLES.iter().any(|table| table.eq_ignore_ascii_case(table_name)))
+}
+
+/// Why a query of these tables is refused, for people.
+const ACCESS_TABLES: &str = "users, sessions, tokens, roles, secrets and the audit are not read by SQL, because roles decide who may see them: use `quorate user|session|token|role|audit list`";
 
 /// What a query found.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,7 +93,7 @@ impl Readers {
     /// [`OpenReaderError`].
     pub fn reader(&self) -> Result<Reader, OpenReaderError> {
         let open = |database: Database| {
-            OpenFile::open(&self.place, &file(&self.directory, database))
+            OpenFile::open(&self.place, &file(&self.directory, database), database)
                 .map_err(|source| OpenReaderError { database: database.name(), source })
         };
         Ok(Reader { system: open(Database::System)?, main: open(Database::Main)? })
@@ -116,8 +129,23 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// At most `limit` entries of the audit after number `after`, and where the audit ends.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub fn audit(&mut self, after: u64, limit: u32) -> Result<AuditPage, QueryError> {
+        let connection = &self.system.connection;
+        // The entries and the end are of one moment.
+        connection.execute_batch("/*quorate*/ BEGIN").map_err(QueryError::Sqlite)?;
+        let page = access::page(connection, after, limit);
+        connection.execute_batch("/*quorate*/ COMMIT").map_err(QueryError::Sqlite)?;
+        page.map_err(QueryError::Sqlite)
+    }
+}
+
 impl OpenFile {
-    fn open(place: &Place, path: &Path) -> Result<OpenFile, Error> {
+    fn open(place: &Place, path: &Path, database: Database) -> Result<OpenFile, Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = place.connect(path, flags)?;
         connection.busy_timeout(Duration::from_secs(5))?;
@@ -138,11 +166,17 @@ impl OpenFile {
         )?;
         let own = Arc::new(AtomicBool::new(true));
         let flag = own.clone();
+        let asked_access: Arc<AtomicBool> = Arc::default();
+        let asked = asked_access.clone();
         connection.authorizer(Some(move |context: AuthContext<'_>| {
             let action = &context.action;
+            if !flag.load(Ordering::Relaxed) && database == Database::System && is_about_access(action) {
+                asked.store(true, Ordering::Relaxed);
+                return verdict(false);
+            }
             verdict(flag.load(Ordering::Relaxed) || may_query(action) || is_data_version(action))
         }))?;
-        Ok(OpenFile { connection, own, deadline })
+        Ok(OpenFile { connection, own, asked_access, deadline })
     }
 
     fn query(&self, batch: &SqlBatch) -> Result<QueryAnswer, Error> {
@@ -169,6 +203,9 @@ impl OpenFile {
             Err(Refused::Sqlite(error))
                 if error.sqlite_error_code() == Some(ErrorCode::AuthorizationForStatementDenied) =>
             {
+                if self.asked_access.swap(false, Ordering::Relaxed) {
+                    return Ok(Err(SqlError { code: ffi::SQLITE_AUTH, message: ACCESS_TABLES.into() }));
+                }
                 Ok(Err(SqlError {
                     code: ffi::SQLITE_AUTH,
                     message: "not allowed in a query: transactions, ATTACH, TEMP objects and most PRAGMAs".into(),

@@ -1,5 +1,7 @@
 //! The cluster's state as rows of `system`: columns for people, `body` for Quorate.
 
+pub(super) mod access;
+
 use super::OpenDatabasesError;
 use super::execute::Stop;
 use super::writer::Writer;
@@ -11,6 +13,7 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::sync::Arc;
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, name TEXT NOT NULL, health TEXT NOT NULL,
@@ -79,6 +82,7 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
                 run(connection, "/*quorate*/ DELETE FROM replicas WHERE id = ?1", [replica.to_string()])?;
             }
             Change::Member(change) => member(connection, change)?,
+            Change::Access(change) => access::write(connection, change)?,
             Change::Event(event) => {
                 run(
                     connection,
@@ -164,6 +168,7 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     for event in records(connection, directory, "events", "position")? {
         state.absorb(state.planned_on, &[Change::Event(event)]);
     }
+    state.access = Arc::new(access::load(connection, directory)?);
     Ok(state)
 }
 

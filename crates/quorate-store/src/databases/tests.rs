@@ -17,6 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+mod access;
 mod determinism;
 mod files;
 mod property;

@@ -371,6 +371,7 @@ fn schema(connection: &Connection, database: Database, voters: &[u8]) -> Result<
     connection.execute_batch(Requests::SCHEMA)?;
     if database == Database::System {
         connection.execute_batch(super::rows::SCHEMA)?;
+        connection.execute_batch(super::rows::access::SCHEMA)?;
     }
     connection
         .execute("INSERT OR IGNORE INTO _quorate_meta VALUES (1, ?1, 0, 0, 0, 0, 0, ?2, 0)", params![FORMAT, voters])?;

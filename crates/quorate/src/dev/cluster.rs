@@ -14,6 +14,7 @@ use crate::dev::control::{self, Order, Reply, Request};
 use crate::dev::layout::{self, Layout, NodePlan, Options};
 use crate::dev::registry::{self, NodeAddress, Record};
 use crate::dev::{io_failure, procfs, signal};
+use crate::settings::keys::KEYS;
 use quorate_api::view::{NodeState, Overview, ServiceView};
 use quorate_model::spec::{RouteSpec, SpecDocument};
 use rustix::process::Signal;
@@ -322,7 +323,7 @@ impl Cluster {
     fn spawn_node(&mut self, node: usize) -> Result<(), Failure> {
         let plan = &self.layout.nodes[node];
         let mut command = self.command("serve", &plan.log())?;
-        command.arg("--data-dir").arg(&plan.dir);
+        command.arg("--data-dir").arg(&plan.dir).arg("--config").arg(plan.settings());
         let child = self.spawn(command, Who::Node(node))?;
         self.servers[node] = Some(child);
         Ok(())
@@ -351,6 +352,13 @@ impl Cluster {
         };
         let (out, err) = open().map_err(|error| io_failure(format!("cannot open {}", log.display()), error))?;
         let mut command = Command::new(&self.executable);
+        // What is set for this machine's own server is not meant for these; the level of the log is.
+        for key in KEYS.iter().filter(|key| key.path != "log.level") {
+            command.env_remove(key.variable());
+            if let Some(variable) = key.short_variable() {
+                command.env_remove(variable);
+            }
+        }
         command
             .arg(role)
             .args(["--end-with-pid", &std::process::id().to_string()])

@@ -4,6 +4,10 @@
 use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
+use crate::serve::gossip::KEY_FILE;
+use crate::trust::{self, Founder};
+use quorate_api::AuthMode;
+use quorate_membership::seal::{Key, KeyId, KeyRing};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use quorate_model::time::Span;
@@ -13,10 +17,18 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
 const LOCK: &str = "dev.lock";
+/// A node's settings at first.
+const SETTINGS: &str = "\
+# Settings of this node. `quorate config show --config FILE` lists what can be set.
+[console]
+# The link that `quorate dev` prints opens the page of one node, so it must not lead to another one.
+redirect = \"off\"
+";
 const RUNS_ALREADY: &str = "already-running";
 /// Below this a start would soon end in a full disk: three logs with a preallocated segment each,
 /// three databases, and the logs of replicas.
@@ -63,6 +75,11 @@ pub(crate) struct NodePlan {
 impl NodePlan {
     pub(crate) fn api_url(&self) -> String {
         format!("http://{}", self.api)
+    }
+
+    /// The operator's settings of this node. Those of the machine itself are not for a `dev` cluster.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.dir.join("quorate.toml")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -151,6 +168,7 @@ impl Layout {
             .enumerate()
             .map(|(i, plan)| Voter { id: ids[i], name: plan.name.clone(), link: ports.nodes[i].1 })
             .collect();
+        let gossip_key = random_key()?;
         for (i, plan) in self.nodes.iter().enumerate() {
             let config = NodeConfig {
                 cluster: cluster.clone(),
@@ -161,9 +179,10 @@ impl Layout {
                     api: plan.api,
                     link: ports.nodes[i].1,
                     console_token: Some(self.token.clone()),
+                    auth: AuthMode::Open,
                     end_with_pid: Some(std::process::id()),
                 },
-                timers: Timers { replace_after: Span::from_secs(0), ..Timers::default() },
+                timers: Timers { replace_after: Some(Span::from_secs(0)), ..Timers::default() },
                 log: log.clone(),
                 voters: voters.clone(),
                 peers: Vec::new(),
@@ -172,11 +191,27 @@ impl Layout {
             let write = || -> io::Result<()> {
                 std::fs::create_dir_all(&plan.dir)?;
                 let text = toml::to_string(&config).map_err(io::Error::other)?;
-                std::fs::write(&file, text)
+                std::fs::write(&file, text)?;
+                match File::create_new(plan.settings()) {
+                    Ok(mut settings) => settings.write_all(SETTINGS.as_bytes())?,
+                    // Somebody has set something there.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(error),
+                }
+                write_gossip_key(&plan.dir, &gossip_key)
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
         }
-        Ok(())
+        let founders: Vec<Founder<'_>> = self
+            .nodes
+            .iter()
+            .zip(&ids)
+            .map(|(plan, id)| Founder { node: *id, data_dir: &plan.dir, host: plan.api.ip() })
+            .collect();
+        trust::lay_out(&self.dir, cluster.id, &founders).map_err(|error| {
+            Failure::new(Exit::Failed, "certificates", "the nodes' certificates cannot be made")
+                .why(format!("{error:#}"))
+        })
     }
 }
 
@@ -368,6 +403,21 @@ fn is_free(base: u16, count: usize) -> bool {
 }
 
 /// 128 random bits in hex.
+/// One key for all nodes, new at each start of `dev`: all of them start with it.
+fn random_key() -> Result<KeyRing, Failure> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| io_failure("this machine gives no random numbers", error))?;
+    Ok(KeyRing::new(Key { id: KeyId(1), secret }))
+}
+
+/// Readable by its owner alone from the moment at which it is there.
+fn write_gossip_key(dir: &Path, ring: &KeyRing) -> io::Result<()> {
+    let path = dir.join(KEY_FILE);
+    std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(ring.to_text().as_bytes())
+}
+
 fn random_token() -> Result<String, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| io_failure("this machine gives no random numbers", error))?;
@@ -397,11 +447,25 @@ mod tests {
         assert_eq!(second.nodes.len(), 2);
         assert_eq!((before.cluster.id, before.node.id), (after.cluster.id, after.node.id));
         assert_eq!(after.node.end_with_pid, Some(std::process::id()));
-        assert_eq!(after.timers.replace_after, Span::from_secs(0));
+        assert_eq!(after.timers.replace_after, Some(Span::from_secs(0)));
         assert_ne!(before.node.console_token, after.node.console_token);
         let links: BTreeSet<SocketAddr> = after.voters.iter().map(|voter| voter.link).collect();
         assert_eq!(links.len(), 2);
         assert!(links.contains(&after.node.link));
+    }
+
+    #[test]
+    fn a_directory_from_before_certificates_gets_them_and_keeps_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = || std::fs::read(dir.path().join("n2/tls/node.crt"));
+        drop(prepare(&options(dir.path(), Some(2))).unwrap());
+        for tls in ["tls", "n1/tls", "n2/tls"] {
+            std::fs::remove_dir_all(dir.path().join(tls)).unwrap();
+        }
+        drop(prepare(&options(dir.path(), None)).unwrap());
+        let made = certificate().unwrap();
+        drop(prepare(&options(dir.path(), None)).unwrap());
+        assert_eq!(certificate().unwrap(), made);
     }
 
     #[test]

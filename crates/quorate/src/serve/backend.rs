@@ -3,11 +3,14 @@
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::reads::ReaderPool;
+use crate::settings::{Redirect, Settings};
 use quorate_agent::Agent;
 use quorate_api::backend::{
-    Answer, Backend, Committed, LogChunk, LogError, LogPiece, Query, ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, LogChunk, LogError, LogPiece, Pages, Policy, Query, ReadError,
+    TransferError, WriteError,
 };
 use quorate_api::view::Overview;
+use quorate_model::access::audit::AuditPage;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::GatewayReport;
@@ -104,8 +107,11 @@ pub(super) struct Inner {
     pub(super) readers: ReaderPool,
     pub(super) overview: watch::Receiver<Arc<Overview>>,
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
+    pub(super) access: watch::Receiver<AccessView>,
     pub(super) agent: Arc<OnceLock<Agent>>,
     pub(super) contact: Arc<LeaderContact>,
+    /// What is in force now.
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     /// The zero of [`Timestamp`].
     pub(super) started: Instant,
 }
@@ -189,6 +195,27 @@ impl Backend for NodeBackend {
 
     fn routing(&self) -> watch::Receiver<Arc<RoutingTable>> {
         self.0.routing.clone()
+    }
+
+    fn policy(&self) -> Policy {
+        let settings = self.0.settings.borrow();
+        let console = &settings.console;
+        let pages = match (console.redirect, &console.balancer_url) {
+            (Redirect::Active, _) => Pages::Active,
+            (Redirect::Balancer, Some(url)) => Pages::Balancer(url.clone()),
+            // Reading the settings refuses the second of these.
+            (Redirect::Off, _) | (Redirect::Balancer, None) => Pages::Own,
+        };
+        Policy { minimum_nodes: settings.cluster.minimum_nodes, pages }
+    }
+
+    fn access(&self) -> watch::Receiver<AccessView> {
+        self.0.access.clone()
+    }
+
+    async fn audit(&self, after: u64, limit: u32, patience: Duration) -> Result<AuditPage, ReadError> {
+        let page = tokio::time::timeout(patience, self.0.readers.audit(after, limit)).await;
+        page.unwrap_or(Err(ReadError::TooSlow { limit: patience }))
     }
 
     fn gateway_report(&self, report: GatewayReport) {

@@ -10,7 +10,7 @@
 
 use super::core::SnapshotOrder;
 use super::inbox::Inbox;
-use super::link::{self, BulkReceiver, LinkIdentity};
+use super::link::{self, Accepted, BulkReceiver, LinkIdentity};
 use bytes::BytesMut;
 use quorate_model::id::{LogIndex, NodeId, Term};
 use quorate_node::wire::{Body, SnapshotHead};
@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tracing::{info, warn};
 
 /// A receiver that takes nothing for this long is given up.
@@ -73,7 +72,7 @@ impl Incoming {
     async fn receive_into(
         &self,
         directory: &Path,
-        stream: &mut TcpStream,
+        stream: &mut Accepted,
     ) -> io::Result<(Manifest, Term, Configuration)> {
         let head = match link::read_frame(stream).await? {
             Body::Snapshot(head) => head,
@@ -107,33 +106,58 @@ fn remove(received: Received) {
     let _ = std::fs::remove_dir_all(received.directory);
 }
 
+/// A directory that is removed unless everything arrived, also when the connection is cut from here.
+struct Partial {
+    directory: PathBuf,
+    complete: bool,
+}
+
+impl Partial {
+    fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.remove();
+        }
+    }
+}
+
 impl BulkReceiver for Incoming {
-    async fn receive(&self, from: NodeId, mut stream: TcpStream) {
+    async fn receive(&self, from: NodeId, mut stream: Accepted) {
         let mut number = self.busy.lock().await;
         *number += 1;
         let directory = self.root.join(format!("incoming-{number}"));
-        let _ = std::fs::remove_dir_all(&directory);
+        let mut partial = Partial { directory: directory.clone(), complete: false };
+        partial.remove();
         match self.receive_into(&directory, &mut stream).await {
             Ok((manifest, term, configuration)) => {
+                partial.complete = true;
                 let (index, index_term) = (manifest.index, manifest.term);
                 info!(%from, %index, "received a snapshot");
                 self.lock().insert(index, Received { directory, manifest }).into_iter().for_each(remove);
                 let received = Event::SnapshotReceived { from, term, index, index_term, configuration };
                 self.inbox.send(received).await;
-                let _ = stream.write_all(&[1]).await;
+                if stream.write_all(&[1]).await.is_ok() {
+                    let _ = stream.flush().await;
+                }
             }
-            Err(error) => {
-                warn!(%from, %error, "a snapshot did not arrive");
-                let _ = std::fs::remove_dir_all(&directory);
-            }
+            Err(error) => warn!(%from, %error, "a snapshot did not arrive"),
         }
     }
 }
 
 /// Sends this node's database to `to`, and says how it went.
-pub(super) async fn send(me: LinkIdentity, root: PathBuf, order: SnapshotOrder, inbox: Inbox) {
+pub(super) async fn send(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder, inbox: Inbox) {
     let to = order.to;
-    let ok = match send_files(me, root, order).await {
+    let sent = tokio::select! {
+        sent = send_files(me, root, order) => sent,
+        expelled = me.tls.is_expelled(to) => Err(expelled),
+    };
+    let ok = match sent {
         Ok(bytes) => {
             info!(%to, bytes, "sent a snapshot");
             true
@@ -146,7 +170,7 @@ pub(super) async fn send(me: LinkIdentity, root: PathBuf, order: SnapshotOrder, 
     inbox.send(Event::SnapshotSent { to, ok }).await;
 }
 
-async fn send_files(me: LinkIdentity, root: PathBuf, order: SnapshotOrder) -> io::Result<u64> {
+async fn send_files(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder) -> io::Result<u64> {
     let SnapshotOrder { to, links, term } = order;
     let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
     let into = directory.path().to_owned();
@@ -172,6 +196,7 @@ async fn send_files(me: LinkIdentity, root: PathBuf, order: SnapshotOrder) -> io
             sent += got as u64;
         }
     }
+    tokio::time::timeout(STALL, stream.flush()).await??;
     let complete = tokio::time::timeout(STALL, stream.read_u8()).await??;
     if complete == 1 { Ok(sent) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not acknowledged")) }
 }

@@ -8,9 +8,10 @@ use super::apply::{ApplyJob, Waiters};
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
-use super::link::Calls;
+use super::link::{Calls, addresses};
 use super::view;
 use crate::config::NodeConfig;
+use quorate_api::backend::AccessView;
 use quorate_api::view::Overview;
 use quorate_model::assignment::Assignment;
 use quorate_model::id::{NodeId, Term};
@@ -18,7 +19,8 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
 use quorate_node::{Effect, Event, Node, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -48,7 +50,7 @@ impl Clock {
 pub(super) struct SnapshotOrder {
     pub(super) to: NodeId,
     /// Where it may be found, the likeliest first.
-    pub(super) links: Vec<String>,
+    pub(super) links: Vec<SocketAddr>,
     pub(super) term: Term,
 }
 
@@ -66,9 +68,12 @@ pub(super) struct Core {
     pub(super) contact: Arc<LeaderContact>,
     pub(super) incoming: Incoming,
     pub(super) snapshots: mpsc::UnboundedSender<SnapshotOrder>,
+    /// The link ends connections with whoever is in it.
+    pub(super) expelled: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    pub(super) access: watch::Sender<AccessView>,
     /// Whether this node, asked to end, has nothing left to wait for.
     pub(super) left: watch::Sender<bool>,
 }
@@ -95,6 +100,8 @@ impl Core {
             }
             self.node.flush(now, &mut effects);
             self.contact.set(self.node.leader_heard(now.mono));
+            // Before reads are answered: whoever asked for one to know it all finds it here.
+            self.publish_access();
             if self.perform(&mut effects) {
                 sequence += 1;
                 self.publish(sequence);
@@ -122,7 +129,7 @@ impl Core {
                     self.assignment.send_replace(Some(assignment));
                 }
                 Effect::SendSnapshot { to, term } => {
-                    let links = self.node.peers_to_call().get(&to).cloned().unwrap_or_default();
+                    let links = self.node.peers_to_call().get(&to).map_or_else(Vec::new, |links| addresses(links));
                     let _ = self.snapshots.send(SnapshotOrder { to, links, term });
                 }
                 Effect::InstallSnapshot { index, hard_state, .. } => {
@@ -135,7 +142,7 @@ impl Core {
                     });
                 }
                 Effect::DiscardSnapshot { index } => self.incoming.discard(index),
-                Effect::Peers(peers) => self.calls.set(peers),
+                Effect::Peers(peers) => self.calls.set(&peers),
                 Effect::Left => {
                     self.left.send_replace(true);
                 }
@@ -157,8 +164,27 @@ impl Core {
         let _ = self.apply.send(job);
     }
 
+    fn publish_access(&self) {
+        let access = &self.node.state().access;
+        self.access.send_if_modified(|known| {
+            let differs = !Arc::ptr_eq(&known.access, access);
+            if differs {
+                *known = AccessView { applied: self.node.applied(), access: access.clone() };
+            }
+            differs
+        });
+    }
+
     fn publish(&self, sequence: u64) {
-        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, sequence)));
+        self.expelled.send_if_modified(|known| {
+            let now = &self.node.state().members.expelled;
+            let differs = known != now;
+            if differs {
+                known.clone_from(now);
+            }
+            differs
+        });
+        self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, self.clock.now(), sequence)));
         let table = view::routing(&self.node);
         self.routing.send_if_modified(|known| {
             let differs = **known != table;

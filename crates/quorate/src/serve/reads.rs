@@ -1,6 +1,7 @@
 //! Readers: threads with connections of their own, so that a slow query holds up nobody else.
 
 use quorate_api::backend::{Answer, Query, ReadError};
+use quorate_model::access::audit::AuditPage;
 use quorate_store::databases::{QueryError, Reader, Readers};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +26,9 @@ struct Source {
 }
 
 #[derive(Debug)]
-struct Job {
-    query: Query,
-    asked: Instant,
-    answer: oneshot::Sender<Result<Answer, ReadError>>,
+enum Job {
+    Query { query: Query, asked: Instant, answer: oneshot::Sender<Result<Answer, ReadError>> },
+    Audit { after: u64, limit: u32, answer: oneshot::Sender<Result<AuditPage, ReadError>> },
 }
 
 impl ReaderPool {
@@ -55,11 +55,23 @@ impl ReaderPool {
     /// the answer.
     pub(super) async fn query(&self, query: Query) -> Result<Answer, ReadError> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.try_send(Job { query, asked: Instant::now(), answer }).map_err(|error| match error {
+        self.send(Job::Query { query, asked: Instant::now(), answer })?;
+        answered.await.unwrap_or(Err(ReadError::ShuttingDown))
+    }
+
+    /// # Errors
+    /// [`ReadError::Overloaded`] when too many queries wait already.
+    pub(super) async fn audit(&self, after: u64, limit: u32) -> Result<AuditPage, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Job::Audit { after, limit, answer })?;
+        answered.await.unwrap_or(Err(ReadError::ShuttingDown))
+    }
+
+    fn send(&self, job: Job) -> Result<(), ReadError> {
+        self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => ReadError::Overloaded,
             TrySendError::Disconnected(_) => ReadError::ShuttingDown,
-        })?;
-        answered.await.unwrap_or(Err(ReadError::ShuttingDown))
+        })
     }
 }
 
@@ -70,11 +82,21 @@ fn work(queue: &Mutex<Receiver<Job>>, source: &Mutex<Source>) {
         let Ok(job) = job else { return };
         if let Err(error) = refresh(&mut open, source) {
             error!(%error, "cannot open the database for reading");
-            let _ = job.answer.send(Err(ReadError::ShuttingDown));
+            // Whoever waits finds the channel closed.
+            drop(job);
             continue;
         }
         let Some((_, reader)) = &mut open else { continue };
-        let _ = job.answer.send(run(reader, &job.query, job.asked));
+        match job {
+            Job::Query { query, asked, answer } => drop(answer.send(run(reader, &query, asked))),
+            Job::Audit { after, limit, answer } => {
+                let page = reader.audit(after, limit).map_err(|error| {
+                    error!(error = %super::disk::chain(&error), "the audit cannot be read");
+                    ReadError::ShuttingDown
+                });
+                let _ = answer.send(page);
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
-use quorate_node::Node;
+use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,8 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 const EVENTS: usize = 50;
 
 /// The cluster for people.
-pub(super) fn overview(node: &Node, config: &NodeConfig, sequence: u64) -> Overview {
-    let scene = Scene { node, config };
+pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64) -> Overview {
+    let scene = Scene { node, config, now };
     let nodes = scene.nodes();
     let services: Vec<ServiceView> = node.state().services.values().map(|service| scene.service(service)).collect();
     Overview {
@@ -42,6 +42,7 @@ fn is_away(state: NodeState) -> bool {
 struct Scene<'a> {
     node: &'a Node,
     config: &'a NodeConfig,
+    now: Now,
 }
 
 impl Scene<'_> {
@@ -62,11 +63,12 @@ impl Scene<'_> {
 
     fn node_view(&self, record: &NodeRecord) -> NodeView {
         let id = record.identity.id;
-        let state = match record.health {
-            Health::Down => NodeState::Down,
-            Health::Left => NodeState::Removed,
-            Health::Joined if self.node.hears(id) => NodeState::Joined,
-            Health::Joined => NodeState::Unreachable,
+        let state = match (record.health, self.node.sight(id)) {
+            // Why it is down, if it is: it said so itself.
+            (Health::Left, _) | (Health::Joined | Health::Down, Sight::Left) => NodeState::Removed,
+            (Health::Down, Sight::Present | Sight::Unreachable) => NodeState::Down,
+            (Health::Joined, Sight::Present) => NodeState::Joined,
+            (Health::Joined, Sight::Unreachable) => NodeState::Unreachable,
         };
         let leads = self.node.leader() == Some(id) && matches!(state, NodeState::Joined | NodeState::Unreachable);
         let applied = if id == self.config.node.id {
@@ -91,6 +93,7 @@ impl Scene<'_> {
             since: record.since,
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
+            clock_ahead_us: self.node.clock_ahead(id, self.now),
         }
     }
 
@@ -346,7 +349,7 @@ fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
     let record = node.state().nodes.get(&replica.node)?;
     let status = status_of(node, replica.node, replica.id)?;
     let port = status.ports.get(replica.spec.main_port()?)?;
-    let heard = node.hears(replica.node) && record.health == Health::Joined;
+    let heard = node.sight(replica.node) == Sight::Present && record.health == Health::Joined;
     let state = match (replica.phase, status.state) {
         (Phase::Run, ReplicaState::Healthy) if heard => EndpointState::Healthy,
         (Phase::Run, ReplicaState::Healthy | ReplicaState::Unhealthy) => EndpointState::Doubtful,

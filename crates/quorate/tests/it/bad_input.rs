@@ -261,10 +261,11 @@ fn a_server_that_finds_its_disk_full_says_so_and_ends() {
     drop(place.cluster(&["--nodes", "1"]));
     let small = place.temporary.path().join("small");
     std::fs::create_dir(&small).unwrap();
-    let script = "mount -t tmpfs -o size=1m none \"$0\" && cp \"$1\" \"$0\" && exec \"$2\" serve --data-dir \"$0\"";
+    let script =
+        "mount -t tmpfs -o size=1m none \"$0\" && cp -r \"$1\" \"$2\" \"$0\" && exec \"$3\" serve --data-dir \"$0\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--map-root-user", "sh", "-c", script]).arg(&small);
-    command.arg(place.dir.join("n1/node.toml")).arg(env!("CARGO_BIN_EXE_quorate"));
+    command.arg(place.dir.join("n1/node.toml")).arg(place.dir.join("n1/tls")).arg(env!("CARGO_BIN_EXE_quorate"));
     // The file of the node ties it to a `dev` that has ended; that is for its replicas alone.
     let ran = ran(&mut command);
     assert_refused(&ran, 1, "opening the log in", "No space left on device", "");

@@ -2,6 +2,10 @@
 
 use crate::cluster::{PATIENCE, TestCluster, TestNode, free_addresses, wait_for};
 use crate::durability::{nodes_agree, same_everywhere};
+use quorate_model::id::{ClusterId, NodeId};
+use quorate_model::time::WallTime;
+use quorate_trust::ca::Ca;
+use quorate_trust::key::NodeKey;
 use serde_json::json;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,13 +21,28 @@ fn start() -> TestCluster {
     let (apis, links) = addresses.split_at(3);
     let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
     let voters = (0..3).map(|i| format!("[[voter]]\nid = '{}'\nname = 'n{}'\nlink = '{}'\n", ids[i], i + 1, links[i]));
-    let common = format!("[cluster]\nid = '{}'\nname = 'clocks'\n{}", Uuid::new_v4(), voters.collect::<String>());
+    let cluster = Uuid::new_v4();
+    let common = format!("[cluster]\nid = '{cluster}'\nname = 'clocks'\n{}", voters.collect::<String>());
+    // Made by a clock that is right. One of the three is behind by more than certificates are backdated.
+    let made = WallTime(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap());
+    let ca = Ca::create(ClusterId(cluster), made, 1).unwrap();
     for (i, (name, _)) in CLOCKS.into_iter().enumerate() {
         let node = dir.join(name);
         std::fs::create_dir(&node).unwrap();
-        let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\n", ids[i]);
+        let this = format!("[node]\nid = '{}'\nname = '{name}'\nroles = ['manager']\nauth = 'open'\n", ids[i]);
         let text = format!("{common}{this}api = '{}'\nlink = '{}'\n", apis[i], links[i]);
         std::fs::write(node.join("node.toml"), text).unwrap();
+        let key = NodeKey::generate().unwrap();
+        let certificate = ca.issue(&key.request().unwrap(), NodeId(ids[i]), &[], made, 2 + i as u128).unwrap();
+        let files = [
+            ("ca.crt", ca.certificate().to_pem()),
+            ("node.crt", certificate.to_pem()),
+            ("node.key", key.to_pem().to_string()),
+        ];
+        std::fs::create_dir(node.join("tls")).unwrap();
+        for (name, text) in files {
+            std::fs::write(node.join("tls").join(name), text).unwrap();
+        }
     }
     let nodes = CLOCKS.iter().zip(apis);
     let nodes = nodes.map(|((name, _), api)| TestNode { name: (*name).to_owned(), api: format!("http://{api}") });

@@ -13,6 +13,7 @@ mod gateway;
 mod leftovers;
 mod load;
 mod services;
+mod settings;
 mod show;
 mod storage;
 mod torture;

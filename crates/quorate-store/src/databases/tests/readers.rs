@@ -29,30 +29,38 @@ fn many_readers_see_whole_batches_in_their_order() {
         log.sql(&["INSERT INTO t VALUES (1)"]);
     }
     let done = std::sync::atomic::AtomicBool::new(false);
+    let all_have_read = std::sync::Barrier::new(4);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             let mut reader = databases.readers().reader().unwrap();
-            let done = &done;
+            let (done, all_have_read) = (&done, &all_have_read);
             scope.spawn(move || {
-                let (mut before, mut distinct) = (0, 0);
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut before = 0;
+                loop {
+                    let last = done.load(std::sync::atomic::Ordering::Acquire);
                     let found = query(&mut reader, &["SELECT count(*) FROM t", "SELECT sum(a) FROM t"]);
                     let count = number(&found[0]);
                     assert_eq!(count - 1, number(&found[1]), "both from one moment");
                     assert!(count >= before && (count - 1) % 30 == 0, "{count}");
-                    distinct += i64::from(count != before);
+                    if before == 0 {
+                        all_have_read.wait();
+                    }
                     before = count;
+                    if last {
+                        break;
+                    }
                 }
-                assert!(distinct > 0);
+                assert_eq!(before, 901, "what was there when it was told that all is done");
             });
         }
+        all_have_read.wait();
         let outsider = outside(root.path(), Database::Main);
         for batch in log.entries[1..].chunks(30) {
             databases.apply(batch).unwrap();
             let sum: i64 = outsider.query_row("SELECT sum(a) FROM t", [], |row| row.get(0)).unwrap();
             assert_eq!(sum, batch[29].index.0.cast_signed() - 1, "an ordinary connection sees the same");
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, std::sync::atomic::Ordering::Release);
     });
     assert_eq!(query(&mut databases.readers().reader().unwrap(), &["SELECT count(*) FROM t"]).len(), 1);
 }

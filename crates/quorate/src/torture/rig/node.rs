@@ -9,6 +9,7 @@ use super::{Death, LEAVE, LOOK_EVERY, RigError, RigOptions, is_finding};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{layout, procfs, signal};
 use crate::torture::fault::{FaultKind, Need};
+use crate::trust::{self, Founder};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use rustix::process::Signal;
@@ -91,6 +92,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 api,
                 link,
                 console_token: None,
+                auth: quorate_api::AuthMode::Open,
                 end_with_pid: Some(std::process::id()),
             },
             timers: Timers::default(),
@@ -99,6 +101,8 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
             peers: Vec::new(),
         };
         std::fs::write(data_dir.join(config::FILE), toml::to_string(&config).map_err(io::Error::other)?)?;
+        let founder = Founder { node: ids[i], data_dir: &data_dir, host: api.ip() };
+        trust::lay_out(dir, cluster.id, &[founder]).map_err(io::Error::other)?;
         // As after an installation: what is written once is on the disk before the first power cut.
         std::fs::File::open(data_dir.join(config::FILE))?.sync_all()?;
         for made in [&data_dir, &home] {

@@ -1,0 +1,261 @@
+//! Hashes of passwords.
+//!
+//! Slow on purpose, and so bounded: at most [`AT_ONCE`] are computed at one time on a node, and a
+//! few wait. A flood of logins costs 2 × 19 MiB and two threads, whatever its size.
+//!
+//! # Sources
+//! OWASP password storage cheat sheet: argon2id, 19 MiB, two passes, one lane.
+
+use crate::problem::Failure;
+use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
+use http::StatusCode;
+use quorate_model::secret::Secret;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+/// Hashes that are computed at one time.
+const AT_ONCE: usize = 2;
+/// Those that may wait: at 30 ms each, a quarter of a second.
+const WAITING_MAX: usize = 16;
+
+/// Shortest and longest password, in characters.
+const CHARS_MIN: usize = 12;
+const CHARS_MAX: usize = 256;
+
+/// Letters and digits that nobody takes for another; 20 of them are 98 bits.
+const ALPHABET: &[u8; 31] = b"abcdefghijkmnpqrstuvwxyz2345678";
+const GENERATED: usize = 20;
+
+fn argon2() -> Argon2<'static> {
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are within argon2's limits");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+/// A PHC string of this password with a fresh salt. Takes some 30 ms.
+///
+/// # Panics
+/// When the system gives no randomness: then nothing secret can be made at all.
+#[must_use]
+pub fn hash_password(password: &Secret<String>) -> String {
+    let salt = SaltString::encode_b64(&random::<16>()).expect("16 bytes are a salt");
+    let hash = argon2().hash_password(password.expose().as_bytes(), &salt);
+    hash.expect("a password and a salt of these lengths can be hashed").to_string()
+}
+
+/// A random password that people can type.
+#[must_use]
+pub fn generate_password() -> Secret<String> {
+    let mut text = String::with_capacity(GENERATED + GENERATED / 5);
+    let mut letters = 0;
+    while letters < GENERATED {
+        for byte in random::<32>() {
+            // 31 letters: the bytes above 248 would make the first ones likelier.
+            if letters == GENERATED || byte >= 248 {
+                continue;
+            }
+            if letters > 0 && letters.is_multiple_of(5) {
+                text.push('-');
+            }
+            text.push(char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
+            letters += 1;
+        }
+    }
+    Secret::new(text)
+}
+
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system gives randomness");
+    bytes
+}
+
+/// Whether the password may be set.
+pub(crate) fn acceptable(user: &str, password: &Secret<String>) -> Result<(), Failure> {
+    let chars = password.expose().chars().count();
+    let problem = if !(CHARS_MIN..=CHARS_MAX).contains(&chars) {
+        format!("the password has {chars} characters")
+    } else if password.expose().to_lowercase().contains(user) && user.len() > 2 {
+        "the password contains the user's name".to_owned()
+    } else {
+        return Ok(());
+    };
+    let fix = format!("choose {CHARS_MIN} to {CHARS_MAX} characters without the name; several words do well");
+    Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "weak-password", problem, fix))
+}
+
+/// Whether `password` is the one of this PHC string.
+fn verify(phc: &str, password: &Secret<String>) -> bool {
+    let Ok(known) = PasswordHash::new(phc) else { return false };
+    // The parameters of the string, not ours: it may be older.
+    argon2().verify_password(password.expose().as_bytes(), &known).is_ok()
+}
+
+/// Whether the string was made with less than what is asked for today.
+fn is_outdated(phc: &str) -> bool {
+    let params = PasswordHash::new(phc).ok().and_then(|known| Params::try_from(&known).ok());
+    params
+        .is_none_or(|params| params.m_cost() < MEMORY_KIB || params.t_cost() < PASSES || !phc.starts_with("$argon2id$"))
+}
+
+/// One process is one node, however many doors its API has.
+static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
+
+/// Computes hashes, few at a time.
+#[derive(Debug)]
+pub(crate) struct Hashing {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// Of a password that nobody knows: unknown users take as long as known ones.
+    nobody: OnceLock<String>,
+}
+
+/// The right to compute a hash.
+#[derive(Debug)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+/// What came of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    Wrong,
+    Right { outdated: bool },
+}
+
+impl Hashing {
+    pub(crate) fn new() -> Hashing {
+        Hashing::with(PERMITS.clone())
+    }
+
+    fn with(permits: Arc<Semaphore>) -> Hashing {
+        Hashing { permits, waiting: AtomicUsize::new(0), nobody: OnceLock::new() }
+    }
+
+    /// Waits for a turn, unless too many do.
+    pub(crate) async fn turn(&self) -> Result<Turn, Failure> {
+        /// Counts one that waits, also if it goes away meanwhile.
+        struct Waits<'a>(&'a AtomicUsize);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "too many passwords wait to be looked at",
+                "pause and retry",
+            ));
+        }
+        let _waits = Waits(&self.waiting);
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        Ok(Turn(permit))
+    }
+
+    /// Compares with `phc`; `None` takes as long and is wrong.
+    pub(crate) async fn compare(&self, turn: Turn, phc: Option<String>, password: Secret<String>) -> Compared {
+        let nobody = self.nobody.get().cloned();
+        let compared = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let (known, phc) = match phc {
+                Some(phc) => (true, phc),
+                None => (false, nobody.unwrap_or_else(|| hash_password(&generate_password()))),
+            };
+            let right = verify(&phc, &password) && known;
+            (
+                if right { Compared::Right { outdated: is_outdated(&phc) } } else { Compared::Wrong },
+                (!known).then_some(phc),
+            )
+        });
+        let Ok((compared, nobody)) = compared.await else { return Compared::Wrong };
+        if let Some(nobody) = nobody {
+            let _ = self.nobody.set(nobody);
+        }
+        compared
+    }
+
+    pub(crate) async fn hash(&self, password: Secret<String>) -> Result<String, Failure> {
+        let turn = self.turn().await?;
+        let hashed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            hash_password(&password)
+        });
+        Ok(hashed.await.expect("hashing does not panic"))
+    }
+
+    /// Makes the hash that unknown users are compared with, so that the first of them takes no longer.
+    pub(crate) fn prepare(&self) {
+        let _ = self.nobody.get_or_init(|| hash_password(&generate_password()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use std::collections::BTreeSet;
+
+    #[tokio::test]
+    async fn a_password_is_compared_with_its_hash_and_nobodys_is_always_wrong() {
+        let hashing = Hashing::new();
+        let password = || Secret::new("correct horse battery".to_owned());
+        let phc = hash_password(&password());
+        assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
+        let compare =
+            async |phc: Option<String>, password| hashing.compare(hashing.turn().await.unwrap(), phc, password).await;
+        assert_eq!(compare(Some(phc.clone()), password()).await, Compared::Right { outdated: false });
+        assert_eq!(compare(Some(phc), Secret::new("correct horse".into())).await, Compared::Wrong);
+        assert_eq!(compare(Some("nonsense".into()), password()).await, Compared::Wrong);
+        assert_eq!(compare(None, password()).await, Compared::Wrong);
+    }
+
+    #[tokio::test]
+    async fn an_older_hash_is_right_and_known_to_be_older() {
+        let params = Params::new(8 * 1024, 1, 1, None).unwrap();
+        let salt = SaltString::encode_b64(&[7; 16]).unwrap();
+        let older = Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password(b"older password", &salt);
+        let hashing = Hashing::new();
+        let turn = hashing.turn().await.unwrap();
+        let compared = hashing.compare(turn, Some(older.unwrap().to_string()), Secret::new("older password".into()));
+        assert_eq!(compared.await, Compared::Right { outdated: true });
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_logins_waits_in_a_short_queue() {
+        let hashing = Hashing::with(Arc::new(Semaphore::new(AT_ONCE)));
+        let held = [hashing.turn().await.unwrap(), hashing.turn().await.unwrap()];
+        let mut waiting: Vec<_> = (0..WAITING_MAX + 5).map(|_| Box::pin(hashing.turn())).collect();
+        let mut refused = 0;
+        for turn in &mut waiting {
+            if let Some(turn) = turn.as_mut().now_or_never() {
+                assert_eq!(turn.unwrap_err().problem().code, "overloaded");
+                refused += 1;
+            }
+        }
+        assert_eq!(refused, 5);
+        drop((held, waiting));
+        assert!(hashing.turn().await.is_ok());
+        assert_eq!(hashing.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn generated_passwords_are_long_and_never_repeat() {
+        let all: BTreeSet<String> = (0..200).map(|_| generate_password().expose().clone()).collect();
+        assert_eq!(all.len(), 200);
+        assert!(all.iter().all(|text| text.len() == 23 && acceptable("admin", &Secret::new(text.clone())).is_ok()));
+    }
+
+    #[test]
+    fn short_passwords_and_the_users_name_are_refused() {
+        for weak in ["", "short", "elevenchars", "my name is Operator", &"x".repeat(257)] {
+            let refused = acceptable("operator", &Secret::new(weak.to_owned())).unwrap_err();
+            assert_eq!(refused.problem().code, "weak-password", "{weak}");
+        }
+        acceptable("operator", &Secret::new("twelve chars".into())).unwrap();
+    }
+}

@@ -1,0 +1,361 @@
+//! Who may do what: the one place that decides it.
+//!
+//! An [`Operation`] is what a route of the API does; a [`Permission`] is what a role grants; a role
+//! is a set of permissions. [`allow`] looks at nothing else. What is not granted is denied.
+
+use super::name::{ApiTokenId, Digest, RoleName, UserName};
+use super::{AccessState, RoleRecord};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)+
+        }
+
+        impl $name {
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The word in JSON, the command line and the audit.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = super::name::BadName;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let found = $name::ALL.iter().copied().find(|known| known.word() == text);
+                let what = concat!("one of:", $(" ", $word),+);
+                found.ok_or_else(|| super::name::BadName { text: text.to_owned(), what })
+            }
+        }
+    };
+}
+
+words!(
+    /// What a role grants.
+    Permission {
+        ClusterRead = "cluster-read",
+        LogRead = "log-read",
+        ServiceApply = "service-apply",
+        ServiceScale = "service-scale",
+        ServiceRemove = "service-remove",
+        ManagerControl = "manager-control",
+        SqlRead = "sql-read",
+        SqlWrite = "sql-write",
+        GatewayFeed = "gateway-feed",
+        UserRead = "user-read",
+        UserWrite = "user-write",
+        RoleWrite = "role-write",
+        SessionRead = "session-read",
+        SessionRevoke = "session-revoke",
+        TokenRead = "token-read",
+        TokenRevoke = "token-revoke",
+        AuditRead = "audit-read",
+    }
+);
+
+words!(
+    /// What a route does. Its word stands in the audit and binds a confirmation.
+    Operation {
+        HealthRead = "health-read",
+        LogIn = "log-in",
+        WhoAmI = "who-am-i",
+        LogOut = "log-out",
+        Confirm = "confirm",
+        OwnPassword = "own-password",
+        OwnTokenRead = "own-token-read",
+        OwnTokenCreate = "own-token-create",
+        OwnTokenRevoke = "own-token-revoke",
+        ClusterRead = "cluster-read",
+        LogRead = "log-read",
+        ServiceApply = "service-apply",
+        ServiceScale = "service-scale",
+        ServiceRemove = "service-remove",
+        LeaderTransfer = "leader-transfer",
+        SqlRead = "sql-read",
+        SqlWrite = "sql-write",
+        GatewayFeed = "gateway-feed",
+        UserRead = "user-read",
+        UserCreate = "user-create",
+        UserPassword = "user-password",
+        UserDisable = "user-disable",
+        UserEnable = "user-enable",
+        UserRemove = "user-remove",
+        UserToken = "user-token",
+        RoleRead = "role-read",
+        RoleGrant = "role-grant",
+        RoleRevoke = "role-revoke",
+        RoleClone = "role-clone",
+        RoleChange = "role-change",
+        RoleRemove = "role-remove",
+        SessionRead = "session-read",
+        SessionRevoke = "session-revoke",
+        TokenRead = "token-read",
+        TokenRevoke = "token-revoke",
+        AuditRead = "audit-read",
+    }
+);
+
+/// What an operation asks of whoever wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    /// To be logged in as anybody, by whatever means.
+    Login,
+    /// To be a person and no program: API tokens are not enough.
+    Person,
+    Permission(Permission),
+}
+
+impl Operation {
+    #[must_use]
+    pub fn needs(self) -> Needs {
+        use Operation as O;
+        use Permission as P;
+        match self {
+            O::HealthRead | O::LogIn => Needs::Nothing,
+            O::WhoAmI => Needs::Login,
+            O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
+            O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
+            O::ClusterRead => Needs::Permission(P::ClusterRead),
+            O::LogRead => Needs::Permission(P::LogRead),
+            O::ServiceApply => Needs::Permission(P::ServiceApply),
+            O::ServiceScale => Needs::Permission(P::ServiceScale),
+            O::ServiceRemove => Needs::Permission(P::ServiceRemove),
+            O::LeaderTransfer => Needs::Permission(P::ManagerControl),
+            O::SqlRead => Needs::Permission(P::SqlRead),
+            O::SqlWrite => Needs::Permission(P::SqlWrite),
+            O::GatewayFeed => Needs::Permission(P::GatewayFeed),
+            O::UserRead | O::RoleRead => Needs::Permission(P::UserRead),
+            O::UserCreate | O::UserPassword | O::UserDisable | O::UserEnable | O::UserRemove | O::UserToken => {
+                Needs::Permission(P::UserWrite)
+            }
+            O::RoleGrant | O::RoleRevoke | O::RoleClone | O::RoleChange | O::RoleRemove => {
+                Needs::Permission(P::RoleWrite)
+            }
+            O::SessionRead => Needs::Permission(P::SessionRead),
+            O::SessionRevoke => Needs::Permission(P::SessionRevoke),
+            O::TokenRead => Needs::Permission(P::TokenRead),
+            O::TokenRevoke => Needs::Permission(P::TokenRevoke),
+            O::AuditRead => Needs::Permission(P::AuditRead),
+        }
+    }
+
+    /// Whether the password must be given again for it, or a token's scope `dangerous`.
+    #[must_use]
+    pub fn is_dangerous(self) -> bool {
+        use Operation as O;
+        match self {
+            O::LeaderTransfer
+            | O::OwnTokenCreate
+            | O::UserCreate
+            | O::UserPassword
+            | O::UserDisable
+            | O::UserEnable
+            | O::UserRemove
+            | O::UserToken
+            | O::RoleGrant
+            | O::RoleRevoke
+            | O::RoleClone
+            | O::RoleChange
+            | O::RoleRemove => true,
+            O::HealthRead
+            | O::LogIn
+            | O::WhoAmI
+            | O::LogOut
+            | O::Confirm
+            // It asks for the old password itself.
+            | O::OwnPassword
+            | O::OwnTokenRead
+            | O::OwnTokenRevoke
+            | O::ClusterRead
+            | O::LogRead
+            | O::ServiceApply
+            | O::ServiceScale
+            | O::ServiceRemove
+            | O::SqlRead
+            | O::SqlWrite
+            | O::GatewayFeed
+            | O::UserRead
+            | O::RoleRead
+            | O::SessionRead
+            | O::SessionRevoke
+            | O::TokenRead
+            | O::TokenRevoke
+            | O::AuditRead => false,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// Nobody in particular, where a login is asked for.
+    Anonymous,
+    /// Anybody, where none is (`quorate dev`), or the holder of its console's token.
+    Open,
+    /// A process of root or of the server's own user, on the node's socket.
+    Root,
+    /// A user who logged in.
+    User { user: UserName, session: Digest },
+    /// A program with an API token.
+    Token { token: ApiTokenId },
+}
+
+impl Principal {
+    /// As the audit names it.
+    #[must_use]
+    pub fn describe(&self, access: &AccessState) -> String {
+        match self {
+            Principal::Anonymous => "nobody".into(),
+            Principal::Open => "anyone".into(),
+            Principal::Root => "root".into(),
+            Principal::User { user, .. } => user.to_string(),
+            Principal::Token { token } => {
+                let owner = access.tokens.get(token).map_or("?", |record| record.user.as_str());
+                format!("{owner} (token {token})")
+            }
+        }
+    }
+
+    /// The user whose rights these are.
+    #[must_use]
+    pub fn user<'a>(&'a self, access: &'a AccessState) -> Option<&'a UserName> {
+        match self {
+            Principal::User { user, .. } => Some(user),
+            Principal::Token { token } => access.tokens.get(token).map(|record| &record.user),
+            Principal::Anonymous | Principal::Open | Principal::Root => None,
+        }
+    }
+}
+
+/// May this be done?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Allow,
+    /// Yes, once the password was given again.
+    Confirm,
+    /// Not before it is known who asks.
+    LogIn,
+    /// No: no role of the user grants this, or the token was not made for it.
+    Lacks(Permission),
+    /// No: the token lacks the scope `dangerous`.
+    NotDangerous,
+    /// No: this is for people, and a token asks.
+    NotForTokens,
+}
+
+/// Whether `principal` may do `operation`. Everything that asks, asks here.
+#[must_use]
+pub fn allow(access: &AccessState, principal: &Principal, operation: Operation) -> Verdict {
+    let needs = operation.needs();
+    if needs == Needs::Nothing {
+        return Verdict::Allow;
+    }
+    let (user, token) = match principal {
+        Principal::Anonymous => return Verdict::LogIn,
+        Principal::Open | Principal::Root => return Verdict::Allow,
+        Principal::User { user, .. } => (user, None),
+        Principal::Token { token } => match access.tokens.get(token) {
+            Some(record) => (&record.user, Some(record)),
+            None => return Verdict::LogIn,
+        },
+    };
+    let Some(record) = access.users.get(user).filter(|record| !record.disabled) else { return Verdict::LogIn };
+    match needs {
+        Needs::Nothing | Needs::Login => {}
+        Needs::Person if token.is_some() => return Verdict::NotForTokens,
+        Needs::Person => {}
+        Needs::Permission(permission) => {
+            let granted = record.roles.iter().any(|role| access.grants(role, permission));
+            let in_scope = token.is_none_or(|token| token.scopes.contains(&permission));
+            if !granted || !in_scope {
+                return Verdict::Lacks(permission);
+            }
+        }
+    }
+    match (operation.is_dangerous(), token) {
+        (false, _) => Verdict::Allow,
+        (true, None) => Verdict::Confirm,
+        (true, Some(token)) if token.dangerous => Verdict::Allow,
+        (true, Some(_)) => Verdict::NotDangerous,
+    }
+}
+
+/// The roles that every cluster has: name, what for, whether it can be changed, what it grants.
+const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
+    use Permission as P;
+    &[
+        ("admin", "everything", true, P::ALL),
+        (
+            "auditor",
+            "sees who may do what and who did what, changes nothing",
+            true,
+            &[P::ClusterRead, P::UserRead, P::SessionRead, P::TokenRead, P::AuditRead],
+        ),
+        (
+            "deployer",
+            "brings services out and writes to the database",
+            false,
+            &[P::ClusterRead, P::LogRead, P::ServiceApply, P::ServiceScale, P::ServiceRemove, P::SqlRead, P::SqlWrite],
+        ),
+        (
+            "integration",
+            "for programs: reads the cluster, reads and writes the database, feeds gateways",
+            false,
+            &[P::ClusterRead, P::SqlRead, P::SqlWrite, P::GatewayFeed],
+        ),
+        (
+            "maintainer",
+            "runs the cluster and its services; no users, no audit",
+            false,
+            &[
+                P::ClusterRead,
+                P::LogRead,
+                P::ServiceApply,
+                P::ServiceScale,
+                P::ServiceRemove,
+                P::ManagerControl,
+                P::SqlRead,
+                P::SqlWrite,
+            ],
+        ),
+        (
+            "operator",
+            "keeps it running: scales services, moves leadership",
+            false,
+            &[P::ClusterRead, P::LogRead, P::ServiceScale, P::ManagerControl, P::SqlRead],
+        ),
+        ("viewer", "sees everything but users and audit", false, &[P::ClusterRead, P::LogRead, P::SqlRead]),
+    ]
+};
+
+/// The role that nobody can lose altogether.
+pub const ADMIN: &str = "admin";
+
+/// Every role that Quorate brings along, as it is before somebody changes it.
+pub fn built_in() -> impl Iterator<Item = RoleRecord> {
+    BUILT_IN.iter().map(|(name, purpose, fixed, permissions)| RoleRecord {
+        name: RoleName::new(name).expect("the table holds role names"),
+        purpose: (*purpose).to_owned(),
+        fixed: *fixed,
+        built_in: true,
+        permissions: permissions.iter().copied().collect::<BTreeSet<_>>(),
+    })
+}

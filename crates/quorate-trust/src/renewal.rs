@@ -1,0 +1,86 @@
+//! When a node's certificate is exchanged for a new one, and who may have a new one.
+//!
+//! At a random moment between half and four fifths of its life, as Docker Swarm does: a cluster
+//! whose nodes all joined in one minute does not renew in one minute a month later, and what fails
+//! has days to be repaired.
+
+use crate::ca::{CaCertificate, NodeCertificate};
+use crate::identity::PeerIdentity;
+use crate::key::CertificateRequest;
+use crate::refusal::{Refusal, Side, verify};
+use quorate_model::time::WallTime;
+use rustls::pki_types::{TrustAnchor, UnixTime};
+use std::time::Duration;
+
+/// When the certificate that lasts from `from` to `until` should be renewed.
+///
+/// `seed` is random and kept as long as the certificate, so that the answer does not move.
+#[must_use]
+pub fn renew_at(from: WallTime, until: WallTime, seed: u64) -> WallTime {
+    let life = until.as_micros().saturating_sub(from.as_micros());
+    // Half of its life, and up to 0.3 more. The upper half of the seed is fine enough, and with it
+    // nothing overflows.
+    let extra = (u128::from(life) * 3 * u128::from(seed >> 32) / 10) >> 32;
+    let extra = u64::try_from(extra).expect("less than the life");
+    WallTime(from.as_micros().saturating_add(life / 2).saturating_add(extra))
+}
+
+/// No new certificate for the old one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenewError {
+    #[error("the old certificate: {0}")]
+    Old(Refusal),
+    /// Whoever asks shows a certificate and has not shown that its key is theirs.
+    #[error("the request is for another key than the old certificate")]
+    OtherKey,
+}
+
+/// Says who asks for a new certificate by showing an old one of the same key, also an expired one:
+/// servers that were switched off for months come back.
+///
+/// The request is signed with that key, so nobody but its owner can ask; one that is replayed gives
+/// a certificate for that same key again. Whether the node is still a member is the caller's question.
+///
+/// # Errors
+/// [`RenewError`].
+pub fn renewing(
+    authorities: &[CaCertificate],
+    old: &NodeCertificate,
+    request: &CertificateRequest,
+) -> Result<PeerIdentity, RenewError> {
+    let unreadable = |_| RenewError::Old(Refusal::NoIdentity);
+    let anchors: Vec<TrustAnchor<'static>> = authorities.iter().map(|ca| ca.anchor().clone()).collect();
+    // Its last moment: an expired one is verified as what it was.
+    let (_, until) = old.lasts().map_err(unreadable)?;
+    let then = UnixTime::since_unix_epoch(Duration::from_micros(until.as_micros()));
+    let identity = verify(&anchors, &old.chain()[0], Side::Client, then).map_err(RenewError::Old)?;
+    if old.public().map_err(unreadable)? != request.public() {
+        return Err(RenewError::OtherKey);
+    }
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: u64 = 24 * 3600 * 1_000_000;
+
+    #[test]
+    fn renewal_is_spread_from_half_to_four_fifths_of_the_life() {
+        let (from, until) = (WallTime(100 * DAY), WallTime(130 * DAY));
+        assert_eq!(renew_at(from, until, 0), WallTime(115 * DAY));
+        assert_eq!(renew_at(from, until, 1 << 63), WallTime(119 * DAY + DAY / 2));
+        assert!(renew_at(from, until, u64::MAX) < WallTime(124 * DAY));
+        assert!(renew_at(from, until, u64::MAX) > WallTime(124 * DAY - 1_000));
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_is_never_after_the_end(from: u64, until: u64, seed: u64) {
+            let at = renew_at(WallTime(from), WallTime(until), seed);
+            prop_assert!(at.as_micros() >= from && at.as_micros() <= from.max(until));
+        }
+    }
+}
