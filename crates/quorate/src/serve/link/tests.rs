@@ -23,7 +23,8 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     lay_out(authority.path(), cluster, &[Founder { node, data_dir: &home, host: [127, 0, 0, 1].into() }]).unwrap();
     let (expelled, seen) = watch::channel(BTreeSet::new());
     let tls = LinkTls::of(&NodeFiles::read(&home).unwrap(), cluster, node, seen).unwrap();
-    Member { me: LinkIdentity { cluster, node, tls: Arc::new(tls) }, expelled }
+    let link = SocketAddr::from(([127, 0, 0, 1], 1));
+    Member { me: LinkIdentity { cluster, node, link, tls: Arc::new(tls) }, expelled }
 }
 
 #[derive(Clone)]
@@ -46,7 +47,8 @@ async fn listen(member: &Member) -> (SocketAddr, Receiver<Event>) {
 fn reach(member: &Member, peer: &Member, address: SocketAddr) -> (Arc<Outbox>, Receiver<Event>) {
     let outbox = Arc::new(Outbox::default());
     let (inbox, events) = inbox();
-    tokio::spawn(dial(member.me.clone(), peer.me.node, address, outbox.clone(), inbox));
+    let links = watch::Sender::new(vec![address]);
+    tokio::spawn(dial(member.me.clone(), peer.me.node, links.subscribe(), outbox.clone(), inbox));
     (outbox, events)
 }
 
