@@ -215,7 +215,10 @@ fn z3_health_follows_the_nodes_and_a_reload_follows_the_file() {
         Some(health(&cluster, "n1", "/v1/health")).filter(|(status, _)| *status == 503)
     });
     assert_eq!(health(&cluster, "n1", "/_plugin/cluster/status").0, 404);
-    assert_eq!(health(&cluster, "n2", "/v1/health?quorum=1").0, 200, "n2 wants one node and there is a quorum");
+    // Who leads may just have been lost.
+    wait_for("n2 wants one node, and there is a quorum", PATIENCE, || {
+        Some(health(&cluster, "n2", "/v1/health?quorum=1")).filter(|(status, _)| *status == 200)
+    });
 }
 
 #[test]
