@@ -54,8 +54,10 @@ pub(crate) const CAUGHT_UP_ENTRIES: u64 = 1_024;
 /// The log as it was found at the start.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RecoveredLog {
-    /// The configuration as of the applied index. Not known on a node that is new and waits to be told.
+    /// The configuration as of the entry `configured`. Not known on a node that is new and waits to be told.
     pub configuration: Configuration,
+    /// May be above the applied index: the file that knows the configuration can be ahead of the other.
+    pub configured: LogIndex,
     pub term: u64,
     pub vote: u64,
     pub commit: u64,
@@ -165,6 +167,8 @@ pub(crate) struct Consensus {
     raw: RawNode<Window>,
     /// The library knows the same, by numbers.
     configuration: Configuration,
+    /// What entries up to here say of it was in force before this start.
+    configured: LogIndex,
     rng: ChaCha8Rng,
     parked: VecDeque<Parked>,
     fetching: VecDeque<Wanted>,
@@ -225,6 +229,7 @@ impl Consensus {
         let mut consensus = Consensus {
             raw,
             configuration: log.configuration,
+            configured: log.configured,
             rng: ChaCha8Rng::seed_from_u64(seed),
             parked: VecDeque::new(),
             fetching: VecDeque::new(),

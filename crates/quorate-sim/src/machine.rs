@@ -281,6 +281,7 @@ impl Machine {
         let configuration = Configuration::read(&stored.databases.voters()).expect("this version wrote it");
         let recovered = RecoveredLog {
             configuration,
+            configured: stored.databases.voters_as_of(),
             term: stored.hard_state.term,
             vote: stored.hard_state.vote,
             commit: stored.hard_state.commit,

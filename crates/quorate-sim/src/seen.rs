@@ -21,7 +21,8 @@ pub(crate) enum Seen<'a> {
         found: Durable,
         runs: &'a [(LogIndex, Term)],
         before: LogIndex,
-        applied: LogIndex,
+        /// Up to where its database knows the configuration; may be above what is applied everywhere.
+        configured: LogIndex,
     },
     /// Consensus wants this written.
     Appends { machine: usize, append: &'a Append },

@@ -212,6 +212,7 @@ async fn serve(
     let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
         configuration: Configuration::read(&stored.databases.voters())?,
+        configured: stored.databases.voters_as_of(),
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
         commit: stored.hard_state.commit,

@@ -75,10 +75,15 @@ impl Consensus {
         let content = match entry.get_entry_type() {
             EntryType::EntryNormal => Content::Data(entry.data),
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                if !planted(Bug::ConfiguredAtAppend) {
-                    self.take_configuration(entry.index, &entry.data);
+                if index <= self.configured {
+                    // Applied once more for the file that was behind, which has no configuration in it.
+                    Content::Configuration(read(&entry.data).unwrap_or_else(|| self.configuration.clone()))
+                } else {
+                    if !planted(Bug::ConfiguredAtAppend) {
+                        self.take_configuration(entry.index, &entry.data);
+                    }
+                    Content::Configuration(self.configuration.clone())
                 }
-                Content::Configuration(self.configuration.clone())
             }
         };
         CommittedEntry { index, term, content }

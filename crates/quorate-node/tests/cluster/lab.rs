@@ -318,6 +318,7 @@ impl Lab {
         }
         let log = RecoveredLog {
             configuration: disk.configuration.clone(),
+            configured: disk.applied,
             term: disk.hard_state.0,
             vote: disk.hard_state.1,
             commit: disk.hard_state.2,

@@ -62,7 +62,8 @@ impl History {
 pub(super) struct VotersOfTheLog {
     history: History,
     genesis: Vec<bool>,
-    /// Up to where each machine has given out entries, or put a snapshot in force.
+    /// Up to where each machine has given out entries, put a snapshot in force, or had a configuration
+    /// in its database when it started.
     given_out: BTreeMap<usize, LogIndex>,
     changes_seen: u64,
 }
@@ -82,15 +83,16 @@ impl Invariant for VotersOfTheLog {
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         self.history.note(seen);
         match seen {
-            Seen::Started { machine, applied, .. } => {
-                self.given_out.insert(*machine, *applied);
+            Seen::Started { machine, configured, .. } => {
+                self.given_out.insert(*machine, *configured);
             }
             Seen::Installs { machine, index } => {
                 self.given_out.insert(*machine, *index);
             }
             Seen::Committed { machine, entries } => {
                 if let Some(last) = entries.last() {
-                    self.given_out.insert(*machine, last.index);
+                    let here = self.given_out.entry(*machine).or_default();
+                    *here = last.index.max(*here);
                 }
             }
             Seen::Configured { machine, configuration } => {

@@ -60,8 +60,9 @@ impl World {
         let process = self.machines[n].process.as_ref().expect("just started");
         let (state, found, (runs, before)) =
             (process.databases.state().clone(), process.durable, process.found.clone());
+        let configured = process.databases.voters_as_of();
         let promised = std::mem::replace(&mut self.machines[n].promised, found);
-        self.show(&Seen::Started { machine: n, state: &state, promised, found, runs: &runs, before, applied });
+        self.show(&Seen::Started { machine: n, state: &state, promised, found, runs: &runs, before, configured });
         for other in (0..self.machines.len()).filter(|other| *other != n) {
             // Whom it calls it says in its first turn.
             self.network.link(n, other).up = false;
