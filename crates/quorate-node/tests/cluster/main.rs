@@ -4,7 +4,6 @@
 
 mod lab;
 mod leaving;
-mod voters;
 
 use lab::{Lab, ms};
 use quorate_model::command::Command;
