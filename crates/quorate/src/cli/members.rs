@@ -105,7 +105,7 @@ pub(crate) fn node(context: &Context, command: NodeCommand) -> Result<(), Failur
         NodeCommand::List => status::list_nodes(context),
         NodeCommand::Show { node } => {
             let view: NodeView = context.client()?.get(&format!("/v1/nodes/{}", in_path(&node)))?;
-            context.show(&view, |view| describe(view))
+            context.show(&view, describe)
         }
         NodeCommand::Alias { node, alias } => {
             let path = format!("/v1/nodes/{}/alias", in_path(&node));
