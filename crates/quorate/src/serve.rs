@@ -108,10 +108,12 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
     if !config.voters.iter().any(|voter| voter.id == config.node.id) {
         bail!(
-            "{} names {} voters and this node {} is none of them",
+            "{}: node {} is none of the {} voters named there. A server that joined a running cluster cannot serve \
+             in this version, which cannot change the voters yet; `quorate node remove {}` on the cluster frees its name",
             path.display(),
+            config.node.id,
             config.voters.len(),
-            config.node.id
+            config.node.name
         );
     }
     if config.log.retain < config::RETAIN_MIN {

@@ -163,7 +163,15 @@ fn nodes(nodes: &[NodeView], dev: bool) -> Vec<Finding> {
             Some(Finding::bad("nodes", format!("{} is {word}", node.name), why, start(&node.name, dev)))
         })
         .collect();
-    if away.is_empty() { vec![Finding::well("nodes", format!("{} of {0} joined", nodes.len()))] } else { away }
+    if !away.is_empty() {
+        return away;
+    }
+    let left = nodes.iter().filter(|node| node.state == NodeState::Removed).count();
+    let mut what = format!("{} of {} joined", nodes.len() - left, nodes.len());
+    if left > 0 {
+        what.push_str(&format!(", {left} stopped cleanly"));
+    }
+    vec![Finding::well("nodes", what)]
 }
 
 fn start(node: &str, dev: bool) -> String {

@@ -130,6 +130,8 @@ fn real_ports_are_told_apart() {
 #[test]
 fn nodes_that_are_away_are_named_one_by_one() {
     check(nodes(&three([None; 3]).nodes, true), &expect!["✔ nodes 3 of 3 joined"]);
+    let one_left = overview(&[node(1, "joined", None), node(2, "joined", None), node(3, "removed", None)], 3, 2, 0);
+    check(nodes(&one_left.nodes, true), &expect!["✔ nodes 2 of 3 joined, 1 stopped cleanly"]);
     let ill = overview(&[node(1, "joined", None), node(2, "down", None), node(3, "unreachable", None)], 3, 1, 0);
     check(
         nodes(&ill.nodes, true),
