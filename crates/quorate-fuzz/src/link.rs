@@ -6,8 +6,9 @@ use quorate_model::state::{ClusterState, NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::consensus::RecoveredLog;
 use quorate_node::wire::{Body, RaftMessage};
-use quorate_node::{Event, Node, NodeOptions, Now};
+use quorate_node::{Configuration, Event, Node, NodeOptions, Now};
 use raft::eraftpb;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A stream of frames from a peer, its first byte being where it is torn.
@@ -105,8 +106,15 @@ fn node(number: u128) -> Node {
         link: "127.0.0.1:8101".into(),
         host: "127.0.0.1".into(),
     };
-    let voters = [id(1), id(2), id(3)].into();
-    let options = NodeOptions { identity, boot: 1, voters, replace_after: Duration::from_secs(30), seed: 7 };
-    Node::new(options, RecoveredLog::default(), ClusterState::default(), LogIndex(0), now(0))
-        .expect("a voter with an empty log can start")
+    let configuration = Configuration::of([id(1), id(2), id(3)].into());
+    let options = NodeOptions {
+        identity,
+        boot: 1,
+        contacts: BTreeMap::new(),
+        replace_after: Duration::from_secs(30),
+        replace_voter_after: Duration::from_secs(30),
+        seed: 7,
+    };
+    let log = RecoveredLog { configuration, ..RecoveredLog::default() };
+    Node::new(options, log, ClusterState::default(), LogIndex(0), now(0)).expect("an empty log can be started on")
 }

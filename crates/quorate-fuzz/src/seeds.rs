@@ -178,7 +178,13 @@ fn frames() -> Vec<Vec<u8>> {
         RaftMessage { kind: 3, to: 1, from: 2, term: 2, index: 7, entries: vec![entry], ..RaftMessage::default() };
     let proposal = ForwardedProposal::new(&Proposal::sql(RequestId::from_u128(5), &batch()));
     let bodies = [
-        Body::Hello(Hello { version: wire::VERSION, cluster: id(link::id(9)), node: id(link::peer()), bulk: false }),
+        Body::Hello(Hello {
+            version: wire::VERSION,
+            cluster: id(link::id(9)),
+            node: id(link::peer()),
+            bulk: false,
+            link: "127.0.0.1:8102".into(),
+        }),
         Body::Raft(append),
         Body::Forward(Forward { proposals: vec![proposal] }),
         Body::Status(Status::new(&report, LogIndex(8), Some([1, 2]), WallTime(1_700_000_000_000_000))),

@@ -21,6 +21,17 @@ pub enum Bug {
     AppendsMisplaced,
     /// What is known of a snapshot that arrived lacks the voters.
     SnapshotWithoutVoters,
+    // ── Voters that change ──
+    /// Learners are counted like voters.
+    LearnerCounted,
+    /// The old set of voters is left at once, not when both know of the change.
+    JointSkipped,
+    /// A configuration is in force as soon as its entry is in the log, committed or not.
+    ConfiguredAtAppend,
+    /// A snapshot that was received goes with the configuration that this node knew before.
+    SnapshotOfOwnVoters,
+    /// A standby votes before it has caught up.
+    PromotedBehind,
     // ── Reads ──
     /// A leader answers linearizable reads without asking a majority whether it still leads.
     DeposedLeaderRead,

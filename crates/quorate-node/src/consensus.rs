@@ -9,22 +9,25 @@
 //! - A message that speaks of entries or votes leaves only after they are durable here, unless
 //!   this node leads (Raft thesis 10.2.1; commit still counts only durable copies).
 //! - Entries are handed out for applying in order, once, and only committed ones.
+//! - A configuration is in force from the moment at which its entry is handed out for applying.
 //! - `commit` is written to disk only together with something else: it can be learnt again.
 //!
 //! # Sources
 //! Ongaro: Consensus: Bridging Theory and Practice, 2014. tikv/raft-rs 0.7.0.
 
+mod reconfigure;
 mod storage;
 
+use crate::configuration::Configuration;
 use bytes::Bytes;
 use quorate_model::id::{LogIndex, Term};
 use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
-use raft::eraftpb::{self, ConfState, EntryType, HardState, MessageType};
+use raft::eraftpb::{self, EntryType, HardState, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use storage::{Wanted, Window};
 
@@ -44,9 +47,17 @@ const APPLY_LAG_BYTES_MAX: usize = 32 << 20;
 /// Bytes of entries fetched from disk for a follower that is behind, at once.
 const FETCH_BYTES: usize = 256 << 10;
 
+/// A learner that lacks no more entries than this has caught up: at the highest rate that was measured
+/// it is a tenth of a second behind then.
+pub(crate) const CAUGHT_UP_ENTRIES: u64 = 1_024;
+
 /// The log as it was found at the start.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RecoveredLog {
+    /// The configuration as of the entry `configured`. Not known on a node that is new and waits to be told.
+    pub configuration: Configuration,
+    /// May be above the applied index: the file that knows the configuration can be ahead of the other.
+    pub configured: LogIndex,
     pub term: u64,
     pub vote: u64,
     pub commit: u64,
@@ -58,12 +69,40 @@ pub struct RecoveredLog {
     pub unapplied: Vec<LogEntry>,
 }
 
+/// What a log entry's data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EntryKind {
+    /// An [`Envelope`](quorate_model::entry::Envelope), or nothing.
+    #[default]
+    Normal,
+    /// A step to another [`Configuration`], in the consensus library's form.
+    Membership,
+}
+
 /// A log entry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEntry {
     pub index: LogIndex,
     pub term: Term,
+    pub kind: EntryKind,
     pub data: Bytes,
+}
+
+/// An entry to be applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommittedEntry {
+    pub index: LogIndex,
+    pub term: Term,
+    pub content: Content,
+}
+
+/// What an entry says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// An [`Envelope`](quorate_model::entry::Envelope), or nothing.
+    Data(Bytes),
+    /// To be kept beside the applied index: the configuration from here on.
+    Configuration(Configuration),
 }
 
 /// Something to be made durable, in order.
@@ -84,7 +123,7 @@ pub(crate) enum Output {
     /// position it needs.
     SendSnapshot(eraftpb::Message),
     Append(Append),
-    Apply(Vec<LogEntry>),
+    Apply(Vec<CommittedEntry>),
     Fetch {
         from: LogIndex,
         to_exclusive: LogIndex,
@@ -126,6 +165,10 @@ struct Parked {
 /// One member of the Raft group.
 pub(crate) struct Consensus {
     raw: RawNode<Window>,
+    /// The library knows the same, by numbers.
+    configuration: Configuration,
+    /// What entries up to here say of it was in force before this start.
+    configured: LogIndex,
     rng: ChaCha8Rng,
     parked: VecDeque<Parked>,
     fetching: VecDeque<Wanted>,
@@ -148,17 +191,11 @@ impl std::fmt::Debug for Consensus {
 }
 
 impl Consensus {
-    /// `voters` are consensus numbers ([`quorate_model::id::NodeId::raft_id`]), this node's too.
+    /// `id` is this node's consensus number ([`quorate_model::id::NodeId::raft_id`]).
     ///
     /// # Errors
     /// The library's own refusal of a log that cannot be: a message for people.
-    pub(crate) fn new(
-        id: u64,
-        voters: &BTreeSet<u64>,
-        log: RecoveredLog,
-        applied: LogIndex,
-        seed: u64,
-    ) -> Result<Consensus, raft::Error> {
+    pub(crate) fn new(id: u64, log: RecoveredLog, applied: LogIndex, seed: u64) -> Result<Consensus, raft::Error> {
         let config = Config {
             id,
             election_tick: ELECTION_TICKS,
@@ -182,9 +219,8 @@ impl Consensus {
         // index is not synced on its own, so the database may well know better (traps A2 b).
         let commit = log.commit.max(applied.0);
         let hard_state = HardState { term: log.term, vote: log.vote, commit, ..HardState::default() };
-        let mut conf_state = ConfState::default();
-        conf_state.set_voters(voters.iter().copied().collect());
-        let recent = log.unapplied.into_iter().map(|e| storage::entry(e.index, e.term, e.data)).collect();
+        let conf_state = reconfigure::conf_state(&log.configuration);
+        let recent = log.unapplied.into_iter().map(storage::entry).collect();
         let saved_hard_state = (log.term, log.vote, log.commit);
         let window = Window::new(hard_state, conf_state, log.before, &log.terms, recent, applied);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -192,6 +228,8 @@ impl Consensus {
         let announced = (raw.raft.term, raw.raft.state, raw.raft.leader_id);
         let mut consensus = Consensus {
             raw,
+            configuration: log.configuration,
+            configured: log.configured,
             rng: ChaCha8Rng::seed_from_u64(seed),
             parked: VecDeque::new(),
             fetching: VecDeque::new(),
@@ -269,8 +307,8 @@ impl Consensus {
 
     /// Peers are connected and nobody leads: no reason to wait for a full timeout of silence.
     pub(crate) fn may_elect(&mut self, now: Timestamp, alive: &BTreeSet<u64>) {
-        let majority = self.raw.raft.prs().conf().voters().ids().iter().filter(|id| alive.contains(id)).count() * 2
-            > self.raw.raft.prs().conf().voters().ids().iter().count();
+        let heard = self.configuration.nodes().into_iter().filter(|node| alive.contains(&node.raft_id())).collect();
+        let majority = self.configuration.is_majority(&heard);
         if self.raw.raft.leader_id == raft::INVALID_ID
             && self.raw.raft.state == StateRole::Follower
             && self.campaign_at.is_none()
@@ -309,7 +347,13 @@ impl Consensus {
 
     /// A leader's snapshot lies ready in full. Returns whether Raft wants it; if so, an
     /// [`Output::Install`] follows.
-    pub(crate) fn receive_snapshot(&mut self, from: u64, term: Term, index: LogIndex, index_term: Term) -> bool {
+    pub(crate) fn receive_snapshot(
+        &mut self,
+        from: u64,
+        term: Term,
+        (index, index_term): (LogIndex, Term),
+        configuration: Configuration,
+    ) -> bool {
         let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgSnapshot);
         message.from = from;
@@ -318,12 +362,21 @@ impl Consensus {
         let metadata = message.mut_snapshot().mut_metadata();
         metadata.index = index.0;
         metadata.term = index_term.0;
-        let voters = self.raw.raft.prs().conf().voters().ids().iter().collect();
+        let configuration = if planted(Bug::SnapshotOfOwnVoters) && self.configuration.is_known() {
+            self.configuration.clone()
+        } else {
+            configuration
+        };
         if !planted(Bug::SnapshotWithoutVoters) {
-            metadata.mut_conf_state().set_voters(voters);
+            metadata.set_conf_state(reconfigure::conf_state(&configuration));
         }
         let _ = self.raw.step(message);
-        self.raw.snap().is_some()
+        let wanted = self.raw.snap().map(|snapshot| snapshot.get_metadata().index);
+        if wanted == Some(index.0) {
+            // The library counts with it from here on.
+            self.configuration = configuration;
+        }
+        wanted.is_some()
     }
 
     /// # Errors
@@ -381,7 +434,7 @@ impl Consensus {
     /// The oldest [`Output::Fetch`] that is not answered yet.
     pub(crate) fn fetched(&mut self, entries: Vec<LogEntry>) {
         let Some(wanted) = self.fetching.pop_front() else { return };
-        let entries = entries.into_iter().map(|e| storage::entry(e.index, e.term, e.data)).collect();
+        let entries = entries.into_iter().map(storage::entry).collect();
         self.raw.mut_store().set_fetched(entries);
         self.raw.on_entries_fetched(wanted.context);
         self.raw.mut_store().set_fetched(Vec::new());
@@ -433,6 +486,11 @@ impl Consensus {
             let entries = ready.take_entries();
             assert!(!installs || entries.is_empty(), "entries after a snapshot come with a later ready");
             self.raw.mut_store().append(&entries);
+            if planted(Bug::ConfiguredAtAppend) {
+                for entry in entries.iter().filter(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
+                    self.take_configuration(entry.index, &entry.data);
+                }
+            }
             // A leader that was deposed in this very turn still has appends to send.
             let mut parked_messages: Vec<_> =
                 ready.take_persisted_messages().into_iter().filter_map(|message| self.following(message)).collect();
@@ -464,7 +522,8 @@ impl Consensus {
                 self.parked.push_back(Parked { number, messages: parked_messages, free });
             }
             if !committed.is_empty() {
-                out.push(Output::Apply(committed.into_iter().map(log_entry).collect()));
+                let committed = committed.into_iter().map(|entry| self.take_committed(entry)).collect();
+                out.push(Output::Apply(committed));
             }
         }
         for wanted in self.raw.mut_store().take_wanted() {
@@ -504,16 +563,16 @@ impl Consensus {
         Some(message)
     }
 
-    /// Whether every voter's consensus progress is known to this leader as up to date enough to
-    /// take over: the follower that would need the least.
+    /// The voter that would need the least to take over from this leader. One that will vote no more
+    /// comes last.
     pub(crate) fn best_follower(&self, alive: &BTreeSet<u64>) -> Option<u64> {
-        let me = self.raw.raft.id;
-        let matched: BTreeMap<u64, u64> = alive
+        let stays = |id: u64| self.configuration.voters.iter().any(|node| node.raft_id() == id);
+        alive
             .iter()
-            .filter(|id| **id != me)
+            .filter(|id| **id != self.raw.raft.id)
             .filter_map(|id| Some((*id, self.raw.raft.prs().get(*id)?.matched)))
-            .collect();
-        matched.into_iter().max_by_key(|(id, matched)| (*matched, u64::MAX - id)).map(|(id, _)| id)
+            .max_by_key(|(id, matched)| (stays(*id), *matched, u64::MAX - id))
+            .map(|(id, _)| id)
     }
 
     fn hard_state(&self) -> (u64, u64, u64) {
@@ -542,17 +601,21 @@ fn sent(message: eraftpb::Message) -> Output {
 }
 
 fn log_entry(entry: eraftpb::Entry) -> LogEntry {
-    // Nobody proposes membership changes yet; the log format knows them.
-    assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "membership entries come with a later version");
-    LogEntry { index: LogIndex(entry.index), term: Term(entry.term), data: entry.data }
+    let kind = match entry.get_entry_type() {
+        EntryType::EntryNormal => EntryKind::Normal,
+        // The older form is proposed by nobody and refused on the link.
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => EntryKind::Membership,
+    };
+    LogEntry { index: LogIndex(entry.index), term: Term(entry.term), kind, data: entry.data }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_model::id::NodeId;
 
     fn entries(range: std::ops::RangeInclusive<u64>) -> Vec<eraftpb::Entry> {
-        range.map(|index| storage::entry(LogIndex(index), Term(1), Bytes::new())).collect()
+        range.map(|index| eraftpb::Entry { index, term: 1, ..Default::default() }).collect()
     }
 
     fn append(index: u64, entries: Vec<eraftpb::Entry>) -> eraftpb::Message {
@@ -562,15 +625,20 @@ mod tests {
         message
     }
 
+    fn three_voters() -> Configuration {
+        Configuration::of((1..=3).map(|number| NodeId::from_u128(number << 64)).collect())
+    }
+
     /// A follower, numbered 1 of 3, whose log has entries 1 to 8 of term 1.
     fn follower() -> Consensus {
         let log = RecoveredLog {
             term: 1,
             terms: vec![(LogIndex(1), Term(1))],
             unapplied: entries(1..=8).into_iter().map(log_entry).collect(),
+            configuration: three_voters(),
             ..RecoveredLog::default()
         };
-        Consensus::new(1, &BTreeSet::from([1, 2, 3]), log, LogIndex(0), 7).unwrap()
+        Consensus::new(1, log, LogIndex(0), 7).unwrap()
     }
 
     #[test]
@@ -585,7 +653,7 @@ mod tests {
     #[test]
     fn a_node_does_not_stand_while_a_snapshot_is_put_in_force() {
         let (mut consensus, mut out) = (follower(), Vec::new());
-        assert!(consensus.receive_snapshot(2, Term(1), LogIndex(100), Term(1)));
+        assert!(consensus.receive_snapshot(2, Term(1), (LogIndex(100), Term(1)), three_voters()));
         consensus.flush(&mut out);
         assert!(out.iter().any(|output| matches!(output, Output::Install { .. })));
         let mut order = eraftpb::Message { term: 1, from: 2, to: 1, ..Default::default() };

@@ -1,6 +1,7 @@
 //! Every cause of work and every consequence.
 
-use crate::consensus::{Append, LogEntry};
+use crate::configuration::Configuration;
+use crate::consensus::{Append, CommittedEntry, LogEntry};
 use crate::wire::Body;
 use quorate_membership::swim::Rumor;
 use quorate_model::assignment::Assignment;
@@ -9,6 +10,7 @@ use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::observed::{GatewayReport, ReplicaStatus};
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The moment of an event, on both clocks. The shell reads them once for all that it found waiting.
@@ -29,6 +31,8 @@ pub enum Event {
     Tick,
     /// A peer said something on its link.
     Received { from: NodeId, message: Body },
+    /// A node opened a connection to this one, and said where its own link is found.
+    Called { peer: NodeId, link: String },
     /// A link works in both directions.
     LinkUp { peer: NodeId },
     /// A link ended. `refused`: a new connection was refused at once, so the process is gone.
@@ -40,8 +44,8 @@ pub enum Event {
     Read { ticket: Ticket, deadline: Timestamp },
     /// An operator wants another leader.
     Transfer { ticket: Ticket, to: NodeId, deadline: Timestamp },
-    /// This node is about to end: it hands leadership over and leaves the cluster, until its next
-    /// start. [`crate::Node::has_left`] says when that is done.
+    /// This node is about to end: the cluster is told that it left, and another one leads.
+    /// [`Effect::Left`] says when that is done.
     Leave,
     /// The log is durable up to this [`Append`].
     Persisted { number: u64 },
@@ -58,7 +62,7 @@ pub enum Event {
     /// A gateway that takes its routes from this node.
     Gateway(GatewayReport),
     /// A database from a leader lies ready to be installed.
-    SnapshotReceived { from: NodeId, term: Term, index: LogIndex, index_term: Term },
+    SnapshotReceived { from: NodeId, term: Term, index: LogIndex, index_term: Term, configuration: Configuration },
     /// [`Effect::SendSnapshot`] ended.
     SnapshotSent { to: NodeId, ok: bool },
     /// [`Effect::InstallSnapshot`] is done; this is what the database now holds.
@@ -92,7 +96,7 @@ pub enum Effect {
         bytes_max: usize,
     },
     /// Run these entries, answer whoever waits for their request ids, then say [`Event::Applied`].
-    Apply(Vec<LogEntry>),
+    Apply(Vec<CommittedEntry>),
     /// The mutation will not be answered by its applying.
     Refuse {
         request_id: RequestId,
@@ -129,6 +133,11 @@ pub enum Effect {
     DiscardSnapshot {
         index: LogIndex,
     },
+    /// The other nodes from now on, and where their links may be found (HOST:PORT, the likeliest first).
+    /// Links to new ones are to be opened, those to others ended. Said first when the node starts.
+    Peers(BTreeMap<NodeId, Vec<String>>),
+    /// After [`Event::Leave`]: the cluster knows, and this node leads no longer.
+    Left,
     /// Something that people look at has changed.
     Changed,
 }

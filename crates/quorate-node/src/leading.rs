@@ -4,6 +4,7 @@
 //! is checked once more when it is applied. Nothing is asked twice while the first asking is on
 //! its way.
 
+use crate::configuration::Configuration;
 use crate::event::Now;
 use crate::node::PeerView;
 use quorate_membership::{LinkState, Membership, Opinion};
@@ -28,18 +29,19 @@ const MOVES_MAX: u32 = 200;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Chore {
     Register,
-    Farewell,
     Verdict(NodeId),
     Plan,
     Transition(ServiceName),
     Note,
+    /// This node's own end.
+    Leave,
 }
 
 /// All that a decision looks at.
 pub(crate) struct Seen<'a> {
     pub(crate) me: NodeId,
     pub(crate) now: Now,
-    pub(crate) voters: &'a BTreeSet<NodeId>,
+    pub(crate) configuration: &'a Configuration,
     pub(crate) membership: &'a LinkState,
     pub(crate) peers: &'a BTreeMap<NodeId, PeerView>,
     pub(crate) state: &'a ClusterState,
@@ -134,7 +136,7 @@ impl Leading {
 
     /// A node is down when a majority of the voters has not heard from it for long enough.
     fn verdicts(&self, seen: &Seen<'_>) -> Vec<(Command, Chore)> {
-        let away = |node: NodeId| seen.membership.unheard_by_majority(node, seen.voters, seen.now.mono);
+        let away = |node: NodeId| unheard_by_majority(seen.membership, node, seen.configuration, seen.now);
         seen.state
             .nodes
             .values()
@@ -211,9 +213,21 @@ fn replica_state(seen: &Seen<'_>, node: NodeId, replica: ReplicaId) -> Option<Re
     report.replicas.iter().find(|status| status.replica == replica).map(|status| status.state)
 }
 
+/// For how long the majority, of both sets of voters while they change, has not heard the node.
+pub(crate) fn unheard_by_majority(
+    membership: &LinkState,
+    node: NodeId,
+    configuration: &Configuration,
+    now: Now,
+) -> Option<Duration> {
+    let spans: Option<Vec<Duration>> =
+        configuration.halves().map(|half| membership.unheard_by_majority(node, half, now.mono)).collect();
+    spans?.into_iter().min()
+}
+
 /// What the scheduler is told of the world.
 fn observe(seen: &Seen<'_>) -> Observed {
-    let away = |node: NodeId| seen.membership.unheard_by_majority(node, seen.voters, seen.now.mono);
+    let away = |node: NodeId| unheard_by_majority(seen.membership, node, seen.configuration, seen.now);
     let heard: Vec<&PeerView> =
         seen.peers.iter().filter(|(node, peer)| peer.fresh && heard(seen, **node)).map(|(_, peer)| peer).collect();
     let gateways = || heard.iter().flat_map(|peer| &peer.report.gateways);

@@ -10,9 +10,12 @@
 //! - Only the leader proposes what concerns others; what it proposes is checked again when it is
 //!   applied, so a deposed leader does no harm.
 
+mod address_book;
 mod clocks;
+pub mod configuration;
 pub mod consensus;
 mod digests;
+pub mod electorate;
 pub mod event;
 mod leading;
 mod node;
@@ -21,6 +24,7 @@ mod requests;
 mod sight;
 pub mod wire;
 
+pub use configuration::Configuration;
 pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
-pub use node::{Node, NodeOptions, PeerView, StartError};
+pub use node::{Node, NodeOptions, PeerView, REPLACE_VOTER_AFTER, StartError};
 pub use sight::Sight;

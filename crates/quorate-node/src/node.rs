@@ -1,10 +1,13 @@
 //! The node: where every event is taken apart.
 
+use crate::address_book::AddressBook;
 use crate::clocks::Clocks;
-use crate::consensus::{Consensus, NotProposed, Output, RecoveredLog};
+use crate::configuration::Configuration;
+use crate::consensus::{CAUGHT_UP_ENTRIES, Consensus, Content, NotProposed, Output, RecoveredLog};
 use crate::digests::{Difference, Digests};
+use crate::electorate;
 use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
-use crate::leading::{Chore, Leading, Seen};
+use crate::leading::{Chore, Leading, Seen, unheard_by_majority};
 use crate::reads::Reads;
 use crate::requests::Requests;
 use crate::sight::{Sight, Sights};
@@ -16,9 +19,9 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
-use quorate_model::member::MemberCommand;
+use quorate_model::member::{MemberCommand, NotAdmitted};
 use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
-use quorate_model::state::{ClusterState, Health, NodeIdentity};
+use quorate_model::state::{Change, ClusterState, Health, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::{Held, Plan};
 use raft::eraftpb;
@@ -51,20 +54,27 @@ pub struct NodeOptions {
     pub identity: NodeIdentity,
     /// Differs from start to start of this node.
     pub boot: u64,
-    /// Every voter, this node too.
-    pub voters: BTreeSet<NodeId>,
+    /// Where nodes may be found, HOST:PORT of their link, before the cluster's own records are here:
+    /// those with whom it began, or whom a joining node was told of. May be empty: who knows this node
+    /// calls it, and says where it is found itself.
+    pub contacts: BTreeMap<NodeId, String>,
     /// How long a node may be away before its replicas are replaced.
     pub replace_after: Duration,
+    /// How long a voter may be away before a standby votes in its place; see [`REPLACE_VOTER_AFTER`].
+    pub replace_voter_after: Duration,
     /// Seeds everything random; from the system's randomness in production.
     pub seed: u64,
 }
+
+/// The default of [`NodeOptions::replace_voter_after`]. A node that only starts anew or is upgraded is
+/// back before, so that voters do not wander with every restart; and the next loss, which the cluster
+/// may not survive while this one is not replaced, seldom follows within half a minute.
+pub const REPLACE_VOTER_AFTER: Duration = Duration::from_secs(30);
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    #[error("this node is not among the voters that its configuration names")]
-    NotAVoter,
     #[error("the recovered log does not fit: {0}")]
     Log(String),
 }
@@ -83,9 +93,15 @@ pub struct PeerView {
 pub struct Node {
     me: NodeIdentity,
     boot: u64,
-    voters: BTreeSet<NodeId>,
-    by_raft_id: BTreeMap<u64, NodeId>,
+    book: AddressBook,
+    replace_voter_after: Duration,
     consensus: Consensus,
+    /// What is to be done about the voters, as of the last look; the leader's alone.
+    electorate: Option<electorate::Step>,
+    /// Voters, nodes or addresses changed since the last look.
+    members_due: bool,
+    /// This node is about to end.
+    leaving: Leaving,
     membership: LinkState,
     /// The mirror of what is in `system` as of `applied`.
     state: ClusterState,
@@ -118,11 +134,18 @@ pub struct Node {
     clocks: Clocks,
     rng: ChaCha8Rng,
     stamped: WallTime,
-    /// This node was told to end: it frees its place instead of taking it.
-    leaving: bool,
     /// When the cluster last refused to have this node, and why.
     refused: Option<(Timestamp, Refusal)>,
     changed: bool,
+}
+
+/// How far a node's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    Asked,
+    /// The shell was told that nothing is left to wait for.
+    Done,
 }
 
 /// Leadership being handed over for an operator.
@@ -147,19 +170,17 @@ impl Node {
         now: Now,
     ) -> Result<Node, StartError> {
         let id = options.identity.id;
-        if !options.voters.contains(&id) {
-            return Err(StartError::NotAVoter);
-        }
-        let by_raft_id: BTreeMap<u64, NodeId> = options.voters.iter().map(|node| (node.raft_id(), *node)).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let raft_ids = by_raft_id.keys().copied().collect();
-        let consensus = Consensus::new(id.raft_id(), &raft_ids, log, applied, rng.next_u64())
+        let consensus = Consensus::new(id.raft_id(), log, applied, rng.next_u64())
             .map_err(|error| StartError::Log(error.to_string()))?;
         let mut node = Node {
             boot: options.boot,
-            voters: options.voters,
-            by_raft_id,
+            book: AddressBook::new(id, options.contacts),
+            replace_voter_after: options.replace_voter_after,
             consensus,
+            electorate: None,
+            members_due: true,
+            leaving: Leaving::No,
             membership: LinkState::new(id),
             state,
             applied,
@@ -188,13 +209,13 @@ impl Node {
             clocks: Clocks::default(),
             rng,
             stamped: WallTime::default(),
-            leaving: false,
             refused: None,
             changed: true,
             me: options.identity,
         };
-        for voter in node.voters.iter().filter(|voter| **voter != id) {
-            node.membership.step(now.mono, Input::Known(*voter));
+        node.book.refresh(node.consensus.configuration(), &node.state);
+        for peer in node.book.peers().keys() {
+            node.membership.step(now.mono, Input::Known(*peer));
         }
         node.reads.ask(CATCH_UP, Timestamp(Duration::MAX));
         node.consensus.may_elect(now.mono, &node.alive());
@@ -207,6 +228,9 @@ impl Node {
         match event {
             Event::Tick => {}
             Event::Received { from, message } => self.receive(now, from, message),
+            Event::Called { peer, link } => self.members_due |= self.book.met(peer, link),
+            // A link that was meant to be ended may still report.
+            Event::LinkUp { peer } | Event::LinkDown { peer, .. } if !self.book.is_peer(peer) => {}
             Event::LinkUp { peer } => self.link_up(now, peer),
             Event::LinkDown { peer, refused } => self.link_down(now, peer, refused),
             Event::Propose { proposal, deadline } => {
@@ -235,10 +259,14 @@ impl Node {
                 self.changed = true;
             }
             Event::Gateway(report) => self.gateway(now, report),
-            Event::SnapshotReceived { from, term, index, index_term } => {
-                if !self.consensus.receive_snapshot(from.raft_id(), term, index, index_term) {
+            Event::SnapshotReceived { from, term, index, index_term, configuration } => {
+                let expelled = self.state.members.expelled.contains(&from);
+                if expelled
+                    || !self.consensus.receive_snapshot(from.raft_id(), term, (index, index_term), configuration)
+                {
                     out.push(Effect::DiscardSnapshot { index });
                 }
+                self.members_due = true;
             }
             Event::SnapshotSent { to, ok } => self.consensus.snapshot_sent(to.raft_id(), ok),
             Event::SnapshotInstalled { index, state } => {
@@ -249,6 +277,7 @@ impl Node {
                 self.consensus.snapshot_installed(index, &mut outputs);
                 self.carry_out(outputs, out);
                 self.plan_due = true;
+                self.members_due = true;
                 self.changed = true;
             }
         }
@@ -258,6 +287,7 @@ impl Node {
     /// after every run of [`step`](Self::step)s, and at [`next_wake`](Self::next_wake).
     pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.consensus.advance_time(now.mono);
+        self.meet(now, out);
         self.hand_over_requests(now, out);
         self.lead(now, out);
         if self.leader().is_some()
@@ -266,7 +296,9 @@ impl Node {
             self.consensus.read_index(round);
         }
         self.give_up(now, out);
+        self.end(out);
         self.drain_consensus(now, out);
+        self.meet(now, out);
         self.answer_reads(out);
         self.assign(out);
         self.say_status(now, out);
@@ -304,7 +336,7 @@ impl Node {
     /// The node that leads, as far as this one knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.consensus.leader().and_then(|id| self.by_raft_id.get(&id).copied())
+        self.consensus.leader().and_then(|id| self.book.by_raft_id(id))
     }
 
     #[must_use]
@@ -312,9 +344,28 @@ impl Node {
         self.consensus.leads()
     }
 
+    /// Who votes and who stands by, as far as this node has been told.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.consensus.configuration()
+    }
+
+    /// The nodes that vote; the new ones while voters change.
     #[must_use]
     pub fn voters(&self) -> &BTreeSet<NodeId> {
-        &self.voters
+        &self.configuration().voters
+    }
+
+    /// What this node, leading, is about to change about the voters, or why it cannot.
+    #[must_use]
+    pub fn electorate(&self) -> Option<&electorate::Step> {
+        self.electorate.as_ref()
+    }
+
+    /// The other nodes of the cluster and where their links may be found.
+    #[must_use]
+    pub fn peers_to_call(&self) -> &BTreeMap<NodeId, Vec<String>> {
+        self.book.peers()
     }
 
     /// Whether this node hears another one.
@@ -343,10 +394,10 @@ impl Node {
         if self.leads() { Some(now) } else { self.leader_heard }
     }
 
-    /// Whether this node was told to end and the cluster knows it.
+    /// Whether this node was told to end, and nothing is left to wait for.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        self.leaving && self.state.nodes.get(&self.me.id).is_none_or(|known| known.health == Health::Left)
+        self.leaving == Leaving::Done
     }
 
     /// Why the cluster does not have this node: there is no place for it, or it was expelled.
@@ -375,8 +426,13 @@ impl Node {
     }
 
     fn receive(&mut self, now: Now, from: NodeId, message: Body) {
+        // One that this node has not heard of may lead a cluster that has moved on; it speaks for itself.
+        if self.state.members.expelled.contains(&from) {
+            return;
+        }
         self.changed |= self.sights.spoke(from);
-        if self.last_word.insert(from, now.mono).is_none() && self.voters.contains(&from) {
+        let known = self.book.is_peer(from);
+        if known && self.last_word.insert(from, now.mono).is_none() {
             // It was silent and speaks again, or spoke before its link was up.
             self.membership.step(now.mono, Input::LinkUp(from));
             self.own_status_changed(now);
@@ -393,6 +449,7 @@ impl Node {
                     }
                 }
             }
+            Body::Forward(_) | Body::Status(_) | Body::Transfer(_) if !known => {}
             Body::Forward(forward) => {
                 for proposal in forward.proposals {
                     if let Ok(proposal) = proposal.proposal() {
@@ -465,12 +522,14 @@ impl Node {
 
     /// Consensus numbers of the voters that this node hears, its own too.
     fn alive(&self) -> BTreeSet<u64> {
-        self.voters.iter().filter(|node| self.hears(**node)).map(|node| node.raft_id()).collect()
+        let configuration = self.configuration();
+        let voters = configuration.voters.union(&configuration.outgoing);
+        voters.filter(|node| self.hears(**node)).map(|node| node.raft_id()).collect()
     }
 
     fn transfer(&mut self, now: Now, ticket: Ticket, to: NodeId, deadline: Timestamp, out: &mut Vec<Effect>) {
         let answer = |result| Effect::Transferred { ticket, result };
-        if !self.voters.contains(&to) {
+        if !self.voters().contains(&to) {
             out.push(answer(Err(TransferFailed::UnknownNode)));
             return;
         }
@@ -488,13 +547,36 @@ impl Node {
         }
     }
 
+    /// This node is about to end. The cluster is told first, and then led by another.
     fn leave(&mut self, now: Now) {
-        self.leaving = true;
-        self.own_status_changed(now);
-        if self.leads()
-            && let Some(heir) = self.consensus.best_follower(&self.alive())
-        {
-            self.consensus.transfer(heir);
+        if self.leaving != Leaving::No {
+            return;
+        }
+        self.leaving = Leaving::Asked;
+        let me = self.state.nodes.get(&self.me.id).filter(|me| me.boot == self.boot && me.health != Health::Left);
+        if let Some(me) = me {
+            let command = MemberCommand::Leave { node: self.me.id, generation: me.generation };
+            self.ask(now, Command::Member(command), Chore::Leave);
+        }
+        self.plan_due = true;
+    }
+
+    /// Hands leadership over before this node ends, and says when nothing is left to wait for.
+    fn end(&mut self, out: &mut Vec<Effect>) {
+        if self.leaving != Leaving::Asked {
+            return;
+        }
+        let heir = self.consensus.best_follower(&self.alive()).filter(|_| self.leads());
+        if let Some(heir) = heir {
+            if !self.consensus.hands_over() {
+                self.consensus.transfer(heir);
+            }
+            return;
+        }
+        let told = self.chores.values().all(|chore| *chore != Chore::Leave);
+        if told {
+            self.leaving = Leaving::Done;
+            out.push(Effect::Left);
         }
     }
 
@@ -533,7 +615,13 @@ impl Node {
                 }
             }
             if !entry.changes.is_empty() {
+                let of_members = |change: &Change| matches!(change, Change::Node(_) | Change::Member(_));
+                self.members_due |= entry.changes.iter().any(of_members);
                 self.state.absorb(entry.index, &entry.changes);
+                if self.state.members.expelled.contains(&self.me.id) {
+                    let why = NotAdmitted::Expelled { node: self.me.id };
+                    self.refused = Some((now.mono, Refusal::NotAdmitted { why }));
+                }
                 self.plan_due = true;
                 self.changed = true;
             }
@@ -542,8 +630,36 @@ impl Node {
                 self.note_differences(now, differences);
             }
         }
+        let reconfigured = self.consensus.reconfigures();
         self.applied = last;
         self.consensus.applied(last);
+        // The next step of a change waits for this one to be applied.
+        self.plan_due |= reconfigured && !self.consensus.reconfigures();
+    }
+
+    /// Takes note of who belongs to the cluster now.
+    fn meet(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.members_due) {
+            return;
+        }
+        self.plan_due = true;
+        self.changed = true;
+        let before = self.book.peers().clone();
+        let first = !self.book.announced();
+        self.book.refresh(self.consensus.configuration(), &self.state);
+        if *self.book.peers() == before && !first {
+            return;
+        }
+        for gone in before.keys().filter(|peer| !self.book.is_peer(**peer)) {
+            self.membership.step(now.mono, Input::Removed(*gone));
+            self.peers.remove(gone);
+            self.last_word.remove(gone);
+            self.clocks.forget(*gone);
+        }
+        for peer in self.book.peers().keys().filter(|peer| !before.contains_key(peer)) {
+            self.membership.step(now.mono, Input::Known(*peer));
+        }
+        out.push(Effect::Peers(self.book.announce()));
     }
 
     fn note_differences(&mut self, now: Now, differences: Vec<Difference>) {
@@ -618,7 +734,7 @@ impl Node {
         let seen = Seen {
             me: self.me.id,
             now,
-            voters: &self.voters,
+            configuration: self.consensus.configuration(),
             membership: &self.membership,
             peers: &self.peers,
             state: &self.state,
@@ -632,24 +748,70 @@ impl Node {
         }
         self.register(now);
         self.hand_over_requests(now, out);
+        self.reconcile_voters(now);
+    }
+
+    /// The next step towards the voters that there should be, if this node leads.
+    fn reconcile_voters(&mut self, now: Now) {
+        let step = if self.leads() { self.with_electorate(now, electorate::next) } else { None };
+        self.changed |= step != self.electorate;
+        match step.as_ref().map(|step| &step.action) {
+            // Not taken, because another change is on its way: the next look asks again.
+            Some(electorate::Action::Change(to)) => {
+                let _ = self.consensus.reconfigure(to);
+            }
+            Some(electorate::Action::HandOver(to)) if !self.consensus.hands_over() => {
+                self.consensus.transfer(to.raft_id());
+            }
+            Some(electorate::Action::HandOver(_) | electorate::Action::Wait) | None => {}
+        }
+        self.electorate = step;
+    }
+
+    /// Whether a wish about a voter would harm the cluster, as this node sees it. The leader sees best.
+    ///
+    /// # Errors
+    /// [`electorate::Harm`], for people.
+    pub fn judge(&self, now: Now, wish: electorate::Wish) -> Result<(), electorate::Harm> {
+        self.with_electorate(now, |electorate| electorate::judge(electorate, wish))
+    }
+
+    fn with_electorate<T>(&self, now: Now, look: impl FnOnce(&electorate::Electorate<'_>) -> T) -> T {
+        let configuration = self.configuration();
+        let away = |node: &NodeId| Some((*node, unheard_by_majority(&self.membership, *node, configuration, now)?));
+        let heard = configuration.nodes().into_iter().filter(|node| self.hears(*node)).collect();
+        let unheard_for = configuration.nodes().iter().filter_map(away).collect();
+        let caught_up = match self.leads() {
+            true => self.consensus.caught_up(),
+            // A follower goes by what nodes say of themselves.
+            false => {
+                let near = |peer: &PeerView| self.applied.0.saturating_sub(peer.applied.0) <= CAUGHT_UP_ENTRIES;
+                self.peers.iter().filter(|(_, peer)| near(peer)).map(|(node, _)| *node).collect()
+            }
+        };
+        look(&electorate::Electorate {
+            me: self.leader().unwrap_or(self.me.id),
+            configuration,
+            nodes: &self.state.nodes,
+            expelled: &self.state.members.expelled,
+            heard: &heard,
+            unheard_for: &unheard_for,
+            caught_up: &caught_up,
+            replace_voter_after: self.replace_voter_after,
+        })
     }
 
     /// Each node says itself who it is, at every start, and when it was taken for dead; and that it
     /// leaves, when it is told to end.
     fn register(&mut self, now: Now) {
-        let asked = self.chores.values().any(|chore| matches!(chore, Chore::Register | Chore::Farewell));
-        if asked || self.leader().is_none() {
+        // A node that ends would come back with its last breath; one that was expelled never does.
+        if self.leaving != Leaving::No || self.state.members.expelled.contains(&self.me.id) {
             return;
         }
-        let known = self.state.nodes.get(&self.me.id);
-        if self.leaving {
-            if let Some(known) = known.filter(|known| known.health != Health::Left) {
-                let command = MemberCommand::Leave { node: self.me.id, generation: known.generation };
-                self.ask(now, Command::Member(command), Chore::Farewell);
-            }
+        if self.leader().is_none() || self.chores.values().any(|chore| *chore == Chore::Register) {
             return;
         }
-        let registered = known.is_some_and(|known| {
+        let registered = self.state.nodes.get(&self.me.id).is_some_and(|known| {
             known.boot == self.boot && known.identity == known.registered(&self.me) && known.health == Health::Joined
         });
         let lately = self.refused.as_ref().is_some_and(|(at, _)| now.mono.since(*at) < ASK_AGAIN);
@@ -748,17 +910,21 @@ impl Node {
         for output in outputs {
             match output {
                 Output::Send(message) => {
-                    if let Some(to) = self.by_raft_id.get(&message.to) {
-                        out.push(Effect::Send { to: *to, message: Body::Raft(RaftMessage::from(message)) });
+                    if let Some(to) = self.book.by_raft_id(message.to) {
+                        out.push(Effect::Send { to, message: Body::Raft(RaftMessage::from(message)) });
                     }
                 }
                 Output::SendSnapshot(message) => {
-                    if let Some(to) = self.by_raft_id.get(&message.to) {
-                        out.push(Effect::SendSnapshot { to: *to, term: Term(message.term) });
+                    if let Some(to) = self.book.by_raft_id(message.to) {
+                        out.push(Effect::SendSnapshot { to, term: Term(message.term) });
                     }
                 }
                 Output::Append(append) => out.push(Effect::Append(append)),
-                Output::Apply(entries) => out.push(Effect::Apply(entries)),
+                Output::Apply(entries) => {
+                    let configures = |content: &Content| matches!(content, Content::Configuration(_));
+                    self.members_due |= entries.iter().any(|entry| configures(&entry.content));
+                    out.push(Effect::Apply(entries));
+                }
                 Output::Fetch { from, to_exclusive, bytes_max } => {
                     out.push(Effect::ReadLog { from, to_exclusive, bytes_max });
                 }
@@ -803,7 +969,7 @@ impl Node {
         self.sequence += 1;
         let report = self.own_report();
         let status = Status::new(&report, self.applied, self.digests.last(), now.wall);
-        for peer in self.voters.iter().filter(|node| **node != self.me.id && self.hears(**node)) {
+        for peer in self.book.peers().keys().filter(|node| self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
         self.see_myself();
@@ -815,7 +981,7 @@ impl Node {
             node: self.me.id,
             sequence: self.sequence,
             replicas: self.replicas.clone(),
-            reachable: self.voters.iter().copied().filter(|node| *node != self.me.id && self.hears(*node)).collect(),
+            reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
         }
     }

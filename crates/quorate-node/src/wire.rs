@@ -61,6 +61,9 @@ pub struct Hello {
     /// `true` on a connection for bulk data.
     #[prost(bool, tag = "4")]
     pub bulk: bool,
+    /// HOST:PORT of the speaker's own link, so that one who has not heard of it yet can answer.
+    #[prost(string, tag = "5")]
+    pub link: String,
 }
 
 /// A consensus message; the fields of Raft's own.
@@ -356,7 +359,8 @@ impl TryFrom<RaftEntry> for eraftpb::Entry {
 
     fn try_from(entry: RaftEntry) -> Result<Self, Self::Error> {
         use eraftpb::EntryType as E;
-        let known = [E::EntryNormal, E::EntryConfChange, E::EntryConfChangeV2];
+        // `EntryConfChange` is the library's older form, which nobody here ever proposed.
+        let known = [E::EntryNormal, E::EntryConfChangeV2];
         let kind = known.into_iter().find(|kind| *kind as i32 == entry.kind);
         let mut out = eraftpb::Entry::default();
         out.set_entry_type(kind.ok_or(DecodeError::RaftKind(entry.kind))?);

@@ -160,7 +160,7 @@ impl Clients {
             transactions: Vec::new(),
             requests: BTreeMap::new(),
             acknowledged: 0,
-            answered_by: vec![0; scenario.nodes],
+            answered_by: vec![0; scenario.machines()],
             registers: Dice::new(scenario.seed, "registers").between(2, 12),
             next_value: 0,
             pause: pause(scenario),
@@ -225,10 +225,10 @@ impl World {
             self.alarm(client, Duration::from_millis(200));
             return;
         }
-        let nodes = self.machines.len();
+        let members = self.members();
         let caller = &mut self.clients.callers[client as usize];
         if self.clients.roaming || caller.dice.chance(200) {
-            caller.machine = caller.dice.index(nodes);
+            caller.machine = *caller.dice.pick(&members);
         }
         let what = self.wish(client);
         let (asked, deadline) = (micros(self.now), self.now.plus(PATIENCE));
@@ -376,10 +376,10 @@ impl World {
 
     /// No answer: the same request goes to another node, or the client gives up.
     fn elsewhere(&mut self, client: u32) {
-        let nodes = self.machines.len();
+        let members = self.members();
         let now = self.now;
         let caller = &mut self.clients.callers[client as usize];
-        caller.machine = (caller.machine + 1 + caller.dice.index(nodes)) % nodes;
+        caller.machine = *caller.dice.pick(&members);
         let Some(doing) = &caller.doing else { return };
         // A local read is about one node; elsewhere it would be another question.
         let over = doing.deadline <= now || matches!(doing.what, Wish::LocalRead(_));

@@ -1,6 +1,7 @@
 //! What goes wrong: which fault, where, when, for how long. The seed decides.
 
 use crate::dice::Dice;
+use crate::machine::Standing;
 use crate::scenario::Scenario;
 use crate::world::{What, World};
 use quorate_model::time::Timestamp;
@@ -53,6 +54,14 @@ pub enum FaultKind {
     HostsStumble,
     /// An operator moves leadership.
     Transfer,
+    /// A server joins.
+    Join,
+    /// A node is expelled, and does not believe it.
+    Expel,
+    /// A manager is not to vote, or may vote again.
+    ChangeVote,
+    /// A server is told to end, tells the cluster that it leaves, and comes back.
+    CleanStop,
     /// A service's process ends by itself.
     ReplicaCrash,
     /// A server ends just after something rare happened to it. Comes by itself, not by choice.
@@ -61,7 +70,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Those that are chosen.
-    pub const ALL: [FaultKind; 25] = [
+    pub const ALL: [FaultKind; 29] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::KillAll,
@@ -86,6 +95,10 @@ impl FaultKind {
         FaultKind::ClockStep,
         FaultKind::HostsStumble,
         FaultKind::Transfer,
+        FaultKind::Join,
+        FaultKind::Expel,
+        FaultKind::ChangeVote,
+        FaultKind::CleanStop,
         FaultKind::ReplicaCrash,
     ];
 
@@ -116,6 +129,10 @@ impl FaultKind {
             FaultKind::ClockStep => "clock-step",
             FaultKind::HostsStumble => "hosts-stumble",
             FaultKind::Transfer => "transfer",
+            FaultKind::Join => "join",
+            FaultKind::Expel => "expel",
+            FaultKind::ChangeVote => "change-vote",
+            FaultKind::CleanStop => "clean-stop",
             FaultKind::ReplicaCrash => "replica-crash",
             FaultKind::Ambush => "ambush",
         }
@@ -162,6 +179,10 @@ impl Faults {
     /// Until the next fault.
     pub(crate) fn pause(&mut self, scenario: &Scenario) -> Duration {
         self.dice.span(scenario.fault_every)
+    }
+
+    pub(crate) fn are_over(&self) -> bool {
+        self.over
     }
 
     fn choose(&mut self) -> FaultKind {
@@ -323,6 +344,23 @@ impl World {
                 let deadline = self.machines[n].clocks(self.now).mono.plus(Duration::from_secs(5));
                 self.tell(n, Event::Transfer { ticket: Ticket(u64::MAX - 1), to, deadline });
             }
+            FaultKind::Join => return self.begin_join(),
+            // Together with bit rot, which nothing repairs yet, too few could remain.
+            FaultKind::Expel | FaultKind::ChangeVote if self.scenario.spares == 0 => return false,
+            FaultKind::Expel => {
+                let Some(n) = self.victim() else { return false };
+                return self.begin_expulsion(n);
+            }
+            FaultKind::ChangeVote => {
+                let n = self.faults.dice.index(nodes);
+                return self.change_vote(n);
+            }
+            FaultKind::CleanStop => {
+                let Some(n) = self.victim() else { return false };
+                self.machines[n].off = true;
+                self.stop_cleanly(n);
+                self.until(ms(1_000) + span, Undo::SwitchOn(n));
+            }
             FaultKind::ReplicaCrash => {
                 let n = self.faults.dice.index(nodes);
                 let now = self.now;
@@ -396,7 +434,8 @@ impl World {
     /// yet. Never the last segment: damage in its last batch cannot be told from a torn write.
     fn rot(&mut self) -> bool {
         let rotten = self.machines.iter().filter(|machine| machine.rotten).count();
-        if rotten >= (self.machines.len() - 1) / 2 {
+        // Where voters change, they may become so few that the last one would be lost.
+        if rotten >= (self.machines.len() - 1) / 2 || self.scenario.spares > 0 || self.machines.len() < 3 {
             return false;
         }
         let off: Vec<usize> = (0..self.machines.len())
@@ -458,6 +497,12 @@ impl World {
         self.network.calm();
         for n in 0..self.machines.len() {
             self.machines[n].paused_until = Timestamp::default();
+            if self.machines[n].standing == Standing::Expelled {
+                // It is switched off for good.
+                let power = self.faults.dice.next();
+                self.end(n, Some(power));
+                continue;
+            }
             if self.machines[n].disk_fails {
                 // Whatever was to fail and has not yet is forgotten with the process.
                 self.end(n, None);

@@ -10,13 +10,19 @@ mod commits_are_counted;
 mod committed_never_changes;
 mod done_once;
 mod equal_state;
+mod expelled_stay_out;
 mod healing;
+mod leaders_are_elected;
 mod log_reaches_databases;
+mod majorities_meet;
 mod newest_assignment;
 mod node_states;
 mod one_leader_a_term;
 mod one_replica_an_ordinal;
 mod promises_are_durable;
+mod promoted_when_caught_up;
+mod voters_odd_at_rest;
+mod voters_of_the_log;
 mod votes_once_a_term;
 
 use crate::machine::Identity;
@@ -54,7 +60,12 @@ impl Invariants {
                 Box::<one_leader_a_term::OneLeaderATerm>::default(),
                 Box::<promises_are_durable::PromisesAreDurable>::default(),
                 Box::<votes_once_a_term::VotesOnceATerm>::default(),
-                Box::new(commits_are_counted::CommitsAreCounted::new(identity.voters.len())),
+                Box::new(leaders_are_elected::LeadersAreElected::new(identity)),
+                Box::new(commits_are_counted::CommitsAreCounted::new(identity)),
+                Box::new(majorities_meet::MajoritiesMeet::new(identity)),
+                Box::new(voters_of_the_log::VotersOfTheLog::new(identity)),
+                Box::new(promoted_when_caught_up::PromotedWhenCaughtUp::new(identity)),
+                Box::new(expelled_stay_out::ExpelledStayOut::new(identity)),
                 Box::<log_reaches_databases::LogReachesDatabases>::default(),
                 Box::<done_once::DoneOnce>::default(),
                 Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),
@@ -63,7 +74,8 @@ impl Invariants {
                 Box::<node_states::NodeStates>::default(),
                 Box::<newest_assignment::NewestAssignment>::default(),
                 Box::<one_replica_an_ordinal::OneReplicaAnOrdinal>::default(),
-                Box::new(healing::Healing::new(identity)),
+                Box::<healing::Healing>::default(),
+                Box::<voters_odd_at_rest::VotersOddAtRest>::default(),
             ],
             committed: committed_never_changes::Committed::default(),
         }

@@ -9,11 +9,11 @@ use crate::dice::Dice;
 use quorate_model::id::{ClusterId, LogIndex, NodeId, RequestId, Term};
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
-use quorate_node::consensus::{Append, LogEntry, RecoveredLog};
-use quorate_node::{Event, Node, NodeOptions, Now, Ticket};
+use quorate_node::consensus::{Append, CommittedEntry, EntryKind, LogEntry, RecoveredLog};
+use quorate_node::{Configuration, Event, Node, NodeOptions, Now, Ticket};
 use quorate_store::databases::{Checkpointer, Manifest, Place, Reader};
 use quorate_store::disk::memory::MemoryDisk;
-use quorate_store::log::{LogIdentity, LogOptions};
+use quorate_store::log::{self, LogIdentity, LogOptions};
 use quorate_store::storage::{self, DatabaseStorage, LogStorage, OpenStorageError, StorageOptions};
 use quorate_store::volume::MemoryVolume;
 use quorate_vfs::memory::MemoryFs;
@@ -49,6 +49,12 @@ pub(crate) struct Machine {
     pub promised: Durable,
     /// Damage was done to its log on purpose.
     pub rotten: bool,
+    /// Where it may find others before it has the cluster's records.
+    pub contacts: BTreeMap<NodeId, String>,
+    /// Its place in the cluster.
+    pub standing: Standing,
+    /// It was told to end and will.
+    pub leaving: bool,
     /// It shall stay off until this fault is over.
     pub off: bool,
     /// Its disk was told to fail; over when the process is.
@@ -63,6 +69,17 @@ pub(crate) struct Durable {
     pub term: u64,
     pub vote: u64,
     pub last: u64,
+}
+
+/// What a machine is to the cluster, as its operator knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Not of it yet.
+    Spare,
+    /// It was admitted, or is to be.
+    Joining,
+    Member,
+    Expelled,
 }
 
 /// Why a server does not start.
@@ -113,7 +130,7 @@ pub(crate) enum LogJob {
 /// Work for the databases, as on the server's apply thread.
 #[derive(Debug)]
 pub(crate) enum ApplyJob {
-    Apply(Vec<LogEntry>),
+    Apply(Vec<CommittedEntry>),
     Install { incoming: PathBuf, manifest: Manifest, hard_state: (u64, u64, u64) },
 }
 
@@ -168,22 +185,47 @@ pub(crate) struct Process {
     pub found: (Vec<(LogIndex, Term)>, LogIndex),
     pub term_seen: Term,
     pub led: bool,
+    /// The machines that it keeps links to.
+    pub calls: BTreeSet<usize>,
 }
 
 /// What does not change in a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub cluster: ClusterId,
+    /// With whom the cluster begins.
     pub voters: BTreeSet<NodeId>,
+    /// All machines, those that join later too, by number.
+    pub machines: Vec<NodeId>,
+    pub replace_voter_after: Duration,
     pub segment_bytes: u64,
     pub retain: u64,
     pub replace_after: Duration,
 }
 
 impl Identity {
-    pub(crate) fn voters_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.voters).expect("ids are strings")
+    /// The voters with which the cluster begins, as they are kept.
+    pub(crate) fn genesis(&self) -> Vec<u8> {
+        Configuration::of(self.voters.clone()).to_bytes()
     }
+}
+
+/// An entry of the log as consensus knows it.
+pub(crate) fn entry_of_consensus(entry: log::LogEntry) -> LogEntry {
+    let kind = match entry.kind {
+        log::EntryKind::Normal => EntryKind::Normal,
+        log::EntryKind::Membership => EntryKind::Membership,
+    };
+    LogEntry { index: entry.index, term: entry.term, kind, data: entry.data }
+}
+
+/// The other way.
+pub(crate) fn entry_of_log(entry: LogEntry) -> log::LogEntry {
+    let kind = match entry.kind {
+        EntryKind::Normal => log::EntryKind::Normal,
+        EntryKind::Membership => log::EntryKind::Membership,
+    };
+    log::LogEntry { index: entry.index, term: entry.term, kind, data: entry.data }
 }
 
 impl Machine {
@@ -204,6 +246,9 @@ impl Machine {
             broken: false,
             promised: Durable::default(),
             rotten: false,
+            contacts: BTreeMap::new(),
+            standing: Standing::Member,
+            leaving: false,
             off: false,
             disk_fails: false,
             disk_full: false,
@@ -223,50 +268,39 @@ impl Machine {
             log: LogOptions { segment_bytes: identity.segment_bytes, ..LogOptions::new(dice.wide()) },
             retain: identity.retain,
             place: Place::on(self.volume.clone(), Path::new("/db")),
-            voters: identity.voters_bytes(),
+            voters: if identity.voters.contains(&self.id) { identity.genesis() } else { Vec::new() },
         };
-        let voters = identity.voters.clone();
-        let belongs = |bytes: &[u8]| {
-            let known: BTreeSet<NodeId> = serde_json::from_slice(bytes).unwrap_or_default();
-            voters.iter().any(|voter| known.contains(voter))
-        };
-        let stored = storage::open(disk, &options, belongs)?;
+        // Every machine is of this one cluster: that others are refused is seen elsewhere.
+        let stored = storage::open(disk, &options, |_| true)?;
         let durable = Durable {
             term: stored.hard_state.term,
             vote: stored.hard_state.vote,
             last: stored.unapplied.last().map_or(stored.applied, |entry| entry.index).0,
         };
         let found = (stored.terms.clone(), stored.before.0);
+        let configuration = Configuration::read(&stored.databases.voters()).expect("this version wrote it");
         let recovered = RecoveredLog {
+            configuration,
+            configured: stored.databases.voters_as_of(),
             term: stored.hard_state.term,
             vote: stored.hard_state.vote,
             commit: stored.hard_state.commit,
             before: stored.before,
             terms: stored.terms,
-            unapplied: stored
-                .unapplied
-                .into_iter()
-                .map(|entry| LogEntry { index: entry.index, term: entry.term, data: entry.data })
-                .collect(),
+            unapplied: stored.unapplied.into_iter().map(entry_of_consensus).collect(),
         };
         let node_options = NodeOptions {
-            identity: NodeIdentity {
-                id: self.id,
-                name: format!("n{}", self.number + 1),
-                roles: BTreeSet::from([Role::Manager, Role::Worker]),
-                api: format!("10.0.0.{}:7000", self.number + 1),
-                link: format!("10.0.0.{}:7001", self.number + 1),
-                host: format!("10.0.0.{}", self.number + 1),
-            },
+            identity: self.identity(),
             boot: dice.next(),
-            voters: identity.voters.clone(),
+            contacts: self.contacts.clone(),
             replace_after: identity.replace_after,
+            replace_voter_after: identity.replace_voter_after,
             seed: dice.next(),
         };
         let state = stored.databases.state().clone();
         let clocks = Now { mono: Timestamp::default(), wall: self.clock.wall(now) };
-        let node = Node::new(node_options, recovered, state, stored.applied, clocks)
-            .expect("the cluster's voters and a log that was just opened");
+        let node =
+            Node::new(node_options, recovered, state, stored.applied, clocks).expect("a log that was just opened");
         let reader = stored.databases.readers().reader().ok();
         let checkpointer = stored.databases.checkpointer();
         self.process = Some(Process {
@@ -293,8 +327,20 @@ impl Machine {
             found,
             term_seen: Term(stored.hard_state.term),
             led: false,
+            calls: BTreeSet::new(),
         });
         Ok(())
+    }
+
+    pub(crate) fn identity(&self) -> NodeIdentity {
+        NodeIdentity {
+            id: self.id,
+            name: format!("n{}", self.number + 1),
+            roles: BTreeSet::from([Role::Manager, Role::Worker]),
+            api: format!("10.0.0.{}:7000", self.number + 1),
+            link: format!("10.0.0.{}:7001", self.number + 1),
+            host: format!("10.0.0.{}", self.number + 1),
+        }
     }
 
     /// What the process reads off its clocks. Its monotonic one begins when it does.
@@ -347,6 +393,7 @@ impl Machine {
             None => self.fs.kill(),
         }
         self.disk_fails = false;
+        self.leaving = false;
         self.process = None;
         self.life += 1;
         self.paused_until = Timestamp::default();

@@ -10,7 +10,7 @@ use quorate_model::planted::Bug;
 pub const SEEDS: u64 = 700;
 
 /// Bugs of features that do not exist yet, with the issue that brings them.
-pub const PENDING: &[(&str, &str)] = &[("learner-counted", "Members: there are no learners yet")];
+pub const PENDING: &[(&str, &str)] = &[];
 
 /// A bug and what is expected of the simulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,37 @@ pub const ALL: &[Planted] = &[
         "snapshot-without-voters",
         &["heals"],
         "What is known of a snapshot that arrived lacks the voters.",
+    ),
+    // ── Voters that change ──
+    planted(
+        Bug::LearnerCounted,
+        "learner-counted",
+        &["commits_are_counted", "leaders_are_elected"],
+        "Learners are counted like voters.",
+    ),
+    planted(
+        Bug::JointSkipped,
+        "joint-skipped",
+        &["majorities_meet"],
+        "The old set of voters is left at once, not when both know of the change.",
+    ),
+    planted(
+        Bug::ConfiguredAtAppend,
+        "configured-at-append",
+        &["voters_are_of_the_log"],
+        "A configuration is in force as soon as its entry is in the log, committed or not.",
+    ),
+    planted(
+        Bug::SnapshotOfOwnVoters,
+        "snapshot-of-own-voters",
+        &["voters_are_of_the_log"],
+        "A snapshot that was received goes with the configuration that this node knew before.",
+    ),
+    planted(
+        Bug::PromotedBehind,
+        "promoted-behind",
+        &["promoted_when_caught_up"],
+        "A standby votes before it has caught up.",
     ),
     // ── Reads ──
     planted(

@@ -13,6 +13,8 @@ use quorate_model::id::NodeId;
 use quorate_model::sql::{Rows, Scalar, Statement};
 use quorate_model::state::Health;
 use quorate_model::time::Timestamp;
+use quorate_node::Configuration;
+use quorate_node::electorate::Action;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -143,7 +145,21 @@ fn still(world: &World) -> bool {
             copies == service.spec.replicas as usize
         })
     });
-    settled && wanted && all_are_back(world) && world.clients.all_done() && newest >= world.invariants.committed.last()
+    let agreed = world.leader().is_some_and(|leader| {
+        let node = &world.machines[leader].process.as_ref().expect("it leads").node;
+        let rests = node.electorate().is_none_or(|step| step.action == Action::Wait);
+        let same = |n: usize| {
+            world.machines[n].process.as_ref().expect("it lives").node.configuration() == node.configuration()
+        };
+        rests && world.living().into_iter().all(same)
+    });
+    settled
+        && wanted
+        && agreed
+        && all_are_back(world)
+        && world.is_served()
+        && world.clients.all_done()
+        && newest >= world.invariants.committed.last()
 }
 
 /// Whether nobody who runs is still taken for dead. A node's word that it is back may have been lost
@@ -163,11 +179,13 @@ fn unrest(world: &World) -> String {
         let process = world.machines[n].process.as_ref().expect("it lives");
         let _ = write!(
             text,
-            "; n{} applied {} knows {} leads {} held {:?} next {:?}",
+            "; n{} applied {} knows {} leads {} voters {:?} {:?} held {:?} next {:?}",
             n + 1,
             process.applied,
             process.node.applied(),
             process.node.leads(),
+            process.node.configuration(),
+            process.node.electorate(),
             process.node.held(),
             world.machines[n].agent.next()
         );
@@ -197,7 +215,7 @@ fn held(world: &mut World, n: usize) -> Held {
         applied: process.applied,
         state: process.databases.state().clone(),
         tables,
-        voters: process.databases.voters().to_vec(),
+        configuration: Configuration::read(&process.databases.voters()).expect("this version wrote it"),
         running: machine.agent.running(),
         digests_compared: process.node.digests_compared(),
     }

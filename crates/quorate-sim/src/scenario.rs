@@ -7,7 +7,10 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub seed: u64,
+    /// With how many nodes the cluster begins.
     pub nodes: usize,
+    /// Machines that may join it.
+    pub spares: usize,
     /// Faults happen for so long, in simulated time.
     pub safety: Duration,
     pub network: NetworkConditions,
@@ -23,6 +26,7 @@ pub struct Scenario {
     /// The pause between the beginnings of two faults.
     pub fault_every: (Duration, Duration),
     pub replace_after: Duration,
+    pub replace_voter_after: Duration,
     /// Disks say that they have synced and have not. No seed has it; tests see that it is noticed.
     pub lying_disks: bool,
 }
@@ -64,6 +68,8 @@ impl Scenario {
     pub fn of(seed: u64, safety: Duration) -> Scenario {
         let mut dice = Dice::new(seed, "scenario");
         let nodes = *dice.pick(&[1, 3, 3, 3, 3, 3, 3, 5, 5, 5]);
+        let spares = *Dice::new(seed, "spares").pick(&[0, 0, 0, 1, 2, 2, 4]);
+        let machines = nodes + spares;
         let datagrams = dice.chance(500);
         let latency = *dice.pick(&[(us(20), us(200)), (us(100), us(2_000)), (ms(1), ms(30)), (us(50), ms(80))]);
         let network = NetworkConditions {
@@ -81,10 +87,10 @@ impl Scenario {
             retain: segment_bytes * *dice.pick(&[1, 1, 2, 4, 16]),
             batch_max: *dice.pick(&[1, 2, 7, 64, 512]),
         };
-        let drift_ppm = (0..nodes).map(|_| dice.below(2_001).cast_signed() - 1_000).collect();
+        let drift_ppm = (0..machines).map(|_| dice.below(2_001).cast_signed() - 1_000).collect();
         // Most clocks are right to some milliseconds, some are hours off.
         let skews = [2_000, 20_000, 400_000, 7_200_000_000];
-        let skew_us = (0..nodes)
+        let skew_us = (0..machines)
             .map(|_| {
                 let largest = *dice.pick(&skews);
                 dice.below(2 * largest + 1).cast_signed() - largest.cast_signed()
@@ -93,6 +99,7 @@ impl Scenario {
         Scenario {
             seed,
             nodes,
+            spares,
             safety,
             network,
             storage,
@@ -102,8 +109,15 @@ impl Scenario {
             questions_per_s: *dice.pick(&[9, 9, 10, 11, 14]),
             fault_every: *dice.pick(&[(ms(500), ms(8_000)), (ms(2_000), ms(25_000)), (ms(5_000), ms(60_000))]),
             replace_after: *dice.pick(&[ms(0), ms(0), ms(5_000)]),
+            replace_voter_after: *dice.pick(&[ms(3_000), ms(10_000), ms(30_000)]),
             lying_disks: false,
         }
+    }
+
+    /// All machines, those that may join too.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.nodes + self.spares
     }
 
     /// Five nodes, no faults, no clients: what an idle cluster costs to simulate.
@@ -111,6 +125,7 @@ impl Scenario {
     pub fn idle(seed: u64, safety: Duration) -> Scenario {
         Scenario {
             nodes: 5,
+            spares: 0,
             network: NetworkConditions { latency: (us(50), us(250)), datagrams: false, loss: 0, duplicates: 0 },
             drift_ppm: vec![0; 5],
             skew_us: vec![0; 5],

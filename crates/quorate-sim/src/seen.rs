@@ -5,8 +5,8 @@ use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::state::ClusterState;
 use quorate_model::time::Timestamp;
-use quorate_node::Node;
-use quorate_node::consensus::{Append, LogEntry};
+use quorate_node::consensus::{Append, CommittedEntry};
+use quorate_node::{Configuration, Node};
 use quorate_store::databases::AppliedEntry;
 
 /// Something that just happened on a machine (numbered from 0).
@@ -21,6 +21,8 @@ pub(crate) enum Seen<'a> {
         found: Durable,
         runs: &'a [(LogIndex, Term)],
         before: LogIndex,
+        /// Up to where its database knows the configuration; may be above what is applied everywhere.
+        configured: LogIndex,
     },
     /// Consensus wants this written.
     Appends { machine: usize, append: &'a Append },
@@ -31,8 +33,12 @@ pub(crate) enum Seen<'a> {
     CalledDurable { machine: usize, what: Durably, unsynced: u64 },
     /// A node took a turn.
     Turned { machine: usize, node: &'a Node },
+    /// A node's turn is over and its effects are on their way: this is in force on it.
+    Configured { machine: usize, configuration: &'a Configuration },
+    /// A node decided to put a snapshot in force.
+    Installs { machine: usize, index: LogIndex },
     /// Consensus gave entries out as committed.
-    Committed { machine: usize, entries: &'a [LogEntry] },
+    Committed { machine: usize, entries: &'a [CommittedEntry] },
     /// An entry was applied to the databases of a machine, whose state is as after its whole batch.
     Applied { machine: usize, entry: &'a AppliedEntry },
     /// A batch was applied.
@@ -69,7 +75,8 @@ pub(crate) struct Held {
     pub state: ClusterState,
     /// Every user table, row by row.
     pub tables: String,
-    pub voters: Vec<u8>,
+    /// Who votes, as kept in its databases.
+    pub configuration: Configuration,
     /// Replicas that run on it.
     pub running: Vec<quorate_model::id::ReplicaId>,
     /// Comparisons of digests that its node made.

@@ -9,6 +9,7 @@
 
 mod disk;
 mod links;
+mod operator;
 mod server;
 mod snapshots;
 
@@ -16,7 +17,7 @@ use crate::clients::Clients;
 use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::invariants::Invariants;
-use crate::machine::{Clock, Identity, Machine};
+use crate::machine::{Clock, Identity, Machine, Standing};
 use crate::network::Network;
 use crate::scenario::Scenario;
 use crate::seen::{Seen, Violation};
@@ -121,6 +122,15 @@ pub(crate) enum What {
     Agent {
         machine: usize,
     },
+    /// An operator asks again for what is not done yet about this machine.
+    Order {
+        machine: usize,
+    },
+    /// A server that was told to end does.
+    Ends {
+        machine: usize,
+        life: u64,
+    },
     /// A machine that is off is switched on.
     Start {
         machine: usize,
@@ -170,21 +180,31 @@ impl World {
     pub(crate) fn new(scenario: Scenario, keep_text: bool) -> World {
         let seed = scenario.seed;
         let id = |n: usize| NodeId::from_u128(((n as u128 + 1) << 64) | 0xabc);
-        let machines: Vec<Machine> = (0..scenario.nodes)
+        let mut machines: Vec<Machine> = (0..scenario.machines())
             .map(|n| {
                 let clock = Clock { drift_ppm: scenario.drift_ppm[n], skew_us: scenario.skew_us[n] };
                 Machine::new(n, id(n), clock)
             })
             .collect();
+        let known: Vec<_> = machines[..scenario.nodes].iter().map(Machine::identity).collect();
+        for machine in &mut machines {
+            if machine.number < scenario.nodes {
+                machine.contacts = known.iter().map(|node| (node.id, node.link.clone())).collect();
+            } else {
+                machine.standing = Standing::Spare;
+            }
+        }
         let identity = Identity {
             cluster: ClusterId::from_u128(0xc1),
-            voters: machines.iter().map(|machine| machine.id).collect(),
+            voters: machines[..scenario.nodes].iter().map(|machine| machine.id).collect(),
+            machines: machines.iter().map(|machine| machine.id).collect(),
+            replace_voter_after: scenario.replace_voter_after,
             segment_bytes: scenario.storage.segment_bytes,
             retain: scenario.storage.retain,
             replace_after: scenario.replace_after,
         };
         machines.iter().for_each(|machine| machine.fs.ignore_syncs(scenario.lying_disks));
-        let network = Network::new(scenario.nodes, scenario.network.clone(), Dice::new(seed, "network"));
+        let network = Network::new(scenario.machines(), scenario.network.clone(), Dice::new(seed, "network"));
         let mut world = World {
             now: Timestamp::default(),
             queue: BinaryHeap::new(),
@@ -265,6 +285,8 @@ impl World {
                     self.start(machine);
                 }
             }
+            What::Order { machine } => self.ask_again(machine),
+            What::Ends { machine, life } => self.ends(machine, life),
             What::Client { client, step } => self.client_moves(client, step),
             What::Fault => self.next_fault(),
             What::ClocksLeap { leap_us } => {

@@ -191,6 +191,12 @@ impl Databases {
         self.system.voters()
     }
 
+    /// The last entry in `system`, which may be ahead of `main`.
+    #[must_use]
+    pub fn voters_as_of(&self) -> LogIndex {
+        self.system.applied().index
+    }
+
     /// Applies entries in one transaction a file.
     ///
     /// # Errors

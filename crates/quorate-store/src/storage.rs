@@ -256,6 +256,12 @@ impl DatabaseStorage {
         self.databases.voters()
     }
 
+    /// The last entry in `system`, which may be ahead of `main`.
+    #[must_use]
+    pub fn voters_as_of(&self) -> LogIndex {
+        self.databases.voters_as_of()
+    }
+
     #[must_use]
     pub fn readers(&self) -> Readers {
         self.databases.readers()

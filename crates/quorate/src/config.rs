@@ -111,6 +111,7 @@ impl ThisNode {
     }
 }
 
+/// Another node and where its link is found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Voter {
@@ -126,6 +127,9 @@ pub(crate) struct Timers {
     /// `ha.failover_time`; `dev` sets 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replace_after: Option<Span>,
+    /// How long a voter may be away before a standby votes in its place. Default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_voter_after: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

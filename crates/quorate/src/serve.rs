@@ -37,20 +37,18 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
-use link::{LinkIdentity, Outboxes};
+use link::{Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
 use quorate_model::command::Refusal;
-use quorate_model::id::NodeId;
 use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_node::consensus::RecoveredLog;
-use quorate_node::{Event, Node, NodeOptions};
+use quorate_node::{Configuration, Event, Node, NodeOptions, REPLACE_VOTER_AFTER};
 use quorate_store::databases::Place;
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{LogIdentity, LogOptions};
 use quorate_store::storage::{self, OpenStorageError, StorageOptions, Stored};
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -62,7 +60,7 @@ use tracing::info;
 
 /// Readers: enough that one slow query does not hold up the others, few enough to stay small.
 const READERS: usize = 4;
-/// A node that is asked to end gets this long to hand over leadership and to leave.
+/// A node that is asked to end gets this long to tell the cluster, and to hand over if it leads.
 const HANDOVER: Duration = Duration::from_secs(1);
 /// What a farewell may take at most. Gossip says it three times within 60 ms.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -106,7 +104,7 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    if !config.voters.iter().any(|voter| voter.id == config.node.id) {
+    if !config.voters.is_empty() && !config.voters.iter().any(|voter| voter.id == config.node.id) {
         bail!(
             "{}: node {} is none of the {} voters named there. A server that joined a running cluster cannot serve \
              in this version, which cannot change the voters yet; `quorate node remove {}` on the cluster frees its name",
@@ -132,17 +130,20 @@ fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// The voters as they are kept beside the database.
-fn voters_bytes(config: &NodeConfig) -> Vec<u8> {
-    let voters: BTreeSet<NodeId> = config.voters.iter().map(|voter| voter.id).collect();
-    serde_json::to_vec(&voters).expect("ids are strings")
+/// The voters of a cluster that begins, as they are kept beside the database. A node that joined is told.
+fn genesis(config: &NodeConfig) -> Vec<u8> {
+    if config.voters.is_empty() {
+        return Vec::new();
+    }
+    Configuration::of(config.voters.iter().map(|voter| voter.id).collect()).to_bytes()
 }
 
-/// Databases know no cluster, but they know its voters, and ids of nodes are never used again: those
+/// Databases know no cluster, but they know its nodes, and ids of nodes are never used again: those
 /// of another cluster have none in common with ours.
 fn same_cluster(voters: &[u8], config: &NodeConfig) -> bool {
-    let known: BTreeSet<NodeId> = serde_json::from_slice(voters).unwrap_or_default();
-    config.voters.iter().any(|voter| known.contains(&voter.id))
+    let Ok(known) = Configuration::read(voters) else { return false };
+    let ours = config.voters.iter().chain(&config.peers).map(|node| node.id);
+    !known.is_known() || ours.chain([config.node.id]).any(|node| known.contains(node))
 }
 
 fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
@@ -161,7 +162,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
         log: LogOptions { segment_bytes: config.log.segment_bytes(), ..LogOptions::new(random_u128()?) },
         retain: config.log.retain,
         place: Place::from(&*db_dir),
-        voters: voters_bytes(config),
+        voters: genesis(config),
     };
     let stored = storage::open(disk, &options, |voters| same_cluster(voters, config)).map_err(|error| match error {
         OpenStorageError::Log(error) => {
@@ -203,14 +204,17 @@ async fn serve(
     let options = NodeOptions {
         identity,
         boot: (boot >> 64) as u64,
-        voters: config.voters.iter().map(|voter| voter.id).collect(),
+        contacts: config.voters.iter().chain(&config.peers).map(|node| (node.id, node.link.to_string())).collect(),
         replace_after: config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0),
+        replace_voter_after: config.timers.replace_voter_after.map_or(REPLACE_VOTER_AFTER, |span| span.0),
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
     let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
     let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
     let recovered = RecoveredLog {
+        configuration: Configuration::read(&stored.databases.voters())?,
+        configured: stored.databases.voters_as_of(),
         term: stored.hard_state.term,
         vote: stored.hard_state.vote,
         commit: stored.hard_state.commit,
@@ -245,17 +249,12 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, tls };
-    let mut outboxes = Outboxes::new();
-    for peer in config.voters.iter().filter(|voter| voter.id != config.node.id) {
-        let outbox = Arc::new(link::Outbox::default());
-        outboxes.insert(peer.id, outbox.clone());
-        tokio::spawn(link::dial(me.clone(), peer.id, peer.link, outbox, inbox.clone()));
-    }
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link, tls };
+    let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
     tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
-    tokio::spawn(send_snapshots(me, data_dir.join("db"), config.clone(), orders, inbox.clone()));
+    tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
@@ -264,9 +263,10 @@ async fn serve(
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
-    let (place, mut place_seen) = watch::channel(core::Place::default());
+    let (refused, refused_seen) = watch::channel(None);
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
+    let (left, mut left_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -281,7 +281,7 @@ async fn serve(
         events,
         disk: disk_jobs,
         apply: apply_jobs,
-        outboxes,
+        calls,
         waiters: waiters.clone(),
         questions: questions.clone(),
         contact: contact.clone(),
@@ -293,8 +293,9 @@ async fn serve(
         members,
         known,
         routing,
-        place,
+        refused,
         access,
+        left,
     };
     thread("core", move || core.run())?;
 
@@ -339,18 +340,18 @@ async fn serve(
     let api = tokio::spawn(quorate_api::serve(api_listener, acceptor, backend, api_options, ends(stopped)));
     info!(api = %config.node.api, link = %config.node.link, "serving");
 
-    tokio::spawn(tell_refusals(place_seen.clone()));
+    tokio::spawn(tell_refusals(refused_seen));
 
     tokio::select! {
         () = crate::daemon::end_signal()? => {}
         () = leave.notified() => info!("asked to leave"),
     }
-    info!("ending: leadership is handed over, this node leaves, replicas live on");
+    info!("ending: the cluster is told and led by another, replicas live on");
     if let Some(farewell) = farewell {
         farewell.say(FAREWELL).await;
     }
     inbox.send(Event::Leave).await;
-    let _ = tokio::time::timeout(HANDOVER, place_seen.wait_for(|place| !place.leads && place.left)).await;
+    let _ = tokio::time::timeout(HANDOVER, left_seen.wait_for(|left| *left)).await;
     let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
@@ -367,10 +368,10 @@ fn hosts(config: &NodeConfig) -> Vec<String> {
 }
 
 /// A node that the cluster does not have says why, each time that the reason changes.
-async fn tell_refusals(mut place: watch::Receiver<core::Place>) {
+async fn tell_refusals(mut place: watch::Receiver<Option<Refusal>>) {
     let mut told = None;
     loop {
-        let refused = place.borrow_and_update().refused.clone();
+        let refused = place.borrow_and_update().clone();
         if refused != told {
             match &refused {
                 Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
@@ -441,16 +442,11 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()
 async fn send_snapshots(
     me: LinkIdentity,
     root: std::path::PathBuf,
-    config: NodeConfig,
     mut orders: mpsc::UnboundedReceiver<core::SnapshotOrder>,
     inbox: inbox::Inbox,
 ) {
     while let Some(order) = orders.recv().await {
-        let address = config.voters.iter().find(|voter| voter.id == order.to).map(|voter| voter.link);
-        match address {
-            Some(address) => bulk::send(&me, root.clone(), order.to, address, order.term, inbox.clone()).await,
-            None => inbox.send(Event::SnapshotSent { to: order.to, ok: false }).await,
-        }
+        bulk::send(&me, root.clone(), order, inbox.clone()).await;
     }
 }
 

@@ -10,9 +10,9 @@
 //! - Every entry above `applied` is in `window`.
 //! - `terms` covers `before.0 ..= last`.
 
-use bytes::Bytes;
+use super::{EntryKind, LogEntry};
 use quorate_model::id::{LogIndex, Term};
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,6 +29,8 @@ const ENTRY_OVERHEAD: usize = 96;
 pub(super) struct Window {
     hard_state: HardState,
     conf_state: ConfState,
+    /// The entry that brought it. Until that is applied, the database knows only the one before.
+    configured_at: u64,
     /// Index and term just before the first retained entry.
     before: (u64, u64),
     /// First index of each run of equal terms, from `before` on.
@@ -66,6 +68,7 @@ impl Window {
         Window {
             hard_state,
             conf_state,
+            configured_at: 0,
             before: (before.0.0, before.1.0),
             terms,
             window: recent.into(),
@@ -136,6 +139,12 @@ impl Window {
         // What memory still holds stays readable: the window may begin before the disk does.
     }
 
+    /// The configuration from the entry `index` on, which is handed out for applying.
+    pub(super) fn configured(&mut self, index: u64, conf_state: ConfState) {
+        self.conf_state = conf_state;
+        self.configured_at = index;
+    }
+
     /// A snapshot replaced everything.
     pub(super) fn reset(&mut self, index: u64, term: u64, conf_state: ConfState) {
         self.before = (index, term);
@@ -143,7 +152,7 @@ impl Window {
         self.window.clear();
         self.window_bytes = 0;
         self.applied = index;
-        self.conf_state = conf_state;
+        self.configured(index, conf_state);
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -238,7 +247,9 @@ impl Storage for Window {
     /// Only the position: the shell takes the files when it sends them, and they may be newer.
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
         let term = self.term_at(self.applied);
-        let Some(term) = term.filter(|_| self.applied >= request_index && self.applied > 0) else {
+        // A node that is new in the configuration is not in the one that the database still has.
+        let least = request_index.max(self.configured_at).max(1);
+        let Some(term) = term.filter(|_| self.applied >= least) else {
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         };
         let mut snapshot = Snapshot::default();
@@ -251,8 +262,13 @@ impl Storage for Window {
 }
 
 /// An entry of the library from one of the log.
-pub(super) fn entry(index: LogIndex, term: Term, data: Bytes) -> Entry {
-    Entry { index: index.0, term: term.0, data, ..Entry::default() }
+pub(super) fn entry(entry: LogEntry) -> Entry {
+    let mut out = Entry { index: entry.index.0, term: entry.term.0, data: entry.data, ..Entry::default() };
+    out.set_entry_type(match entry.kind {
+        EntryKind::Normal => EntryType::EntryNormal,
+        EntryKind::Membership => EntryType::EntryConfChangeV2,
+    });
+    out
 }
 
 #[cfg(test)]
@@ -260,7 +276,7 @@ mod tests {
     use super::*;
 
     fn log(range: std::ops::RangeInclusive<u64>, term: u64, bytes: usize) -> Vec<Entry> {
-        range.map(|index| entry(LogIndex(index), Term(term), vec![0; bytes].into())).collect()
+        range.map(|index| Entry { index, term, data: vec![0; bytes].into(), ..Entry::default() }).collect()
     }
 
     fn window() -> Window {

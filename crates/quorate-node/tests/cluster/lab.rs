@@ -5,7 +5,8 @@ use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::sql::SqlOutcome;
 use quorate_model::state::{ClusterState, NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
-use quorate_node::consensus::{Append, LogEntry, RecoveredLog};
+use quorate_node::configuration::Configuration;
+use quorate_node::consensus::{Append, CommittedEntry, Content, LogEntry, RecoveredLog};
 use quorate_node::wire::Body;
 use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed};
 use raft::eraftpb::MessageType;
@@ -27,6 +28,7 @@ struct Disk {
     applied: LogIndex,
     applied_term: Term,
     state: ClusterState,
+    configuration: Configuration,
     outcomes: BTreeMap<RequestId, (LogIndex, Outcome)>,
     runs: Vec<RequestId>,
     times: Vec<WallTime>,
@@ -58,6 +60,8 @@ struct Member {
     /// Grows at each restart; what was meant for an earlier life is lost.
     life: u64,
     corrupt: bool,
+    /// Whom it calls.
+    calls: BTreeSet<NodeId>,
     /// Microseconds by which its wall clock is ahead.
     skew: i64,
 }
@@ -87,20 +91,33 @@ pub(crate) struct Lab {
     incoming: BTreeMap<usize, Disk>,
     /// Of nodes that start from now on.
     pub(crate) replace_after: Duration,
+    pub(crate) replace_voter_after: Duration,
+    /// Nodes that said that nothing is left to wait for at their end.
+    left: BTreeSet<usize>,
     trace: String,
 }
 
 impl Lab {
     pub(crate) fn start(nodes: usize, seed: u64) -> Lab {
+        Lab::with_spares(nodes, 0, seed)
+    }
+
+    /// A cluster of `nodes`, and servers that are not of it yet.
+    pub(crate) fn with_spares(nodes: usize, spares: usize, seed: u64) -> Lab {
         let id = |n: usize| NodeId::from_u128(((n as u128 + 1) << 64) | 0xabc);
-        let members = (0..nodes)
+        let genesis = Configuration::of((0..nodes).map(id).collect());
+        let members = (0..nodes + spares)
             .map(|n| Member {
                 id: id(n),
                 node: None,
-                disk: Disk::default(),
+                disk: Disk {
+                    configuration: if n < nodes { genesis.clone() } else { Configuration::default() },
+                    ..Disk::default()
+                },
                 unsynced: Vec::new(),
                 life: 0,
                 corrupt: false,
+                calls: BTreeSet::new(),
                 skew: 0,
             })
             .collect();
@@ -120,6 +137,8 @@ impl Lab {
             reads: 0,
             incoming: BTreeMap::new(),
             replace_after: Duration::ZERO,
+            replace_voter_after: Duration::from_secs(30),
+            left: BTreeSet::new(),
             trace: String::new(),
         };
         (0..nodes).for_each(|n| lab.restart(n));
@@ -150,6 +169,33 @@ impl Lab {
 
     pub(crate) fn node(&self, n: usize) -> &Node {
         self.members[n].node.as_ref().expect("the node is alive")
+    }
+
+    pub(crate) fn identity(&self, n: usize) -> NodeIdentity {
+        NodeIdentity {
+            id: self.id(n),
+            name: format!("n{}", n + 1),
+            roles: BTreeSet::from([Role::Manager, Role::Worker]),
+            api: String::new(),
+            link: format!("n{}:7001", n + 1),
+            host: "127.0.0.1".into(),
+        }
+    }
+
+    /// The numbers of these nodes, from 0.
+    pub(crate) fn numbers(&self, nodes: &BTreeSet<NodeId>) -> Vec<usize> {
+        (0..self.members.len()).filter(|n| nodes.contains(&self.id(*n))).collect()
+    }
+
+    /// Who votes, as the leader knows it; nobody while the voters change or nobody leads.
+    pub(crate) fn voters(&self) -> Vec<usize> {
+        let Some(leader) = self.leader() else { return Vec::new() };
+        let configuration = self.node(leader).configuration();
+        if configuration.is_joint() { Vec::new() } else { self.numbers(&configuration.voters) }
+    }
+
+    pub(crate) fn has_left(&self, n: usize) -> bool {
+        self.left.contains(&n)
     }
 
     pub(crate) fn leader(&self) -> Option<usize> {
@@ -263,7 +309,6 @@ impl Lab {
     /// Starts the node on what its disk holds.
     pub(crate) fn restart(&mut self, n: usize) {
         let id = self.id(n);
-        let voters = self.members.iter().map(|member| member.id).collect();
         let disk = &self.members[n].disk;
         let mut terms: Vec<(LogIndex, Term)> = Vec::new();
         for entry in &disk.entries {
@@ -272,6 +317,8 @@ impl Lab {
             }
         }
         let log = RecoveredLog {
+            configuration: disk.configuration.clone(),
+            configured: disk.applied,
             term: disk.hard_state.0,
             vote: disk.hard_state.1,
             commit: disk.hard_state.2,
@@ -280,26 +327,39 @@ impl Lab {
             unapplied: disk.entries.iter().filter(|entry| entry.index > disk.applied).cloned().collect(),
         };
         let options = NodeOptions {
-            identity: NodeIdentity {
-                id,
-                name: format!("n{}", n + 1),
-                roles: BTreeSet::from([Role::Manager, Role::Worker]),
-                api: String::new(),
-                link: String::new(),
-                host: "127.0.0.1".into(),
-            },
+            identity: self.identity(n),
             boot: self.members[n].life,
-            voters,
+            contacts: BTreeMap::new(),
             replace_after: self.replace_after,
+            replace_voter_after: self.replace_voter_after,
             seed: self.rng.next_u64(),
         };
         let node = Node::new(options, log, disk.state.clone(), disk.applied, self.clocks(n)).unwrap();
         self.members[n].node = Some(node);
+        // Whom it calls it says itself.
+        self.members[n].calls.clear();
         for other in self.alive() {
-            if other != n && !self.cut.contains(&(n, other)) {
-                let peer = self.id(other);
-                self.later(ms(1), n, Event::LinkUp { peer });
-                self.later(ms(1), other, Event::LinkUp { peer: id });
+            if other != n && self.members[other].calls.contains(&id) {
+                self.call(other, n);
+            }
+        }
+    }
+
+    /// One opens its link to another, if it can.
+    fn call(&mut self, from: usize, to: usize) {
+        if self.members[to].node.is_none() || self.cut.contains(&(from, to)) {
+            return;
+        }
+        let (caller, peer, link) = (self.id(from), self.id(to), self.identity(from).link);
+        self.later(ms(1), to, Event::Called { peer: caller, link });
+        self.later(ms(1), from, Event::LinkUp { peer });
+    }
+
+    fn calls(&mut self, n: usize, peers: &BTreeMap<NodeId, Vec<String>>) {
+        let before = std::mem::replace(&mut self.members[n].calls, peers.keys().copied().collect());
+        for to in 0..self.members.len() {
+            if peers.contains_key(&self.id(to)) && !before.contains(&self.id(to)) {
+                self.call(n, to);
             }
         }
     }
@@ -324,10 +384,10 @@ impl Lab {
     pub(crate) fn heal(&mut self, n: usize) {
         self.cut.retain(|(a, b)| *a != n && *b != n);
         for other in self.alive() {
-            if other != n {
-                let (id_n, id_other) = (self.id(n), self.id(other));
-                self.later(ms(1), n, Event::LinkUp { peer: id_other });
-                self.later(ms(1), other, Event::LinkUp { peer: id_n });
+            for (from, to) in [(n, other), (other, n)] {
+                if other != n && self.members[from].calls.contains(&self.id(to)) {
+                    self.call(from, to);
+                }
             }
         }
     }
@@ -462,9 +522,11 @@ impl Lab {
                 let target = self.members.iter().position(|member| member.id == to).unwrap();
                 let disk = self.members[n].disk.clone();
                 let (index, index_term) = (disk.applied, disk.applied_term);
+                let configuration = disk.configuration.clone();
                 self.incoming.insert(target, disk);
                 let from = self.id(n);
-                self.later(ms(5), target, Event::SnapshotReceived { from, term, index, index_term });
+                let received = Event::SnapshotReceived { from, term, index, index_term, configuration };
+                self.later(ms(5), target, received);
                 self.later(ms(6), n, Event::SnapshotSent { to, ok: true });
             }
             Effect::InstallSnapshot { index, hard_state, .. } => {
@@ -479,13 +541,17 @@ impl Lab {
             Effect::DiscardSnapshot { .. } => {
                 self.incoming.remove(&n);
             }
+            Effect::Peers(peers) => self.calls(n, &peers),
+            Effect::Left => {
+                self.left.insert(n);
+            }
             Effect::Assign(_) | Effect::Changed => {}
         }
     }
 
     fn deliver(&mut self, from: usize, to: NodeId, message: Body) {
         let Some(target) = self.members.iter().position(|member| member.id == to) else { return };
-        if self.cut.contains(&(from, target)) {
+        if self.cut.contains(&(from, target)) || !self.members[from].calls.contains(&to) {
             return;
         }
         let took = Duration::from_micros(u64::from(50 + self.rng.next_u32() % 200));
@@ -515,7 +581,7 @@ impl Lab {
     }
 
     /// What the store does, without SQL.
-    fn apply(&mut self, n: usize, entry: LogEntry) -> Option<AppliedEntry> {
+    fn apply(&mut self, n: usize, entry: CommittedEntry) -> Option<AppliedEntry> {
         let corrupt = u64::from(self.members[n].corrupt);
         let disk = &mut self.members[n].disk;
         if entry.index <= disk.applied {
@@ -523,8 +589,17 @@ impl Lab {
         }
         disk.applied = entry.index;
         disk.applied_term = entry.term;
-        disk.digest = disk.digest.wrapping_mul(31).wrapping_add(entry.data.len() as u64 + corrupt);
-        let envelope = Envelope::read(entry.data.clone()).unwrap();
+        let data = match entry.content {
+            Content::Data(data) => data,
+            Content::Configuration(configuration) => {
+                disk.configuration = configuration;
+                let digests = Some([disk.digest, 0]);
+                let (request_id, outcome, changes) = (None, Outcome::Noop, Vec::new());
+                return Some(AppliedEntry { index: entry.index, request_id, outcome, changes, digests });
+            }
+        };
+        disk.digest = disk.digest.wrapping_mul(31).wrapping_add(data.len() as u64 + corrupt);
+        let envelope = Envelope::read(data).unwrap();
         if envelope.request_id().is_some() {
             disk.times.push(envelope.time());
         }

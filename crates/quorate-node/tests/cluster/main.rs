@@ -4,6 +4,7 @@
 
 mod lab;
 mod leaving;
+mod voters;
 
 use lab::{Lab, ms};
 use quorate_model::command::Command;

@@ -1,13 +1,15 @@
-//! What anybody calls committed is durable on a majority, and a leader calls nothing committed but up
+//! What anybody calls committed is durable on a majority of the voters, and a leader calls nothing committed but up
 //! to an entry of its own term.
 //!
 //! Ongaro, Ousterhout, 2014, §5.3 and §5.4.2 (figure 8 shows what happens otherwise). Violations would
 //! show in the end as committed entries that change; here they show at once.
 
 use super::Invariant;
+use super::voters_of_the_log::History;
+use crate::machine::Identity;
 use crate::seen::{Durably, Seen};
-use quorate_model::id::{LogIndex, Term};
-use std::collections::BTreeMap;
+use quorate_model::id::{LogIndex, NodeId, Term};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of one machine's log.
 #[derive(Debug, Default)]
@@ -46,23 +48,25 @@ fn position(index: LogIndex) -> usize {
 #[derive(Debug)]
 pub(super) struct CommitsAreCounted {
     machines: BTreeMap<usize, Known>,
-    nodes: usize,
+    ids: Vec<NodeId>,
+    history: History,
     /// Everything up to here was looked at.
     last: LogIndex,
 }
 
 impl CommitsAreCounted {
-    pub(super) fn new(nodes: usize) -> CommitsAreCounted {
-        CommitsAreCounted { machines: BTreeMap::new(), nodes, last: LogIndex(0) }
+    pub(super) fn new(identity: &Identity) -> CommitsAreCounted {
+        let (ids, history) = (identity.machines.clone(), History::new(identity));
+        CommitsAreCounted { machines: BTreeMap::new(), ids, history, last: LogIndex(0) }
     }
 
     fn known(&mut self, machine: usize) -> &mut Known {
         self.machines.entry(machine).or_default()
     }
 
-    fn holders(&self, index: LogIndex, term: Term) -> usize {
-        let holds = |known: &&Known| index <= known.snapshot || known.synced.get(index) == Some(term);
-        self.machines.values().filter(holds).count()
+    fn holders(&self, index: LogIndex, term: Term) -> BTreeSet<NodeId> {
+        let holds = |known: &Known| index <= known.snapshot || known.synced.get(index) == Some(term);
+        self.machines.iter().filter(|(_, known)| holds(known)).map(|(n, _)| self.ids[*n]).collect()
     }
 }
 
@@ -111,11 +115,13 @@ impl Invariant for CommitsAreCounted {
             Seen::Committed { machine, entries } => {
                 for entry in entries.iter().filter(|entry| entry.index > self.last) {
                     let holders = self.holders(entry.index, entry.term);
-                    if holders * 2 <= self.nodes {
-                        let (n, index, all) = (machine + 1, entry.index, self.nodes);
-                        return Err(format!("n{n} calls {index} committed, which {holders} of {all} disks hold"));
+                    let mut counted = self.history.in_force_at(entry.index);
+                    if !counted.any(|configuration| configuration.is_majority(&holders)) {
+                        let (n, index, voters) = (machine + 1, entry.index, self.history.at(entry.index));
+                        return Err(format!("n{n} calls {index} committed; {holders:?} hold it of {voters:?}"));
                     }
                 }
+                self.history.note(seen);
                 self.last = entries.last().map_or(self.last, |entry| self.last.max(entry.index));
             }
             Seen::Turned { machine, node } => {

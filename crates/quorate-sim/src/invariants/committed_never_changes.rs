@@ -6,6 +6,7 @@ use super::Invariant;
 use crate::seen::Seen;
 use quorate_model::entry::{Envelope, Outcome};
 use quorate_model::id::{LogIndex, RequestId, Term};
+use quorate_node::consensus::Content;
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -40,7 +41,11 @@ impl Invariant for Committed {
         }
         let Seen::Committed { machine, entries } = seen else { return Ok(()) };
         for entry in *entries {
-            let here = (entry.term, xxh3_64(&entry.data));
+            let digest = match &entry.content {
+                Content::Data(data) => xxh3_64(data),
+                Content::Configuration(configuration) => !xxh3_64(&configuration.to_bytes()),
+            };
+            let here = (entry.term, digest);
             let position = usize::try_from(entry.index.0 - 1).expect("it is in memory");
             match self.entries.get(position) {
                 Some(known) if *known == here => self.compared += 1,
@@ -54,7 +59,10 @@ impl Invariant for Committed {
                 }
                 None if position == self.entries.len() => {
                     self.entries.push(here);
-                    let envelope = Envelope::read(entry.data.clone()).ok();
+                    let envelope = match &entry.content {
+                        Content::Data(data) => Envelope::read(data.clone()).ok(),
+                        Content::Configuration(_) => None,
+                    };
                     if let Some(id) = envelope.and_then(|envelope| envelope.request_id()) {
                         self.requests.entry(id).or_insert(entry.index);
                     }

@@ -4,31 +4,25 @@
 //! Deutsch et al.: the liveness phase of TigerBeetle's VOPR; "works at once after healing".
 
 use super::Invariant;
-use crate::machine::Identity;
 use crate::seen::{Held, Seen};
 use quorate_model::event::Happening;
 use quorate_model::state::Health;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Healing {
-    voters: Vec<u8>,
-    nodes: usize,
     healed: u64,
 }
 
 impl Healing {
-    pub(super) fn new(identity: &Identity) -> Healing {
-        Healing { voters: identity.voters_bytes(), nodes: identity.voters.len(), healed: 0 }
-    }
-
-    fn check(&self, held: &Held, living: usize) -> Result<(), String> {
-        let n = held.machine + 1;
-        if held.voters != self.voters {
-            return Err(format!("n{n} knows other voters than the cluster has"));
+    fn check(&self, held: &Held, machines: &[Held]) -> Result<(), String> {
+        let (n, living) = (held.machine + 1, machines.len());
+        if held.configuration != machines[0].configuration {
+            return Err(format!("n{n} knows other voters than n{}", machines[0].machine + 1));
         }
+        let lives = |id| machines.iter().any(|machine| machine.node == id);
         for node in held.state.nodes.values() {
-            if node.health == Health::Down && living == self.nodes {
-                return Err(format!("{} is still taken for dead", node.identity.name));
+            if node.health != Health::Joined && lives(node.identity.id) {
+                return Err(format!("{} lives and is {:?}", node.identity.name, node.health));
             }
         }
         for service in held.state.services.values() {
@@ -56,7 +50,7 @@ impl Invariant for Healing {
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         let Seen::Healed { machines } = seen else { return Ok(()) };
         self.healed += 1;
-        machines.iter().try_for_each(|held| self.check(held, machines.len()))
+        machines.iter().try_for_each(|held| self.check(held, machines))
     }
 
     fn premises(&self) -> u64 {

@@ -23,11 +23,11 @@ impl NodeStates {
         let name = &new.identity.name;
         let restarted = new.boot != old.boot || new.identity != old.identity;
         let allowed = match (new.generation.checked_sub(old.generation), restarted) {
-            // A verdict: the health changes and nothing else does.
-            (Some(0), false) => new.health != old.health,
+            // A verdict, or what somebody wishes for it: one of them changes and nothing else does.
+            (Some(0), false) => (new.health != old.health) != (new.vote != old.vote),
             // A start, or the return of a node that was taken for dead: it is joined.
             (Some(1), true) => new.health == Health::Joined,
-            (Some(1), false) => old.health == Health::Down && new.health == Health::Joined,
+            (Some(1), false) => old.health != Health::Joined && new.health == Health::Joined,
             _ => false,
         };
         if allowed {

@@ -2,12 +2,13 @@
 //! done. The work itself is the shipped code's.
 
 use super::{What, World, chain};
-use crate::machine::{ApplyJob, Durable, LogJob, LogWork, Machine};
+use crate::machine::{ApplyJob, Durable, LogJob, LogWork, Machine, entry_of_consensus, entry_of_log};
 use crate::seen::{Durably, Seen};
 use quorate_model::id::LogIndex;
 use quorate_node::Event;
+use quorate_node::consensus::{CommittedEntry, Content};
 use quorate_store::databases::{Item, ToApply};
-use quorate_store::log::{self, EntryKind, HardState};
+use quorate_store::log::{self, HardState};
 use quorate_store::storage::DURABLE_EVERY;
 use std::time::Duration;
 
@@ -26,16 +27,7 @@ impl World {
                 LogJob::Append(append) => {
                     let number = append.number;
                     let vote = append.hard_state.map(|(term, vote, _)| (term, vote));
-                    let entries: Vec<log::LogEntry> = append
-                        .entries
-                        .into_iter()
-                        .map(|it| log::LogEntry {
-                            index: it.index,
-                            term: it.term,
-                            kind: EntryKind::Normal,
-                            data: it.data,
-                        })
-                        .collect();
+                    let entries: Vec<log::LogEntry> = append.entries.into_iter().map(entry_of_log).collect();
                     let last = entries.last().map(|entry| entry.index);
                     let hard_state = append.hard_state.map(|(term, vote, commit)| HardState { term, vote, commit });
                     let append = log::Append { hard_state, entries };
@@ -101,10 +93,7 @@ impl World {
             }),
             LogWork::Other(LogJob::Read { from, to_exclusive, bytes_max }) => {
                 process.log.read(from, to_exclusive, bytes_max).map_err(|error| chain(&error)).map(|entries| {
-                    let entries = entries
-                        .into_iter()
-                        .map(|it| quorate_node::consensus::LogEntry { index: it.index, term: it.term, data: it.data })
-                        .collect::<Vec<_>>();
+                    let entries = entries.into_iter().map(entry_of_consensus).collect::<Vec<_>>();
                     self.trace.say(self.now, format_args!("n{} read {:?}", n + 1, entries));
                     Some(Event::LogRead { entries })
                 })
@@ -199,11 +188,20 @@ impl World {
         }
     }
 
-    pub(super) fn apply(&mut self, n: usize, entries: Vec<quorate_node::consensus::LogEntry>) {
+    pub(super) fn apply(&mut self, n: usize, entries: Vec<CommittedEntry>) {
         let process = self.machines[n].process.as_mut().expect("alive");
         let batch: Vec<ToApply> = entries
             .into_iter()
-            .map(|entry| ToApply { index: entry.index, term: entry.term, item: Item::Data(entry.data) })
+            .map(|entry| ToApply {
+                index: entry.index,
+                term: entry.term,
+                item: match entry.content {
+                    Content::Data(data) => Item::Data(data),
+                    Content::Configuration(configuration) => {
+                        Item::Membership { voters: configuration.to_bytes().into() }
+                    }
+                },
+            })
             .collect();
         let applied = match process.databases.apply(&batch) {
             Ok(applied) => applied,

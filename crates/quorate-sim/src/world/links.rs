@@ -1,12 +1,14 @@
 //! What stands for the server's links: messages, connections, and what cuts do to them.
 
 use super::{What, World};
+use crate::machine::Machine;
 use crate::network::SILENCE;
 use crate::seen::Seen;
 use quorate_model::id::NodeId;
 use quorate_node::Event;
 use quorate_node::wire::Body;
 use raft_kinds::{APPEND, APPEND_RESPONSE, VOTE, VOTE_RESPONSE};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The message kinds of Raft that promise something, by their numbers on the wire.
@@ -86,7 +88,8 @@ impl World {
     }
 
     pub(super) fn dial(&mut self, from: usize, to: usize, life: u64) {
-        if !self.alive(from, life) || self.network.link(from, to).up {
+        let called = |machine: &Machine| machine.process.as_ref().is_some_and(|process| process.calls.contains(&to));
+        if !self.alive(from, life) || self.network.link(from, to).up || !called(&self.machines[from]) {
             return;
         }
         let answers = self.machines[to].process.is_some() && self.network.connects(from, to);
@@ -101,6 +104,25 @@ impl World {
         let peer = self.machines[to].id;
         self.trace.note(self.now, "link up", from, to as u64, 0);
         self.tell(from, Event::LinkUp { peer });
+        let caller = self.machines[from].identity();
+        self.tell(to, Event::Called { peer: caller.id, link: caller.link });
+    }
+
+    /// A node keeps links to these and to no others.
+    pub(super) fn call(&mut self, from: usize, peers: &BTreeMap<NodeId, Vec<String>>) {
+        // Where nobody knows the address, nobody can be called.
+        let known = peers.iter().filter(|(_, links)| !links.is_empty());
+        let wanted: BTreeSet<usize> = known.filter_map(|(peer, _)| self.number_of(*peer)).collect();
+        let life = self.machines[from].life;
+        let process = self.machines[from].process.as_mut().expect("alive");
+        let before = std::mem::replace(&mut process.calls, wanted.clone());
+        for gone in before.difference(&wanted) {
+            self.network.link(from, *gone).up = false;
+        }
+        for to in wanted.difference(&before) {
+            let dial = self.dice.between(100, 3_000);
+            self.later(Duration::from_micros(dial), What::Dial { from, to: *to, life });
+        }
     }
 
     pub(super) fn ended(&mut self, from: usize, to: usize, life: u64, connection: u64, refused: bool) {

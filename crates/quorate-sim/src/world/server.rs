@@ -2,11 +2,12 @@
 //! and the agent beside it.
 
 use super::{What, World, chain};
-use crate::machine::{ApplyJob, LogJob, Received, StartError};
+use crate::machine::{ApplyJob, LogJob, Received, Standing, StartError};
 use crate::network::SILENCE;
 use crate::seen::Seen;
 use quorate_model::assignment::Assignment;
 use quorate_model::time::Timestamp;
+use quorate_node::consensus::Content;
 use quorate_node::{Effect, Event};
 use quorate_store::log;
 use quorate_store::storage::OpenStorageError;
@@ -21,7 +22,13 @@ impl World {
     pub(crate) fn start(&mut self, n: usize) {
         let now = self.now;
         let machine = &mut self.machines[n];
-        if machine.process.is_some() || machine.broken || machine.off {
+        // An expelled server goes on trying for as long as things go wrong.
+        let stays_out = match machine.standing {
+            Standing::Spare | Standing::Joining => true,
+            Standing::Expelled => self.faults.are_over(),
+            Standing::Member => false,
+        };
+        if machine.process.is_some() || machine.broken || machine.off || stays_out {
             return;
         }
         match machine.start(now, &self.identity, &mut self.dice) {
@@ -53,12 +60,12 @@ impl World {
         let process = self.machines[n].process.as_ref().expect("just started");
         let (state, found, (runs, before)) =
             (process.databases.state().clone(), process.durable, process.found.clone());
+        let configured = process.databases.voters_as_of();
         let promised = std::mem::replace(&mut self.machines[n].promised, found);
-        self.show(&Seen::Started { machine: n, state: &state, promised, found, runs: &runs, before });
+        self.show(&Seen::Started { machine: n, state: &state, promised, found, runs: &runs, before, configured });
         for other in (0..self.machines.len()).filter(|other| *other != n) {
+            // Whom it calls it says in its first turn.
             self.network.link(n, other).up = false;
-            let dial = self.dice.between(100, 3_000);
-            self.later(Duration::from_micros(dial), What::Dial { from: n, to: other, life });
         }
         let soon = self.dice.between(2_000, 20_000);
         self.later(Duration::from_millis(soon), What::Housekeeping { machine: n, life });
@@ -171,6 +178,10 @@ impl World {
             }
         }
         self.effects = effects;
+        if let Some(process) = self.machines[n].process.as_ref().filter(|_| self.violation.is_none()) {
+            let seen = Seen::Configured { machine: n, configuration: process.node.configuration() };
+            self.violation = self.invariants.see(now, &seen).err();
+        }
         if self.alive(n, life) {
             // A node that wants to be woken at once must not stop time.
             self.wake(n, wake.max(now.plus(Duration::from_micros(100))));
@@ -208,8 +219,15 @@ impl World {
                     let seen = Seen::Committed { machine: n, entries: &entries };
                     self.violation = self.invariants.see(self.now, &seen).err();
                 }
+                let joint = entries.iter().any(|entry| match &entry.content {
+                    Content::Data(_) => false,
+                    Content::Configuration(configuration) => configuration.is_joint(),
+                });
                 process.apply_jobs.push_back(ApplyJob::Apply(entries));
                 self.drive_apply(n);
+                if joint {
+                    self.ambush(n, 100);
+                }
             }
             Effect::Refuse { request_id, why } => {
                 if let Some(client) = process.waiters.remove(&request_id) {
@@ -236,6 +254,8 @@ impl World {
             }
             // Nobody waits for it: whether it worked is seen by who leads.
             Effect::Transferred { .. } | Effect::Changed => {}
+            Effect::Peers(peers) => self.call(n, &peers),
+            Effect::Left => self.has_left(n),
             Effect::Assign(assignment) => {
                 // The agent is somebody else: it hears late of it, and may hear of the next one before.
                 let life = self.machines[n].life;
@@ -244,6 +264,9 @@ impl World {
             }
             Effect::SendSnapshot { to, term } => self.send_snapshot(n, to, term.0),
             Effect::InstallSnapshot { index, hard_state, .. } => {
+                if self.violation.is_none() {
+                    self.violation = self.invariants.see(self.now, &Seen::Installs { machine: n, index }).err();
+                }
                 let received = process.received.take().filter(|received| received.manifest.index == index);
                 match received {
                     Some(Received { directory, manifest }) => {

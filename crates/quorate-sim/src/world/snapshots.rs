@@ -4,7 +4,7 @@ use super::{What, World, chain};
 use crate::machine::{LogJob, Received};
 use crate::seen::Seen;
 use quorate_model::id::NodeId;
-use quorate_node::Event;
+use quorate_node::{Configuration, Event};
 use quorate_store::databases::{self, Manifest, Place};
 use quorate_store::volume::Volume as _;
 use std::path::{Path, PathBuf};
@@ -83,9 +83,10 @@ impl World {
             let _ = machine.volume.remove_dir_all(&older.directory);
         }
         let (index, index_term) = (manifest.index, manifest.term);
+        let configuration = Configuration::read(&manifest.voters).expect("this version wrote it");
         process.received = Some(Received { directory, manifest });
         let term = quorate_model::id::Term(term);
-        self.tell(to, Event::SnapshotReceived { from: sender, term, index, index_term });
+        self.tell(to, Event::SnapshotReceived { from: sender, term, index, index_term, configuration });
         true
     }
 

@@ -185,7 +185,7 @@ impl Layout {
                     end_with_pid: Some(std::process::id()),
                     api_certificate: None,
                 },
-                timers: Timers { replace_after: Some(Span::from_secs(0)) },
+                timers: Timers { replace_after: Some(Span::from_secs(0)), ..Timers::default() },
                 log: log.clone(),
                 voters: voters.clone(),
                 peers: Vec::new(),

@@ -8,7 +8,7 @@ use super::disk::{DiskJob, check};
 use super::inbox::Inbox;
 use quorate_api::backend::Committed;
 use quorate_model::id::{LogIndex, RequestId, Term};
-use quorate_node::consensus::LogEntry;
+use quorate_node::consensus::{CommittedEntry, Content};
 use quorate_node::{AppliedEntry, Event};
 use quorate_store::databases::{self, Item, Manifest, ToApply};
 use quorate_store::storage::{DURABLE_EVERY, DatabaseStorage};
@@ -26,7 +26,7 @@ const BATCH_ENTRIES: usize = 512;
 /// Work for the apply thread; consensus bounds how much of it waits.
 #[derive(Debug)]
 pub(super) enum ApplyJob {
-    Apply(Vec<LogEntry>),
+    Apply(Vec<CommittedEntry>),
     /// Put the database in this directory in force.
     Install {
         incoming: PathBuf,
@@ -66,6 +66,13 @@ impl Waiters {
                 let _ = sender.send(Committed { index: entry.done_at, outcome: entry.outcome.clone() });
             }
         }
+    }
+}
+
+fn item(content: &Content) -> Item {
+    match content {
+        Content::Data(data) => Item::Data(data.clone()),
+        Content::Configuration(configuration) => Item::Membership { voters: configuration.to_bytes().into() },
     }
 }
 
@@ -109,7 +116,7 @@ impl Applier {
     }
 
     /// Applies these entries and whatever else waits. Returns a job of another kind that it met.
-    fn apply(&mut self, entries: Vec<LogEntry>) -> Option<ApplyJob> {
+    fn apply(&mut self, entries: Vec<CommittedEntry>) -> Option<ApplyJob> {
         let mut waiting = entries;
         let mut other = None;
         while waiting.len() < BATCH_ENTRIES {
@@ -125,7 +132,7 @@ impl Applier {
         for batch in waiting.chunks(BATCH_ENTRIES) {
             let batch: Vec<ToApply> = batch
                 .iter()
-                .map(|entry| ToApply { index: entry.index, term: entry.term, item: Item::Data(entry.data.clone()) })
+                .map(|entry| ToApply { index: entry.index, term: entry.term, item: item(&entry.content) })
                 .collect();
             let applied = check("apply the log", self.databases.apply(&batch));
             self.waiters.answer(&applied);

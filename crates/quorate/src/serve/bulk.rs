@@ -8,16 +8,16 @@
 //! Hello of both sides, then a [`SnapshotHead`] frame with the manifest, then the files' bytes in
 //! the manifest's order, then one byte 1 from the receiver when everything is there.
 
+use super::core::SnapshotOrder;
 use super::inbox::Inbox;
 use super::link::{self, Accepted, BulkReceiver, LinkIdentity};
 use bytes::BytesMut;
 use quorate_model::id::{LogIndex, NodeId, Term};
-use quorate_node::Event;
 use quorate_node::wire::{Body, SnapshotHead};
+use quorate_node::{Configuration, Event};
 use quorate_store::databases::{self, Manifest};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -69,12 +69,17 @@ impl Incoming {
         self.lock().remove(&index).into_iter().for_each(remove);
     }
 
-    async fn receive_into(&self, directory: &Path, stream: &mut Accepted) -> io::Result<(Manifest, Term)> {
+    async fn receive_into(
+        &self,
+        directory: &Path,
+        stream: &mut Accepted,
+    ) -> io::Result<(Manifest, Term, Configuration)> {
         let head = match link::read_frame(stream).await? {
             Body::Snapshot(head) => head,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a snapshot")),
         };
         let manifest = Manifest::read(&head.manifest).map_err(io::Error::other)?;
+        let configuration = Configuration::read(&manifest.voters).map_err(io::Error::other)?;
         std::fs::create_dir_all(directory)?;
         for (name, bytes) in &manifest.files {
             let mut file = std::fs::File::create(directory.join(name))?;
@@ -93,7 +98,7 @@ impl Incoming {
         }
         // Here it costs a transfer; on the apply thread it would end the node.
         databases::check(self.root.as_path(), directory, &manifest).map_err(io::Error::other)?;
-        Ok((manifest, Term(head.term)))
+        Ok((manifest, Term(head.term), configuration))
     }
 }
 
@@ -129,12 +134,13 @@ impl BulkReceiver for Incoming {
         let mut partial = Partial { directory: directory.clone(), complete: false };
         partial.remove();
         match self.receive_into(&directory, &mut stream).await {
-            Ok((manifest, term)) => {
+            Ok((manifest, term, configuration)) => {
                 partial.complete = true;
                 let (index, index_term) = (manifest.index, manifest.term);
                 info!(%from, %index, "received a snapshot");
                 self.lock().insert(index, Received { directory, manifest }).into_iter().for_each(remove);
-                self.inbox.send(Event::SnapshotReceived { from, term, index, index_term }).await;
+                let received = Event::SnapshotReceived { from, term, index, index_term, configuration };
+                self.inbox.send(received).await;
                 if stream.write_all(&[1]).await.is_ok() {
                     let _ = stream.flush().await;
                 }
@@ -145,9 +151,10 @@ impl BulkReceiver for Incoming {
 }
 
 /// Sends this node's database to `to`, and says how it went.
-pub(super) async fn send(me: &LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term, inbox: Inbox) {
+pub(super) async fn send(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder, inbox: Inbox) {
+    let to = order.to;
     let sent = tokio::select! {
-        sent = send_files(me, root, to, address, term) => sent,
+        sent = send_files(me, root, order) => sent,
         expelled = me.tls.is_expelled(to) => Err(expelled),
     };
     let ok = match sent {
@@ -163,14 +170,15 @@ pub(super) async fn send(me: &LinkIdentity, root: PathBuf, to: NodeId, address: 
     inbox.send(Event::SnapshotSent { to, ok }).await;
 }
 
-async fn send_files(me: &LinkIdentity, root: PathBuf, to: NodeId, address: SocketAddr, term: Term) -> io::Result<u64> {
+async fn send_files(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder) -> io::Result<u64> {
+    let SnapshotOrder { to, links, term } = order;
     let directory = tempfile::Builder::new().prefix("outgoing-").tempdir_in(&root)?;
     let into = directory.path().to_owned();
     let manifest = tokio::task::spawn_blocking(move || databases::snapshot(&*root, &into))
         .await
         .map_err(io::Error::other)?
         .map_err(|error| io::Error::other(super::disk::chain(&error)))?;
-    let mut stream = link::connect_bulk(me, to, address).await?;
+    let mut stream = link::connect_bulk(me, to, &links).await?;
     let mut head = BytesMut::new();
     let json = serde_json::to_vec(&manifest).map_err(io::Error::other)?;
     Body::Snapshot(SnapshotHead { term: term.0, manifest: json.into() }).encode_into(&mut head);

@@ -8,7 +8,7 @@ use super::apply::{ApplyJob, Waiters};
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
-use super::link::Outboxes;
+use super::link::{Calls, addresses};
 use super::view;
 use crate::config::NodeConfig;
 use quorate_api::backend::AccessView;
@@ -22,6 +22,7 @@ use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
 use quorate_node::{Effect, Event, Node, Now};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -50,17 +51,9 @@ impl Clock {
 #[derive(Debug)]
 pub(super) struct SnapshotOrder {
     pub(super) to: NodeId,
+    /// Where it may be found, the likeliest first.
+    pub(super) links: Vec<SocketAddr>,
     pub(super) term: Term,
-}
-
-/// This node's place in the cluster, as far as the rest of the process must know it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Place {
-    pub(super) leads: bool,
-    /// It was told to end, and the cluster knows.
-    pub(super) left: bool,
-    /// Why the cluster does not have it.
-    pub(super) refused: Option<Refusal>,
 }
 
 /// Everything that the core's effects reach.
@@ -71,7 +64,7 @@ pub(super) struct Core {
     pub(super) events: Receiver<Event>,
     pub(super) disk: Sender<DiskJob>,
     pub(super) apply: Sender<ApplyJob>,
-    pub(super) outboxes: Outboxes,
+    pub(super) calls: Calls,
     pub(super) waiters: Arc<Waiters>,
     pub(super) questions: Arc<Questions>,
     pub(super) contact: Arc<LeaderContact>,
@@ -85,8 +78,11 @@ pub(super) struct Core {
     /// Nodes and what is decided about members, nothing else of the state.
     pub(super) known: watch::Sender<Arc<ClusterState>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
-    pub(super) place: watch::Sender<Place>,
+    /// Why the cluster does not have this node.
+    pub(super) refused: watch::Sender<Option<Refusal>>,
     pub(super) access: watch::Sender<AccessView>,
+    /// Whether this node, asked to end, has nothing left to wait for.
+    pub(super) left: watch::Sender<bool>,
 }
 
 impl Core {
@@ -140,7 +136,8 @@ impl Core {
                     self.assignment.send_replace(Some(assignment));
                 }
                 Effect::SendSnapshot { to, term } => {
-                    let _ = self.snapshots.send(SnapshotOrder { to, term });
+                    let links = self.node.peers_to_call().get(&to).map_or_else(Vec::new, |links| addresses(links));
+                    let _ = self.snapshots.send(SnapshotOrder { to, links, term });
                 }
                 Effect::InstallSnapshot { index, hard_state, .. } => {
                     let received = self.incoming.take(index);
@@ -152,13 +149,15 @@ impl Core {
                     });
                 }
                 Effect::DiscardSnapshot { index } => self.incoming.discard(index),
+                Effect::Peers(peers) => self.calls.set(&peers),
+                Effect::Left => {
+                    self.left.send_replace(true);
+                }
                 Effect::Changed => changed = true,
             }
         }
         for (to, messages) in outgoing {
-            if let Some(outbox) = self.outboxes.get(&to) {
-                outbox.send(messages.into_iter());
-            }
+            self.calls.send(to, messages.into_iter());
         }
         changed
     }
@@ -217,11 +216,11 @@ impl Core {
             }
             differs
         });
-        let place =
-            Place { leads: self.node.leads(), left: self.node.has_left(), refused: self.node.refused().cloned() };
-        self.place.send_if_modified(|known| {
-            let differs = *known != place;
-            *known = place;
+        self.refused.send_if_modified(|known| {
+            let differs = known.as_ref() != self.node.refused();
+            if differs {
+                *known = self.node.refused().cloned();
+            }
             differs
         });
     }

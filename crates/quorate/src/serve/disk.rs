@@ -9,9 +9,9 @@ use super::inbox::Inbox;
 use quorate_model::id::{LogIndex, Term};
 use quorate_model::state::ClusterState;
 use quorate_node::Event;
-use quorate_node::consensus::{Append, LogEntry};
+use quorate_node::consensus::{Append, EntryKind, LogEntry};
 use quorate_store::disk::real::RealDisk;
-use quorate_store::log::{self, EntryKind, HardState};
+use quorate_store::log::{self, HardState};
 use quorate_store::storage::LogStorage;
 use std::sync::mpsc::Receiver;
 use tracing::{error, info};
@@ -86,12 +86,20 @@ fn write(log: &mut LogStorage<RealDisk>, append: Append) {
 }
 
 fn entry(entry: LogEntry) -> log::LogEntry {
-    log::LogEntry { index: entry.index, term: entry.term, kind: EntryKind::Normal, data: entry.data }
+    let kind = match entry.kind {
+        EntryKind::Normal => log::EntryKind::Normal,
+        EntryKind::Membership => log::EntryKind::Membership,
+    };
+    log::LogEntry { index: entry.index, term: entry.term, kind, data: entry.data }
 }
 
 /// An entry of the log as consensus knows it.
 pub(super) fn entry_of_consensus(entry: log::LogEntry) -> LogEntry {
-    LogEntry { index: entry.index, term: entry.term, data: entry.data }
+    let kind = match entry.kind {
+        log::EntryKind::Normal => EntryKind::Normal,
+        log::EntryKind::Membership => EntryKind::Membership,
+    };
+    LogEntry { index: entry.index, term: entry.term, kind, data: entry.data }
 }
 
 fn side_job(log: &mut LogStorage<RealDisk>, job: DiskJob, inbox: &Inbox) {

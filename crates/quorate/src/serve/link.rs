@@ -31,6 +31,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use outbox::Connection;
@@ -65,6 +67,8 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct LinkIdentity {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
+    /// Where this node's own link is found.
+    pub(super) link: SocketAddr,
     pub(super) tls: Arc<LinkTls>,
 }
 
@@ -75,6 +79,7 @@ impl LinkIdentity {
             cluster: Bytes::copy_from_slice(self.cluster.0.as_bytes()),
             node: Bytes::copy_from_slice(self.node.0.as_bytes()),
             bulk,
+            link: self.link.to_string(),
         })
     }
 
@@ -99,16 +104,85 @@ impl LinkIdentity {
     }
 }
 
-/// The outboxes of all peers.
-pub(super) type Outboxes = BTreeMap<NodeId, Arc<Outbox>>;
+/// The links to all other nodes of the cluster.
+#[derive(Debug)]
+pub(super) struct Calls {
+    me: LinkIdentity,
+    runtime: tokio::runtime::Handle,
+    inbox: Inbox,
+    calls: BTreeMap<NodeId, Call>,
+}
 
-/// Keeps a connection to `peer` for as long as the node runs.
-pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, outbox: Arc<Outbox>, inbox: Inbox) {
+#[derive(Debug)]
+struct Call {
+    outbox: Arc<Outbox>,
+    links: watch::Sender<Vec<SocketAddr>>,
+    task: JoinHandle<()>,
+}
+
+impl Calls {
+    /// None at first; the node says whom it knows.
+    pub(super) fn new(me: LinkIdentity, runtime: tokio::runtime::Handle, inbox: Inbox) -> Calls {
+        Calls { me, runtime, inbox, calls: BTreeMap::new() }
+    }
+
+    /// Opens links to new nodes, and ends those to nodes that are not of the cluster any more.
+    pub(super) fn set(&mut self, peers: &BTreeMap<NodeId, Vec<String>>) {
+        for (peer, call) in self.calls.extract_if(.., |peer, _| !peers.contains_key(peer)) {
+            info!(%peer, "not of the cluster any more: its link is ended");
+            call.task.abort();
+            call.outbox.disconnect();
+        }
+        for (peer, links) in peers {
+            let links = addresses(links);
+            if let Some(call) = self.calls.get(peer) {
+                call.links.send_replace(links);
+                continue;
+            }
+            let (outbox, links) = (Arc::new(Outbox::default()), watch::Sender::new(links));
+            let dial = dial(self.me.clone(), *peer, links.subscribe(), outbox.clone(), self.inbox.clone());
+            let task = self.runtime.spawn(dial);
+            self.calls.insert(*peer, Call { outbox, links, task });
+        }
+    }
+
+    /// See [`Outbox::send`]. To a node that is not of the cluster nothing is sent.
+    pub(super) fn send(&self, to: NodeId, messages: impl Iterator<Item = Body>) {
+        if let Some(call) = self.calls.get(&to) {
+            call.outbox.send(messages);
+        }
+    }
+}
+
+/// Nodes say where they are found by numbers; whatever else they say leads nowhere.
+pub(super) fn addresses(links: &[String]) -> Vec<SocketAddr> {
+    links.iter().filter_map(|link| link.parse().ok()).collect()
+}
+
+/// Keeps a connection to `peer`, at any of its addresses, until the task is ended.
+async fn dial(
+    me: LinkIdentity,
+    peer: NodeId,
+    mut links: watch::Receiver<Vec<SocketAddr>>,
+    outbox: Arc<Outbox>,
+    inbox: Inbox,
+) {
     let mut failures = 0;
+    // Which of the addresses to try, and the one that worked last: it is tried first.
+    let mut choice = 0;
+    let mut worked = None;
     let mut up = false;
     // Known to have ended. One that was never there has not.
     let mut gone = true;
     loop {
+        let known = links.borrow_and_update().clone();
+        let Some(address) = known.get(choice % known.len().max(1)).copied() else {
+            // Nobody knows where it is.
+            if links.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
         let patience = if up { PROBE } else { SILENCE };
         match tokio::time::timeout(patience, handshake(&me, peer, address))
             .await
@@ -116,6 +190,7 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
         {
             Ok(connection) => {
                 failures = 0;
+                worked = Some(address);
                 (up, gone) = (true, false);
                 let stream = connection.stream.clone();
                 outbox.connect(connection);
@@ -131,7 +206,8 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
                 // Dial again before anybody is told: the answer says whether the peer lives.
             }
             Err(error) => {
-                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                // Refused where it never was says nothing about it.
+                let refused = error.kind() == io::ErrorKind::ConnectionRefused && worked == Some(address);
                 if up || (refused && !gone) {
                     (up, gone) = (false, refused);
                     info!(%peer, refused, %error, "link down");
@@ -142,6 +218,9 @@ pub(super) async fn dial(me: LinkIdentity, peer: NodeId, address: SocketAddr, ou
                 let pause = if tls::is_refusal(&error) { REFUSED } else { REDIAL[failures.min(REDIAL.len() - 1)] };
                 tokio::time::sleep(pause).await;
                 failures += 1;
+                if !up {
+                    choice = (choice + 1) % known.len();
+                }
             }
         }
     }
@@ -186,9 +265,16 @@ async fn say(stream: &mut impl Stream, bytes: &[u8]) -> io::Result<()> {
     stream.flush().await
 }
 
-/// A connection for bulk data to `peer`.
-pub(super) async fn connect_bulk(me: &LinkIdentity, peer: NodeId, address: SocketAddr) -> io::Result<Dialled> {
-    greeted(me, peer, address, true).await
+/// A connection for bulk data to `peer`, at the first of its addresses where it answers.
+pub(super) async fn connect_bulk(me: &LinkIdentity, peer: NodeId, links: &[SocketAddr]) -> io::Result<Dialled> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "nobody knows where it is");
+    for address in links {
+        match greeted(me, peer, *address, true).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Reads one frame, and not a byte more.
@@ -257,6 +343,9 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
             bulk.receive(from, stream).await;
             Ok(())
         } else {
+            if !hello.link.is_empty() {
+                inbox.send(Event::Called { peer: from, link: hello.link }).await;
+            }
             hear(from, stream, inbox).await
         }
     };

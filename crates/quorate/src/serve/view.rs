@@ -82,7 +82,10 @@ struct Scene<'a> {
 impl Scene<'_> {
     fn name(&self, id: NodeId) -> String {
         let known = self.node.state().nodes.get(&id).map(|record| record.identity.name.clone());
-        let configured = || self.config.voters.iter().find(|voter| voter.id == id).map(|voter| voter.name.clone());
+        let configured = || {
+            let told = self.config.voters.iter().chain(&self.config.peers);
+            told.into_iter().find(|node| node.id == id).map(|node| node.name.clone())
+        };
         known.or_else(configured).unwrap_or_else(|| id.to_string())
     }
 

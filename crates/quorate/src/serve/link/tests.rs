@@ -23,7 +23,8 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     lay_out(authority.path(), cluster, &[Founder { node, data_dir: &home, host: [127, 0, 0, 1].into() }]).unwrap();
     let (expelled, seen) = watch::channel(BTreeSet::new());
     let tls = LinkTls::of(&NodeFiles::read(&home).unwrap(), cluster, node, seen).unwrap();
-    Member { me: LinkIdentity { cluster, node, tls: Arc::new(tls) }, expelled }
+    let link = SocketAddr::from(([127, 0, 0, 1], 1));
+    Member { me: LinkIdentity { cluster, node, link, tls: Arc::new(tls) }, expelled }
 }
 
 #[derive(Clone)]
@@ -46,7 +47,8 @@ async fn listen(member: &Member) -> (SocketAddr, Receiver<Event>) {
 fn reach(member: &Member, peer: &Member, address: SocketAddr) -> (Arc<Outbox>, Receiver<Event>) {
     let outbox = Arc::new(Outbox::default());
     let (inbox, events) = inbox();
-    tokio::spawn(dial(member.me.clone(), peer.me.node, address, outbox.clone(), inbox));
+    let links = watch::Sender::new(vec![address]);
+    tokio::spawn(dial(member.me.clone(), peer.me.node, links.subscribe(), outbox.clone(), inbox));
     (outbox, events)
 }
 
@@ -112,6 +114,9 @@ async fn more_than_a_socket_takes_arrives_in_order_and_unaltered() {
         Body::Snapshot(SnapshotHead { term, manifest: vec![term as u8; bytes].into() })
     };
     outbox.send((0..10).map(frame));
+    let (event, back) = next(heard).await;
+    assert!(matches!(event, Event::Called { .. }), "{event:?}");
+    heard = back;
     for term in 0..10 {
         let (event, back) = next(heard).await;
         heard = back;
@@ -178,7 +183,8 @@ async fn who_says_hello_for_another_node_than_its_certificate_names_is_sent_away
     let pretended = LinkIdentity { node: NodeId::from_u128(2), ..liar.me.clone() };
     handshake(&pretended, peer.me.node, address).await.map(drop).unwrap_err();
     handshake(&liar.me, peer.me.node, address).await.map(drop).unwrap();
-    assert!(heard.try_recv().is_err());
+    let (event, _) = next(heard).await;
+    assert!(matches!(event, Event::Called { peer, .. } if peer == liar.me.node), "{event:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,270 @@
+//! The voters change while the cluster serves.
+
+use crate::insert;
+use crate::lab::{Lab, ms};
+use quorate_model::command::Command;
+use quorate_model::entry::Proposal;
+use quorate_model::id::{RequestId, TokenId};
+use quorate_model::member::{JoinToken, MemberCommand, SecretHash, Vote};
+use quorate_model::state::{Health, Role};
+use quorate_model::time::WallTime;
+use quorate_node::Event;
+
+fn member(number: u128, command: MemberCommand) -> Proposal {
+    Proposal::command(RequestId::from_u128(number), &Command::Member(command))
+}
+
+/// Admits the spare and starts it on an empty disk.
+fn join(lab: &mut Lab, n: usize) {
+    let secret = SecretHash([n as u8; 32]);
+    let token = JoinToken {
+        id: TokenId::from_u128(n as u128),
+        secret,
+        role: Role::Manager,
+        name: None,
+        created: WallTime(0),
+        expires: WallTime(u64::MAX),
+        used: None,
+    };
+    let (at, number) = (lab.leader().unwrap(), 10_000 + 2 * n as u128);
+    lab.propose(at, member(number, MemberCommand::CreateToken { token }));
+    let mut node = lab.identity(n);
+    node.api = format!("n{}:7000", n + 1);
+    lab.propose(at, member(number + 1, MemberCommand::Admit { secret, node, vote: Vote::Auto }));
+    lab.until("the admission", ms(2_000), |lab| lab.has_applied(at, number + 1));
+    lab.restart(n);
+}
+
+/// Writes `from..to`, each at another of the nodes.
+fn write(lab: &mut Lab, nodes: &[usize], range: std::ops::Range<u128>) {
+    for number in range {
+        lab.propose(nodes[number as usize % nodes.len()], insert(number));
+    }
+}
+
+#[test]
+fn u4_one_manager_becomes_three_and_five_under_load_and_the_second_and_fourth_stand_by() {
+    let mut lab = Lab::with_spares(1, 4, 1);
+    lab.until("a leader", ms(2_000), |lab| lab.leader() == Some(0) && lab.node(0).state().nodes.len() == 1);
+    let mut written = 0;
+    for n in 1..5 {
+        join(&mut lab, n);
+        let nodes: Vec<usize> = (0..=n).collect();
+        write(&mut lab, &nodes, written..written + 20);
+        written += 20;
+        let voters = if n.is_multiple_of(2) { n + 1 } else { n };
+        lab.until("the voters", ms(10_000), |lab| {
+            let leader = lab.node(lab.leader().unwrap());
+            lab.voters().len() == voters && leader.configuration().contains(lab.id(n))
+        });
+        lab.run_for(ms(3_000));
+        assert_eq!(lab.voters().len(), voters, "with {} managers", n + 1);
+        lab.until("all writes on all", ms(5_000), |lab| {
+            nodes.iter().all(|node| (0..written).all(|number| lab.has_applied(*node, number)))
+        });
+    }
+    assert_eq!(lab.applied_twice(), []);
+}
+
+#[test]
+fn a_standby_reads_and_writes_like_any_other() {
+    let mut lab = Lab::with_spares(1, 1, 2);
+    lab.until("a leader", ms(2_000), |lab| lab.leader() == Some(0) && lab.node(0).state().nodes.len() == 1);
+    join(&mut lab, 1);
+    lab.until("the standby to follow", ms(5_000), |lab| lab.node(1).leader() == Some(lab.id(0)));
+    lab.propose(1, insert(1));
+    lab.until("its write", ms(2_000), |lab| lab.has_applied(1, 1));
+    let ticket = quorate_node::Ticket(1);
+    lab.read(1, ticket);
+    lab.until("its read", ms(2_000), |lab| lab.read_ready(ticket).is_some());
+    assert_eq!(lab.voters(), [0]);
+}
+
+/// Three voters and a standby, the fourth.
+fn with_standby(seed: u64) -> Lab {
+    let mut lab = Lab::with_spares(3, 1, seed);
+    lab.replace_voter_after = ms(5_000);
+    (0..3).for_each(|n| lab.restart(n));
+    lab.until("a running cluster", ms(5_000), |lab| {
+        lab.leader().is_some() && (0..3).all(|n| lab.node(n).state().nodes.len() == 3)
+    });
+    join(&mut lab, 3);
+    lab.until("a standby", ms(5_000), |lab| {
+        lab.node(lab.leader().unwrap()).configuration().learners.contains(&lab.id(3))
+    });
+    lab.run_for(ms(2_000));
+    assert_eq!(lab.voters(), [0, 1, 2]);
+    lab
+}
+
+#[test]
+fn u4_a_dead_voter_is_replaced_by_the_standby_and_stands_by_when_it_returns() {
+    for seed in 0..10 {
+        let mut lab = with_standby(seed);
+        let dead = seed as usize % 3;
+        lab.kill(dead);
+        lab.run_for(ms(4_500));
+        assert!(lab.node(lab.leader().unwrap()).configuration().voters.contains(&lab.id(dead)), "not before its time");
+        let voters: Vec<usize> = (0..4).filter(|n| *n != dead).collect();
+        lab.until("the standby to vote", ms(5_000), |lab| lab.voters() == voters);
+        // Two of the three could be lost with the old voters; now one more may die.
+        let next = *voters.iter().find(|n| Some(**n) != lab.leader() && **n != 3).unwrap();
+        lab.kill(next);
+        lab.propose(lab.leader().unwrap(), insert(1));
+        lab.until("a write by two of three", ms(3_000), |lab| lab.has_applied(3, 1));
+        lab.restart(dead);
+        lab.until("the old voter to stand in", ms(15_000), |lab| lab.has_applied(dead, 1));
+    }
+}
+
+#[test]
+fn an_expelled_voter_is_replaced_and_what_it_says_changes_nothing_any_more() {
+    for seed in 0..10 {
+        let mut lab = with_standby(20 + seed);
+        let gone = lab.leader().unwrap();
+        let other = (gone + 1) % 3;
+        lab.propose(other, member(1, MemberCommand::Expel { node: lab.id(gone) }));
+        let voters: Vec<usize> = (0..4).filter(|n| *n != gone).collect();
+        lab.until("the standby to vote in its place", ms(10_000), |lab| {
+            lab.leader_but(gone).is_some_and(|leader| {
+                let configuration = lab.node(leader).configuration();
+                !configuration.is_joint() && lab.numbers(&configuration.voters) == voters
+            })
+        });
+        let leader = lab.leader_but(gone).unwrap();
+        assert!(!lab.node(leader).configuration().contains(lab.id(gone)));
+        let term = lab.node(leader).term();
+        lab.restart(gone);
+        lab.propose(gone, insert(2));
+        lab.run_for(ms(5_000));
+        assert!(!lab.has_applied(leader, 2), "nobody proposes for an expelled node");
+        assert_eq!((lab.leader_but(gone), lab.node(leader).term()), (Some(leader), term), "it disturbs nobody");
+        assert!(!lab.node(leader).state().nodes.contains_key(&lab.id(gone)));
+    }
+}
+
+#[test]
+fn a_leader_that_is_not_to_vote_hands_over_first() {
+    let mut lab = with_standby(3);
+    let old = lab.leader().unwrap();
+    lab.propose(old, member(1, MemberCommand::SetVote { node: lab.id(old), vote: Vote::Never }));
+    let voters: Vec<usize> = (0..4).filter(|n| *n != old).collect();
+    lab.until("the others to vote", ms(10_000), |lab| lab.voters() == voters);
+    assert_ne!(lab.leader(), Some(old));
+    lab.until("it to stand by", ms(2_000), |lab| lab.node(old).configuration().learners.contains(&lab.id(old)));
+}
+
+#[test]
+fn the_only_voter_hands_over_to_its_standby() {
+    let mut lab = Lab::with_spares(1, 1, 4);
+    lab.until("a leader", ms(2_000), |lab| lab.leader() == Some(0) && lab.node(0).state().nodes.len() == 1);
+    join(&mut lab, 1);
+    lab.until("a standby", ms(5_000), |lab| lab.node(1).leader() == Some(lab.id(0)));
+    lab.propose(0, member(1, MemberCommand::SetVote { node: lab.id(0), vote: Vote::Never }));
+    lab.until("the other to vote alone", ms(10_000), |lab| lab.leader() == Some(1) && lab.voters() == [1]);
+}
+
+#[test]
+fn a_leader_that_dies_between_two_sets_of_voters_leaves_the_change_to_the_next() {
+    let mut died_joint = 0;
+    for seed in 0..40 {
+        let mut lab = Lab::with_spares(3, 2, 50 + seed);
+        lab.until("a running cluster", ms(5_000), |lab| {
+            lab.leader().is_some() && (0..3).all(|n| lab.node(n).state().nodes.len() == 3)
+        });
+        join(&mut lab, 3);
+        join(&mut lab, 4);
+        lab.until("two sets", ms(10_000), |lab| lab.leader().is_some_and(|n| lab.node(n).configuration().is_joint()));
+        let old = lab.leader().unwrap();
+        lab.kill(old);
+        died_joint += 1;
+        lab.until("another leader and one set", ms(10_000), |lab| {
+            lab.leader_but(old).is_some_and(|n| {
+                let configuration = lab.node(n).configuration();
+                !configuration.is_joint() && [3, 5].contains(&configuration.voters.len())
+            })
+        });
+        let leader = lab.leader_but(old).unwrap();
+        lab.propose(leader, insert(1));
+        lab.until("a write", ms(3_000), |lab| lab.has_applied(leader, 1));
+        lab.restart(old);
+        lab.until("five voters", ms(10_000), |lab| lab.voters().len() == 5);
+    }
+    assert_eq!(died_joint, 40);
+}
+
+#[test]
+fn d4_a_node_that_ends_has_left_everywhere_at_once_stays_a_voter_and_returns() {
+    for seed in 0..10 {
+        let mut lab = Lab::running(3, 100 + seed);
+        let ending = seed as usize % 3;
+        lab.event(ending, Event::Leave);
+        lab.until("word that it left", ms(1_000), |lab| lab.has_left(ending));
+        assert_ne!(lab.leader(), Some(ending));
+        let others: Vec<usize> = (0..3).filter(|n| *n != ending).collect();
+        let (id, node) = (lab.id(ending), others[0]);
+        lab.until("all to know", ms(500), |lab| {
+            others.iter().all(|n| lab.node(*n).state().nodes[&lab.id(ending)].health == Health::Left)
+        });
+        let generation = lab.node(node).state().nodes[&id].generation;
+        lab.kill(ending);
+        lab.run_for(ms(40_000));
+        assert_eq!(lab.voters(), [0, 1, 2], "it stays a voter");
+        lab.restart(ending);
+        lab.until("its return", ms(5_000), |lab| {
+            let record = &lab.node(node).state().nodes[&id];
+            record.health == Health::Joined && record.generation == generation + 1
+        });
+    }
+}
+
+#[test]
+fn a_lone_node_that_ends_says_so_and_waits_for_nobody() {
+    let mut lab = Lab::running(1, 7);
+    lab.event(0, Event::Leave);
+    lab.until("word that it left", ms(1_000), |lab| lab.has_left(0));
+    assert_eq!(lab.node(0).state().nodes[&lab.id(0)].health, Health::Left);
+}
+
+#[test]
+fn a_new_node_far_behind_gets_a_snapshot_with_its_configuration() {
+    let mut lab = Lab::with_spares(3, 1, 8);
+    lab.until("a running cluster", ms(5_000), |lab| {
+        lab.leader().is_some() && (0..3).all(|n| lab.node(n).state().nodes.len() == 3)
+    });
+    write(&mut lab, &[0, 1, 2], 1..60);
+    lab.until("the writes", ms(3_000), |lab| (0..3).all(|n| (1..60).all(|number| lab.has_applied(n, number))));
+    lab.purge_all();
+    join(&mut lab, 3);
+    lab.until("a snapshot and all of it", ms(10_000), |lab| {
+        lab.snapshots_installed() >= 1 && (1..60).all(|number| lab.has_applied(3, number))
+    });
+    lab.until("one configuration", ms(3_000), |lab| {
+        (0..4).all(|n| lab.node(n).configuration() == lab.node(0).configuration())
+    });
+    // It starts again on what it has.
+    lab.kill(3);
+    lab.restart(3);
+    lab.until("it to follow again", ms(5_000), |lab| lab.node(3).leader().is_some());
+    assert!(lab.node(3).configuration().learners.contains(&lab.id(3)));
+}
+
+#[test]
+fn a_node_that_was_away_while_all_others_were_replaced_comes_back_to_a_leader_it_never_heard_of() {
+    let mut lab = Lab::with_spares(3, 3, 9);
+    lab.replace_voter_after = ms(3_000);
+    (0..3).for_each(|n| lab.restart(n));
+    lab.until("a running cluster", ms(5_000), |lab| {
+        lab.leader().is_some() && (0..3).all(|n| lab.node(n).state().nodes.len() == 3)
+    });
+    let away = (lab.leader().unwrap() + 1) % 3;
+    lab.kill(away);
+    (3..6).for_each(|n| join(&mut lab, n));
+    lab.until("five others to vote", ms(20_000), |lab| {
+        lab.voters() == (0..6).filter(|n| *n != away).collect::<Vec<_>>()
+    });
+    (0..3).filter(|n| *n != away).for_each(|n| lab.kill(n));
+    lab.until("a leader that is new", ms(5_000), |lab| lab.leader().is_some_and(|n| n >= 3));
+    lab.restart(away);
+    lab.until("it to follow", ms(5_000), |lab| lab.node(away).leader() == lab.leader().map(|n| lab.id(n)));
+}
