@@ -225,9 +225,10 @@ fn the_last_manager_that_may_vote_is_neither_expelled_nor_stopped_nor_made_a_wor
     for wish in [
         MemberCommand::Expel { node: first.id },
         MemberCommand::SetVote { node: first.id, vote: Vote::Never },
+        MemberCommand::StopManagers { nodes: [first.id, second.id].into() },
         MemberCommand::SetRoles { node: first.id, roles },
     ] {
-        assert!(matches!(world.member(wish), Err(Refusal::Invalid { .. })));
+        assert!(matches!(world.member(wish), Err(Refusal::Harm { harm: Harm::LastVoter { .. } })));
     }
 }
 
