@@ -104,16 +104,6 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    if !config.voters.is_empty() && !config.voters.iter().any(|voter| voter.id == config.node.id) {
-        bail!(
-            "{}: node {} is none of the {} voters named there. A server that joined a running cluster cannot serve \
-             in this version, which cannot change the voters yet; `quorate node remove {}` on the cluster frees its name",
-            path.display(),
-            config.node.id,
-            config.voters.len(),
-            config.node.name
-        );
-    }
     if config.log.retain < config::RETAIN_MIN {
         bail!("{}: log.retain is {} bytes; give {} or more", path.display(), config.log.retain, config::RETAIN_MIN);
     }
@@ -249,7 +239,7 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link, tls };
+    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link_address(), tls };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
     tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
@@ -375,9 +365,7 @@ async fn tell_refusals(mut place: watch::Receiver<Option<Refusal>>) {
         if refused != told {
             match &refused {
                 Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
-                    tracing::error!(
-                        "{why}. Empty the data directory and join with a new token to bring the server back."
-                    );
+                    tracing::error!("{why}. {}", link::BRING_BACK);
                 }
                 Some(why) => tracing::warn!("this node has no place in the cluster: {why}"),
                 None => info!("this node has its place in the cluster"),

@@ -33,7 +33,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use outbox::Connection;
 pub(super) use outbox::Outbox;
@@ -61,6 +61,9 @@ const REDIAL: [Duration; 5] = [
 const REFUSED: Duration = Duration::from_secs(1);
 /// Who is refused is said this often at most; anybody can knock.
 const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// What the operator of an expelled node may do.
+pub(super) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
 
 /// Who this node is on the link.
 #[derive(Debug, Clone)]
@@ -174,6 +177,7 @@ async fn dial(
     let mut up = false;
     // Known to have ended. One that was never there has not.
     let mut gone = true;
+    let mut told_expelled = false;
     loop {
         let known = links.borrow_and_update().clone();
         let Some(address) = known.get(choice % known.len().max(1)).copied() else {
@@ -190,6 +194,7 @@ async fn dial(
         {
             Ok(connection) => {
                 failures = 0;
+                told_expelled = false;
                 worked = Some(address);
                 (up, gone) = (true, false);
                 let stream = connection.stream.clone();
@@ -214,6 +219,10 @@ async fn dial(
                     inbox.send(Event::LinkDown { peer, refused }).await;
                 } else if failures == REDIAL.len() {
                     info!(%peer, %error, "still cannot reach the peer");
+                }
+                // The entry that expelled this node may never reach it: this is how its operator hears of it.
+                if tls::says_expelled(&error) && !std::mem::replace(&mut told_expelled, true) {
+                    error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
                 }
                 let pause = if tls::is_refusal(&error) { REFUSED } else { REDIAL[failures.min(REDIAL.len() - 1)] };
                 tokio::time::sleep(pause).await;
