@@ -16,6 +16,7 @@
 //! - An outbox holds at most [`OUTBOX_MAX`] bytes; a peer that is further behind is disconnected.
 //!   Consensus sends again whatever got lost.
 
+mod beside;
 mod outbox;
 mod tls;
 
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
+pub(super) use beside::{Beside, KeyNews};
 use outbox::Connection;
 pub(super) use outbox::Outbox;
 pub(super) use tls::{Accepted, Dialled, LinkTls, Stream};
@@ -73,6 +75,7 @@ pub(super) struct LinkIdentity {
     /// Where this node's own link is found.
     pub(super) link: SocketAddr,
     pub(super) tls: Arc<LinkTls>,
+    pub(super) beside: Beside,
 }
 
 impl LinkIdentity {
@@ -134,6 +137,7 @@ impl Calls {
         for (peer, call) in self.calls.extract_if(.., |peer, _| !peers.contains_key(peer)) {
             info!(%peer, "not of the cluster any more: its link is ended");
             call.task.abort();
+            self.me.beside.remove(peer);
             call.outbox.disconnect();
         }
         for (peer, links) in peers {
@@ -144,6 +148,7 @@ impl Calls {
             }
             let (outbox, links) = (Arc::new(Outbox::default()), watch::Sender::new(links));
             let dial = dial(self.me.clone(), *peer, links.subscribe(), outbox.clone(), self.inbox.clone());
+            self.me.beside.add(*peer, outbox.clone());
             let task = self.runtime.spawn(dial);
             self.calls.insert(*peer, Call { outbox, links, task });
         }
@@ -201,6 +206,7 @@ async fn dial(
                 outbox.connect(connection);
                 debug!(%peer, %address, "link up");
                 inbox.send(Event::LinkUp { peer }).await;
+                me.beside.link_up(peer);
                 let ended = tokio::select! {
                     ended = outbox.closed(&stream) => ended,
                     ended = outbox.pump(&stream) => ended,
@@ -355,7 +361,7 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
             if !hello.link.is_empty() {
                 inbox.send(Event::Called { peer: from, link: hello.link }).await;
             }
-            hear(from, stream, inbox).await
+            hear(from, stream, inbox, &me.beside).await
         }
     };
     tokio::select! {
@@ -364,11 +370,13 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
     }
 }
 
-async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox) -> io::Result<()> {
+async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
         while let Some(message) = Body::take(&mut buffer).map_err(io::Error::other)? {
-            inbox.send(Event::Received { from, message }).await;
+            if let Some(message) = beside.take(from, message) {
+                inbox.send(Event::Received { from, message }).await;
+            }
         }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());

@@ -12,6 +12,7 @@ mod examples;
 mod fake;
 mod founded;
 mod gateway;
+mod gossiping;
 mod growing;
 mod leftovers;
 mod load;
