@@ -12,6 +12,7 @@ use quorate_model::assignment::Phase;
 use quorate_model::command::{Command, Step};
 use quorate_model::event::Happening;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
+use quorate_model::member::MemberCommand;
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
@@ -33,6 +34,8 @@ pub(crate) enum Chore {
     Plan,
     Transition(ServiceName),
     Note,
+    /// A node whose vote counts no more is cut off.
+    CutOff(NodeId),
     /// This node's own end.
     Leave,
 }
@@ -125,6 +128,7 @@ impl Leading {
     /// What should be asked of the cluster now.
     pub(crate) fn wishes(&mut self, seen: &Seen<'_>, plan: &Plan) -> Vec<(Command, Chore)> {
         let mut wishes = self.verdicts(seen);
+        wishes.extend(farewells(seen));
         if !plan.steps.is_empty() {
             let steps: Vec<Step> = plan.steps.clone();
             wishes.push((Command::CarryOut { expected: seen.state.planned_on, steps }, Chore::Plan));
@@ -183,6 +187,14 @@ impl Leading {
         }
         notes
     }
+}
+
+/// Nodes that are to go and whose vote has been taken away, if they had one.
+fn farewells(seen: &Seen<'_>) -> Vec<(Command, Chore)> {
+    let gone = seen.state.nodes.values().filter(|record| record.expelling).map(|record| record.identity.id);
+    gone.filter(|node| !seen.configuration.votes(*node))
+        .map(|node| (Command::Member(MemberCommand::CutOff { node }), Chore::CutOff(node)))
+        .collect()
 }
 
 /// What the record says about each service: the newest word counts.

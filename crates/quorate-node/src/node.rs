@@ -265,8 +265,9 @@ impl Node {
                 self.changed = true;
             }
             Event::Gateway(report) => self.gateway(now, report),
-            Event::SnapshotReceived { from, term, index, index_term, configuration } => {
+            Event::SnapshotReceived { from, term, index, index_term, configuration, configured } => {
                 let expelled = self.state.members.expelled.contains(&from);
+                let configuration = (configuration, configured);
                 if expelled
                     || !self.consensus.receive_snapshot(from.raft_id(), term, (index, index_term), configuration)
                 {
