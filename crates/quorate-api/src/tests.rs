@@ -362,6 +362,7 @@ impl Backend for Fake {
             voters: 3,
             certificate: "pem".into(),
             authorities: "pem".into(),
+            gossip_keys: None,
             for_managers: None,
         })
     }

@@ -138,6 +138,12 @@ impl Leading {
         wishes
     }
 
+    /// Calls nobody down before a link was lost for this long; replacing replicas waits for no more than
+    /// it would otherwise.
+    pub(crate) fn patient(&mut self, lost_link: Duration) {
+        self.down_after = self.policy.replace_after.min(DOWN_AFTER_MAX.max(lost_link));
+    }
+
     /// A node is down when a majority of the voters has not heard from it for long enough.
     fn verdicts(&self, seen: &Seen<'_>) -> Vec<(Command, Chore)> {
         let away = |node: NodeId| unheard_by_majority(seen.membership, node, seen.configuration, seen.now);

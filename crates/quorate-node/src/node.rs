@@ -118,6 +118,10 @@ pub struct Node {
     replicas: Vec<ReplicaStatus>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
+    /// How long a lost link is not shown: what is left of the operator's patience with silence.
+    lost_link_kept_back: Duration,
+    /// The newest moment that this node was told.
+    last_flush: Timestamp,
     status_due: Timestamp,
     sequence: u64,
     /// What this node asked of the cluster itself, by request.
@@ -196,6 +200,8 @@ impl Node {
             replicas: Vec::new(),
             gateways: BTreeMap::new(),
             sights: Sights::default(),
+            lost_link_kept_back: Duration::ZERO,
+            last_flush: now.mono,
             status_due: now.mono,
             sequence: 0,
             chores: BTreeMap::new(),
@@ -289,6 +295,7 @@ impl Node {
     /// Lets time pass and collects what the events since the last call lead to. To be called
     /// after every run of [`step`](Self::step)s, and at [`next_wake`](Self::next_wake).
     pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.last_flush = now.mono;
         self.consensus.advance_time(now.mono);
         self.meet(now, out);
         self.hand_over_requests(now, out);
@@ -377,10 +384,22 @@ impl Node {
         node == self.me.id || self.membership.opinion(node) == Opinion::Heard
     }
 
+    /// How long a node may be silent before it is shown as unreachable, as far as its link says so;
+    /// [`PEER_SILENCE`] unless set, and never shorter. It is called down no sooner than shown, unless
+    /// its replicas have to be replaced by then.
+    pub fn show_unreachable_after(&mut self, silence: Duration) {
+        self.lost_link_kept_back = silence.saturating_sub(PEER_SILENCE);
+        self.leading.patient(self.lost_link_kept_back);
+    }
+
     /// How this node sees another one, for people and gateways.
     #[must_use]
     pub fn sight(&self, node: NodeId) -> Sight {
-        let opinion = if node == self.me.id { Opinion::Heard } else { self.membership.opinion(node) };
+        let opinion = match self.membership.opinion(node) {
+            _ if node == self.me.id => Opinion::Heard,
+            Opinion::Unheard { since } if self.last_flush.since(since) < self.lost_link_kept_back => Opinion::Heard,
+            opinion => opinion,
+        };
         let generation = self.state.nodes.get(&node).map_or(0, |record| record.generation);
         self.sights.of(node, opinion, generation)
     }
@@ -467,8 +486,8 @@ impl Node {
                     self.consensus.transfer(to.raft_id());
                 }
             }
-            // The shell's own: a connection's first frame, and what a bulk connection carries.
-            Body::Hello(_) | Body::Snapshot(_) => {}
+            // The shell's own: a connection's first frame, what a bulk connection carries, gossip's.
+            Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
         }
     }
 

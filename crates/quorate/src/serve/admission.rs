@@ -21,6 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{Backend as _, Invitation, InviteError, JoinError, Query};
 use quorate_api::join::{JOIN_VERSION, JoinAnswer, JoinCheck, JoinRequest, ManagerAddress};
 use quorate_api::view::NodeState;
+use quorate_membership::seal::KeyRing;
 use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Database, Outcome, Proposal};
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use throttle::Throttle;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Failed attempts of one address before it is not listened to.
@@ -61,6 +63,8 @@ pub(super) struct Admission {
     config: NodeConfig,
     files: Arc<NodeFiles>,
     manager: ManagerKeys,
+    /// Gossip's keys as they are now.
+    ring: Option<watch::Receiver<KeyRing>>,
     turn: tokio::sync::Mutex<()>,
     throttle: Mutex<Throttle>,
 }
@@ -75,9 +79,14 @@ struct Applicant {
 }
 
 impl Admission {
-    pub(super) fn new(config: &NodeConfig, files: Arc<NodeFiles>, manager: ManagerKeys) -> Admission {
+    pub(super) fn new(
+        config: &NodeConfig,
+        files: Arc<NodeFiles>,
+        manager: ManagerKeys,
+        ring: Option<watch::Receiver<KeyRing>>,
+    ) -> Admission {
         let (turn, throttle) = (tokio::sync::Mutex::default(), Mutex::default());
-        Admission { config: config.clone(), files, manager, turn, throttle }
+        Admission { config: config.clone(), files, manager, ring, turn, throttle }
     }
 
     pub(super) fn invite(&self) -> Result<Invitation, InviteError> {
@@ -170,6 +179,7 @@ impl Admission {
             voters: backend.overview().borrow().cluster.voters,
             certificate,
             authorities: self.files.authorities.iter().map(|authority| authority.to_pem()).collect(),
+            gossip_keys: self.ring.as_ref().map(|ring| ring.borrow().to_text()),
             for_managers: is_manager.then(|| self.manager.to_text().to_string()),
         })
     }
