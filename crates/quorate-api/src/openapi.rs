@@ -54,6 +54,8 @@ use utoipa::OpenApi;
         tokens::own,
         tokens::create_own,
         tokens::revoke_own,
+        tokens::own_sessions,
+        tokens::end_own_session,
         users::first_admin,
         users::list,
         users::create,

@@ -156,6 +156,8 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/me/password").post(O::OwnPassword, login::own_password::<B>),
         at("/v1/me/tokens").get(O::OwnTokenRead, tokens::own::<B>).post(O::OwnTokenCreate, tokens::create_own::<B>),
         at("/v1/me/tokens/{id}").delete(O::OwnTokenRevoke, tokens::revoke_own::<B>),
+        at("/v1/me/sessions").get(O::OwnSessionRead, tokens::own_sessions::<B>),
+        at("/v1/me/sessions/{id}").delete(O::OwnSessionEnd, tokens::end_own_session::<B>),
         at("/v1/first-admin").post(O::UserCreate, users::first_admin::<B>),
         at("/v1/users").get(O::UserRead, users::list::<B>).post(O::UserCreate, users::create::<B>),
         at("/v1/users/{name}").get(O::UserRead, users::get::<B>).delete(O::UserRemove, users::remove::<B>),

@@ -388,6 +388,8 @@ fn overview() -> Overview {
         alias: None,
         standing: Some(Standing::Voter),
         clock_ahead_us: None,
+        applied: Some(LogIndex(0)),
+        version: Some("0.0.0".into()),
     };
     Overview {
         sequence: 1,

@@ -1010,6 +1010,7 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 

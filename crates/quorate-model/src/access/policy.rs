@@ -83,6 +83,8 @@ words!(
         OwnTokenRead = "own-token-read",
         OwnTokenCreate = "own-token-create",
         OwnTokenRevoke = "own-token-revoke",
+        OwnSessionRead = "own-session-read",
+        OwnSessionEnd = "own-session-end",
         ClusterRead = "cluster-read",
         LogRead = "log-read",
         ServiceApply = "service-apply",
@@ -145,6 +147,7 @@ impl Operation {
             O::WhoAmI => Needs::Login,
             O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
             O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
+            O::OwnSessionRead | O::OwnSessionEnd => Needs::Person,
             O::ClusterRead => Needs::Permission(P::ClusterRead),
             O::LogRead => Needs::Permission(P::LogRead),
             O::ServiceApply => Needs::Permission(P::ServiceApply),
@@ -205,6 +208,8 @@ impl Operation {
             | O::OwnPassword
             | O::OwnTokenRead
             | O::OwnTokenRevoke
+            | O::OwnSessionRead
+            | O::OwnSessionEnd
             | O::ClusterRead
             | O::LogRead
             | O::ServiceApply

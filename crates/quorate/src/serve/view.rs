@@ -139,7 +139,17 @@ impl Scene<'_> {
                 Standing::Standby
             }),
             clock_ahead_us: self.node.clock_ahead(id, self.now),
+            applied,
+            version: self.version(id),
         }
+    }
+
+    /// Kept while a node is away: what was on it is what will be started there again.
+    fn version(&self, id: NodeId) -> Option<String> {
+        if id == self.config.node.id {
+            return Some(env!("CARGO_PKG_VERSION").to_owned());
+        }
+        self.node.peers().get(&id).map(|peer| peer.report.version.clone()).filter(|version| !version.is_empty())
     }
 
     fn cluster(&self, nodes: &[NodeView], services: &[ServiceView]) -> ClusterView {
