@@ -17,9 +17,7 @@
 use crate::fingerprint::Fingerprint;
 use crate::key::NodeKey;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::agreement::{
-    ECDH_P256, EphemeralPrivateKey, PrivateKey, UnparsedPublicKey, agree, agree_ephemeral,
-};
+use aws_lc_rs::agreement::{ECDH_P256, EphemeralPrivateKey, PrivateKey, UnparsedPublicKey, agree, agree_ephemeral};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand::SystemRandom;
 use zeroize::Zeroizing;
@@ -59,12 +57,13 @@ pub enum DiscloseError {
 /// [`EncloseError`].
 pub fn enclose(public: &[u8], purpose: &[u8], secret: &[u8]) -> Result<Vec<u8>, EncloseError> {
     let recipient = point(public).ok_or(EncloseError::PublicKey)?;
-    let ours = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new())
-        .map_err(|_| EncloseError::NoRandomness)?;
+    let ours =
+        EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).map_err(|_| EncloseError::NoRandomness)?;
     let shown = ours.compute_public_key().map_err(|_| EncloseError::NoRandomness)?;
-    let key = agree_ephemeral(ours, UnparsedPublicKey::new(&ECDH_P256, recipient), EncloseError::PublicKey, |shared| {
-        Ok(derive(shared, shown.as_ref(), recipient))
-    })?;
+    let key =
+        agree_ephemeral(ours, UnparsedPublicKey::new(&ECDH_P256, recipient), EncloseError::PublicKey, |shared| {
+            Ok(derive(shared, shown.as_ref(), recipient))
+        })?;
     let mut body = Zeroizing::new(Vec::with_capacity(secret.len() + TAG));
     body.extend_from_slice(secret);
     key.seal_in_place_append_tag(nonce(), Aad::from(purpose), &mut *body).map_err(|_| EncloseError::NoRandomness)?;
@@ -82,16 +81,13 @@ pub fn disclose(key: &NodeKey, purpose: &[u8], sealed: &[u8]) -> Result<Zeroizin
     };
     let public = key.public();
     let recipient = point(&public).ok_or(DiscloseError::NotForUs)?;
-    let private = PrivateKey::from_private_key_der(&ECDH_P256, key.der().secret_der())
-        .map_err(|_| DiscloseError::NotForUs)?;
+    let private =
+        PrivateKey::from_private_key_der(&ECDH_P256, key.der().secret_der()).map_err(|_| DiscloseError::NotForUs)?;
     let key = agree(&private, UnparsedPublicKey::new(&ECDH_P256, shown), DiscloseError::NotForUs, |shared| {
         Ok(derive(shared, shown, recipient))
     })?;
     let mut body = Zeroizing::new(body.to_vec());
-    let length = key
-        .open_in_place(nonce(), Aad::from(purpose), &mut body)
-        .map_err(|_| DiscloseError::NotForUs)?
-        .len();
+    let length = key.open_in_place(nonce(), Aad::from(purpose), &mut body).map_err(|_| DiscloseError::NotForUs)?.len();
     body.truncate(length);
     Ok(body)
 }

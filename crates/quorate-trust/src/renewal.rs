@@ -59,6 +59,18 @@ pub fn vouch(old: &NodeKey, request: &CertificateRequest) -> Result<Vec<u8>, Key
     old.pair().sign(&vouched(request)).map_err(KeyError::Generate)
 }
 
+/// Whom a certificate of one of these authorities names, also one that has ended: it is verified as
+/// what it was in its last moment.
+///
+/// # Errors
+/// [`Refusal`]: another authority made it, or it names no node.
+pub fn verified(authorities: &[CaCertificate], certificate: &NodeCertificate) -> Result<PeerIdentity, Refusal> {
+    let anchors: Vec<TrustAnchor<'static>> = authorities.iter().map(|ca| ca.anchor().clone()).collect();
+    let (_, until) = certificate.lasts().map_err(|_| Refusal::NoIdentity)?;
+    let then = UnixTime::since_unix_epoch(Duration::from_micros(until.as_micros()));
+    verify(&anchors, &certificate.chain()[0], Side::Client, then)
+}
+
 /// Says who asks for a new certificate by showing an old one, also an expired one: servers that were
 /// switched off for months come back. The request may be for a new key; `voucher` is [`vouch`]'s.
 ///
@@ -73,13 +85,8 @@ pub fn renewing(
     request: &CertificateRequest,
     voucher: &[u8],
 ) -> Result<PeerIdentity, RenewError> {
-    let unreadable = |_| RenewError::Old(Refusal::NoIdentity);
-    let anchors: Vec<TrustAnchor<'static>> = authorities.iter().map(|ca| ca.anchor().clone()).collect();
-    // Its last moment: an expired one is verified as what it was.
-    let (_, until) = old.lasts().map_err(unreadable)?;
-    let then = UnixTime::since_unix_epoch(Duration::from_micros(until.as_micros()));
-    let identity = verify(&anchors, &old.chain()[0], Side::Client, then).map_err(RenewError::Old)?;
-    let public = old.public().map_err(unreadable)?;
+    let identity = verified(authorities, old).map_err(RenewError::Old)?;
+    let public = old.public().map_err(|_| RenewError::Old(Refusal::NoIdentity))?;
     let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &public);
     key.verify(&vouched(request), voucher).map_err(|_| RenewError::NotVouched)?;
     Ok(identity)

@@ -318,7 +318,7 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place, key: NodeKey) -> Result<
         let certificate = NodeCertificate::from_pem(&answer.certificate).context("reading this node's certificate")?;
         let manager =
             answer.for_managers.as_ref().map(|text| ManagerKeys::from_text(text, &authorities)).transpose()?;
-        let files = NodeFiles { authorities, certificate, key };
+        let files = NodeFiles { authorities, certificate, key: std::sync::Arc::new(key) };
         files.credentials(answer.cluster, answer.node)?;
         files.write(&place.data_dir).with_context(|| format!("writing into {}", place.data_dir.display()))?;
         if let Some(manager) = &manager {
