@@ -7,7 +7,9 @@ use crate::access::password::Hashing;
 use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, health, join, kuzzle, log, members, openapi, rqlite, stream};
+use crate::{
+    certificates, cluster, console, database, guard, health, join, kuzzle, log, members, openapi, rqlite, stream,
+};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -132,6 +134,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/join-tokens/{id}").delete(O::JoinTokenRevoke, members::revoke::<B>),
         at("/v1/join").post(O::Join, join::join::<B>),
         at("/v1/join/check").post(O::Join, join::check::<B>),
+        at("/v1/certificates").post(O::CertificateRenew, certificates::renew::<B>),
         at("/v1/quota").get(O::ClusterRead, members::quota::<B>).put(O::QuotaSet, members::set_quota::<B>),
         at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
         at("/v1/services/{name}")

@@ -20,9 +20,11 @@ mod core;
 mod disk;
 mod gossip;
 mod inbox;
+mod keychain;
 mod link;
 mod reads;
 mod reload;
+mod renewal;
 mod spare;
 mod tls;
 mod view;
@@ -38,6 +40,7 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
+use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
@@ -77,6 +80,7 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
     let ring = gossip_keys::read(data_dir)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
+    let held = Held { files, manager };
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,14 +89,13 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let trust = Trust { files: Arc::new(files), manager, ring, acceptor };
+    let trust = Trust { held, ring, acceptor };
     runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
 }
 
 /// What this node proves itself with.
 struct Trust {
-    files: Arc<NodeFiles>,
-    manager: Option<ManagerKeys>,
+    held: Held,
     /// Seals gossip.
     ring: Option<KeyRing>,
     acceptor: tls::Acceptor,
@@ -174,7 +177,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { files, manager, ring, acceptor }: Trust,
+    Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -206,7 +209,8 @@ async fn serve(
     };
     let state = stored.databases.state().clone();
     let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
-    let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
+    let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
+    let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
     let recovered = RecoveredLog {
         configuration: Configuration::read(&stored.databases.voters())?,
         configured: stored.databases.voters_as_of(),
@@ -322,7 +326,10 @@ async fn serve(
     };
     thread("core", move || core.run())?;
 
-    let admission = manager.map(|manager| Admission::new(&config, files.clone(), manager, ring_seen.clone()));
+    // Over plain HTTP a server that joins could not know to whom it speaks.
+    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
+    let (_signed_by, signed_by_seen) = watch::channel(None);
+    tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
@@ -337,6 +344,8 @@ async fn serve(
         routing: routing_seen,
         access: access_seen,
         agent,
+        config: config.clone(),
+        keychain,
         admission,
         leave: leave.clone(),
         contact,

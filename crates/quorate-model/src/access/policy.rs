@@ -102,6 +102,8 @@ words!(
         /// A server shows a join token, and nothing else.
         Join = "join",
         QuotaSet = "quota-set",
+        /// A node shows its certificate, and nothing else.
+        CertificateRenew = "certificate-renew",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -143,7 +145,7 @@ impl Operation {
         use Operation as O;
         use Permission as P;
         match self {
-            O::HealthRead | O::LogIn | O::Join => Needs::Nothing,
+            O::HealthRead | O::LogIn | O::Join | O::CertificateRenew => Needs::Nothing,
             O::WhoAmI => Needs::Login,
             O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
             O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
@@ -219,6 +221,7 @@ impl Operation {
             | O::JoinTokenRead
             | O::JoinTokenRevoke
             | O::Join
+            | O::CertificateRenew
             | O::QuotaSet
             | O::SqlRead
             | O::SqlWrite

@@ -320,7 +320,7 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place, key: NodeKey) -> Result<
         let certificate = NodeCertificate::from_pem(&answer.certificate).context("reading this node's certificate")?;
         let manager =
             answer.for_managers.as_ref().map(|text| ManagerKeys::from_text(text, &authorities)).transpose()?;
-        let files = NodeFiles { authorities, certificate, key };
+        let files = NodeFiles { authorities, certificate, key: std::sync::Arc::new(key) };
         files.credentials(answer.cluster, answer.node)?;
         if let Some(text) = &answer.gossip_keys {
             let ring = KeyRing::from_text(text).context("reading the keys of gossip")?;

@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod certificates;
 mod cli;
 mod cluster;
 mod determinism;
@@ -23,3 +24,4 @@ mod show;
 mod storage;
 mod tls;
 mod torture;
+mod trusting;
