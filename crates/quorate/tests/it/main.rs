@@ -13,6 +13,7 @@ mod fake;
 mod gateway;
 mod leftovers;
 mod load;
+mod managers;
 mod members;
 mod services;
 mod settings;
