@@ -372,6 +372,23 @@ impl Node {
         self.electorate.as_ref()
     }
 
+    /// What the leader does about the voters next: if this node leads, its own mind, and otherwise what it
+    /// would do in the leader's place.
+    #[must_use]
+    pub fn voters_next(&self, now: Now) -> Option<electorate::Step> {
+        if self.leads() {
+            return self.electorate.clone();
+        }
+        self.leader()?;
+        self.with_electorate(now, electorate::next)
+    }
+
+    /// Whether somebody wants this run of the node to end and another to begin.
+    #[must_use]
+    pub fn restart_asked(&self) -> bool {
+        self.state.nodes.get(&self.me.id).is_some_and(|me| me.restart == Some(self.boot))
+    }
+
     /// The other nodes of the cluster and where their links may be found.
     #[must_use]
     pub fn peers_to_call(&self) -> &BTreeMap<NodeId, Vec<String>> {

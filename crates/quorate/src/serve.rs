@@ -18,6 +18,7 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
+mod electors;
 mod gossip;
 mod inbox;
 mod keychain;
@@ -294,6 +295,7 @@ async fn serve(
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
     let (left, mut left_seen) = watch::channel(false);
+    let (restart, mut restart_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -322,6 +324,7 @@ async fn serve(
         routing,
         refused,
         access,
+        restart,
         left,
     };
     thread("core", move || core.run())?;
@@ -374,11 +377,13 @@ async fn serve(
 
     tokio::spawn(tell_refusals(refused_seen));
 
+    let mut anew = false;
     tokio::select! {
         () = crate::daemon::end_signal()? => {}
         () = leave.notified() => info!("asked to leave"),
+        Ok(_) = restart_seen.wait_for(|asked| *asked) => anew = true,
     }
-    info!("ending: the cluster is told and led by another, replicas live on");
+    info!(anew, "ending: the cluster is told and led by another, replicas live on");
     if let Some(farewell) = farewell {
         farewell.say(FAREWELL).await;
     }
@@ -387,7 +392,23 @@ async fn serve(
     let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
+    if anew {
+        return Err(begin_anew());
+    }
     std::process::exit(0);
+}
+
+/// Runs this program again in this process, so that whoever watches over it notices nothing. Files and
+/// sockets are closed by it, the data directory's lock too. Returns only when that does not work.
+fn begin_anew() -> anyhow::Error {
+    use std::os::unix::process::CommandExt as _;
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "quorate".into());
+    // The file may have been replaced by a newer one meanwhile, which is then what is to run.
+    let program =
+        std::env::current_exe().ok().filter(|program| program.exists()).unwrap_or_else(|| name.clone().into());
+    let error = std::process::Command::new(program).arg0(name).args(arguments).exec();
+    anyhow::Error::new(error).context("beginning anew")
 }
 
 /// Names under which clients may address the API.

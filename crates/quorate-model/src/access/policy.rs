@@ -96,6 +96,11 @@ words!(
         NodeRoles = "node-roles",
         NodeRemove = "node-remove",
         NodeLeave = "node-leave",
+        ManagerStop = "manager-stop",
+        ManagerStart = "manager-start",
+        ManagerRestart = "manager-restart",
+        ActiveRestart = "active-restart",
+        ManagerRule = "manager-rule",
         JoinTokenRead = "join-token-read",
         JoinTokenCreate = "join-token-create",
         JoinTokenRevoke = "join-token-revoke",
@@ -155,10 +160,20 @@ impl Operation {
             O::ServiceApply => Needs::Permission(P::ServiceApply),
             O::ServiceScale => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
-            O::LeaderTransfer | O::NodeAlias | O::NodeVote => Needs::Permission(P::ManagerControl),
-            O::NodeRoles | O::NodeRemove | O::NodeLeave | O::JoinTokenCreate | O::JoinTokenRevoke | O::QuotaSet => {
-                Needs::Permission(P::MemberWrite)
-            }
+            O::LeaderTransfer
+            | O::NodeAlias
+            | O::NodeVote
+            | O::ManagerStop
+            | O::ManagerStart
+            | O::ManagerRestart
+            | O::ActiveRestart => Needs::Permission(P::ManagerControl),
+            O::ManagerRule
+            | O::NodeRoles
+            | O::NodeRemove
+            | O::NodeLeave
+            | O::JoinTokenCreate
+            | O::JoinTokenRevoke
+            | O::QuotaSet => Needs::Permission(P::MemberWrite),
             O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
@@ -188,6 +203,11 @@ impl Operation {
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeLeave
+            | O::ManagerStop
+            | O::ManagerStart
+            | O::ManagerRestart
+            | O::ActiveRestart
+            | O::ManagerRule
             | O::JoinTokenCreate
             | O::OwnTokenCreate
             | O::UserCreate

@@ -157,6 +157,7 @@ fn position(is_manager: bool, standing: Option<Standing>) -> &'static str {
     match standing {
         _ if !is_manager => "worker",
         Some(Standing::Voter) => "voting manager",
+        Some(Standing::Stopped) => "stopped manager",
         Some(Standing::Standby) | None => "standby manager",
     }
 }

@@ -17,6 +17,7 @@ mod gossiping;
 mod growing;
 mod leftovers;
 mod load;
+mod managers;
 mod members;
 mod services;
 mod settings;
