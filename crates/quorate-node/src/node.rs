@@ -88,6 +88,8 @@ pub struct PeerView {
     pub applied: LogIndex,
     /// Heard since the link is open: not the word of an earlier life of the node.
     pub fresh: bool,
+    /// When it said this.
+    pub at: Timestamp,
 }
 
 /// One member of the cluster.
@@ -520,7 +522,7 @@ impl Node {
             let differences = self.digests.heard(from, applied, [system, main]);
             self.note_differences(now, differences);
         }
-        let seen = PeerView { report, applied, fresh: true };
+        let seen = PeerView { report, applied, fresh: true, at: now.mono };
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
@@ -630,7 +632,7 @@ impl Node {
 
     fn own_status_changed(&mut self, now: Now) {
         // What this node plans next must see it; the others are told at the end of the turn.
-        self.see_myself();
+        self.see_myself(now);
         self.status_due = now.mono;
         self.plan_due = true;
         self.changed = true;
@@ -1016,7 +1018,7 @@ impl Node {
         for peer in self.book.peers().keys().filter(|node| self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
-        self.see_myself();
+        self.see_myself(now);
         self.changed = true;
     }
 
@@ -1031,8 +1033,8 @@ impl Node {
         }
     }
 
-    fn see_myself(&mut self) {
+    fn see_myself(&mut self, now: Now) {
         let report = self.own_report();
-        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true });
+        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true, at: now.mono });
     }
 }
