@@ -27,8 +27,8 @@ export const nodes = {
 
   setAlias: "Set alias",
   aliasOf: (node: string) => `Alias of ${node}`,
-  editAlias: (node: string, alias: string) => `Change the alias of ${node}, ${alias}`,
-  addAlias: (node: string) => `Give ${node} an alias`,
+  editAlias: (node: string, alias: string) => `${alias}: change the alias of ${node}`,
+  addAlias: (node: string) => `Set alias of ${node}`,
   save: "Save",
   cancel: "Cancel",
 
