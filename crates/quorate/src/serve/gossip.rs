@@ -299,7 +299,6 @@ impl Task {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
-    use quorate_model::member::Vote;
     use quorate_model::state::{Health, NodeIdentity, NodeRecord, Role};
     use quorate_model::time::WallTime;
     use std::sync::mpsc::Receiver;
@@ -376,16 +375,8 @@ mod tests {
                 link: socket.local_addr().unwrap().to_string(),
                 host: String::new(),
             };
-            let record = NodeRecord {
-                identity,
-                health: Health::Joined,
-                since: WallTime(0),
-                generation: 1,
-                boot: 1,
-                alias: None,
-                vote: Vote::Auto,
-                roles_set: false,
-            };
+            let started = NodeRecord::started(identity, Health::Joined, WallTime(0));
+            let record = NodeRecord { generation: 1, ..started };
             state.nodes.insert(node, record);
             sockets.push(socket);
         }

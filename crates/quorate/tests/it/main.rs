@@ -17,6 +17,7 @@ mod growing;
 mod leftovers;
 mod load;
 mod members;
+mod seeds;
 mod services;
 mod settings;
 mod show;
