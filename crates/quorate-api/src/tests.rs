@@ -376,6 +376,7 @@ impl Backend for Fake {
             voters: 3,
             certificate: "pem".into(),
             authorities: "pem".into(),
+            admitted_managers: 2,
             gossip_keys: None,
             for_managers: None,
         })
@@ -430,6 +431,7 @@ fn overview() -> Overview {
         nodes: vec![node(1, NodeMode::Active), node(2, NodeMode::Passive), node(3, NodeMode::Passive)],
         services: vec![service_view(&spec("web", 2), &ServiceName::new("web").unwrap())],
         gateways: vec![],
+        announced: None,
         events: (1..=3)
             .rev()
             .map(|index| EventView {

@@ -343,8 +343,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             quorate_vfs::use_utc();
             hold(end_with_pid)?;
             let source = file.source();
-            let settings = source.load()?.settings;
-            daemon::serve(data_dir.as_deref(), source, settings)?;
+            let loaded = source.load()?;
+            daemon::serve(data_dir.as_deref(), source, loaded)?;
         }
         Command::Gateway(args) => {
             hold(args.end_with_pid)?;

@@ -3,8 +3,8 @@
 use super::electors::{self, Electors};
 use crate::config::NodeConfig;
 use quorate_api::view::{
-    ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
-    Overview, QuotaView, ReplicaView, ServiceView,
+    AnnouncedView, ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState,
+    NodeView, Overview, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
@@ -34,6 +34,11 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         events: node.state().events.iter().rev().take(EVENTS).map(|event| scene.event(event)).collect(),
         nodes,
         services,
+        announced: config.node.announced.as_ref().map(|announced| AnnouncedView {
+            api: announced.api.to_string(),
+            link: announced.link.to_string(),
+            because: announced.because.clone(),
+        }),
     }
 }
 
