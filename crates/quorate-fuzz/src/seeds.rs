@@ -172,6 +172,7 @@ fn frames() -> Vec<Vec<u8>> {
         replicas: vec![replica],
         reachable: vec![link::id(1)],
         gateways: Vec::new(),
+        trust: None,
     };
     let entry = RaftEntry { kind: 0, term: 2, index: 8, data: Bytes::from_static(b"data") };
     let append =

@@ -187,7 +187,9 @@ impl KeyRing {
         Ok(())
     }
 
-    fn get(&self, id: KeyId) -> Option<&Key> {
+    /// A key that opens.
+    #[must_use]
+    pub fn get(&self, id: KeyId) -> Option<&Key> {
         self.keys.iter().find(|key| key.id == id)
     }
 }

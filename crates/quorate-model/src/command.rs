@@ -10,6 +10,7 @@ use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity};
 use crate::time::WallTime;
+use crate::trust::{KeyKind, Stage, TrustCommand};
 use serde::{Deserialize, Serialize};
 
 /// A mutation of [`crate::state::ClusterState`].
@@ -53,6 +54,8 @@ pub enum Command {
     },
     /// Users, sessions, tokens, roles, secrets.
     Access(AccessCommand),
+    /// The cluster's own keys.
+    Trust(TrustCommand),
 }
 
 /// One step of a plan.
@@ -92,6 +95,8 @@ pub enum Refusal {
     Invalid { field: String, problem: String },
     #[error(transparent)]
     Access(AccessRefusal),
+    #[error("the {key} key is being changed already, or was a moment ago: number {number}, {stage:?}")]
+    KeyChanging { key: KeyKind, number: u32, stage: Stage },
 }
 
 fn suggest(similar: Option<&ServiceName>) -> String {

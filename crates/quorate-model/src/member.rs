@@ -262,7 +262,9 @@ impl ClusterState {
                 if self.members.expelled.contains(node) {
                     return Ok(());
                 }
-                let name = self.node(*node)?.identity.name.clone();
+                let known = self.node(*node)?;
+                let name = known.identity.name.clone();
+                self.expose(changes, known);
                 changes.member(MemberChange::Expelled { node: *node });
                 changes.member(MemberChange::NodeGone { node: *node });
                 changes.event(Happening::NodeExpelled { node: *node, name });

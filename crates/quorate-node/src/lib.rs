@@ -22,6 +22,7 @@ mod node;
 mod reads;
 mod requests;
 mod sight;
+pub mod succession;
 pub mod wire;
 
 pub use configuration::Configuration;

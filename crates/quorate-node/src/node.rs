@@ -20,7 +20,7 @@ use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::member::{MemberCommand, NotAdmitted};
-use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
+use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus, TrustReport};
 use quorate_model::state::{Change, ClusterState, Health, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::{Held, Plan};
@@ -114,6 +114,7 @@ pub struct Node {
     /// The newest word of each node about itself, this one's too.
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
+    trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
     status_due: Timestamp,
@@ -192,6 +193,7 @@ impl Node {
             transfers: Vec::new(),
             peers: BTreeMap::new(),
             replicas: Vec::new(),
+            trust: None,
             gateways: BTreeMap::new(),
             sights: Sights::default(),
             status_due: now.mono,
@@ -252,6 +254,10 @@ impl Node {
             Event::LogPurged { first } => self.consensus.purged(first),
             Event::Replicas(replicas) => {
                 self.replicas = replicas;
+                self.own_status_changed(now);
+            }
+            Event::Trust(trust) => {
+                self.trust = Some(trust);
                 self.own_status_changed(now);
             }
             Event::Gossip { node, generation, rumor } => {
@@ -983,6 +989,7 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+            trust: self.trust.clone(),
         }
     }
 

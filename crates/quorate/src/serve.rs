@@ -15,11 +15,13 @@ pub(crate) mod admission;
 mod apply;
 mod backend;
 mod bulk;
+mod certificates;
 mod checkpoint;
 mod core;
 mod disk;
 pub(crate) mod gossip;
 mod inbox;
+mod keeper;
 mod keychain;
 mod link;
 mod reads;
@@ -27,6 +29,7 @@ mod reload;
 mod renewal;
 mod spare;
 mod tls;
+mod turned_away;
 mod view;
 mod workloads;
 
@@ -39,6 +42,7 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
+use keeper::Keeper;
 use keychain::{Held, Keychain};
 use link::{Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
@@ -77,7 +81,7 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
-    let held = Held { files, manager };
+    let held = Held { files, manager, gossip: gossip::keys(data_dir)? };
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -254,7 +258,8 @@ async fn serve(
 
     let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link, tls };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
-    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
+    let (refused_peers, turned_away) = mpsc::channel(turned_away::WAITING);
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone(), refused_peers));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
@@ -262,10 +267,11 @@ async fn serve(
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
     let start = gossip::Start { generation, timers: settings.cluster.timers, clock };
-    let farewell = gossip::start(data_dir, &config, start, overview_seen.clone(), inbox.clone()).await?;
+    let farewell = gossip::start(&config, start, keychain.watch(), overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let (proofs, proofs_seen) = watch::channel(Arc::new(view::proofs(&node)));
     let (refused, refused_seen) = watch::channel(None);
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
@@ -295,6 +301,7 @@ async fn serve(
         overview,
         members,
         known,
+        proofs,
         routing,
         refused,
         access,
@@ -304,7 +311,7 @@ async fn serve(
 
     // Over plain HTTP a server that joins could not know to whom it speaks.
     let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone()));
-    let (_signed_by, signed_by_seen) = watch::channel(None);
+    let (signed_by, signed_by_seen) = watch::channel(None);
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
@@ -321,13 +328,18 @@ async fn serve(
         access: access_seen,
         agent,
         config: config.clone(),
-        keychain,
+        keychain: keychain.clone(),
+        proofs: proofs_seen.clone(),
         admission,
         leave: leave.clone(),
         contact,
         settings: settings_seen,
         started: clock.started,
     }));
+    tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
+    let seen = keeper::Seen { known: backend.0.known.clone(), access: backend.0.access.clone(), proofs: proofs_seen };
+    let keeper = Keeper { config: config.clone(), keychain, backend: backend.clone(), inbox: inbox.clone(), signed_by };
+    tokio::spawn(keeper.run(seen));
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),

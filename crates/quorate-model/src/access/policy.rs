@@ -68,6 +68,9 @@ words!(
         TokenRead = "token-read",
         TokenRevoke = "token-revoke",
         AuditRead = "audit-read",
+        /// Names of secrets; their values are read by nobody.
+        SecretRead = "secret-read",
+        SecretWrite = "secret-write",
     }
 );
 
@@ -102,6 +105,10 @@ words!(
         QuotaSet = "quota-set",
         /// A node shows its certificate, and nothing else.
         CertificateRenew = "certificate-renew",
+        CertificateRotate = "certificate-rotate",
+        SecretRead = "secret-read",
+        SecretSet = "secret-set",
+        SecretRemove = "secret-remove",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -153,9 +160,15 @@ impl Operation {
             O::ServiceScale => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
             O::LeaderTransfer | O::NodeAlias | O::NodeVote => Needs::Permission(P::ManagerControl),
-            O::NodeRoles | O::NodeRemove | O::NodeLeave | O::JoinTokenCreate | O::JoinTokenRevoke | O::QuotaSet => {
-                Needs::Permission(P::MemberWrite)
-            }
+            O::NodeRoles
+            | O::NodeRemove
+            | O::NodeLeave
+            | O::JoinTokenCreate
+            | O::JoinTokenRevoke
+            | O::QuotaSet
+            | O::CertificateRotate => Needs::Permission(P::MemberWrite),
+            O::SecretRead => Needs::Permission(P::SecretRead),
+            O::SecretSet | O::SecretRemove => Needs::Permission(P::SecretWrite),
             O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
@@ -186,6 +199,8 @@ impl Operation {
             | O::NodeRemove
             | O::NodeLeave
             | O::JoinTokenCreate
+            | O::CertificateRotate
+            | O::SecretRemove
             | O::OwnTokenCreate
             | O::UserCreate
             | O::UserPassword
@@ -217,6 +232,8 @@ impl Operation {
             | O::JoinTokenRevoke
             | O::Join
             | O::CertificateRenew
+            | O::SecretRead
+            | O::SecretSet
             | O::QuotaSet
             | O::SqlRead
             | O::SqlWrite
@@ -336,13 +353,23 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
             "auditor",
             "sees who may do what and who did what, changes nothing",
             true,
-            &[P::ClusterRead, P::UserRead, P::SessionRead, P::TokenRead, P::AuditRead],
+            &[P::ClusterRead, P::UserRead, P::SessionRead, P::TokenRead, P::AuditRead, P::SecretRead],
         ),
         (
             "deployer",
             "brings services out and writes to the database",
             false,
-            &[P::ClusterRead, P::LogRead, P::ServiceApply, P::ServiceScale, P::ServiceRemove, P::SqlRead, P::SqlWrite],
+            &[
+                P::ClusterRead,
+                P::LogRead,
+                P::ServiceApply,
+                P::ServiceScale,
+                P::ServiceRemove,
+                P::SqlRead,
+                P::SqlWrite,
+                P::SecretRead,
+                P::SecretWrite,
+            ],
         ),
         (
             "integration",
@@ -364,6 +391,8 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
                 P::MemberWrite,
                 P::SqlRead,
                 P::SqlWrite,
+                P::SecretRead,
+                P::SecretWrite,
             ],
         ),
         (

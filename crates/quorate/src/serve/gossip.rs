@@ -14,6 +14,7 @@
 
 use super::core::Clock;
 use super::inbox::Inbox;
+use super::keychain::Held;
 use crate::config::NodeConfig;
 use anyhow::{Context as _, bail};
 use quorate_api::view::Overview;
@@ -80,6 +81,9 @@ pub(super) struct Start {
     pub(super) clock: Clock,
 }
 
+/// The keys as they are now, whenever they change.
+pub(super) type Keys = watch::Receiver<Arc<Held>>;
+
 /// How long a suspicion is kept back, so that a node is shown as unreachable when the operator wants it:
 /// 99 of 100 nodes that fall silent are suspected by everybody within [`SUSPECTED_WITHIN`].
 fn kept_back(timers: &Timers) -> Duration {
@@ -91,16 +95,16 @@ fn kept_back(timers: &Timers) -> Duration {
 /// # Errors
 /// The port is taken, or the system gives no randomness.
 pub(super) async fn start(
-    data_dir: &Path,
     config: &NodeConfig,
     start: Start,
+    keys: Keys,
     overview: watch::Receiver<Arc<Overview>>,
     inbox: Inbox,
 ) -> anyhow::Result<Option<Farewell>> {
     if config.voters.len() < 2 {
         return Ok(None);
     }
-    let Some(ring) = keys(data_dir)? else { return Ok(None) };
+    let Some(ring) = keys.borrow().gossip.clone() else { return Ok(None) };
     let address = config.node.link;
     let socket = UdpSocket::bind(address)
         .await
@@ -118,7 +122,7 @@ pub(super) async fn start(
     let seal = Seal::new(config.node.id, (random >> 64) as u64, ring);
     let (leave, leaves) = oneshot::channel();
     let task = Task { socket, gossip, seal, clock, inbox, config: config.clone(), peers: Vec::new() };
-    tokio::spawn(task.run(overview, leaves));
+    tokio::spawn(task.run(overview, leaves, keys));
     info!(%address, "gossiping");
     Ok(Some(Farewell(leave)))
 }
@@ -139,6 +143,7 @@ impl Task {
         mut self,
         mut overview: watch::Receiver<Arc<Overview>>,
         mut leaves: oneshot::Receiver<oneshot::Sender<()>>,
+        mut keys: Keys,
     ) {
         let mut buffer = vec![0; DATAGRAM_MAX];
         let mut read = 0;
@@ -178,6 +183,12 @@ impl Task {
                     }
                     let seen = overview.borrow_and_update().clone();
                     self.look_around(&seen).await;
+                }
+                Ok(()) = keys.changed() => {
+                    let ring = keys.borrow_and_update().gossip.clone();
+                    if let Some(ring) = ring.filter(|ring| ring != self.seal.ring()) {
+                        self.seal.set_ring(ring);
+                    }
                 }
                 () = tokio::time::sleep(wait) => {
                     read = 0;

@@ -11,13 +11,17 @@ use super::link::LinkTls;
 use super::tls::Acceptor;
 use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
-use crate::trust::NodeFiles;
+use crate::trust::{self, NodeFiles};
 use anyhow::Context as _;
-use quorate_trust::ca::NodeCertificate;
+use quorate_membership::seal;
+use quorate_trust::ca::{CaCertificate, NodeCertificate};
 use quorate_trust::key::NodeKey;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
+
+/// Beside the certificates.
+const GOSSIP_KEY: &str = "gossip.key";
 
 /// What is held at one moment.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub(super) struct Held {
     pub(super) files: NodeFiles,
     /// Of a manager.
     pub(super) manager: Option<ManagerKeys>,
+    /// Of a node that gossips.
+    pub(super) gossip: Option<seal::KeyRing>,
 }
 
 /// The one place where it changes.
@@ -53,6 +59,10 @@ impl Keychain {
         self.held.borrow().clone()
     }
 
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<Held>> {
+        self.held.subscribe()
+    }
+
     /// Shows another certificate from now on.
     ///
     /// # Errors
@@ -65,6 +75,44 @@ impl Keychain {
             let key = NodeKey::from_pem(&wanted.key.to_pem())?;
             let files = held.files.exchange(dir, wanted.certificate, key).context("writing the new certificate")?;
             Ok(Held { files, ..held.clone() })
+        })
+    }
+
+    /// Believes these authorities from now on, and no others.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn believe(&self, authorities: Vec<CaCertificate>) -> anyhow::Result<()> {
+        self.change(|held, dir| {
+            let files = held.files.believing(dir, authorities).context("writing the authorities")?;
+            Ok(Held { files, ..held.clone() })
+        })
+    }
+
+    /// Holds these keys of a manager from now on.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn hold(&self, manager: ManagerKeys) -> anyhow::Result<()> {
+        self.change(|held, dir| {
+            manager.write(dir)?;
+            Ok(Held { manager: Some(manager), ..held.clone() })
+        })
+    }
+
+    /// Opens and seals gossip with these keys from now on.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn gossip_with(&self, ring: seal::KeyRing) -> anyhow::Result<()> {
+        self.change(|held, dir| {
+            let write = || -> std::io::Result<()> {
+                let tls = trust::made(dir)?;
+                trust::replace(&tls, GOSSIP_KEY, 0o600, &ring.to_text())?;
+                trust::synced(&tls, dir)
+            };
+            write().context("writing the gossip keys")?;
+            Ok(Held { gossip: Some(ring), ..held.clone() })
         })
     }
 

@@ -15,6 +15,7 @@ mod gateway;
 mod leftovers;
 mod load;
 mod members;
+mod secrets;
 mod services;
 mod settings;
 mod show;
