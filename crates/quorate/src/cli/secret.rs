@@ -22,6 +22,7 @@ pub(crate) enum SecretCommand {
         after_help = "Examples:\n  quorate secret set pg\n  quorate secret set tls.key --file ./server.key\n  printf %s \"$PASSWORD\" | quorate secret set pg --file -"
     )]
     Set {
+        /// Name of the secret
         name: SecretName,
         /// The value is what this file holds, byte by byte; `-` is standard input
         #[arg(long, value_name = "FILE")]
@@ -32,10 +33,14 @@ pub(crate) enum SecretCommand {
     List,
     /// What is known of a secret; its value is told to nobody
     #[command(after_help = "Examples:\n  quorate secret show pg")]
-    Show { name: SecretName },
+    Show {
+        /// Name of the secret
+        name: SecretName,
+    },
     /// Remove a secret for good
     #[command(after_help = "Examples:\n  quorate secret remove pg")]
     Remove {
+        /// Name of the secret
         name: SecretName,
         /// Ask nothing
         #[arg(short, long)]
