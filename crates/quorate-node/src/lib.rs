@@ -23,6 +23,7 @@ mod node;
 mod reads;
 mod requests;
 mod sight;
+pub mod succession;
 pub mod wire;
 
 pub use configuration::Configuration;

@@ -8,6 +8,7 @@
 
 pub(crate) mod api;
 pub(crate) mod audit;
+pub(crate) mod cert;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -23,6 +24,7 @@ pub(crate) mod password;
 pub(crate) mod pinned;
 pub(crate) mod place;
 pub(crate) mod screen;
+pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod target;
@@ -161,6 +163,12 @@ pub(crate) enum Command {
     /// What programs are let in with
     #[command(subcommand)]
     Token(tokens::TokenCommand),
+    /// Passwords and keys of services, sealed
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// What nodes prove themselves with
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Who did what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -322,6 +330,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Role(command) => users::role(&context, command)?,
         Command::Session(command) => tokens::session(&context, command)?,
         Command::Token(command) => tokens::token(&context, command)?,
+        Command::Secret(command) => secret::run(&context, command)?,
+        Command::Cert(command) => cert::run(&context, command)?,
         Command::Audit(command) => audit::run(&context, command)?,
         Command::Login(args) => tokens::log_in(&context, &args)?,
         Command::Logout => tokens::log_out(&context)?,

@@ -15,12 +15,14 @@ pub(crate) mod admission;
 mod apply;
 mod backend;
 mod bulk;
+mod certificates;
 mod checkpoint;
 mod core;
 mod disk;
 mod electors;
 mod gossip;
 mod inbox;
+mod keeper;
 mod keychain;
 mod link;
 mod reads;
@@ -28,6 +30,7 @@ mod reload;
 mod renewal;
 mod spare;
 mod tls;
+mod turned_away;
 mod view;
 mod workloads;
 
@@ -41,11 +44,11 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
+use keeper::Keeper;
 use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
-use quorate_membership::seal::KeyRing;
 use quorate_model::command::Refusal;
 use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
@@ -79,9 +82,8 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
-    let ring = gossip_keys::read(data_dir)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
-    let held = Held { files, manager };
+    let held = Held { files, manager, gossip: gossip_keys::read(data_dir)? };
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,15 +92,13 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let trust = Trust { held, ring, acceptor };
+    let trust = Trust { held, acceptor };
     runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
 }
 
 /// What this node proves itself with.
 struct Trust {
     held: Held,
-    /// Seals gossip.
-    ring: Option<KeyRing>,
     acceptor: tls::Acceptor,
 }
 
@@ -178,7 +178,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { held, ring, acceptor }: Trust,
+    Trust { held, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -250,7 +250,7 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let (beside, heard) = Beside::new();
+    let (beside, answered) = Beside::new();
     let me = LinkIdentity {
         cluster: config.cluster.id,
         node: config.node.id,
@@ -259,7 +259,8 @@ async fn serve(
         beside: beside.clone(),
     };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
-    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
+    let (refused_peers, turned_away) = mpsc::channel(turned_away::WAITING);
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone(), refused_peers));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
@@ -268,29 +269,22 @@ async fn serve(
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
-    let gossip = match ring {
-        None => None,
-        Some(ring) => {
-            let (ring, ring_seen) = watch::channel(ring);
-            let start = gossip::Start {
-                generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
-                timers: settings.cluster.timers,
-                local_health: true,
-                clock,
-                ring: ring_seen.clone(),
-                known: known_seen.clone(),
-                beside: beside.clone(),
-                answered: heard.answered,
-                inbox: inbox.clone(),
-            };
-            let farewell = gossip::start(&config, start).await?;
-            let (known, overview) = (known_seen.clone(), overview_seen.clone());
-            let keeper = gossip::keys::Keeper { data_dir: data_dir.to_owned(), ring, beside, known, overview };
-            tokio::spawn(keeper.run(heard.keys));
-            Some((farewell, ring_seen))
-        }
+    let (proofs, proofs_seen) = watch::channel(Arc::new(view::proofs(&node)));
+    let start = |ring| gossip::Start {
+        generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
+        timers: settings.cluster.timers,
+        local_health: true,
+        clock,
+        ring,
+        known: known_seen.clone(),
+        beside,
+        answered,
+        inbox: inbox.clone(),
     };
-    let (farewell, ring_seen) = gossip.unzip();
+    let farewell = match keychain.watch_ring() {
+        Some(ring) => Some(gossip::start(&config, start(ring)).await?),
+        None => None,
+    };
     let (refused, refused_seen) = watch::channel(None);
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
@@ -321,6 +315,7 @@ async fn serve(
         overview,
         members,
         known,
+        proofs,
         routing,
         refused,
         access,
@@ -330,8 +325,8 @@ async fn serve(
     thread("core", move || core.run())?;
 
     // Over plain HTTP a server that joins could not know to whom it speaks.
-    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
-    let (_signed_by, signed_by_seen) = watch::channel(None);
+    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone()));
+    let (signed_by, signed_by_seen) = watch::channel(None);
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
@@ -348,13 +343,18 @@ async fn serve(
         access: access_seen,
         agent,
         config: config.clone(),
-        keychain,
+        keychain: keychain.clone(),
+        proofs: proofs_seen.clone(),
         admission,
         leave: leave.clone(),
         contact,
         settings: settings_seen,
         started: clock.started,
     }));
+    tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
+    let seen = keeper::Seen { known: backend.0.known.clone(), access: backend.0.access.clone(), proofs: proofs_seen };
+    let keeper = Keeper { config: config.clone(), keychain, backend: backend.clone(), inbox: inbox.clone(), signed_by };
+    tokio::spawn(keeper.run(seen));
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
