@@ -89,11 +89,12 @@ pub struct Circumstances {
 pub fn plan(log: &RecoveredLog, state: &ClusterState, given: Circumstances) -> Result<Recovery, CannotRecover> {
     let mut ahead = Ahead::of(log, state, given)?;
     let me = given.survivor;
-    if !ahead.configuration.is_known() {
-        return Err(CannotRecover::KnowsNothing);
-    }
-    if ahead.state.members.expelled.contains(&me) || !ahead.configuration.contains(me) {
+    if ahead.state.members.expelled.contains(&me) {
         return Err(CannotRecover::Expelled);
+    }
+    // A directory that was emptied knows at most with whom the cluster began.
+    if !ahead.configuration.contains(me) || !ahead.state.nodes.contains_key(&me) {
+        return Err(CannotRecover::KnowsNothing);
     }
     let manages = |node: NodeId| {
         let record = ahead.state.nodes.get(&node);

@@ -13,6 +13,7 @@ mod demo;
 mod dev;
 mod keys;
 mod lifeline;
+mod recover;
 mod serve;
 mod settings;
 mod torture;

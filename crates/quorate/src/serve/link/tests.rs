@@ -15,6 +15,7 @@ const CLUSTER: u128 = 1;
 struct Member {
     me: LinkIdentity,
     expelled: watch::Sender<BTreeSet<NodeId>>,
+    lost: watch::Sender<BTreeSet<NodeId>>,
 }
 
 fn member(authority: &tempfile::TempDir, node: u128) -> Member {
@@ -24,7 +25,9 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let (expelled, seen) = watch::channel(BTreeSet::new());
     let tls = LinkTls::of(&NodeFiles::read(&home).unwrap(), cluster, node, seen).unwrap();
     let link = SocketAddr::from(([127, 0, 0, 1], 1));
-    Member { me: LinkIdentity { cluster, node, link, tls: Arc::new(tls) }, expelled }
+    let (lost, lost_seen) = watch::channel(BTreeSet::new());
+    let me = LinkIdentity { cluster, node, link, incarnation: 1, lost: lost_seen, tls: Arc::new(tls) };
+    Member { me, expelled, lost }
 }
 
 #[derive(Clone)]
@@ -201,4 +204,32 @@ async fn what_does_not_speak_tls_gets_no_word() {
     let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("it is sent away");
     assert!(answer.len() < 16, "{answer:?}");
     assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn members_of_different_incarnations_are_told_so_on_both_sides() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.me.incarnation = 2;
+    let (address, heard) = listen(&survivor).await;
+    let error = why(handshake(&old.me, survivor.me.node, address).await);
+    assert!(error.starts_with("incompatible incarnation: the cluster was recovered without this node"), "{error}");
+    assert!(error.contains("incarnation 1") && error.contains("is of 2"), "{error}");
+    let (address, old_heard) = listen(&old).await;
+    let error = why(handshake(&survivor.me, old.me.node, address).await);
+    assert!(error.contains("is of incarnation 1 and was given up"), "{error}");
+    assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
+}
+
+#[tokio::test]
+async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() {
+    let authority = tempfile::tempdir().unwrap();
+    let (survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.lost.send_replace(BTreeSet::from([old.me.node]));
+    let (address, heard) = listen(&survivor).await;
+    // It is told by the end of the connection.
+    let _ = handshake(&old.me, survivor.me.node, address).await;
+    let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
+    assert!(error.contains("was given up when the cluster was recovered"), "{error}");
+    assert!(heard.try_recv().is_err(), "it was not heard");
 }

@@ -104,7 +104,7 @@ fn named(chain: Option<&[CertificateDer<'_>]>) -> io::Result<NodeId> {
 #[error("{0}")]
 struct Refused(String);
 
-fn refused(why: String) -> io::Error {
+pub(super) fn refused(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, Refused(why))
 }
 
