@@ -186,6 +186,7 @@ fn frames() -> Vec<Vec<u8>> {
             node: id(link::peer()),
             bulk: false,
             link: "127.0.0.1:8102".into(),
+            incarnation: 2,
         }),
         Body::Raft(append),
         Body::Forward(Forward { proposals: vec![proposal] }),

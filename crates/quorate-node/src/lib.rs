@@ -21,6 +21,7 @@ pub mod event;
 mod leading;
 mod node;
 mod reads;
+pub mod recovery;
 mod requests;
 mod sight;
 pub mod succession;

@@ -23,6 +23,7 @@ pub(crate) mod members;
 pub(crate) mod password;
 pub(crate) mod pinned;
 pub(crate) mod place;
+pub(crate) mod recover;
 pub(crate) mod screen;
 pub(crate) mod secret;
 pub(crate) mod service;
@@ -183,6 +184,11 @@ pub(crate) enum Command {
     /// Consensus among the managers
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Go on with this manager alone, after the majority of them was lost for ever
+    #[command(
+        after_help = "Examples:\n  sudo quorate recover --plan\n  sudo quorate recover\n  sudo quorate recover --others-are-destroyed"
+    )]
+    Recover(recover::RecoverArgs),
     /// Look for what is wrong with this server and its cluster, and say what to do
     #[command(after_help = "Examples:\n  quorate doctor\n  quorate doctor -o wide\n  quorate doctor -o json || alert")]
     Doctor(doctor::DoctorArgs),
@@ -336,6 +342,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Login(args) => tokens::log_in(&context, &args)?,
         Command::Logout => tokens::log_out(&context)?,
         Command::Raft(RaftCommand::Transfer { node }) => status::transfer(&context, &node)?,
+        Command::Recover(args) => recover::run(&context, &args)?,
         Command::Doctor(args) => return doctor::run(&context, &args),
         Command::Config(command) => return config::run(&context, &command),
         Command::Api(args) => api::run(&context, &args)?,

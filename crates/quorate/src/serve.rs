@@ -109,7 +109,7 @@ struct Configured {
     log: LogControl,
 }
 
-fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
+pub(crate) fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
@@ -120,7 +120,7 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
 }
 
 /// Two processes on one data directory would destroy it.
-fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = data_dir.join("lock");
     let file = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     if file.try_lock().is_err() {
@@ -145,7 +145,7 @@ fn same_cluster(voters: &[u8], config: &NodeConfig) -> bool {
     !known.is_known() || ours.chain([config.node.id]).any(|node| known.contains(node))
 }
 
-fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
+pub(crate) fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
     quorate_agent::check_owner(&data_dir.join("services"), config.node.id).context("looking at the services here")?;
     let (log_dir, db_dir) = (data_dir.join("log"), data_dir.join("db"));
     for directory in [&log_dir, &db_dir] {
@@ -173,6 +173,21 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
         error => anyhow::Error::new(error).context(format!("opening what is in {}", data_dir.display())),
     })?;
     Ok((stored, options.log))
+}
+
+/// The log as consensus wants to know it.
+pub(crate) fn recovered_log(stored: &Stored<RealDisk>) -> anyhow::Result<RecoveredLog> {
+    Ok(RecoveredLog {
+        configuration: Configuration::read(&stored.databases.voters())?,
+        configured: stored.databases.voters_as_of(),
+        term: stored.hard_state.term,
+        vote: stored.hard_state.vote,
+        commit: stored.hard_state.commit,
+        before: stored.before,
+        terms: stored.terms.clone(),
+        // The bytes themselves are shared.
+        unapplied: stored.unapplied.iter().cloned().map(disk::entry_of_consensus).collect(),
+    })
 }
 
 async fn serve(
@@ -209,20 +224,13 @@ async fn serve(
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
-    let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
+    let (expelled, expelled_seen) = watch::channel(state.cut_off());
+    let lost = state.members.recovery.as_ref().map(|recovery| recovery.lost.clone()).unwrap_or_default();
+    let (lost, lost_seen) = watch::channel(lost);
+    let incarnation = config.cluster.incarnation.max(state.incarnation());
     let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
     let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
-    let recovered = RecoveredLog {
-        configuration: Configuration::read(&stored.databases.voters())?,
-        configured: stored.databases.voters_as_of(),
-        term: stored.hard_state.term,
-        vote: stored.hard_state.vote,
-        commit: stored.hard_state.commit,
-        before: stored.before,
-        terms: stored.terms,
-        unapplied: stored.unapplied.into_iter().map(disk::entry_of_consensus).collect(),
-    };
-    let mut node = Node::new(options, recovered, state, stored.applied, clock.now())?;
+    let mut node = Node::new(options, recovered_log(&stored)?, state, stored.applied, clock.now())?;
     node.show_unreachable_after(settings.cluster.timers.unreachable_after());
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
 
@@ -255,6 +263,8 @@ async fn serve(
         cluster: config.cluster.id,
         node: config.node.id,
         link: config.node.link_address(),
+        incarnation,
+        lost: lost_seen,
         tls,
         beside: beside.clone(),
     };
@@ -311,6 +321,7 @@ async fn serve(
         incoming,
         snapshots,
         expelled,
+        lost,
         assignment,
         overview,
         members,
@@ -501,7 +512,7 @@ async fn send_snapshots(
     }
 }
 
-fn random_u128() -> anyhow::Result<u128> {
+pub(crate) fn random_u128() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(u128::from_le_bytes(bytes))

@@ -72,6 +72,8 @@ pub(super) struct Core {
     pub(super) snapshots: mpsc::UnboundedSender<SnapshotOrder>,
     /// The link ends connections with whoever is in it.
     pub(super) expelled: watch::Sender<BTreeSet<NodeId>>,
+    /// The link tells these that they were given up.
+    pub(super) lost: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) members: watch::Sender<Arc<MembersView>>,
@@ -188,13 +190,15 @@ impl Core {
 
     fn publish(&self, sequence: u64) {
         self.expelled.send_if_modified(|known| {
-            let now = &self.node.state().members.expelled;
-            let differs = known != now;
-            if differs {
-                known.clone_from(now);
-            }
+            let now = self.node.state().cut_off();
+            let differs = *known != now;
+            *known = now;
             differs
         });
+        let recovery = self.node.state().members.recovery.as_ref();
+        if let Some(now) = recovery.map(|recovery| &recovery.lost).filter(|now| *self.lost.borrow() != **now) {
+            self.lost.send_replace(now.clone());
+        }
         self.restart.send_if_modified(|known| {
             let now = self.node.restart_asked();
             std::mem::replace(known, now) != now
