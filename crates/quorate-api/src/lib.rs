@@ -22,6 +22,7 @@ pub mod join;
 mod json;
 mod kuzzle;
 mod log;
+pub mod managers;
 pub mod members;
 mod openapi;
 pub mod problem;

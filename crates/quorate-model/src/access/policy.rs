@@ -86,6 +86,8 @@ words!(
         OwnTokenRead = "own-token-read",
         OwnTokenCreate = "own-token-create",
         OwnTokenRevoke = "own-token-revoke",
+        OwnSessionRead = "own-session-read",
+        OwnSessionEnd = "own-session-end",
         ClusterRead = "cluster-read",
         LogRead = "log-read",
         ServiceApply = "service-apply",
@@ -97,6 +99,11 @@ words!(
         NodeRoles = "node-roles",
         NodeRemove = "node-remove",
         NodeLeave = "node-leave",
+        ManagerStop = "manager-stop",
+        ManagerStart = "manager-start",
+        ManagerRestart = "manager-restart",
+        ActiveRestart = "active-restart",
+        ManagerRule = "manager-rule",
         JoinTokenRead = "join-token-read",
         JoinTokenCreate = "join-token-create",
         JoinTokenRevoke = "join-token-revoke",
@@ -154,13 +161,21 @@ impl Operation {
             O::WhoAmI => Needs::Login,
             O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
             O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
+            O::OwnSessionRead | O::OwnSessionEnd => Needs::Person,
             O::ClusterRead => Needs::Permission(P::ClusterRead),
             O::LogRead => Needs::Permission(P::LogRead),
             O::ServiceApply => Needs::Permission(P::ServiceApply),
             O::ServiceScale => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
-            O::LeaderTransfer | O::NodeAlias | O::NodeVote => Needs::Permission(P::ManagerControl),
-            O::NodeRoles
+            O::LeaderTransfer
+            | O::NodeAlias
+            | O::NodeVote
+            | O::ManagerStop
+            | O::ManagerStart
+            | O::ManagerRestart
+            | O::ActiveRestart => Needs::Permission(P::ManagerControl),
+            O::ManagerRule
+            | O::NodeRoles
             | O::NodeRemove
             | O::NodeLeave
             | O::JoinTokenCreate
@@ -198,6 +213,11 @@ impl Operation {
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeLeave
+            | O::ManagerStop
+            | O::ManagerStart
+            | O::ManagerRestart
+            | O::ActiveRestart
+            | O::ManagerRule
             | O::JoinTokenCreate
             | O::CertificateRotate
             | O::SecretRemove
@@ -222,6 +242,8 @@ impl Operation {
             | O::OwnPassword
             | O::OwnTokenRead
             | O::OwnTokenRevoke
+            | O::OwnSessionRead
+            | O::OwnSessionEnd
             | O::ClusterRead
             | O::LogRead
             | O::ServiceApply

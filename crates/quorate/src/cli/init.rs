@@ -6,6 +6,7 @@ use crate::cli::place::{self, PlaceArgs};
 use crate::cli::screen::{took, wall_now};
 use crate::cli::{Context, waiting};
 use crate::config::{ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
+use crate::gossip_keys;
 use crate::keys::ManagerKeys;
 use crate::serve::admission::{certificate_names, is_node_name, roles_of};
 use crate::trust::{self, NodeFiles};
@@ -118,6 +119,7 @@ fn write(config: &NodeConfig, data_dir: &std::path::Path) -> Result<(), Failure>
             certificate,
             key: std::sync::Arc::new(key),
         };
+        gossip_keys::write(data_dir, &gossip_keys::first()?)?;
         files.write(data_dir).with_context(|| format!("writing into {}", data_dir.display()))?;
         manager.write(data_dir)
     };

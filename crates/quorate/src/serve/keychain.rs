@@ -11,17 +11,13 @@ use super::link::LinkTls;
 use super::tls::Acceptor;
 use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
-use crate::trust::{self, NodeFiles};
+use crate::trust::NodeFiles;
 use anyhow::Context as _;
-use quorate_membership::seal;
 use quorate_trust::ca::{CaCertificate, NodeCertificate};
 use quorate_trust::key::NodeKey;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
-
-/// Beside the certificates.
-const GOSSIP_KEY: &str = "gossip.key";
 
 /// What is held at one moment.
 #[derive(Debug, Clone)]
@@ -29,8 +25,6 @@ pub(super) struct Held {
     pub(super) files: NodeFiles,
     /// Of a manager.
     pub(super) manager: Option<ManagerKeys>,
-    /// Of a node that gossips.
-    pub(super) gossip: Option<seal::KeyRing>,
 }
 
 /// The one place where it changes.
@@ -97,22 +91,6 @@ impl Keychain {
         self.change(|held, dir| {
             manager.write(dir)?;
             Ok(Held { manager: Some(manager), ..held.clone() })
-        })
-    }
-
-    /// Opens and seals gossip with these keys from now on.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(super) fn gossip_with(&self, ring: seal::KeyRing) -> anyhow::Result<()> {
-        self.change(|held, dir| {
-            let write = || -> std::io::Result<()> {
-                let tls = trust::made(dir)?;
-                trust::replace(&tls, GOSSIP_KEY, 0o600, &ring.to_text())?;
-                trust::synced(&tls, dir)
-            };
-            write().context("writing the gossip keys")?;
-            Ok(Held { gossip: Some(ring), ..held.clone() })
         })
     }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::cli::screen::wall_now;
 use crate::trust::{Founder, NodeFiles, lay_out};
 use quorate_model::time::WallTime;
-use quorate_node::wire::SnapshotHead;
+use quorate_node::wire::{GossipKeys, Ping, SnapshotHead};
 use quorate_trust::ca::Ca;
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let files = NodeFiles::read(&home).unwrap();
     let tls = LinkTls::of(&files, cluster, node, seen).unwrap();
     let link = SocketAddr::from(([127, 0, 0, 1], 1));
-    Member { me: LinkIdentity { cluster, node, link, tls: Arc::new(tls) }, expelled, files }
+    Member { me: LinkIdentity { cluster, node, link, tls: Arc::new(tls), beside: Beside::new().0 }, expelled, files }
 }
 
 /// The same files with another certificate: of `authority`, for `node`, made `days` ago.
@@ -230,6 +230,29 @@ async fn what_does_not_speak_tls_gets_no_word() {
     let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("it is sent away");
     assert!(answer.len() < 16, "{answer:?}");
     assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_on_the_link_back_and_keys_of_gossip_do_not_reach_the_core() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut me, mut peer) = (member(&authority, 2), member(&authority, 3));
+    let (mine, mut heard) = Beside::new();
+    let (theirs, mut heard_there) = Beside::new();
+    (me.me.beside, peer.me.beside) = (mine.clone(), theirs.clone());
+    let ((there, _events_there), (back, _events_back)) = (listen(&peer).await, listen(&me).await);
+    for (from, to, address) in [(&me, &peer, there), (&peer, &me, back)] {
+        let (outbox, events) = reach(from, to, address);
+        from.me.beside.add(to.me.node, outbox);
+        let (event, _) = next(events).await;
+        assert!(matches!(event, Event::LinkUp { .. }), "{event:?}");
+    }
+    assert!(matches!(heard_there.keys.recv().await, Some(KeyNews::LinkUp(node)) if node == me.me.node));
+    mine.say(peer.me.node, Body::Ping(Ping { is_answer: false }));
+    let answered = tokio::time::timeout(DEADLINE, heard.answered.recv()).await.unwrap();
+    assert_eq!(answered, Some(peer.me.node));
+    mine.say_to_all(&Body::GossipKeys(GossipKeys { ring: "1 2".into() }));
+    let news = tokio::time::timeout(DEADLINE, heard_there.keys.recv()).await.unwrap();
+    assert!(matches!(news, Some(KeyNews::Ring { from, text }) if from == me.me.node && text == "1 2"));
 }
 
 #[tokio::test]

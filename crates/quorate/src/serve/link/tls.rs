@@ -170,11 +170,15 @@ const ROTATED: &str =
 
 /// One side does not believe the other.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(String);
+#[error("{why}")]
+struct Refused {
+    why: String,
+    /// The other side says that this node was expelled.
+    expelled: bool,
+}
 
 fn refused(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Refused(why))
+    io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled: false })
 }
 
 /// The words of a TLS error that is about certificates; others as they are.
@@ -182,8 +186,11 @@ pub(super) fn explain(error: io::Error) -> io::Error {
     match (Refusal::of_io(&error), Verdict::of_io(&error)) {
         (Some(refusal @ Refusal::ForeignCa), _) => refused(format!("the other side is refused: {refusal}{ROTATED}")),
         (Some(refusal), _) => refused(format!("the other side is refused: {refusal}")),
-        (None, Some(verdict @ Verdict::ForeignCa)) => refused(format!("{verdict}{ROTATED}")),
-        (None, Some(verdict)) => refused(verdict.to_string()),
+        (None, Some(verdict)) => {
+            let hint = if verdict == Verdict::ForeignCa { ROTATED } else { "" };
+            let (why, expelled) = (format!("{verdict}{hint}"), verdict == Verdict::Expelled);
+            io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled })
+        }
         (None, None) => error,
     }
 }
@@ -191,6 +198,11 @@ pub(super) fn explain(error: io::Error) -> io::Error {
 /// Whether a connection failed because one side does not believe the other.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Refused>())
+}
+
+/// Whether the other side says that this node was expelled.
+pub(super) fn says_expelled(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Refused>()).is_some_and(|refused| refused.expelled)
 }
 
 /// A connection of the link in either direction.
