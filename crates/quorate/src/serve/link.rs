@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
-pub(super) use beside::Beside;
+pub(super) use beside::{Beside, KeyNews};
 use outbox::Connection;
 pub(super) use outbox::Outbox;
 pub(super) use tls::{Accepted, Dialled, LinkTls, Stream};
@@ -235,6 +235,7 @@ async fn dial(
                 outbox.connect(connection);
                 debug!(%peer, %address, "link up");
                 inbox.send(Event::LinkUp { peer }).await;
+                me.beside.link_up(peer);
                 let ended = tokio::select! {
                     ended = outbox.closed(&stream) => ended,
                     ended = outbox.pump(&stream) => ended,

@@ -5,7 +5,7 @@ use super::*;
 use crate::cli::screen::wall_now;
 use crate::trust::{Founder, NodeFiles, lay_out};
 use quorate_model::time::WallTime;
-use quorate_node::wire::{Ping, SnapshotHead};
+use quorate_node::wire::{GossipKeys, Ping, SnapshotHead};
 use quorate_trust::ca::Ca;
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeSet;
@@ -244,11 +244,11 @@ async fn what_does_not_speak_tls_gets_no_word() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_on_the_link_back_and_does_not_reach_the_core() {
+async fn a_ping_is_answered_on_the_link_back_and_keys_of_gossip_do_not_reach_the_core() {
     let authority = tempfile::tempdir().unwrap();
     let (mut me, mut peer) = (member(&authority, 2), member(&authority, 3));
     let (mine, mut heard) = Beside::new();
-    let (theirs, _heard_there) = Beside::new();
+    let (theirs, mut heard_there) = Beside::new();
     (me.me.beside, peer.me.beside) = (mine.clone(), theirs.clone());
     let ((there, _events_there), (back, _events_back)) = (listen(&peer).await, listen(&me).await);
     for (from, to, address) in [(&me, &peer, there), (&peer, &me, back)] {
@@ -257,9 +257,13 @@ async fn a_ping_is_answered_on_the_link_back_and_does_not_reach_the_core() {
         let (event, _) = next(events).await;
         assert!(matches!(event, Event::LinkUp { .. }), "{event:?}");
     }
+    assert!(matches!(heard_there.keys.recv().await, Some(KeyNews::LinkUp(node)) if node == me.me.node));
     mine.say(peer.me.node, Body::Ping(Ping { is_answer: false }));
-    let answered = tokio::time::timeout(DEADLINE, heard.recv()).await.unwrap();
+    let answered = tokio::time::timeout(DEADLINE, heard.answered.recv()).await.unwrap();
     assert_eq!(answered, Some(peer.me.node));
+    mine.say_to_all(&Body::GossipKeys(GossipKeys { ring: "1 2".into() }));
+    let news = tokio::time::timeout(DEADLINE, heard_there.keys.recv()).await.unwrap();
+    assert!(matches!(news, Some(KeyNews::Ring { from, text }) if from == me.me.node && text == "1 2"));
 }
 
 #[tokio::test]
