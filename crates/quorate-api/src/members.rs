@@ -247,9 +247,11 @@ pub(crate) async fn node<B: Backend>(
     Ok(Json(find_node(&overview, &wanted)?.clone()))
 }
 
-/// Removes a node for ever: its certificate is refused from now on, and its id is never used again.
+/// Removes a node for ever: its vote is taken away, then its certificate is refused, and its id is never
+/// used again. Answered when that is done.
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
-    responses((status = 200, body = Done), (status = 404, description = "unknown-node", body = Problem)))]
+    responses((status = 200, body = Done), (status = 404, description = "unknown-node", body = Problem),
+        (status = 503, description = "being-removed", body = Problem)))]
 pub(crate) async fn remove<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
@@ -257,7 +259,18 @@ pub(crate) async fn remove<B: Backend>(
     Named(wanted): Named,
     uri: Uri,
 ) -> Result<Json<Done>, Failure> {
-    change(&app, id, &acting, &wanted, &uri, |node| MemberCommand::Expel { node }).await.map(|(done, _)| done)
+    let (done, node) = change(&app, id, &acting, &wanted, &uri, |node| MemberCommand::Expel { node }).await?;
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let mut overview = app.backend.overview();
+    let gone = overview.wait_for(|overview| overview.nodes.iter().all(|known| known.id != node));
+    match tokio::time::timeout(patience, gone).await {
+        Ok(Ok(_)) => Ok(done),
+        Ok(Err(_)) | Err(_) => {
+            let message = format!("{wanted} will be removed, but its vote still counts after {} s", patience.as_secs());
+            let fix = "nothing is lost: it goes on by itself; `quorate status` says what the cluster waits for";
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "being-removed", message, fix))
+        }
+    }
 }
 
 /// Another name for a node.
@@ -435,5 +448,9 @@ pub(crate) async fn set_quota<B: Backend>(
     let target = nodes.map_or_else(|| "none".to_owned(), |nodes| nodes.to_string());
     let actor = acting.on(&app.access(), &target)?;
     let index = command(&app, id, &Command::Member(MemberCommand::SetQuota { quota }), &actor, patience).await?;
+    // Whoever asks next is shown it.
+    let mut members = app.backend.members();
+    let shown = members.wait_for(|members| members.applied >= index);
+    let _ = tokio::time::timeout(crate::cluster::VIEW_WITHIN, shown).await;
     Ok(Json(Done { index: index.0 }))
 }

@@ -22,11 +22,14 @@
 //! - Seats: with a quota, the nodes that have one (see [`ClusterState::has_seat`]) are never more
 //!   than it allows, unless it was lowered below what runs: then nobody is stopped and nobody comes.
 
+pub mod managers;
+
 use crate::command::Refusal;
 use crate::event::Happening;
 use crate::id::{NodeId, TokenId};
 use crate::state::{Change, Changes, ClusterState, Health, NodeIdentity, NodeRecord, Role};
 use crate::time::WallTime;
+use managers::{Harm, Recovery};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -134,6 +137,10 @@ pub struct Members {
     pub expelled: BTreeSet<NodeId>,
     /// `None`: any number.
     pub quota: Option<Quota>,
+    /// Managers are only where this role is as well. `None`: anywhere.
+    pub manager_requires: Option<Role>,
+    /// The last time that the cluster went on without its majority.
+    pub recovery: Option<Recovery>,
 }
 
 /// A mutation of the membership. In JSON the tag is `member`.
@@ -185,6 +192,30 @@ pub enum MemberCommand {
         #[serde(default)]
         quota: Option<Quota>,
     },
+    /// The manager role of these nodes stops, all at once; see [`managers`].
+    StopManagers {
+        nodes: BTreeSet<NodeId>,
+    },
+    /// It starts again. The cluster decides which of them vote.
+    StartManagers {
+        nodes: BTreeSet<NodeId>,
+    },
+    /// The server of the node, in this one of its runs, is to end and begin anew.
+    RestartServer {
+        node: NodeId,
+        generation: u64,
+    },
+    SetManagerRule {
+        #[serde(default)]
+        requires: Option<Role>,
+    },
+    /// The cluster goes on with one survivor. No node proposes it: `quorate recover` writes it into the
+    /// survivor's log, where nobody else is left to object.
+    Recover {
+        survivor: NodeId,
+        incarnation: u64,
+        lost: BTreeSet<NodeId>,
+    },
 }
 
 /// One record's new value.
@@ -196,6 +227,8 @@ pub enum MemberChange {
     NodeGone { node: NodeId },
     Expelled { node: NodeId },
     Quota { quota: Option<Quota> },
+    ManagerRule { requires: Option<Role> },
+    Recovered(Recovery),
 }
 
 /// Why a server was not admitted.
@@ -223,6 +256,8 @@ pub enum NotAdmitted {
     QuotaReached { nodes: u32 },
     #[error("the quota has expired: nodes that run go on, and none may join")]
     QuotaExpired { at: WallTime },
+    #[error("a manager must have the role {requires:?} as well in this cluster")]
+    ManagerNeeds { requires: Role },
 }
 
 impl ClusterState {
@@ -275,7 +310,7 @@ impl ClusterState {
                 if self.members.expelled.contains(node) {
                     return Ok(());
                 }
-                self.others_may_vote(*node)?;
+                self.others_may_vote(&BTreeSet::from([*node]))?;
                 self.edit(changes, *node, |record| record.expelling = true)
             }
             MemberCommand::CutOff { node } => {
@@ -308,8 +343,9 @@ impl ClusterState {
                 }
                 let known = self.node(*node)?;
                 if !roles.contains(&Role::Manager) {
-                    self.others_may_vote(*node)?;
+                    self.others_may_vote(&BTreeSet::from([*node]))?;
                 }
+                self.may_manage(&known.identity.name, roles)?;
                 if works(roles) && !works(&known.identity.roles) && known.health == Health::Joined {
                     let wanted = NodeIdentity { roles: roles.clone(), ..known.identity.clone() };
                     self.find_seat(&wanted, changes.now).map_err(|why| Refusal::NotAdmitted { why })?;
@@ -325,7 +361,7 @@ impl ClusterState {
                     return Err(Refusal::Invalid { field: "vote".into(), problem });
                 }
                 if *vote == Vote::Never {
-                    self.others_may_vote(*node)?;
+                    self.others_may_vote(&BTreeSet::from([*node]))?;
                 }
                 self.edit(changes, *node, |record| record.vote = *vote)
             }
@@ -335,6 +371,13 @@ impl ClusterState {
                     changes.event(Happening::QuotaSet { nodes: quota.as_ref().map(|quota| quota.nodes) });
                 }
                 Ok(())
+            }
+            MemberCommand::StopManagers { nodes } => self.stop_managers(changes, nodes),
+            MemberCommand::StartManagers { nodes } => self.start_managers(changes, nodes),
+            MemberCommand::RestartServer { node, generation } => self.restart_server(changes, *node, *generation),
+            MemberCommand::SetManagerRule { requires } => self.set_manager_rule(changes, *requires),
+            MemberCommand::Recover { survivor, incarnation, lost } => {
+                self.recover(changes, *survivor, *incarnation, lost)
             }
         }
     }
@@ -346,6 +389,8 @@ impl ClusterState {
             MemberChange::NodeGone { node } => drop(self.nodes.remove(&node)),
             MemberChange::Expelled { node } => drop(self.members.expelled.insert(node)),
             MemberChange::Quota { quota } => self.members.quota = quota,
+            MemberChange::ManagerRule { requires } => self.members.manager_requires = requires,
+            MemberChange::Recovered(recovery) => self.members.recovery = Some(recovery),
         }
     }
 
@@ -354,13 +399,14 @@ impl ClusterState {
     }
 
     /// The cluster needs one manager at least that may vote.
-    fn others_may_vote(&self, node: NodeId) -> Result<(), Refusal> {
-        let others = || self.nodes.values().filter(|other| other.identity.id != node);
-        if !self.node(node)?.may_vote() || others().any(NodeRecord::may_vote) {
+    fn others_may_vote(&self, than: &BTreeSet<NodeId>) -> Result<(), Refusal> {
+        let (these, others): (Vec<&NodeRecord>, Vec<&NodeRecord>) =
+            self.nodes.values().filter(|node| node.may_vote()).partition(|node| than.contains(&node.identity.id));
+        if these.is_empty() || !others.is_empty() {
             return Ok(());
         }
-        let problem = "is the last manager that may vote; let another one be a manager first".to_owned();
-        Err(Refusal::Invalid { field: "node".into(), problem })
+        let names: Vec<&str> = these.iter().map(|node| node.identity.name.as_str()).collect();
+        Err(Refusal::Harm { harm: Harm::LastVoter { node: names.join(", ") } })
     }
 
     fn edit(&self, changes: &mut Changes, node: NodeId, edit: impl Fn(&mut NodeRecord)) -> Result<(), Refusal> {
@@ -417,6 +463,9 @@ impl ClusterState {
         if self.members.expelled.contains(&node.id) {
             return Err(NotAdmitted::Expelled { node: node.id });
         }
+        if let Err(Refusal::ManagerNeeds { requires, .. }) = self.may_manage(&node.name, &node.roles) {
+            return Err(NotAdmitted::ManagerNeeds { requires });
+        }
         let present = || self.nodes.values().filter(|other| other.health != Health::Left);
         if present().any(|other| other.identity.name == node.name) {
             return Err(NotAdmitted::NameTaken { name: node.name.clone() });
@@ -441,6 +490,7 @@ impl ClusterState {
             vote,
             roles_set: true,
             expelling: false,
+            restart: None,
         }));
         changes.event(Happening::NodeJoined { node: node.id });
         Ok(())

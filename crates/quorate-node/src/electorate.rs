@@ -24,6 +24,7 @@
 use crate::configuration::Configuration;
 use quorate_model::id::NodeId;
 use quorate_model::member::Vote;
+use quorate_model::member::managers::Harm;
 use quorate_model::planted::{Bug, planted};
 use quorate_model::state::{Health, NodeRecord};
 use std::cmp::Reverse;
@@ -68,29 +69,15 @@ pub struct Step {
 
 /// Something that somebody asks for about a voter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum Wish<'a> {
     /// `node remove`.
     Expel(NodeId),
-    /// [`Vote::Never`]: its manager role is stopped.
+    /// It is to vote no more: [`Vote::Never`], or without the role of a manager.
     StopVoting(NodeId),
+    /// `manager stop`: the same for all of these at once, none of which may be the leader.
+    Stop(&'a BTreeSet<NodeId>),
     /// [`Vote::Asked`]: `--voter`.
     AskVote(NodeId),
-}
-
-/// Why a wish would harm the electorate. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Harm {
-    #[error("without {node} the managers that answer would be no majority: {why}")]
-    LosesMajority { node: String, why: String },
-    #[error("{node} is the last manager that may vote")]
-    LastVoter { node: String },
-    #[error(
-        "with {node} there would be {voters} voters, which tolerate no more losses than {}; it stands by until \
-         another manager joins",
-        voters - 1
-    )]
-    EvenVoters { node: String, voters: usize },
 }
 
 /// The next step towards the voters that there should be; `None` when they are as they should be.
@@ -128,10 +115,12 @@ pub fn next(seen: &Electorate<'_>) -> Option<Step> {
 ///
 /// # Errors
 /// [`Harm`], for people.
-pub fn judge(seen: &Electorate<'_>, wish: Wish) -> Result<(), Harm> {
+pub fn judge(seen: &Electorate<'_>, wish: Wish<'_>) -> Result<(), Harm> {
     match wish {
         Wish::Expel(node) => may_expel(seen, node),
-        Wish::StopVoting(node) => may_stop_voting(seen, node),
+        Wish::StopVoting(node) => may_stop_voting(seen, &BTreeSet::from([node])),
+        Wish::Stop(nodes) if nodes.contains(&seen.me) => Err(Harm::Active { node: seen.name(seen.me) }),
+        Wish::Stop(nodes) => may_stop_voting(seen, nodes),
         Wish::AskVote(node) => may_ask_vote(seen, node),
     }
 }
@@ -142,16 +131,16 @@ fn may_expel(seen: &Electorate<'_>, node: NodeId) -> Result<(), Harm> {
     if let Some(record) = nodes.get_mut(&node) {
         record.expelling = true;
     }
-    seen.may_go(node, &Electorate { nodes: &nodes, ..seen.clone() })
+    seen.may_go(&BTreeSet::from([node]), &Electorate { nodes: &nodes, ..seen.clone() })
 }
 
 /// Those who remain must be able to decide.
-fn may_stop_voting(seen: &Electorate<'_>, node: NodeId) -> Result<(), Harm> {
+fn may_stop_voting(seen: &Electorate<'_>, stopped: &BTreeSet<NodeId>) -> Result<(), Harm> {
     let mut nodes = seen.nodes.clone();
-    if let Some(record) = nodes.get_mut(&node) {
+    for (_, record) in nodes.iter_mut().filter(|(node, _)| stopped.contains(node)) {
         record.vote = Vote::Never;
     }
-    seen.may_go(node, &Electorate { nodes: &nodes, ..seen.clone() })
+    seen.may_go(stopped, &Electorate { nodes: &nodes, ..seen.clone() })
 }
 
 /// Not the one that would make the number of voters even (U4).
@@ -303,21 +292,23 @@ impl Electorate<'_> {
         Step { action: Action::Wait, why: format!("{why}; too few of the voters answer to change that now") }
     }
 
-    /// Whether the cluster as it would be `after` the node's end can go on without its vote.
-    fn may_go(&self, node: NodeId, after: &Electorate<'_>) -> Result<(), Harm> {
+    /// Whether the cluster as it would be `after` these nodes' end can go on without their votes.
+    fn may_go(&self, gone: &BTreeSet<NodeId>, after: &Electorate<'_>) -> Result<(), Harm> {
         let settled = self.configuration.left();
-        if !self.configuration.votes(node) {
+        if !gone.iter().any(|node| self.configuration.votes(*node)) {
             return Ok(());
         }
-        if !settled.voters.iter().any(|other| *other != node && after.may_vote(*other)) && after.standbys().is_empty() {
-            return Err(Harm::LastVoter { node: self.name(node) });
+        let names = || gone.iter().map(|node| self.name(*node)).collect::<Vec<_>>().join(", ");
+        let mut others = settled.voters.difference(gone);
+        if !others.clone().any(|other| after.may_vote(*other)) && after.standbys().is_empty() {
+            return Err(Harm::LastVoter { node: names() });
         }
-        let leads = if node == self.me { settled.voters.iter().find(|other| **other != node) } else { None };
+        let leads = if gone.contains(&self.me) { others.next() } else { None };
         let after = Electorate { configuration: &settled, me: leads.copied().unwrap_or(self.me), ..after.clone() };
         let (voters, _) = after.wanted_voters();
         let step = after.change(settled.entering(voters), String::from("it is a voter"));
         match step.action {
-            Action::Wait => Err(Harm::LosesMajority { node: self.name(node), why: step.why }),
+            Action::Wait => Err(Harm::LosesMajority { node: names(), why: step.why }),
             Action::Change(_) | Action::HandOver(_) => Ok(()),
         }
     }

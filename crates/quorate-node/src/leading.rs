@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// A node is called down after this even when its replicas may wait longer to be replaced.
 const DOWN_AFTER_MAX: Duration = Duration::from_secs(2);
+/// A node whose server is restarted on purpose is waited for at least this long. It takes less than a
+/// second, and a few on a busy machine.
+const RESTART_WITHIN: Duration = Duration::from_secs(10);
 /// Replicas placed by one plan. A plan is one log entry; the next one follows as soon as it is
 /// applied, so this bounds the entry and not the speed.
 const MOVES_MAX: u32 = 200;
@@ -69,6 +72,8 @@ enum Matter {
     /// A node is down or has left, in one of its generations.
     Down(NodeId, u64),
     Retired(ReplicaId),
+    /// Its server is to begin anew, in this one of its runs.
+    Restarted(NodeId, u64),
 }
 
 impl Leading {
@@ -109,6 +114,9 @@ impl Leading {
             match matter {
                 Matter::Down(node, _) => drop(observed.down_for.insert(*node, span)),
                 Matter::Retired(replica) => drop(observed.retired_for.insert(*replica, span)),
+                Matter::Restarted(node, _) => {
+                    observed.returns_within.insert(*node, RESTART_WITHIN.saturating_sub(span));
+                }
             }
         }
         quorate_scheduler::plan(seen.state, &observed, &self.policy)
@@ -118,7 +126,12 @@ impl Leading {
         let down = seen.state.nodes.values().filter(|record| record.health != Health::Joined);
         let down = down.map(|record| Matter::Down(record.identity.id, record.generation));
         let retired = seen.state.replicas.values().filter(|replica| replica.phase == Phase::Drain);
-        let now: BTreeSet<Matter> = down.chain(retired.map(|replica| Matter::Retired(replica.id))).collect();
+        let restarted = seen.state.nodes.values().filter_map(|record| {
+            let boot = record.restart?;
+            Some(Matter::Restarted(record.identity.id, boot))
+        });
+        let now: BTreeSet<Matter> =
+            down.chain(retired.map(|replica| Matter::Retired(replica.id))).chain(restarted).collect();
         self.known_since.retain(|matter, _| now.contains(matter));
         for matter in now {
             self.known_since.entry(matter).or_insert(seen.now.mono);

@@ -1,6 +1,7 @@
 //! The node: where every event is taken apart.
 
 use crate::address_book::AddressBook;
+use crate::censor;
 use crate::clocks::Clocks;
 use crate::configuration::Configuration;
 use crate::consensus::{CAUGHT_UP_ENTRIES, Consensus, Content, NotProposed, Output, RecoveredLog};
@@ -19,6 +20,7 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::member::managers::Harm;
 use quorate_model::member::{MemberCommand, NotAdmitted};
 use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
 use quorate_model::state::{Change, ClusterState, Health, NodeIdentity};
@@ -370,6 +372,23 @@ impl Node {
         self.electorate.as_ref()
     }
 
+    /// What the leader does about the voters next: if this node leads, its own mind, and otherwise what it
+    /// would do in the leader's place.
+    #[must_use]
+    pub fn voters_next(&self, now: Now) -> Option<electorate::Step> {
+        if self.leads() {
+            return self.electorate.clone();
+        }
+        self.leader()?;
+        self.with_electorate(now, electorate::next)
+    }
+
+    /// Whether somebody wants this run of the node to end and another to begin.
+    #[must_use]
+    pub fn restart_asked(&self) -> bool {
+        self.state.nodes.get(&self.me.id).is_some_and(|me| me.restart == Some(self.boot))
+    }
+
     /// The other nodes of the cluster and where their links may be found.
     #[must_use]
     pub fn peers_to_call(&self) -> &BTreeMap<NodeId, Vec<String>> {
@@ -709,6 +728,10 @@ impl Node {
     fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
         self.stamped = self.stamped.max(self.clocks.stamp(now));
         let seed = self.rng.next_u64();
+        let proposal = match censor::objection(&proposal, self, now) {
+            Some(why) => proposal.withheld(why),
+            None => proposal,
+        };
         self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
     }
 
@@ -788,15 +811,16 @@ impl Node {
         self.electorate = step;
     }
 
-    /// Whether a wish about a voter would harm the cluster, as this node sees it. The leader sees best.
+    /// Whether a wish about a voter would harm the cluster, as this node sees it. The leader sees best, so
+    /// it asks this of every command that it proposes, whoever wants it.
     ///
     /// # Errors
-    /// [`electorate::Harm`], for people.
-    pub fn judge(&self, now: Now, wish: electorate::Wish) -> Result<(), electorate::Harm> {
+    /// [`Harm`], for people.
+    pub fn judge(&self, now: Now, wish: electorate::Wish<'_>) -> Result<(), Harm> {
         self.with_electorate(now, |electorate| electorate::judge(electorate, wish))
     }
 
-    fn with_electorate<T>(&self, now: Now, look: impl FnOnce(&electorate::Electorate<'_>) -> T) -> T {
+    pub(crate) fn with_electorate<T>(&self, now: Now, look: impl FnOnce(&electorate::Electorate<'_>) -> T) -> T {
         let configuration = self.configuration();
         let away = |node: &NodeId| Some((*node, unheard_by_majority(&self.membership, *node, configuration, now)?));
         let heard = configuration.nodes().into_iter().filter(|node| self.hears(*node)).collect();
@@ -1003,6 +1027,7 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 

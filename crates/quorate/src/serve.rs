@@ -18,11 +18,14 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
+mod electors;
 mod gossip;
 mod inbox;
+mod keychain;
 mod link;
 mod reads;
 mod reload;
+mod renewal;
 mod spare;
 mod tls;
 mod view;
@@ -38,6 +41,7 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
+use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
@@ -77,6 +81,7 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
     let ring = gossip_keys::read(data_dir)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
+    let held = Held { files, manager };
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,14 +90,13 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let trust = Trust { files: Arc::new(files), manager, ring, acceptor };
+    let trust = Trust { held, ring, acceptor };
     runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
 }
 
 /// What this node proves itself with.
 struct Trust {
-    files: Arc<NodeFiles>,
-    manager: Option<ManagerKeys>,
+    held: Held,
     /// Seals gossip.
     ring: Option<KeyRing>,
     acceptor: tls::Acceptor,
@@ -174,7 +178,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { files, manager, ring, acceptor }: Trust,
+    Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -206,7 +210,8 @@ async fn serve(
     };
     let state = stored.databases.state().clone();
     let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
-    let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
+    let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
+    let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
     let recovered = RecoveredLog {
         configuration: Configuration::read(&stored.databases.voters())?,
         configured: stored.databases.voters_as_of(),
@@ -290,6 +295,7 @@ async fn serve(
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
     let (left, mut left_seen) = watch::channel(false);
+    let (restart, mut restart_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -318,11 +324,15 @@ async fn serve(
         routing,
         refused,
         access,
+        restart,
         left,
     };
     thread("core", move || core.run())?;
 
-    let admission = manager.map(|manager| Admission::new(&config, files.clone(), manager, ring_seen.clone()));
+    // Over plain HTTP a server that joins could not know to whom it speaks.
+    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
+    let (_signed_by, signed_by_seen) = watch::channel(None);
+    tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
@@ -337,6 +347,8 @@ async fn serve(
         routing: routing_seen,
         access: access_seen,
         agent,
+        config: config.clone(),
+        keychain,
         admission,
         leave: leave.clone(),
         contact,
@@ -365,11 +377,13 @@ async fn serve(
 
     tokio::spawn(tell_refusals(refused_seen));
 
+    let mut anew = false;
     tokio::select! {
         () = crate::daemon::end_signal()? => {}
         () = leave.notified() => info!("asked to leave"),
+        Ok(_) = restart_seen.wait_for(|asked| *asked) => anew = true,
     }
-    info!("ending: the cluster is told and led by another, replicas live on");
+    info!(anew, "ending: the cluster is told and led by another, replicas live on");
     if let Some(farewell) = farewell {
         farewell.say(FAREWELL).await;
     }
@@ -378,7 +392,23 @@ async fn serve(
     let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
+    if anew {
+        return Err(begin_anew());
+    }
     std::process::exit(0);
+}
+
+/// Runs this program again in this process, so that whoever watches over it notices nothing. Files and
+/// sockets are closed by it, the data directory's lock too. Returns only when that does not work.
+fn begin_anew() -> anyhow::Error {
+    use std::os::unix::process::CommandExt as _;
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "quorate".into());
+    // The file may have been replaced by a newer one meanwhile, which is then what is to run.
+    let program =
+        std::env::current_exe().ok().filter(|program| program.exists()).unwrap_or_else(|| name.clone().into());
+    let error = std::process::Command::new(program).arg0(name).args(arguments).exec();
+    anyhow::Error::new(error).context("beginning anew")
 }
 
 /// Names under which clients may address the API.

@@ -292,7 +292,7 @@ fn nothing_is_begun_that_those_who_are_heard_could_not_commit() {
     );
 }
 
-fn harm(case: &str, wish: impl FnOnce(NodeId) -> Wish, node: u128) -> String {
+fn harm(case: &str, wish: impl FnOnce(NodeId) -> Wish<'static>, node: u128) -> String {
     let case = Case::read(case);
     case.look(|seen| judge(seen, wish(id(node)))).map_or_else(|harm| harm.to_string(), |()| "granted".into())
 }
@@ -328,6 +328,26 @@ fn k4_a_stop_that_would_lose_the_majority_is_refused() {
     assert_eq!(harm("vote n1", Wish::StopVoting, 1), "n1 is the last manager that may vote");
     let refusal = harm("vote n1 n2 n3 n4 n5 | n4 away | n5 away | n1 never", Wish::StopVoting, 2);
     assert!(refusal.starts_with("without n2 the managers"), "{refusal}");
+}
+
+fn stop(case: &str, nodes: &[u128]) -> String {
+    let case = Case::read(case);
+    let nodes = nodes.iter().map(|node| id(*node)).collect();
+    case.look(|seen| judge(seen, Wish::Stop(&nodes))).map_or_else(|harm| harm.to_string(), |()| "granted".into())
+}
+
+#[test]
+fn k4_passive_managers_are_stopped_one_or_all_and_the_active_one_never() {
+    assert_eq!(stop("vote n1 n2 n3", &[2]), "granted");
+    assert_eq!(stop("vote n1 n2 n3 n4 n5", &[2, 3, 4, 5]), "granted", "the voters shrink to the active one first");
+    assert_eq!(stop("vote n1 n2 n3", &[1]), "n1 is the Active manager, and only passive ones are stopped");
+    assert!(stop("vote n1 n2 n3", &[1, 2, 3]).starts_with("n1 is the Active manager"));
+    // Two are away: without these two, one of three new voters would answer.
+    let refusal = "without n2, n3 the managers that answer would be no majority: it is a voter; too few of the voters \
+                   answer to change that now";
+    assert_eq!(stop("vote n1 n2 n3 n4 n5 | n4 away | n5 away", &[2, 3]), refusal);
+    assert_eq!(stop("vote n1 n2 n3 n4 n5 | n4 away | n5 away", &[2]), "granted");
+    assert_eq!(stop("vote n1 n2 n3 n4 n5 | n4 away | n5 away", &[2, 3, 4, 5]), "granted", "then n1 alone decides");
 }
 
 /// Any state of up to 9 managers, one of which can lead.

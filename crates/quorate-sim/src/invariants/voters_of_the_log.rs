@@ -86,7 +86,7 @@ impl Invariant for VotersOfTheLog {
             Seen::Started { machine, configured, .. } => {
                 self.given_out.insert(*machine, *configured);
             }
-            Seen::Installs { machine, configured, .. } => {
+            Seen::Installs { machine, configured } => {
                 self.given_out.insert(*machine, *configured);
             }
             Seen::Committed { machine, entries } => {

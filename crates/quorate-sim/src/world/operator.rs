@@ -121,7 +121,7 @@ impl World {
     }
 
     /// What the leader says of a wish.
-    fn harmless(&self, wish: Wish) -> bool {
+    fn harmless(&self, wish: Wish<'_>) -> bool {
         let leader = self.leader().and_then(|n| Some((n, self.machines[n].process.as_ref()?)));
         leader.is_some_and(|(n, process)| process.node.judge(self.machines[n].clocks(self.now), wish).is_ok())
     }

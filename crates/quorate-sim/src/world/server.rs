@@ -267,7 +267,7 @@ impl World {
                 let received = process.received.take().filter(|received| received.manifest.index == index);
                 if self.violation.is_none() {
                     let configured = received.as_ref().map_or(index, |received| received.manifest.voters_as_of);
-                    let installs = Seen::Installs { machine: n, index, configured };
+                    let installs = Seen::Installs { machine: n, configured };
                     self.violation = self.invariants.see(self.now, &installs).err();
                 }
                 match received {

@@ -124,6 +124,7 @@ fn position(is_manager: bool, standing: Option<Standing>) -> &'static str {
     match standing {
         _ if !is_manager => "it runs what the managers assign to it",
         Some(Standing::Voter) => "voting manager",
+        Some(Standing::Stopped) => "stopped manager",
         Some(Standing::Standby) | None => "standby manager",
     }
 }

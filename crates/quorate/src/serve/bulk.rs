@@ -153,9 +153,10 @@ impl BulkReceiver for Incoming {
 /// Sends this node's database to `to`, and says how it went.
 pub(super) async fn send(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder, inbox: Inbox) {
     let to = order.to;
+    let validity = me.tls.validity();
     let sent = tokio::select! {
         sent = send_files(me, root, order) => sent,
-        expelled = me.tls.is_expelled(to) => Err(expelled),
+        over = validity.over(to) => Err(over),
     };
     let ok = match sent {
         Ok(bytes) => {

@@ -193,6 +193,7 @@ async fn dial(
             continue;
         };
         let patience = if up { PROBE } else { SILENCE };
+        let validity = me.tls.validity();
         match tokio::time::timeout(patience, handshake(&me, peer, address))
             .await
             .unwrap_or_else(|late| Err(late.into()))
@@ -210,7 +211,7 @@ async fn dial(
                 let ended = tokio::select! {
                     ended = outbox.closed(&stream) => ended,
                     ended = outbox.pump(&stream) => ended,
-                    expelled = me.tls.is_expelled(peer) => Err(expelled),
+                    over = validity.over(peer) => Err(over),
                 };
                 outbox.disconnect();
                 debug!(%peer, reason = ?ended, "link ended");
@@ -344,6 +345,7 @@ fn is_time(said: &Mutex<Option<Instant>>) -> bool {
 
 async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox: Inbox, bulk: B) -> io::Result<()> {
     tune(&stream)?;
+    let validity = me.tls.validity();
     let (mut stream, from) = tokio::time::timeout(SILENCE, me.tls.accept(stream)).await??;
     let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
         Body::Hello(hello) => hello,
@@ -366,7 +368,7 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
     };
     tokio::select! {
         ended = serve => ended,
-        expelled = me.tls.is_expelled(from) => Err(expelled),
+        over = validity.over(from) => Err(over),
     }
 }
 

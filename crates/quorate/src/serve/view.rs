@@ -1,9 +1,10 @@
 //! Joins what was decided with what is seen, for people and for gateways.
 
+use super::electors::{self, Electors};
 use crate::config::NodeConfig;
 use quorate_api::view::{
     AnnouncedView, ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState,
-    NodeView, Overview, QuotaView, ReplicaView, ServiceView, Standing,
+    NodeView, Overview, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
@@ -138,21 +139,24 @@ impl Scene<'_> {
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
             alias: record.alias.clone(),
-            standing: record.identity.roles.contains(&Role::Manager).then_some(if self.node.voters().contains(&id) {
-                Standing::Voter
-            } else {
-                Standing::Standby
-            }),
+            standing: electors::standing(record, self.node.configuration()),
             clock_ahead_us: self.node.clock_ahead(id, self.now),
+            applied,
+            version: self.version(id),
         }
     }
 
+    /// Kept while a node is away: what was on it is what will be started there again.
+    fn version(&self, id: NodeId) -> Option<String> {
+        if id == self.config.node.id {
+            return Some(env!("CARGO_PKG_VERSION").to_owned());
+        }
+        self.node.peers().get(&id).map(|peer| peer.report.version.clone()).filter(|version| !version.is_empty())
+    }
+
     fn cluster(&self, nodes: &[NodeView], services: &[ServiceView]) -> ClusterView {
-        let voters = self.node.voters();
-        let joined = voters.iter().filter(|id| self.node.hears(**id)).count();
-        let majority = voters.len() / 2 + 1;
-        let leader = self.node.leader().filter(|_| joined >= majority);
-        let can_lose = joined.saturating_sub(majority);
+        let electors = Electors::of(self.node);
+        let leader = self.node.leader().filter(|_| electors.can_decide);
         let away: Vec<&str> = nodes.iter().filter(|node| is_away(node.state)).map(|node| node.name.as_str()).collect();
         let short: Vec<String> = services
             .iter()
@@ -164,14 +168,15 @@ impl Scene<'_> {
             Some(_) if away.is_empty() && short.is_empty() => ClusterHealth::Healthy,
             Some(_) => ClusterHealth::Degraded,
         };
-        let mut summary = format!("{joined} of {} managers", voters.len());
+        let mut summary = format!("{} of {} managers", electors.joined, electors.voters);
         match health {
-            ClusterHealth::NoQuorum if joined < majority => {
-                summary.push_str(&format!(": no majority ({majority} needed), writes wait; start the others"));
+            ClusterHealth::NoQuorum if !electors.can_decide => {
+                let needed = electors.needed;
+                summary.push_str(&format!(": no majority ({needed} needed), writes wait; start the others"));
             }
             ClusterHealth::NoQuorum => summary.push_str(": electing a leader"),
             ClusterHealth::Healthy | ClusterHealth::Degraded => {
-                summary.push_str(&match can_lose {
+                summary.push_str(&match electors.can_lose {
                     0 => ", cannot lose another".to_owned(),
                     n => format!(", can lose {n}"),
                 });
@@ -183,7 +188,6 @@ impl Scene<'_> {
                 }
             }
         }
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         ClusterView {
             id: self.config.cluster.id,
             name: self.config.cluster.name.clone(),
@@ -191,9 +195,14 @@ impl Scene<'_> {
             summary,
             leader: leader.map(|id| self.name(id)),
             term: self.node.term().0,
-            voters: count(voters.len()),
-            voters_joined: count(joined),
-            can_lose: count(can_lose),
+            voters: electors.voters,
+            voters_joined: electors.joined,
+            can_lose: electors.can_lose,
+            can_lose_when_up: electors.can_lose_when_up,
+            voters_change: electors::change(self.node.configuration(), |id| self.name(id)),
+            voters_next: electors::next(self.node, self.now),
+            incarnation: self.node.state().incarnation(),
+            manager_requires: self.node.state().members.manager_requires,
             applied: self.node.applied(),
             digests_compared: self.node.digests_compared(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -311,6 +320,15 @@ impl Scene<'_> {
             Happening::NodeReturned { node } => format!("{} is back", self.name(*node)),
             Happening::NodeLeft { node } => format!("{} left: it was stopped cleanly", self.name(*node)),
             Happening::NodeExpelled { name, .. } => format!("{name} was removed for ever"),
+            Happening::ManagerStopped { node } => format!("the manager on {} was stopped", self.name(*node)),
+            Happening::ManagerStarted { node } => format!("the manager on {} was started", self.name(*node)),
+            Happening::RestartAsked { node } => format!("the server on {} begins anew", self.name(*node)),
+            Happening::Recovered { node, incarnation } => {
+                let name = self.name(*node);
+                format!(
+                    "the cluster was recovered on {name}: the other managers are expelled (incarnation {incarnation})"
+                )
+            }
             Happening::QuotaSet { nodes: Some(nodes) } => format!("at most {nodes} nodes may run"),
             Happening::QuotaSet { nodes: None } => "any number of nodes may run".to_owned(),
             Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),
@@ -339,6 +357,10 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::NodeDown { node }
         | Happening::NodeReturned { node }
         | Happening::NodeLeft { node }
+        | Happening::ManagerStopped { node }
+        | Happening::ManagerStarted { node }
+        | Happening::RestartAsked { node }
+        | Happening::Recovered { node, .. }
         | Happening::LeaderElected { node, .. }
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }

@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod certificates;
 mod cli;
 mod cluster;
 mod determinism;
@@ -16,6 +17,7 @@ mod gossiping;
 mod growing;
 mod leftovers;
 mod load;
+mod managers;
 mod members;
 mod seeds;
 mod services;
@@ -24,3 +26,4 @@ mod show;
 mod storage;
 mod tls;
 mod torture;
+mod trusting;
