@@ -79,7 +79,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, configured: Configured) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
@@ -95,7 +95,7 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .build()
         .context("starting the I/O threads")?;
     let trust = Trust { held, ring, acceptor };
-    runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
+    runtime.block_on(serve(data_dir, config, trust, stored, configured))
 }
 
 /// What this node proves itself with.
@@ -107,10 +107,12 @@ struct Trust {
 }
 
 /// What the operator wants, and how it is changed later.
-struct Configured {
-    source: Source,
-    settings: Settings,
-    log: LogControl,
+pub(crate) struct Configured {
+    pub(crate) source: Source,
+    pub(crate) settings: Settings,
+    pub(crate) log: LogControl,
+    /// Gossip's; on, unless to see what happens without.
+    pub(crate) local_health: bool,
 }
 
 pub(crate) fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -199,7 +201,7 @@ async fn serve(
     config: NodeConfig,
     Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
-    Configured { source, settings, log: log_control }: Configured,
+    Configured { source, settings, log: log_control, local_health }: Configured,
 ) -> anyhow::Result<()> {
     // From here on a SIGHUP does not end the process.
     let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
@@ -291,7 +293,7 @@ async fn serve(
             let start = gossip::Start {
                 generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
                 timers: settings.cluster.timers,
-                local_health: true,
+                local_health,
                 clock,
                 ring: ring_seen.clone(),
                 known: known_seen.clone(),
