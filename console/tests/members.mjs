@@ -116,14 +116,20 @@ try {
   await gone();
 
   // ── The password again ───────────────────────────────────────────────────────────────────────
-  await act("n2", "Make active");
+  // The list of acts by keyboard.
+  await page.getByRole("button", { name: "Actions for n2" }).focus();
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await page.evaluate(() => document.activeElement?.textContent), "Make active");
+  await page.keyboard.press("Enter");
+  await dialog.waitFor();
   assert.ok(await inDialog("Make active").isDisabled(), "there is no act without the password");
   await field("Your password").fill("a wrong password");
   await inDialog("Make active").click();
   await dialog.getByText("The user or the password is wrong").waitFor();
+  assert.equal((await cluster.json("n1", "status")).cluster.leader, "n1", "a wrong password changes nothing");
   await accessible("with a password refused");
   await shoot("step-up-refused");
-  assert.equal((await cluster.json("n1", "status")).cluster.leader, "n1", "a wrong password changes nothing");
   await field("Your password").fill(PASSWORD);
   await page.keyboard.press("Enter");
   await gone();
