@@ -119,6 +119,7 @@ try {
   // The list of acts by keyboard.
   await page.getByRole("button", { name: "Actions for n2" }).focus();
   await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.activeElement?.getAttribute("role") === "menuitem");
   await page.keyboard.press("ArrowDown");
   assert.equal(await page.evaluate(() => document.activeElement?.textContent), "Make active");
   await page.keyboard.press("Enter");
