@@ -18,6 +18,7 @@ pub(crate) mod users;
 
 use crate::backend::{AccessView, Backend, Query};
 use crate::guard::{COOKIE, bearer, cookie, is_safe, is_token};
+use crate::managers;
 use crate::problem::Failure;
 use crate::request::fresh_id;
 use crate::server::{App, Shared};
@@ -166,6 +167,12 @@ impl<B> Clone for Gate<B> {
 pub(crate) async fn gate<B: Backend>(State(gate): State<Gate<B>>, mut request: Request, next: Next) -> Response {
     let Gate { app, operation } = gate;
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Tcp(Ipv6Addr::UNSPECIFIED.into()));
+    if peer != Peer::Root {
+        let overview = app.backend.overview().borrow().clone();
+        if managers::is_shut(&overview, operation) {
+            return managers::shut(&overview).into_response();
+        }
+    }
     let changes = !is_safe(request.method());
     let principal = match identify(&app, peer, operation, request.headers(), changes).await {
         Ok(principal) => principal,

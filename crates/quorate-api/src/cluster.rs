@@ -6,7 +6,7 @@ use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{EventView, NodeView, Overview, Problem, ServiceView};
+use crate::view::{EventView, NodeState, NodeView, Overview, Problem, ServiceView, Standing};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -359,6 +359,7 @@ pub struct Leader {
 /// Hands leadership over to another manager.
 #[utoipa::path(post, path = "/v1/raft/transfer", tag = "cluster", request_body = Transfer,
     responses((status = 200, body = Leader), (status = 404, description = "unknown-node", body = Problem),
+        (status = 409, description = "cannot-lead", body = Problem),
         (status = 503, description = "no-leader", body = Problem), (status = 504, description = "not-taken", body = Problem)))]
 pub(crate) async fn transfer<B: Backend>(
     State(app): State<Shared<B>>,
@@ -371,9 +372,28 @@ pub(crate) async fn transfer<B: Backend>(
     let Transfer { node: wanted } = read_json(&read_body(&headers, body).await?)?;
     let overview = current(&app);
     let node = find_node(&overview, &wanted)?;
+    acting.on(&app.access(), &node.name)?;
+    if let Some(why) = cannot_lead(node) {
+        let fix = "name a manager that votes; `quorate manager list` shows which do";
+        return Err(Failure::new(StatusCode::CONFLICT, "cannot-lead", format!("{} {why}", node.name), fix)
+            .with_details(json!({ "node": node.name })));
+    }
     acting.begin(&app, &node.name).await?;
     app.backend.transfer_leadership(node.id, patience).await?;
     Ok(Json(Leader { leader: node.name.clone() }))
+}
+
+/// Why nobody hands over to this node.
+fn cannot_lead(node: &NodeView) -> Option<&'static str> {
+    match (node.standing, node.state) {
+        (None, _) => Some("is no manager"),
+        (Some(Standing::Standby), _) => Some("stands by: it leads once it votes"),
+        (Some(Standing::Stopped), _) => Some("is a manager that is stopped"),
+        (Some(Standing::Voter), NodeState::Joined) => None,
+        (Some(Standing::Voter), NodeState::Unreachable | NodeState::Down | NodeState::Removed) => {
+            Some("does not answer now")
+        }
+    }
 }
 
 /// Puts a command into the log and says at which entry it was carried out.

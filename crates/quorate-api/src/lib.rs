@@ -12,6 +12,7 @@
 
 mod access;
 pub mod backend;
+pub mod certificates;
 mod cluster;
 mod console;
 mod database;
@@ -21,6 +22,7 @@ pub mod join;
 mod json;
 mod kuzzle;
 mod log;
+pub mod managers;
 pub mod members;
 mod openapi;
 pub mod problem;

@@ -1,7 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{cluster, database, health, join, log, members, stream};
+use crate::{certificates, cluster, database, health, join, log, managers, members, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -34,11 +34,17 @@ use utoipa::OpenApi;
         members::alias,
         members::roles,
         members::vote,
+        managers::stop,
+        managers::start,
+        managers::restart,
+        managers::restart_active,
+        managers::rule,
         members::leave,
         members::quota,
         members::set_quota,
         join::check,
         join::join,
+        certificates::renew,
         database::exec,
         database::query,
         database::query_get,

@@ -3,12 +3,15 @@
 //! Codes are for programs and never change; sentences are for people and may.
 
 use crate::backend::{InviteError, JoinError, LogError, ReadError, TransferError, WriteError};
+use crate::certificates::RenewRefused;
 use crate::view::Problem;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use quorate_model::access::AccessRefusal;
 use quorate_model::command::Refusal;
 use quorate_model::member::NotAdmitted;
+use quorate_model::member::managers::Harm;
+use quorate_model::state::Role;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -205,6 +208,11 @@ impl From<Refusal> for Failure {
             }
             Refusal::NotAdmitted { why } => not_admitted(why),
             Refusal::Access(refusal) => access(refusal),
+            Refusal::Harm { harm } => harmful(harm),
+            Refusal::NotManager { .. } => {
+                (StatusCode::CONFLICT, "not-manager", "see `quorate manager list` for the managers".into())
+            }
+            Refusal::ManagerNeeds { requires, .. } => manager_needs(*requires),
             // A refusal of a newer model: its own words say more than a guess would.
             _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
         };
@@ -212,6 +220,9 @@ impl From<Refusal> for Failure {
         if let Value::Object(fields) = &mut details {
             fields.remove("code");
             fields.remove("access");
+            if let Some(Value::Object(harm)) = fields.remove("harm") {
+                fields.extend(harm);
+            }
         }
         Failure::new(status, code, message, fix).with_details(details)
     }
@@ -265,8 +276,34 @@ fn not_admitted(why: &NotAdmitted) -> (StatusCode, &'static str, String) {
             "quota-expired",
             "set a quota that has not expired with `quorate cluster quota N`".into(),
         ),
+        NotAdmitted::ManagerNeeds { requires } => manager_needs(*requires),
         _ => (StatusCode::CONFLICT, "refused", "nothing was changed".into()),
     }
+}
+
+fn manager_needs(requires: Role) -> (StatusCode, &'static str, String) {
+    let role = format!("{requires:?}").to_lowercase();
+    let fix = format!("give it the role {role} too, or lift the rule with `quorate manager rule none`");
+    (StatusCode::CONFLICT, "manager-needs-role", fix)
+}
+
+/// Wishes that the leader does not grant, because those who decide would suffer. Nothing was changed.
+fn harmful(harm: &Harm) -> (StatusCode, &'static str, String) {
+    let (code, fix) = match harm {
+        Harm::LosesMajority { .. } => {
+            ("loses-majority", "start the managers that are away, or remove those that never come back, first")
+        }
+        Harm::LastVoter { .. } => ("last-voter", "add another manager first: quorate add-node"),
+        Harm::EvenVoters { .. } => {
+            ("even-voters", "leave it to the cluster (vote `auto`): it will vote once another manager has joined")
+        }
+        Harm::Active { .. } => {
+            ("is-active", "make another one Active first: quorate manager promote NODE; to restart it: --active")
+        }
+        // A harm of a newer model: its own words say more than a guess would.
+        _ => ("refused", "nothing was changed"),
+    };
+    (StatusCode::CONFLICT, code, fix.to_owned())
 }
 
 /// Refusals about users, roles, sessions and tokens.
@@ -392,6 +429,33 @@ impl From<JoinError> for Failure {
     }
 }
 
+impl From<RenewRefused> for Failure {
+    fn from(refused: RenewRefused) -> Failure {
+        let message = refused.to_string();
+        let (status, code, fix) = match refused {
+            RenewRefused::NoAuthority => (StatusCode::CONFLICT, "no-authority", "ask another manager"),
+            RenewRefused::Malformed { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "bad-renewal", "nodes renew their certificates by themselves")
+            }
+            RenewRefused::NotProved { .. } => (
+                StatusCode::FORBIDDEN,
+                "not-proved",
+                "if the CA was rotated while the node was away: remove it, empty its data directory, join it anew",
+            ),
+            RenewRefused::Expelled { .. } => {
+                (StatusCode::FORBIDDEN, "node-expelled", "empty the node's data directory and join it as a new node")
+            }
+            RenewRefused::Unknown { .. } => {
+                (StatusCode::NOT_FOUND, "unknown-node", "ask a manager that has caught up, or join the node anew")
+            }
+            RenewRefused::NotSigned(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "not-signed", "look into this node's log, and ask another manager")
+            }
+        };
+        Failure::new(status, code, message, fix)
+    }
+}
+
 fn shutting_down(message: String) -> Failure {
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", message, "send it to another node")
 }
@@ -452,6 +516,13 @@ mod tests {
             refused(NotAdmitted::Expelled { node }),
             refused(NotAdmitted::QuotaReached { nodes: 3 }),
             refused(NotAdmitted::QuotaExpired { at: WallTime(1) }),
+            refused(NotAdmitted::ManagerNeeds { requires: Role::Worker }),
+            Refusal::ManagerNeeds { node: "n2".into(), requires: Role::Worker }.into(),
+            Refusal::NotManager { node: "n2".into() }.into(),
+            Refusal::Harm { harm: Harm::LosesMajority { node: "n2".into(), why: "n3 is away".into() } }.into(),
+            Refusal::Harm { harm: Harm::LastVoter { node: "n1".into() } }.into(),
+            Refusal::Harm { harm: Harm::EvenVoters { node: "n2".into(), voters: 2 } }.into(),
+            Refusal::Harm { harm: Harm::Active { node: "n1".into() } }.into(),
             InviteError::NoAuthority.into(),
             InviteError::NoRandomness("none".into()).into(),
             JoinError::Write(WriteError::Unknown { waited: second }).into(),
@@ -529,6 +600,13 @@ mod tests {
             403 node-expelled
             409 quota-reached
             409 quota-expired
+            409 manager-needs-role
+            409 manager-needs-role
+            409 not-manager
+            409 loses-majority
+            409 last-voter
+            409 even-voters
+            409 is-active
             409 no-authority
             500 no-randomness
             504 outcome-unknown

@@ -7,7 +7,10 @@ use crate::access::password::Hashing;
 use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, health, join, kuzzle, log, members, openapi, rqlite, stream};
+use crate::{
+    certificates, cluster, console, database, guard, health, join, kuzzle, log, managers, members, openapi, rqlite,
+    stream,
+};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -125,6 +128,11 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/nodes/{node}/alias").put(O::NodeAlias, members::alias::<B>),
         at("/v1/nodes/{node}/roles").put(O::NodeRoles, members::roles::<B>),
         at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
+        at("/v1/managers/stop").post(O::ManagerStop, managers::stop::<B>),
+        at("/v1/managers/start").post(O::ManagerStart, managers::start::<B>),
+        at("/v1/managers/restart").post(O::ManagerRestart, managers::restart::<B>),
+        at("/v1/managers/restart-active").post(O::ActiveRestart, managers::restart_active::<B>),
+        at("/v1/managers/rule").put(O::ManagerRule, managers::rule::<B>),
         at("/v1/leave").post(O::NodeLeave, members::leave::<B>),
         at("/v1/join-tokens")
             .get(O::JoinTokenRead, members::tokens::<B>)
@@ -132,6 +140,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/join-tokens/{id}").delete(O::JoinTokenRevoke, members::revoke::<B>),
         at("/v1/join").post(O::Join, join::join::<B>),
         at("/v1/join/check").post(O::Join, join::check::<B>),
+        at("/v1/certificates").post(O::CertificateRenew, certificates::renew::<B>),
         at("/v1/quota").get(O::ClusterRead, members::quota::<B>).put(O::QuotaSet, members::set_quota::<B>),
         at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
         at("/v1/services/{name}")

@@ -42,6 +42,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 mod access;
+mod managers;
 mod members;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -93,6 +94,8 @@ struct State {
     invited: u8,
     asked_to_join: Vec<(JoinRequest, Option<IpAddr>)>,
     join_error: Option<JoinError>,
+    /// What the leader says to the next command about members.
+    withheld: Option<Refusal>,
     left: bool,
     /// What the real state machine makes of commands about access.
     cluster: ClusterState,
@@ -160,6 +163,14 @@ impl Fake {
                 MemberCommand::SetAlias { node, alias } => of(node, &|node| node.alias = alias.clone()),
                 MemberCommand::SetRoles { node, roles } => of(node, &|node| node.roles = roles.clone()),
                 MemberCommand::SetVote { node, .. } => of(node, &|_| {}),
+                MemberCommand::StopManagers { nodes } => {
+                    nodes.iter().for_each(|node| of(node, &|node| node.standing = Some(Standing::Stopped)));
+                }
+                MemberCommand::StartManagers { nodes } => {
+                    nodes.iter().for_each(|node| of(node, &|node| node.standing = Some(Standing::Voter)));
+                }
+                MemberCommand::RestartServer { node, .. } => of(node, &|node| node.generation += 1),
+                MemberCommand::SetManagerRule { requires } => overview.cluster.manager_requires = *requires,
                 MemberCommand::Expel { node } => overview.nodes.retain(|known| known.id != *node),
                 MemberCommand::SetQuota { quota } => {
                     members.quota = QuotaView {
@@ -247,7 +258,10 @@ impl Backend for Fake {
             Payload::Command(command @ Command::Access(_)) => {
                 Outcome::Command(self.about_access(index, &command, carried::actor(&proposal).as_ref()))
             }
-            Payload::Command(command) => Outcome::Command(self.carry_out(index, &command)),
+            Payload::Command(command) => Outcome::Command(match self.set(|state| state.withheld.take()) {
+                Some(refusal) => Err(refusal),
+                None => self.carry_out(index, &command),
+            }),
             Payload::Noop => Outcome::Noop,
         };
         let committed = Committed { index, outcome };
@@ -362,6 +376,8 @@ impl Backend for Fake {
             voters: 3,
             certificate: "pem".into(),
             authorities: "pem".into(),
+            admitted_managers: 2,
+            gossip_keys: None,
             for_managers: None,
         })
     }
@@ -403,6 +419,11 @@ fn overview() -> Overview {
             voters: 3,
             voters_joined: 3,
             can_lose: 1,
+            can_lose_when_up: 1,
+            voters_change: None,
+            voters_next: None,
+            incarnation: 1,
+            manager_requires: None,
             applied: LogIndex(0),
             digests_compared: 0,
             version: "0.0.0".into(),
@@ -410,6 +431,7 @@ fn overview() -> Overview {
         nodes: vec![node(1, NodeMode::Active), node(2, NodeMode::Passive), node(3, NodeMode::Passive)],
         services: vec![service_view(&spec("web", 2), &ServiceName::new("web").unwrap())],
         gateways: vec![],
+        announced: None,
         events: (1..=3)
             .rev()
             .map(|index| EventView {

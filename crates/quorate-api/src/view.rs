@@ -25,6 +25,20 @@ pub struct Overview {
     pub gateways: Vec<GatewayView>,
     /// The newest 50, newest first.
     pub events: Vec<EventView>,
+    /// Under which address the node that answers is reached, if it had to be chosen, and why that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<AnnouncedView>,
+}
+
+/// An address that was chosen when the node was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AnnouncedView {
+    /// HOST:PORT of the API.
+    pub api: String,
+    /// HOST:PORT of the node link.
+    pub link: String,
+    /// A sentence for people.
+    pub because: String,
 }
 
 /// The cluster as a whole.
@@ -44,6 +58,22 @@ pub struct ClusterView {
     pub voters_joined: u32,
     /// How many more voters may be lost before writes stop.
     pub can_lose: u32,
+    /// The same once all that vote are up.
+    #[serde(default)]
+    pub can_lose_when_up: u32,
+    /// While the voters change, who decides meanwhile, for people.
+    #[serde(default)]
+    pub voters_change: Option<String>,
+    /// What the Active node does about the voters next, and why. A passive one says what it expects.
+    #[serde(default)]
+    pub voters_next: Option<VotersNext>,
+    /// 1, and one more for each time that the cluster was recovered from the loss of its majority.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Managers are only on nodes that have this role too; `null`: on any.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub manager_requires: Option<Role>,
     /// What this node has applied.
     #[schema(value_type = u64)]
     pub applied: LogIndex,
@@ -52,6 +82,25 @@ pub struct ClusterView {
     #[serde(default)]
     pub digests_compared: u64,
     pub version: String,
+}
+
+/// What happens to the voters next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VotersNext {
+    pub step: VotersStep,
+    /// For people.
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VotersStep {
+    /// They change.
+    Change,
+    /// Another node leads first.
+    HandOver,
+    /// They should change and cannot now.
+    Wait,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -115,6 +164,8 @@ pub enum Standing {
     Voter,
     /// It holds everything that voters hold, and takes the place of one that is lost.
     Standby,
+    /// Its manager role was stopped: it holds everything and serves nobody as a manager.
+    Stopped,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

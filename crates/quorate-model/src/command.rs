@@ -6,9 +6,10 @@
 use crate::access::{AccessCommand, AccessRefusal};
 use crate::event::Happening;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
+use crate::member::managers::Harm;
 use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
-use crate::state::{Health, NodeIdentity};
+use crate::state::{Health, NodeIdentity, Role};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,11 @@ pub enum Command {
     },
     /// Users, sessions, tokens, roles, secrets.
     Access(AccessCommand),
+    /// Stands in the log for a command that the leader did not let in, for a reason that only it can
+    /// see: whoever asked is answered, and the audit has it.
+    Withheld {
+        why: Refusal,
+    },
 }
 
 /// One step of a plan.
@@ -90,6 +96,12 @@ pub enum Refusal {
     RouteWithoutService { service: ServiceName },
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
+    #[error("{harm}")]
+    Harm { harm: Harm },
+    #[error("{node} is no manager")]
+    NotManager { node: String },
+    #[error("a manager must have the role {requires:?} as well in this cluster, and {node} would not")]
+    ManagerNeeds { node: String, requires: Role },
     #[error(transparent)]
     Access(AccessRefusal),
 }

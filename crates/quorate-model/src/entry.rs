@@ -119,6 +119,17 @@ impl Proposal {
         let payload = serde_json::to_vec(&signed).expect("commands have string keys and no failing Serialize");
         Proposal { request_id, kind: Kind::Command, payload: payload.into() }
     }
+
+    /// The same request, by the same person, to be refused for this reason.
+    #[must_use]
+    pub fn withheld(&self, why: Refusal) -> Proposal {
+        let command = Command::Withheld { why };
+        let envelope = Envelope::stamp(self.clone(), WallTime::default(), 0);
+        match envelope.actor() {
+            Ok(Some(actor)) => Proposal::command_by(self.request_id, &command, &actor),
+            Ok(None) | Err(_) => Proposal::command(self.request_id, &command),
+        }
+    }
 }
 
 /// Why an entry cannot be understood. The node must stop: going on would make it differ.

@@ -39,6 +39,22 @@ pub enum Happening {
         node: NodeId,
         name: String,
     },
+    /// Its manager role was stopped.
+    ManagerStopped {
+        node: NodeId,
+    },
+    ManagerStarted {
+        node: NodeId,
+    },
+    /// Somebody wants its server to begin anew.
+    RestartAsked {
+        node: NodeId,
+    },
+    /// The cluster went on with this node alone, after the majority of its managers was lost for ever.
+    Recovered {
+        node: NodeId,
+        incarnation: u64,
+    },
     /// `None`: any number of nodes.
     QuotaSet {
         nodes: Option<u32>,

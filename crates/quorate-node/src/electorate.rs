@@ -10,11 +10,12 @@
 //!   standbys are promoted in pairs, and one alone only to make an even number odd.
 //! - Only a standby that is heard and has caught up is promoted.
 //! - A voter that the majority has not heard for long is replaced by a standby, and stays without one.
-//!   One that *left* stays: it comes back. One that was expelled, may not vote or is no manager any
+//!   One that *left* stays: it comes back. One that is to be expelled, may not vote or is no manager any
 //!   more is replaced, or else dropped.
 //! - Promotions and removals that belong together are one change (joint consensus): one by one they
 //!   would pass through an even set (traps A4).
 //! - The leader never removes itself. It hands over first.
+//! - Whoever is to be expelled loses its vote first, and is cut off then (`quorate_model::member`).
 //! - Nothing is begun that those who are heard could not commit, before and after.
 //!
 //! # Sources
@@ -23,8 +24,9 @@
 use crate::configuration::Configuration;
 use quorate_model::id::NodeId;
 use quorate_model::member::Vote;
+use quorate_model::member::managers::Harm;
 use quorate_model::planted::{Bug, planted};
-use quorate_model::state::{Health, NodeRecord, Role};
+use quorate_model::state::{Health, NodeRecord};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -67,29 +69,15 @@ pub struct Step {
 
 /// Something that somebody asks for about a voter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum Wish<'a> {
     /// `node remove`.
     Expel(NodeId),
-    /// [`Vote::Never`]: its manager role is stopped.
+    /// It is to vote no more: [`Vote::Never`], or without the role of a manager.
     StopVoting(NodeId),
+    /// `manager stop`: the same for all of these at once, none of which may be the leader.
+    Stop(&'a BTreeSet<NodeId>),
     /// [`Vote::Asked`]: `--voter`.
     AskVote(NodeId),
-}
-
-/// Why a wish would harm the electorate. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Harm {
-    #[error("without {node} the managers that answer would be no majority: {why}")]
-    LosesMajority { node: String, why: String },
-    #[error("{node} is the last manager that may vote")]
-    LastVoter { node: String },
-    #[error(
-        "with {node} there would be {voters} voters, which tolerate no more losses than {}; it stands by until \
-         another manager joins",
-        voters - 1
-    )]
-    EvenVoters { node: String, voters: usize },
 }
 
 /// The next step towards the voters that there should be; `None` when they are as they should be.
@@ -104,7 +92,7 @@ pub fn next(seen: &Electorate<'_>) -> Option<Step> {
         to.learners.remove(node);
         return Some(seen.change(to, format!("{} was expelled", seen.name(*node))));
     }
-    if let Some(node) = seen.nodes.keys().find(|node| !present.contains(**node) && !seen.expelled.contains(node)) {
+    if let Some(node) = seen.nodes.keys().find(|node| !present.contains(**node)) {
         let mut to = present.clone();
         to.learners.insert(*node);
         return Some(seen.change(to, format!("{} is new and gets the log", seen.name(*node))));
@@ -120,40 +108,39 @@ pub fn next(seen: &Electorate<'_>) -> Option<Step> {
     if !voters.contains(&seen.me) {
         return Some(seen.hand_over(&voters, why));
     }
-    Some(seen.change(present.entering(voters, seen.expelled), why))
+    Some(seen.change(present.entering(voters), why))
 }
 
 /// Whether a wish may be granted.
 ///
 /// # Errors
 /// [`Harm`], for people.
-pub fn judge(seen: &Electorate<'_>, wish: Wish) -> Result<(), Harm> {
+pub fn judge(seen: &Electorate<'_>, wish: Wish<'_>) -> Result<(), Harm> {
     match wish {
         Wish::Expel(node) => may_expel(seen, node),
-        Wish::StopVoting(node) => may_stop_voting(seen, node),
+        Wish::StopVoting(node) => may_stop_voting(seen, &BTreeSet::from([node])),
+        Wish::Stop(nodes) if nodes.contains(&seen.me) => Err(Harm::Active { node: seen.name(seen.me) }),
+        Wish::Stop(nodes) => may_stop_voting(seen, nodes),
         Wish::AskVote(node) => may_ask_vote(seen, node),
     }
 }
 
 /// Those who remain must be able to decide.
 fn may_expel(seen: &Electorate<'_>, node: NodeId) -> Result<(), Harm> {
-    let mut expelled = seen.expelled.clone();
-    expelled.insert(node);
-    // It is cut off at once: its own vote does not help to vote it out.
-    let mut heard = seen.heard.clone();
-    heard.remove(&node);
     let mut nodes = seen.nodes.clone();
-    nodes.remove(&node);
-    seen.may_go(node, &Electorate { expelled: &expelled, heard: &heard, nodes: &nodes, ..seen.clone() })
+    if let Some(record) = nodes.get_mut(&node) {
+        record.expelling = true;
+    }
+    seen.may_go(&BTreeSet::from([node]), &Electorate { nodes: &nodes, ..seen.clone() })
 }
 
 /// Those who remain must be able to decide.
-fn may_stop_voting(seen: &Electorate<'_>, node: NodeId) -> Result<(), Harm> {
+fn may_stop_voting(seen: &Electorate<'_>, stopped: &BTreeSet<NodeId>) -> Result<(), Harm> {
     let mut nodes = seen.nodes.clone();
-    if let Some(record) = nodes.get_mut(&node) {
+    for (_, record) in nodes.iter_mut().filter(|(node, _)| stopped.contains(node)) {
         record.vote = Vote::Never;
     }
-    seen.may_go(node, &Electorate { nodes: &nodes, ..seen.clone() })
+    seen.may_go(stopped, &Electorate { nodes: &nodes, ..seen.clone() })
 }
 
 /// Not the one that would make the number of voters even (U4).
@@ -254,8 +241,7 @@ impl Electorate<'_> {
 
     /// A voter without a record has only not said yet who it is.
     fn may_vote(&self, node: NodeId) -> bool {
-        let wished = |record: &NodeRecord| record.vote != Vote::Never && record.identity.roles.contains(&Role::Manager);
-        !self.expelled.contains(&node) && self.nodes.get(&node).is_none_or(wished)
+        self.nodes.get(&node).is_none_or(NodeRecord::may_vote)
     }
 
     fn is_away(&self, node: NodeId) -> bool {
@@ -263,12 +249,10 @@ impl Electorate<'_> {
     }
 
     fn why_not(&self, node: NodeId) -> &'static str {
-        if self.expelled.contains(&node) {
-            "was expelled"
-        } else if self.nodes.get(&node).is_some_and(|record| record.vote == Vote::Never) {
-            "is not to vote"
-        } else {
-            "is no manager any more"
+        match self.nodes.get(&node) {
+            Some(record) if record.expelling => "is to be expelled",
+            Some(record) if record.vote == Vote::Never => "is not to vote",
+            Some(_) | None => "is no manager any more",
         }
     }
 
@@ -293,7 +277,7 @@ impl Electorate<'_> {
             }
             // None of the new voters votes yet: they come in beside the leader, and it goes afterwards.
             None if !self.configuration.is_joint() && voters.iter().any(|node| !self.configuration.votes(*node)) => {
-                let both = self.configuration.entering(voters.clone(), self.expelled);
+                let both = self.configuration.entering(voters.clone());
                 self.change(both, why)
             }
             None => Step { action: Action::Wait, why: format!("{why}; nobody who votes then could lead now") },
@@ -308,21 +292,23 @@ impl Electorate<'_> {
         Step { action: Action::Wait, why: format!("{why}; too few of the voters answer to change that now") }
     }
 
-    /// Whether the cluster as it would be `after` the node's end can go on without its vote.
-    fn may_go(&self, node: NodeId, after: &Electorate<'_>) -> Result<(), Harm> {
+    /// Whether the cluster as it would be `after` these nodes' end can go on without their votes.
+    fn may_go(&self, gone: &BTreeSet<NodeId>, after: &Electorate<'_>) -> Result<(), Harm> {
         let settled = self.configuration.left();
-        if !self.configuration.votes(node) {
+        if !gone.iter().any(|node| self.configuration.votes(*node)) {
             return Ok(());
         }
-        if !settled.voters.iter().any(|other| *other != node && after.may_vote(*other)) && after.standbys().is_empty() {
-            return Err(Harm::LastVoter { node: self.name(node) });
+        let names = || gone.iter().map(|node| self.name(*node)).collect::<Vec<_>>().join(", ");
+        let mut others = settled.voters.difference(gone);
+        if !others.clone().any(|other| after.may_vote(*other)) && after.standbys().is_empty() {
+            return Err(Harm::LastVoter { node: names() });
         }
-        let leads = if node == self.me { settled.voters.iter().find(|other| **other != node) } else { None };
+        let leads = if gone.contains(&self.me) { others.next() } else { None };
         let after = Electorate { configuration: &settled, me: leads.copied().unwrap_or(self.me), ..after.clone() };
         let (voters, _) = after.wanted_voters();
-        let step = after.change(settled.entering(voters, after.expelled), String::from("it is a voter"));
+        let step = after.change(settled.entering(voters), String::from("it is a voter"));
         match step.action {
-            Action::Wait => Err(Harm::LosesMajority { node: self.name(node), why: step.why }),
+            Action::Wait => Err(Harm::LosesMajority { node: names(), why: step.why }),
             Action::Change(_) | Action::HandOver(_) => Ok(()),
         }
     }

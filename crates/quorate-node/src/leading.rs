@@ -12,6 +12,7 @@ use quorate_model::assignment::Phase;
 use quorate_model::command::{Command, Step};
 use quorate_model::event::Happening;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
+use quorate_model::member::MemberCommand;
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
@@ -21,6 +22,9 @@ use std::time::Duration;
 
 /// A node is called down after this even when its replicas may wait longer to be replaced.
 const DOWN_AFTER_MAX: Duration = Duration::from_secs(2);
+/// A node whose server is restarted on purpose is waited for at least this long. It takes less than a
+/// second, and a few on a busy machine.
+const RESTART_WITHIN: Duration = Duration::from_secs(10);
 /// Replicas placed by one plan. A plan is one log entry; the next one follows as soon as it is
 /// applied, so this bounds the entry and not the speed.
 const MOVES_MAX: u32 = 200;
@@ -33,6 +37,8 @@ pub(crate) enum Chore {
     Plan,
     Transition(ServiceName),
     Note,
+    /// A node whose vote counts no more is cut off.
+    CutOff(NodeId),
     /// This node's own end.
     Leave,
 }
@@ -66,6 +72,8 @@ enum Matter {
     /// A node is down or has left, in one of its generations.
     Down(NodeId, u64),
     Retired(ReplicaId),
+    /// Its server is to begin anew, in this one of its runs.
+    Restarted(NodeId, u64),
 }
 
 impl Leading {
@@ -106,6 +114,9 @@ impl Leading {
             match matter {
                 Matter::Down(node, _) => drop(observed.down_for.insert(*node, span)),
                 Matter::Retired(replica) => drop(observed.retired_for.insert(*replica, span)),
+                Matter::Restarted(node, _) => {
+                    observed.returns_within.insert(*node, RESTART_WITHIN.saturating_sub(span));
+                }
             }
         }
         quorate_scheduler::plan(seen.state, &observed, &self.policy)
@@ -115,7 +126,12 @@ impl Leading {
         let down = seen.state.nodes.values().filter(|record| record.health != Health::Joined);
         let down = down.map(|record| Matter::Down(record.identity.id, record.generation));
         let retired = seen.state.replicas.values().filter(|replica| replica.phase == Phase::Drain);
-        let now: BTreeSet<Matter> = down.chain(retired.map(|replica| Matter::Retired(replica.id))).collect();
+        let restarted = seen.state.nodes.values().filter_map(|record| {
+            let boot = record.restart?;
+            Some(Matter::Restarted(record.identity.id, boot))
+        });
+        let now: BTreeSet<Matter> =
+            down.chain(retired.map(|replica| Matter::Retired(replica.id))).chain(restarted).collect();
         self.known_since.retain(|matter, _| now.contains(matter));
         for matter in now {
             self.known_since.entry(matter).or_insert(seen.now.mono);
@@ -125,6 +141,7 @@ impl Leading {
     /// What should be asked of the cluster now.
     pub(crate) fn wishes(&mut self, seen: &Seen<'_>, plan: &Plan) -> Vec<(Command, Chore)> {
         let mut wishes = self.verdicts(seen);
+        wishes.extend(farewells(seen));
         if !plan.steps.is_empty() {
             let steps: Vec<Step> = plan.steps.clone();
             wishes.push((Command::CarryOut { expected: seen.state.planned_on, steps }, Chore::Plan));
@@ -132,6 +149,12 @@ impl Leading {
         wishes.extend(self.transitions(seen));
         wishes.retain(|(_, chore)| *chore == Chore::Note || !self.on_its_way.contains(chore));
         wishes
+    }
+
+    /// Calls nobody down before a link was lost for this long; replacing replicas waits for no more than
+    /// it would otherwise.
+    pub(crate) fn patient(&mut self, lost_link: Duration) {
+        self.down_after = self.policy.replace_after.min(DOWN_AFTER_MAX.max(lost_link));
     }
 
     /// A node is down when a majority of the voters has not heard from it for long enough.
@@ -177,6 +200,14 @@ impl Leading {
         }
         notes
     }
+}
+
+/// Nodes that are to go and whose vote has been taken away, if they had one.
+fn farewells(seen: &Seen<'_>) -> Vec<(Command, Chore)> {
+    let gone = seen.state.nodes.values().filter(|record| record.expelling).map(|record| record.identity.id);
+    gone.filter(|node| !seen.configuration.votes(*node))
+        .map(|node| (Command::Member(MemberCommand::CutOff { node }), Chore::CutOff(node)))
+        .collect()
 }
 
 /// What the record says about each service: the newest word counts.

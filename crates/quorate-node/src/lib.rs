@@ -11,6 +11,7 @@
 //!   applied, so a deposed leader does no harm.
 
 mod address_book;
+mod censor;
 mod clocks;
 pub mod configuration;
 pub mod consensus;

@@ -1,6 +1,7 @@
 //! The node: where every event is taken apart.
 
 use crate::address_book::AddressBook;
+use crate::censor;
 use crate::clocks::Clocks;
 use crate::configuration::Configuration;
 use crate::consensus::{CAUGHT_UP_ENTRIES, Consensus, Content, NotProposed, Output, RecoveredLog};
@@ -19,6 +20,7 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::member::managers::Harm;
 use quorate_model::member::{MemberCommand, NotAdmitted};
 use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
 use quorate_model::state::{Change, ClusterState, Health, NodeIdentity};
@@ -86,6 +88,8 @@ pub struct PeerView {
     pub applied: LogIndex,
     /// Heard since the link is open: not the word of an earlier life of the node.
     pub fresh: bool,
+    /// When it said this.
+    pub at: Timestamp,
 }
 
 /// One member of the cluster.
@@ -116,6 +120,10 @@ pub struct Node {
     replicas: Vec<ReplicaStatus>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
+    /// How long a lost link is not shown: what is left of the operator's patience with silence.
+    lost_link_kept_back: Duration,
+    /// The newest moment that this node was told.
+    last_flush: Timestamp,
     status_due: Timestamp,
     sequence: u64,
     /// What this node asked of the cluster itself, by request.
@@ -194,6 +202,8 @@ impl Node {
             replicas: Vec::new(),
             gateways: BTreeMap::new(),
             sights: Sights::default(),
+            lost_link_kept_back: Duration::ZERO,
+            last_flush: now.mono,
             status_due: now.mono,
             sequence: 0,
             chores: BTreeMap::new(),
@@ -259,8 +269,9 @@ impl Node {
                 self.changed = true;
             }
             Event::Gateway(report) => self.gateway(now, report),
-            Event::SnapshotReceived { from, term, index, index_term, configuration } => {
+            Event::SnapshotReceived { from, term, index, index_term, configuration, configured } => {
                 let expelled = self.state.members.expelled.contains(&from);
+                let configuration = (configuration, configured);
                 if expelled
                     || !self.consensus.receive_snapshot(from.raft_id(), term, (index, index_term), configuration)
                 {
@@ -286,6 +297,7 @@ impl Node {
     /// Lets time pass and collects what the events since the last call lead to. To be called
     /// after every run of [`step`](Self::step)s, and at [`next_wake`](Self::next_wake).
     pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.last_flush = now.mono;
         self.consensus.advance_time(now.mono);
         self.meet(now, out);
         self.hand_over_requests(now, out);
@@ -362,6 +374,23 @@ impl Node {
         self.electorate.as_ref()
     }
 
+    /// What the leader does about the voters next: if this node leads, its own mind, and otherwise what it
+    /// would do in the leader's place.
+    #[must_use]
+    pub fn voters_next(&self, now: Now) -> Option<electorate::Step> {
+        if self.leads() {
+            return self.electorate.clone();
+        }
+        self.leader()?;
+        self.with_electorate(now, electorate::next)
+    }
+
+    /// Whether somebody wants this run of the node to end and another to begin.
+    #[must_use]
+    pub fn restart_asked(&self) -> bool {
+        self.state.nodes.get(&self.me.id).is_some_and(|me| me.restart == Some(self.boot))
+    }
+
     /// The other nodes of the cluster and where their links may be found.
     #[must_use]
     pub fn peers_to_call(&self) -> &BTreeMap<NodeId, Vec<String>> {
@@ -374,10 +403,22 @@ impl Node {
         node == self.me.id || self.membership.opinion(node) == Opinion::Heard
     }
 
+    /// How long a node may be silent before it is shown as unreachable, as far as its link says so;
+    /// [`PEER_SILENCE`] unless set, and never shorter. It is called down no sooner than shown, unless
+    /// its replicas have to be replaced by then.
+    pub fn show_unreachable_after(&mut self, silence: Duration) {
+        self.lost_link_kept_back = silence.saturating_sub(PEER_SILENCE);
+        self.leading.patient(self.lost_link_kept_back);
+    }
+
     /// How this node sees another one, for people and gateways.
     #[must_use]
     pub fn sight(&self, node: NodeId) -> Sight {
-        let opinion = if node == self.me.id { Opinion::Heard } else { self.membership.opinion(node) };
+        let opinion = match self.membership.opinion(node) {
+            _ if node == self.me.id => Opinion::Heard,
+            Opinion::Unheard { since } if self.last_flush.since(since) < self.lost_link_kept_back => Opinion::Heard,
+            opinion => opinion,
+        };
         let generation = self.state.nodes.get(&node).map_or(0, |record| record.generation);
         self.sights.of(node, opinion, generation)
     }
@@ -464,8 +505,8 @@ impl Node {
                     self.consensus.transfer(to.raft_id());
                 }
             }
-            // The shell's own: a connection's first frame, and what a bulk connection carries.
-            Body::Hello(_) | Body::Snapshot(_) => {}
+            // The shell's own: a connection's first frame, what a bulk connection carries, gossip's.
+            Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
         }
     }
 
@@ -481,7 +522,7 @@ impl Node {
             let differences = self.digests.heard(from, applied, [system, main]);
             self.note_differences(now, differences);
         }
-        let seen = PeerView { report, applied, fresh: true };
+        let seen = PeerView { report, applied, fresh: true, at: now.mono };
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
@@ -591,7 +632,7 @@ impl Node {
 
     fn own_status_changed(&mut self, now: Now) {
         // What this node plans next must see it; the others are told at the end of the turn.
-        self.see_myself();
+        self.see_myself(now);
         self.status_due = now.mono;
         self.plan_due = true;
         self.changed = true;
@@ -689,6 +730,10 @@ impl Node {
     fn propose_as_leader(&mut self, now: Now, proposal: Proposal) -> Result<(), NotProposed> {
         self.stamped = self.stamped.max(self.clocks.stamp(now));
         let seed = self.rng.next_u64();
+        let proposal = match censor::objection(&proposal, self, now) {
+            Some(why) => proposal.withheld(why),
+            None => proposal,
+        };
         self.consensus.propose(Envelope::stamp(proposal, self.stamped, seed).encode_to_vec())
     }
 
@@ -768,15 +813,16 @@ impl Node {
         self.electorate = step;
     }
 
-    /// Whether a wish about a voter would harm the cluster, as this node sees it. The leader sees best.
+    /// Whether a wish about a voter would harm the cluster, as this node sees it. The leader sees best, so
+    /// it asks this of every command that it proposes, whoever wants it.
     ///
     /// # Errors
-    /// [`electorate::Harm`], for people.
-    pub fn judge(&self, now: Now, wish: electorate::Wish) -> Result<(), electorate::Harm> {
+    /// [`Harm`], for people.
+    pub fn judge(&self, now: Now, wish: electorate::Wish<'_>) -> Result<(), Harm> {
         self.with_electorate(now, |electorate| electorate::judge(electorate, wish))
     }
 
-    fn with_electorate<T>(&self, now: Now, look: impl FnOnce(&electorate::Electorate<'_>) -> T) -> T {
+    pub(crate) fn with_electorate<T>(&self, now: Now, look: impl FnOnce(&electorate::Electorate<'_>) -> T) -> T {
         let configuration = self.configuration();
         let away = |node: &NodeId| Some((*node, unheard_by_majority(&self.membership, *node, configuration, now)?));
         let heard = configuration.nodes().into_iter().filter(|node| self.hears(*node)).collect();
@@ -972,7 +1018,7 @@ impl Node {
         for peer in self.book.peers().keys().filter(|node| self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
-        self.see_myself();
+        self.see_myself(now);
         self.changed = true;
     }
 
@@ -987,8 +1033,8 @@ impl Node {
         }
     }
 
-    fn see_myself(&mut self) {
+    fn see_myself(&mut self, now: Now) {
         let report = self.own_report();
-        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true });
+        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true, at: now.mono });
     }
 }

@@ -48,7 +48,10 @@ pub struct Observed {
     /// For how long a node has been known to be down. Measured by whoever plans, on its monotonic
     /// clock: times in the records are of another node's clock, which may be hours off.
     pub down_for: BTreeMap<NodeId, Duration>,
-    /// The same for retired replicas.
+    /// Nodes whose server somebody restarts, and for how much longer they are waited for, also where
+    /// others would be replaced sooner.
+    pub returns_within: BTreeMap<NodeId, Duration>,
+    /// The same as `down_for`, for retired replicas.
     pub retired_for: BTreeMap<ReplicaId, Duration>,
     /// Retired replicas that gateways have finished with: every live gateway uses a table that
     /// knows of the retirement and has nothing in flight for the replica.

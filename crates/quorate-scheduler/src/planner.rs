@@ -266,6 +266,9 @@ impl<'a> Planner<'a> {
         if !record.identity.roles.contains(&Role::Worker) {
             return Some(Unfit::NoWorker);
         }
+        if record.expelling {
+            return Some(Unfit::Leaving);
+        }
         let wanted: BTreeSet<u16> = fixed_ports(spec).collect();
         let here = self.replicas.values().filter(|seat| !wanted.is_empty() && seat.node == node);
         here.flat_map(|seat| fixed_ports(seat.spec).map(move |port| (port, seat)))
@@ -326,6 +329,7 @@ impl<'a> Planner<'a> {
         let Some(record) = self.state.nodes.get(&node) else { return Fate::Lost };
         let remaining =
             self.policy.replace_after.saturating_sub(self.observed.down_for.get(&node).copied().unwrap_or_default());
+        let remaining = remaining.max(self.observed.returns_within.get(&node).copied().unwrap_or_default());
         match record.health {
             Health::Joined => Fate::Present,
             // A clean stop is most often a restart: its replicas live on and are waited for like any.

@@ -17,6 +17,7 @@ pub(crate) mod failure;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod managers;
 pub(crate) mod members;
 pub(crate) mod password;
 pub(crate) mod pinned;
@@ -130,6 +131,9 @@ pub(crate) enum Command {
     /// The servers of the cluster
     #[command(subcommand)]
     Node(members::NodeCommand),
+    /// The nodes that decide
+    #[command(subcommand)]
+    Manager(managers::ManagerCommand),
     /// The services that the cluster runs
     #[command(subcommand)]
     Service(service::ServiceCommand),
@@ -308,6 +312,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Leave(args) => members::leave(&context, &args)?,
         Command::Cluster(command) => members::cluster(&context, command)?,
         Command::Node(command) => members::node(&context, command)?,
+        Command::Manager(command) => managers::run(&context, command)?,
         Command::Service(command) => service::run(&context, command)?,
         Command::Scale(args) => service::scale(&context, &args)?,
         Command::Logs(args) => logs::run(&context, &args)?,
@@ -338,8 +343,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             quorate_vfs::use_utc();
             hold(end_with_pid)?;
             let source = file.source();
-            let settings = source.load()?.settings;
-            daemon::serve(data_dir.as_deref(), source, settings)?;
+            let loaded = source.load()?;
+            daemon::serve(data_dir.as_deref(), source, loaded)?;
         }
         Command::Gateway(args) => {
             hold(args.end_with_pid)?;

@@ -18,11 +18,14 @@ mod bulk;
 mod checkpoint;
 mod core;
 mod disk;
-pub(crate) mod gossip;
+mod electors;
+mod gossip;
 mod inbox;
+mod keychain;
 mod link;
 mod reads;
 mod reload;
+mod renewal;
 mod spare;
 mod tls;
 mod view;
@@ -30,6 +33,7 @@ mod workloads;
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
+use crate::gossip_keys;
 use crate::keys::ManagerKeys;
 use crate::settings::{Settings, Source};
 use crate::trust::NodeFiles;
@@ -37,9 +41,11 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
-use link::{Calls, LinkIdentity};
+use keychain::{Held, Keychain};
+use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
+use quorate_membership::seal::KeyRing;
 use quorate_model::command::Refusal;
 use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
@@ -73,7 +79,9 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
+    let ring = gossip_keys::read(data_dir)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
+    let held = Held { files, manager };
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -82,14 +90,15 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let trust = Trust { files: Arc::new(files), manager, acceptor };
+    let trust = Trust { held, ring, acceptor };
     runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
 }
 
 /// What this node proves itself with.
 struct Trust {
-    files: Arc<NodeFiles>,
-    manager: Option<ManagerKeys>,
+    held: Held,
+    /// Seals gossip.
+    ring: Option<KeyRing>,
     acceptor: tls::Acceptor,
 }
 
@@ -104,16 +113,6 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    if !config.voters.is_empty() && !config.voters.iter().any(|voter| voter.id == config.node.id) {
-        bail!(
-            "{}: node {} is none of the {} voters named there. A server that joined a running cluster cannot serve \
-             in this version, which cannot change the voters yet; `quorate node remove {}` on the cluster frees its name",
-            path.display(),
-            config.node.id,
-            config.voters.len(),
-            config.node.name
-        );
-    }
     if config.log.retain < config::RETAIN_MIN {
         bail!("{}: log.retain is {} bytes; give {} or more", path.display(), config.log.retain, config::RETAIN_MIN);
     }
@@ -179,7 +178,7 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { files, manager, acceptor }: Trust,
+    Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -211,7 +210,8 @@ async fn serve(
     };
     let state = stored.databases.state().clone();
     let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
-    let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
+    let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
+    let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
     let recovered = RecoveredLog {
         configuration: Configuration::read(&stored.databases.voters())?,
         configured: stored.databases.voters_as_of(),
@@ -222,7 +222,8 @@ async fn serve(
         terms: stored.terms,
         unapplied: stored.unapplied.into_iter().map(disk::entry_of_consensus).collect(),
     };
-    let node = Node::new(options, recovered, state, stored.applied, clock.now())?;
+    let mut node = Node::new(options, recovered, state, stored.applied, clock.now())?;
+    node.show_unreachable_after(settings.cluster.timers.unreachable_after());
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
 
     let (inbox, events) = inbox::inbox();
@@ -249,7 +250,14 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let me = LinkIdentity { cluster: config.cluster.id, node: config.node.id, link: config.node.link, tls };
+    let (beside, heard) = Beside::new();
+    let me = LinkIdentity {
+        cluster: config.cluster.id,
+        node: config.node.id,
+        link: config.node.link_address(),
+        tls,
+        beside: beside.clone(),
+    };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
     tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
 
@@ -257,16 +265,37 @@ async fn serve(
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
-    let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
-    let start = gossip::Start { generation, timers: settings.cluster.timers, clock };
-    let farewell = gossip::start(data_dir, &config, start, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let gossip = match ring {
+        None => None,
+        Some(ring) => {
+            let (ring, ring_seen) = watch::channel(ring);
+            let start = gossip::Start {
+                generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
+                timers: settings.cluster.timers,
+                local_health: true,
+                clock,
+                ring: ring_seen.clone(),
+                known: known_seen.clone(),
+                beside: beside.clone(),
+                answered: heard.answered,
+                inbox: inbox.clone(),
+            };
+            let farewell = gossip::start(&config, start).await?;
+            let (known, overview) = (known_seen.clone(), overview_seen.clone());
+            let keeper = gossip::keys::Keeper { data_dir: data_dir.to_owned(), ring, beside, known, overview };
+            tokio::spawn(keeper.run(heard.keys));
+            Some((farewell, ring_seen))
+        }
+    };
+    let (farewell, ring_seen) = gossip.unzip();
     let (refused, refused_seen) = watch::channel(None);
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
     let (left, mut left_seen) = watch::channel(false);
+    let (restart, mut restart_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
     let agent = Arc::new(OnceLock::new());
     if config.node.roles.contains(&Role::Worker) {
@@ -295,11 +324,15 @@ async fn serve(
         routing,
         refused,
         access,
+        restart,
         left,
     };
     thread("core", move || core.run())?;
 
-    let admission = manager.map(|manager| Admission::new(&config, files.clone(), manager));
+    // Over plain HTTP a server that joins could not know to whom it speaks.
+    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
+    let (_signed_by, signed_by_seen) = watch::channel(None);
+    tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
@@ -314,6 +347,8 @@ async fn serve(
         routing: routing_seen,
         access: access_seen,
         agent,
+        config: config.clone(),
+        keychain,
         admission,
         leave: leave.clone(),
         contact,
@@ -342,11 +377,13 @@ async fn serve(
 
     tokio::spawn(tell_refusals(refused_seen));
 
+    let mut anew = false;
     tokio::select! {
         () = crate::daemon::end_signal()? => {}
         () = leave.notified() => info!("asked to leave"),
+        Ok(_) = restart_seen.wait_for(|asked| *asked) => anew = true,
     }
-    info!("ending: the cluster is told and led by another, replicas live on");
+    info!(anew, "ending: the cluster is told and led by another, replicas live on");
     if let Some(farewell) = farewell {
         farewell.say(FAREWELL).await;
     }
@@ -355,7 +392,23 @@ async fn serve(
     let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
+    if anew {
+        return Err(begin_anew());
+    }
     std::process::exit(0);
+}
+
+/// Runs this program again in this process, so that whoever watches over it notices nothing. Files and
+/// sockets are closed by it, the data directory's lock too. Returns only when that does not work.
+fn begin_anew() -> anyhow::Error {
+    use std::os::unix::process::CommandExt as _;
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "quorate".into());
+    // The file may have been replaced by a newer one meanwhile, which is then what is to run.
+    let program =
+        std::env::current_exe().ok().filter(|program| program.exists()).unwrap_or_else(|| name.clone().into());
+    let error = std::process::Command::new(program).arg0(name).args(arguments).exec();
+    anyhow::Error::new(error).context("beginning anew")
 }
 
 /// Names under which clients may address the API.
@@ -375,9 +428,7 @@ async fn tell_refusals(mut place: watch::Receiver<Option<Refusal>>) {
         if refused != told {
             match &refused {
                 Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
-                    tracing::error!(
-                        "{why}. Empty the data directory and join with a new token to bring the server back."
-                    );
+                    tracing::error!("{why}. {}", link::BRING_BACK);
                 }
                 Some(why) => tracing::warn!("this node has no place in the cluster: {why}"),
                 None => info!("this node has its place in the cluster"),

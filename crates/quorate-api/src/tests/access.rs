@@ -116,6 +116,9 @@ fn refused(code: &str) -> Result<Json, String> {
 fn body_of(method: &str, path: &str) -> Json {
     match (method, path) {
         ("POST", "/v1/raft/transfer") => json!({ "node": "n2" }),
+        ("POST", "/v1/managers/stop" | "/v1/managers/start") => json!({ "nodes": ["n2"] }),
+        ("POST", "/v1/managers/restart") => json!({ "node": "n2" }),
+        ("PUT", "/v1/managers/rule") => json!({ "requires": null }),
         ("POST", "/v1/users") => json!({ "name": "new" }),
         ("POST", "/v1/first-admin") => json!({ "name": "new" }),
         ("PUT", "/v1/users/{name}/password") => json!({}),

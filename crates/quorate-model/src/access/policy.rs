@@ -96,12 +96,19 @@ words!(
         NodeRoles = "node-roles",
         NodeRemove = "node-remove",
         NodeLeave = "node-leave",
+        ManagerStop = "manager-stop",
+        ManagerStart = "manager-start",
+        ManagerRestart = "manager-restart",
+        ActiveRestart = "active-restart",
+        ManagerRule = "manager-rule",
         JoinTokenRead = "join-token-read",
         JoinTokenCreate = "join-token-create",
         JoinTokenRevoke = "join-token-revoke",
         /// A server shows a join token, and nothing else.
         Join = "join",
         QuotaSet = "quota-set",
+        /// A node shows its certificate, and nothing else.
+        CertificateRenew = "certificate-renew",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -143,7 +150,7 @@ impl Operation {
         use Operation as O;
         use Permission as P;
         match self {
-            O::HealthRead | O::LogIn | O::Join => Needs::Nothing,
+            O::HealthRead | O::LogIn | O::Join | O::CertificateRenew => Needs::Nothing,
             O::WhoAmI => Needs::Login,
             O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
             O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
@@ -153,10 +160,20 @@ impl Operation {
             O::ServiceApply => Needs::Permission(P::ServiceApply),
             O::ServiceScale => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
-            O::LeaderTransfer | O::NodeAlias | O::NodeVote => Needs::Permission(P::ManagerControl),
-            O::NodeRoles | O::NodeRemove | O::NodeLeave | O::JoinTokenCreate | O::JoinTokenRevoke | O::QuotaSet => {
-                Needs::Permission(P::MemberWrite)
-            }
+            O::LeaderTransfer
+            | O::NodeAlias
+            | O::NodeVote
+            | O::ManagerStop
+            | O::ManagerStart
+            | O::ManagerRestart
+            | O::ActiveRestart => Needs::Permission(P::ManagerControl),
+            O::ManagerRule
+            | O::NodeRoles
+            | O::NodeRemove
+            | O::NodeLeave
+            | O::JoinTokenCreate
+            | O::JoinTokenRevoke
+            | O::QuotaSet => Needs::Permission(P::MemberWrite),
             O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
@@ -186,6 +203,11 @@ impl Operation {
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeLeave
+            | O::ManagerStop
+            | O::ManagerStart
+            | O::ManagerRestart
+            | O::ActiveRestart
+            | O::ManagerRule
             | O::JoinTokenCreate
             | O::OwnTokenCreate
             | O::UserCreate
@@ -219,6 +241,7 @@ impl Operation {
             | O::JoinTokenRead
             | O::JoinTokenRevoke
             | O::Join
+            | O::CertificateRenew
             | O::QuotaSet
             | O::SqlRead
             | O::SqlWrite

@@ -193,11 +193,43 @@ fn an_expelled_node_is_gone_and_its_id_is_never_used_again() {
     let first = identity(1, Role::Worker);
     world.member(admit(1, first.clone())).unwrap();
     world.member(MemberCommand::Expel { node: first.id }).unwrap();
+    assert!(world.state.nodes[&first.id].expelling, "its vote is taken away first");
+    world.start(&first, 2).unwrap();
+    assert!(world.state.nodes[&first.id].expelling, "a restart changes nothing");
+    world.member(MemberCommand::CutOff { node: first.id }).unwrap();
     assert!(world.state.nodes.is_empty());
     assert_eq!(world.not_admitted(admit(2, first.clone())), NotAdmitted::Expelled { node: first.id });
     let why = NotAdmitted::Expelled { node: first.id };
-    assert_eq!(world.start(&first, 2), Err(Refusal::NotAdmitted { why }));
+    assert_eq!(world.start(&first, 3), Err(Refusal::NotAdmitted { why }));
     assert!(!world.member(MemberCommand::Expel { node: first.id }).unwrap());
+    assert!(!world.member(MemberCommand::CutOff { node: first.id }).unwrap());
+}
+
+#[test]
+fn nobody_is_cut_off_whose_end_was_not_asked_for() {
+    let mut world = World::with_tokens(1);
+    let first = identity(1, Role::Worker);
+    world.member(admit(1, first.clone())).unwrap();
+    assert!(matches!(world.member(MemberCommand::CutOff { node: first.id }), Err(Refusal::Invalid { .. })));
+    assert!(world.state.nodes.contains_key(&first.id));
+}
+
+#[test]
+fn the_last_manager_that_may_vote_is_neither_expelled_nor_stopped_nor_made_a_worker() {
+    let mut world = World::with_tokens(0);
+    let (first, second) = (identity(1, Role::Manager), identity(2, Role::Manager));
+    world.start(&first, 1).unwrap();
+    world.start(&second, 1).unwrap();
+    world.member(MemberCommand::Expel { node: second.id }).unwrap();
+    let roles = BTreeSet::from([Role::Worker]);
+    for wish in [
+        MemberCommand::Expel { node: first.id },
+        MemberCommand::SetVote { node: first.id, vote: Vote::Never },
+        MemberCommand::StopManagers { nodes: [first.id, second.id].into() },
+        MemberCommand::SetRoles { node: first.id, roles },
+    ] {
+        assert!(matches!(world.member(wish), Err(Refusal::Harm { harm: Harm::LastVoter { .. } })));
+    }
 }
 
 #[test]
@@ -236,4 +268,83 @@ fn k2_alias_and_k8_roles_are_the_clusters_word_and_outlive_a_restart() {
     assert!(matches!(none, Err(Refusal::Invalid { .. })));
     let vote = world.member(MemberCommand::SetVote { node: node.id, vote: Vote::Asked });
     assert!(matches!(vote, Err(Refusal::Invalid { .. })), "a worker has no vote");
+}
+
+fn managers(count: u128) -> World {
+    let mut world = World::default();
+    for number in 1..=count {
+        let node = NodeIdentity { roles: [Role::Manager, Role::Worker].into(), ..identity(number, Role::Manager) };
+        world.start(&node, number as u64).unwrap();
+    }
+    world
+}
+
+fn ids(numbers: &[u128]) -> BTreeSet<NodeId> {
+    numbers.iter().map(|number| NodeId::from_u128(number << 64)).collect()
+}
+
+#[test]
+fn k4_managers_are_stopped_all_or_none_and_it_outlives_their_starts() {
+    let mut world = managers(3);
+    world.member(MemberCommand::SetRoles { node: NodeId::from_u128(3 << 64), roles: [Role::Worker].into() }).unwrap();
+    let refused = world.member(MemberCommand::StopManagers { nodes: ids(&[2, 3]) });
+    assert_eq!(refused, Err(Refusal::NotManager { node: "n3".into() }));
+    let vote = |world: &World| world.state.nodes[&NodeId::from_u128(2 << 64)].vote;
+    assert_eq!(vote(&world), Vote::Auto, "none of them");
+    assert!(world.member(MemberCommand::StopManagers { nodes: ids(&[2]) }).unwrap());
+    assert!(!world.member(MemberCommand::StopManagers { nodes: ids(&[2]) }).unwrap());
+    world.start(&identity(2, Role::Manager), 77).unwrap();
+    assert_eq!(vote(&world), Vote::Never);
+    assert!(world.member(MemberCommand::StartManagers { nodes: ids(&[2]) }).unwrap());
+    assert_eq!(vote(&world), Vote::Auto);
+}
+
+#[test]
+fn k5_a_restart_is_for_one_run_of_a_server() {
+    let mut world = managers(1);
+    let node = NodeId::from_u128(1 << 64);
+    let restart = |generation| MemberCommand::RestartServer { node, generation };
+    assert!(!world.member(restart(7)).unwrap(), "of a run that is not this one");
+    assert!(world.member(restart(1)).unwrap());
+    assert_eq!(world.state.nodes[&node].restart, Some(1));
+    assert!(!world.member(restart(1)).unwrap(), "asked twice, it restarts once");
+    world.start(&identity(1, Role::Manager), 2).unwrap();
+    assert_eq!(world.state.nodes[&node].restart, None);
+    assert!(!world.member(restart(1)).unwrap(), "a late one changes nothing");
+}
+
+#[test]
+fn k8_a_manager_is_only_where_its_rule_allows() {
+    let mut world = managers(2);
+    let node = NodeId::from_u128(2 << 64);
+    let rule = |requires| MemberCommand::SetManagerRule { requires };
+    world.member(rule(Some(Role::Worker))).unwrap();
+    let alone = MemberCommand::SetRoles { node, roles: [Role::Manager].into() };
+    let refusal = Refusal::ManagerNeeds { node: "n2".into(), requires: Role::Worker };
+    assert_eq!(world.member(alone.clone()), Err(refusal));
+    let token = token(9, Role::Manager);
+    world.member(MemberCommand::CreateToken { token }).unwrap();
+    let why = world.not_admitted(admit(9, identity(9, Role::Manager)));
+    assert_eq!(why, NotAdmitted::ManagerNeeds { requires: Role::Worker });
+    world.member(rule(None)).unwrap();
+    world.member(alone).unwrap();
+    assert!(world.member(rule(Some(Role::Worker))).is_err(), "n2 would be where it may not be");
+    assert!(world.member(rule(Some(Role::Manager))).is_err());
+}
+
+#[test]
+fn a_recovered_cluster_forgets_the_lost_and_counts_on() {
+    let mut world = managers(3);
+    let survivor = NodeId::from_u128(1 << 64);
+    let recover = |incarnation| MemberCommand::Recover { survivor, incarnation, lost: ids(&[1, 2, 3]) };
+    world.member(MemberCommand::StopManagers { nodes: ids(&[1]) }).unwrap();
+    assert_eq!(world.state.incarnation(), 1);
+    assert!(world.member(recover(2)).unwrap());
+    assert_eq!(world.state.incarnation(), 2);
+    assert_eq!(world.state.nodes.keys().copied().collect::<BTreeSet<_>>(), ids(&[1]));
+    assert_eq!(world.state.nodes[&survivor].vote, Vote::Auto, "there is nobody else to start it");
+    assert_eq!(world.state.members.expelled, ids(&[2, 3]));
+    let returned = world.start(&identity(2, Role::Manager), 99);
+    assert!(matches!(returned, Err(Refusal::NotAdmitted { why: NotAdmitted::Expelled { .. } })));
+    assert!(!world.member(recover(2)).unwrap(), "an old one changes nothing");
 }

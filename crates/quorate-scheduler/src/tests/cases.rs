@@ -96,6 +96,16 @@ fn a_down_node_keeps_its_replicas_until_its_time_is_over() {
 }
 
 #[test]
+fn a_node_whose_server_is_restarted_is_waited_for_also_where_others_are_replaced_at_once() {
+    check_plan(
+        "n1 down 1s returns 9s | n2 joined | n3 joined | web x2 on n1 n2 | replace_after=0s",
+        expect![[r#"
+        hold web: waits 9s more for n1 to come back
+    "#]],
+    );
+}
+
+#[test]
 fn replicas_of_a_silent_node_stay_until_the_node_is_marked_down() {
     check_plan(
         "n1 unreachable 1500ms | n2 joined | n3 joined | web x3 on n1 n2 n1",

@@ -128,6 +128,10 @@ impl Case {
             }
             [name, "gateway"] => self.node(name, Health::Joined, "0s", false),
             [name, "down", since] => self.node(name, Health::Down, since, true),
+            [name, "down", since, "returns", within] => {
+                self.node(name, Health::Down, since, true);
+                self.observed.returns_within.insert(Self::named(name), span(within));
+            }
             [name, "unreachable", since] => {
                 self.node(name, Health::Joined, "0s", true);
                 self.observed.unreachable_for.insert(Self::named(name), span(since));

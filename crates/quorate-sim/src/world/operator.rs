@@ -62,7 +62,7 @@ impl World {
         if self.machines[n].standing != Standing::Member || !self.harmless(Wish::Expel(self.machines[n].id)) {
             return false;
         }
-        // Two at once could be too many, although each alone is not.
+        // An operator waits for one to be gone before the next.
         if (0..self.machines.len()).any(|n| self.machines[n].standing == Standing::Expelled && !self.is_expelled(n)) {
             return false;
         }
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// What the leader says of a wish.
-    fn harmless(&self, wish: Wish) -> bool {
+    fn harmless(&self, wish: Wish<'_>) -> bool {
         let leader = self.leader().and_then(|n| Some((n, self.machines[n].process.as_ref()?)));
         leader.is_some_and(|(n, process)| process.node.judge(self.machines[n].clocks(self.now), wish).is_ok())
     }

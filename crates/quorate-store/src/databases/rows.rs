@@ -27,6 +27,7 @@ pub(super) const SCHEMA: &str = "
         used_by TEXT, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS expelled (id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS member_rules (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS events (position INTEGER PRIMARY KEY, idx INTEGER NOT NULL, at_us INTEGER NOT NULL,
         kind TEXT NOT NULL, body TEXT NOT NULL);";
 
@@ -125,7 +126,15 @@ fn member(connection: &Connection, change: &MemberChange) -> Result<(), Stop> {
         MemberChange::Quota { quota } => {
             run(connection, "/*quorate*/ INSERT OR REPLACE INTO quota VALUES (1, ?1)", [body(quota)?])
         }
+        MemberChange::ManagerRule { .. } => rule(connection, "manager-rule", change),
+        MemberChange::Recovered(_) => rule(connection, "recovered", change),
     }
+}
+
+/// A change of which there is one, as a whole.
+fn rule(connection: &Connection, name: &str, change: &MemberChange) -> Result<(), Stop> {
+    let sql = "/*quorate*/ INSERT OR REPLACE INTO member_rules VALUES (?1, ?2)";
+    run(connection, sql, params![name, body(change)?])
 }
 
 fn run(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<(), Stop> {
@@ -161,6 +170,9 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     }
     for quota in records(connection, directory, "quota", "one")? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Quota { quota })]);
+    }
+    for rule in records(connection, directory, "member_rules", "name")? {
+        state.absorb(state.planned_on, &[Change::Member(rule)]);
     }
     for node in expelled(connection).map_err(wrong)? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Expelled { node })]);

@@ -15,7 +15,7 @@ use quorate_trust::pin::PinRefusal;
 use quorate_trust::refusal::Refusal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -51,6 +51,8 @@ pub(crate) struct Client {
     deadline: Instant,
     /// The server that answered last is asked first.
     preferred: Cell<usize>,
+    /// Asked once a command, which may do several dangerous things.
+    password: OnceCell<Secret<String>>,
 }
 
 /// A question or a mutation.
@@ -111,6 +113,7 @@ impl Client {
             token,
             deadline: Instant::now() + timeout,
             preferred: Cell::new(0),
+            password: OnceCell::new(),
         }
     }
 
@@ -161,7 +164,13 @@ impl Client {
         let (operation, target) = (&failure.details["operation"], &failure.details["target"]);
         let me: Me = self.get("/v1/me")?;
         let question = format!("{}. Password of {}", failure.error, me.who);
-        let password = password::ask(&question, "use a token that was made with --dangerous")?;
+        let password = match self.password.get() {
+            Some(password) => password,
+            None => {
+                let password = password::ask(&question, "use a token that was made with --dangerous")?;
+                self.password.get_or_init(|| password)
+            }
+        };
         let body = serde_json::json!({ "password": password.expose(), "operation": operation, "target": target });
         let body = Some(("application/json", to_json(&body)));
         let confirm = Call { method: http::Method::POST, path: "/v1/confirm", body, mutation: true, patient: true };
@@ -185,6 +194,10 @@ impl Client {
                     match answer.accept(status) {
                         // It is about to end and has done nothing: the next one will.
                         Err(failure) if failure.code == "shutting-down" => problems.push((server, failure.error)),
+                        // Its manager is stopped, and others may run.
+                        Err(failure) if failure.code == "manager-stopped" && turn + 1 < self.servers.len() => {
+                            problems.push((server, failure.error));
+                        }
                         accepted => return accepted,
                     }
                 }

@@ -19,8 +19,14 @@ use ureq::http::Method;
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// All nodes with their state
-    #[command(after_help = "Examples:\n  quorate node list\n  quorate node list -o json")]
-    List,
+    #[command(
+        after_help = "Examples:\n  quorate node list\n  quorate node list -o json\n  quorate node list --explain"
+    )]
+    List {
+        /// Show how many managers may be lost, for any number of them
+        #[arg(long)]
+        explain: bool,
+    },
     /// One node
     #[command(after_help = "Examples:\n  quorate node show n2\n  quorate node show 3f20")]
     Show {
@@ -102,7 +108,7 @@ pub(crate) enum ClusterCommand {
 
 pub(crate) fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
     match command {
-        NodeCommand::List => status::list_nodes(context),
+        NodeCommand::List { explain } => status::list_nodes(context, explain),
         NodeCommand::Show { node } => {
             let view: NodeView = context.client()?.get(&format!("/v1/nodes/{}", in_path(&node)))?;
             context.show(&view, describe)
@@ -235,7 +241,7 @@ fn quota_text(quota: &QuotaView) -> String {
 }
 
 /// Bytes that have a meaning in a path are escaped.
-fn in_path(text: &str) -> String {
+pub(crate) fn in_path(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
@@ -244,7 +250,7 @@ fn words<'a>(roles: impl Iterator<Item = &'a Role>) -> String {
     roles.map(|role| format!("{role:?}").to_lowercase()).collect::<Vec<_>>().join(", ")
 }
 
-fn describe(node: &NodeView) -> String {
+pub(crate) fn describe(node: &NodeView) -> String {
     let state = match node.state {
         NodeState::Joined => "joined",
         NodeState::Unreachable => "unreachable",
@@ -254,6 +260,7 @@ fn describe(node: &NodeView) -> String {
     let standing = match node.standing {
         Some(Standing::Voter) => "votes",
         Some(Standing::Standby) => "stands by",
+        Some(Standing::Stopped) => "stopped",
         None => "-",
     };
     [

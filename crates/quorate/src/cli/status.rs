@@ -3,9 +3,9 @@
 use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
-use crate::cli::{Context, service};
+use crate::cli::{Context, managers, service};
 use clap::Args;
-use quorate_api::view::{ClusterHealth, NodeMode, NodeState, NodeView, Overview};
+use quorate_api::view::{ClusterHealth, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
 use quorate_model::state::Role;
 use quorate_model::time::WallTime;
 use serde_json::json;
@@ -32,12 +32,19 @@ pub(crate) fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode, Fail
     Ok(if args.check && unwell { ExitCode::from(Exit::Unhealthy as u8) } else { ExitCode::SUCCESS })
 }
 
-pub(crate) fn list_nodes(context: &Context) -> Result<(), Failure> {
+pub(crate) fn list_nodes(context: &Context, explain: bool) -> Result<(), Failure> {
     let nodes: Vec<NodeView> = context.client()?.get("/v1/nodes")?;
     if context.screen.is_json() {
         context.screen.json(&nodes);
     } else {
-        context.screen.data(&nodes_table(&nodes, wall_now(), context.screen.is_wide()));
+        let mut text = nodes_table(&nodes, wall_now(), context.screen.is_wide());
+        if explain {
+            // One that left, or whose role is stopped, has no part in it.
+            let takes_part = |node: &&NodeView| node.standing.is_some_and(|standing| standing != Standing::Stopped);
+            let managers = nodes.iter().filter(takes_part).filter(|node| node.state != NodeState::Removed).count();
+            text.push_str(&format!("\n\n{}", managers::explain(managers)));
+        }
+        context.screen.data(&text);
     }
     Ok(())
 }
@@ -72,17 +79,25 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
         Some(leader) => format!("leader {leader} (term {})", cluster.term),
         None => "no leader".into(),
     };
-    let lose = match cluster.can_lose {
-        0 => "cannot lose any".into(),
-        count => format!("can lose {count}"),
-    };
-    let mut parts = vec![
-        format!(
-            "Cluster {} · {health} · {}/{} managers, {lose} · {leader}",
-            cluster.name, cluster.voters_joined, cluster.voters
-        ),
-        nodes_table(&overview.nodes, now, false),
-    ];
+    let lose = managers::can_lose(cluster);
+    let mut head = format!(
+        "Cluster {} · {health} · {}/{} managers, {lose} · {leader}",
+        cluster.name, cluster.voters_joined, cluster.voters
+    );
+    if cluster.incarnation > 1 {
+        head.push_str(&format!(" · incarnation {}", cluster.incarnation));
+    }
+    let mut parts = vec![head];
+    parts.extend(cluster.voters_change.iter().map(|words| format!("~ {words}")));
+    parts.extend(cluster.voters_next.iter().map(|next| {
+        let word = match next.step {
+            VotersStep::Change => "next",
+            VotersStep::HandOver => "first",
+            VotersStep::Wait => "waits",
+        };
+        format!("~ {word}: {}", next.why)
+    }));
+    parts.push(nodes_table(&overview.nodes, now, false));
     if !overview.services.is_empty() {
         parts.push(service::list_table(&overview.services));
     }
@@ -100,6 +115,9 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
                 ]
             }),
         ));
+    }
+    if let Some(announced) = &overview.announced {
+        parts.push(format!("{} is reached at {}: {}", overview.answered_by, announced.api, announced.because));
     }
     parts.extend(advice(overview, now, dev));
     parts.join("\n")
@@ -150,7 +168,7 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     lines
 }
 
-fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
+pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
     let mut header = vec!["NODE", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE"];
     if wide {
         header.extend(["API", "LINK", "GENERATION", "ID"]);
@@ -158,7 +176,7 @@ fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
     let rows = nodes.iter().map(|node| {
         let mut row = vec![
             node.name.clone(),
-            mode(node.mode).into(),
+            mode_word(node).into(),
             state(node.state).into(),
             node.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(","),
             node.lag.map_or_else(|| "-".into(), |lag| lag.to_string()),
@@ -178,6 +196,15 @@ pub(crate) fn mode(mode: Option<NodeMode>) -> &'static str {
         Some(NodeMode::Active) => "Active",
         Some(NodeMode::Passive) => "Passive",
         None => "-",
+    }
+}
+
+/// The mode, and what keeps a passive manager from becoming active at once.
+fn mode_word(node: &NodeView) -> &'static str {
+    match (node.mode, node.standing) {
+        (Some(NodeMode::Passive), Some(Standing::Standby)) => "standby",
+        (Some(NodeMode::Passive), Some(Standing::Stopped)) => "stopped",
+        (other, _) => mode(other),
     }
 }
 

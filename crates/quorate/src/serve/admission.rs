@@ -13,21 +13,23 @@
 mod throttle;
 
 use super::backend::NodeBackend;
+use super::keychain::Keychain;
 use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
-use crate::trust::{NodeFiles, serial};
+use crate::trust::serial;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{Backend as _, Invitation, InviteError, JoinError, Query};
 use quorate_api::join::{JOIN_VERSION, JoinAnswer, JoinCheck, JoinRequest, ManagerAddress};
 use quorate_api::view::NodeState;
+use quorate_membership::seal::KeyRing;
 use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::member::{MemberCommand, NotAdmitted, SecretHash};
 use quorate_model::sql::{Consistency, SqlBatch, Statement};
-use quorate_model::state::{ClusterState, NodeIdentity, Role};
+use quorate_model::state::{ClusterState, Health, NodeIdentity, Role};
 use quorate_model::time::{Span, WallTime};
 use quorate_node::wire;
 use quorate_trust::key::CertificateRequest;
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use throttle::Throttle;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Failed attempts of one address before it is not listened to.
@@ -59,8 +62,9 @@ const BEHIND_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Admission {
     config: NodeConfig,
-    files: Arc<NodeFiles>,
-    manager: ManagerKeys,
+    keychain: Arc<Keychain>,
+    /// Gossip's keys as they are now.
+    ring: Option<watch::Receiver<KeyRing>>,
     turn: tokio::sync::Mutex<()>,
     throttle: Mutex<Throttle>,
 }
@@ -75,16 +79,24 @@ struct Applicant {
 }
 
 impl Admission {
-    pub(super) fn new(config: &NodeConfig, files: Arc<NodeFiles>, manager: ManagerKeys) -> Admission {
+    pub(super) fn new(
+        config: &NodeConfig,
+        keychain: Arc<Keychain>,
+        ring: Option<watch::Receiver<KeyRing>>,
+    ) -> Admission {
         let (turn, throttle) = (tokio::sync::Mutex::default(), Mutex::default());
-        Admission { config: config.clone(), files, manager, turn, throttle }
+        Admission { config: config.clone(), keychain, ring, turn, throttle }
+    }
+
+    fn manager(&self) -> Result<ManagerKeys, InviteError> {
+        self.keychain.held().manager.clone().ok_or(InviteError::NoAuthority)
     }
 
     pub(super) fn invite(&self) -> Result<Invitation, InviteError> {
         let mut bytes = [0; 20];
         getrandom::fill(&mut bytes).map_err(|error| InviteError::NoRandomness(error.to_string()))?;
         let secret = JoinSecret::from_random(bytes);
-        let authority = self.manager.authority.certificate().fingerprint();
+        let authority = self.manager()?.authority.certificate().fingerprint();
         let command = |address: &SocketAddr| {
             let address = JoinAddress::new(ServerName::from(address.ip()), address.port()).ok()?;
             let token = JoinToken { address, secret: secret.clone(), authority };
@@ -124,7 +136,8 @@ impl Admission {
         let joined = self.admit(backend, request, from, actor, patience).await;
         self.note(request, from, joined.as_ref().err());
         if let Ok(answer) = &joined {
-            info!(node = %answer.node, name = %request.name, api = %request.api, "admitted a node");
+            let id = assigned(&answer.roles, answer.node);
+            info!(node = %answer.node, name = %request.name, api = %request.api, "admitted a node: {id}");
         }
         joined
     }
@@ -160,7 +173,18 @@ impl Admission {
         if let Outcome::Command(Err(refusal)) = committed.outcome {
             return Err(JoinError::Refused(refusal));
         }
-        let certificate = self.sign(&applicant).map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
+        if let Some(alias) = &request.alias {
+            let command = MemberCommand::SetAlias { node: applicant.identity.id, alias: Some(alias.clone()) };
+            let id = serial().map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
+            let proposal = Proposal::command_by(RequestId::from_u128(id), &Command::Member(command), actor);
+            let committed = backend.propose(proposal, patience).await.map_err(JoinError::Write)?;
+            if let Outcome::Command(Err(why)) = committed.outcome {
+                // It is a name for people; they can give it another.
+                warn!(name = %request.name, "the node gets no alias: {why}");
+            }
+        }
+        let manager = self.manager().map_err(JoinError::Invite)?;
+        let certificate = sign(&manager, &applicant).map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
         Ok(JoinAnswer {
             cluster: self.config.cluster.id,
             cluster_name: self.config.cluster.name.clone(),
@@ -168,17 +192,12 @@ impl Admission {
             roles: applicant.identity.roles.clone(),
             managers,
             voters: backend.overview().borrow().cluster.voters,
+            admitted_managers: admitted_managers(backend, applicant.identity.id),
             certificate,
-            authorities: self.files.authorities.iter().map(|authority| authority.to_pem()).collect(),
-            for_managers: is_manager.then(|| self.manager.to_text().to_string()),
+            authorities: self.keychain.held().files.authorities.iter().map(|authority| authority.to_pem()).collect(),
+            for_managers: is_manager.then(|| manager.to_text().to_string()),
+            gossip_keys: self.ring.as_ref().map(|ring| ring.borrow().to_text()),
         })
-    }
-
-    fn sign(&self, applicant: &Applicant) -> anyhow::Result<String> {
-        let names = certificate_names(applicant.api.ip(), &applicant.identity.name);
-        let authority = &self.manager.authority;
-        let certificate = authority.issue(&applicant.request, applicant.identity.id, &names, wall_now(), serial()?)?;
-        Ok(certificate.to_pem())
     }
 
     /// Everything that can be seen without changing anything.
@@ -249,6 +268,13 @@ impl Admission {
     }
 }
 
+fn sign(manager: &ManagerKeys, applicant: &Applicant) -> anyhow::Result<String> {
+    let names = certificate_names(applicant.api.ip(), &applicant.identity.name);
+    let certificate =
+        manager.authority.issue(&applicant.request, applicant.identity.id, &names, wall_now(), serial()?)?;
+    Ok(certificate.to_pem())
+}
+
 fn may_be_guessing(error: &JoinError) -> bool {
     match error {
         JoinError::Malformed { .. } => true,
@@ -294,6 +320,24 @@ fn managers(backend: &NodeBackend) -> Vec<ManagerAddress> {
             link: identity.link.clone(),
         })
         .collect()
+}
+
+/// How many managers were let in and have not left, with this one.
+fn admitted_managers(backend: &NodeBackend, me: NodeId) -> u32 {
+    let known = backend.0.known.borrow();
+    let present = known.nodes.values().filter(|record| record.health != Health::Left);
+    let others = present.filter(|record| record.identity.roles.contains(&Role::Manager) && record.identity.id != me);
+    u32::try_from(others.count() + 1).unwrap_or(u32::MAX)
+}
+
+/// A node's id as people read it: gateways are known by theirs (D2).
+pub(crate) fn assigned(roles: &BTreeSet<Role>, node: NodeId) -> String {
+    let kind = match roles.first() {
+        Some(Role::Gateway) if roles.len() == 1 => "gateway",
+        Some(Role::Worker) if roles.len() == 1 => "worker",
+        _ => "node",
+    };
+    format!("{kind}_{node}")
 }
 
 /// What a server becomes that does not say what it wants to be.
@@ -398,6 +442,7 @@ mod tests {
         JoinRequest {
             secret: JoinSecret::from_random([7; 20]).to_text(),
             name: "n4".into(),
+            alias: None,
             roles: BTreeSet::new(),
             api: "192.0.2.4:7000".into(),
             link: "192.0.2.4:7001".into(),

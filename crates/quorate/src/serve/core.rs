@@ -81,6 +81,8 @@ pub(super) struct Core {
     /// Why the cluster does not have this node.
     pub(super) refused: watch::Sender<Option<Refusal>>,
     pub(super) access: watch::Sender<AccessView>,
+    /// Whether somebody wants this run of the server to end and another to begin.
+    pub(super) restart: watch::Sender<bool>,
     /// Whether this node, asked to end, has nothing left to wait for.
     pub(super) left: watch::Sender<bool>,
 }
@@ -190,6 +192,10 @@ impl Core {
                 known.clone_from(now);
             }
             differs
+        });
+        self.restart.send_if_modified(|known| {
+            let now = self.node.restart_asked();
+            std::mem::replace(known, now) != now
         });
         self.overview.send_replace(Arc::new(view::overview(&self.node, &self.config, self.clock.now(), sequence)));
         let table = view::routing(&self.node);

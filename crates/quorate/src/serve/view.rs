@@ -1,9 +1,10 @@
 //! Joins what was decided with what is seen, for people and for gateways.
 
+use super::electors::{self, Electors};
 use crate::config::NodeConfig;
 use quorate_api::view::{
-    ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
-    Overview, QuotaView, ReplicaView, ServiceView, Standing,
+    AnnouncedView, ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState,
+    NodeView, Overview, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
@@ -12,6 +13,7 @@ use quorate_model::member::JoinToken;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::time::WallTime;
 use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +34,11 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         events: node.state().events.iter().rev().take(EVENTS).map(|event| scene.event(event)).collect(),
         nodes,
         services,
+        announced: config.node.announced.as_ref().map(|announced| AnnouncedView {
+            api: announced.api.to_string(),
+            link: announced.link.to_string(),
+            because: announced.because.clone(),
+        }),
     }
 }
 
@@ -129,18 +136,25 @@ impl Scene<'_> {
             api: self.url(&record.identity.api),
             link: record.identity.link.clone(),
             generation: record.generation,
-            since: record.since,
+            since: self.since(record, state),
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
             alias: record.alias.clone(),
-            standing: record.identity.roles.contains(&Role::Manager).then_some(if self.node.voters().contains(&id) {
-                Standing::Voter
-            } else {
-                Standing::Standby
-            }),
+            standing: electors::standing(record, self.node.configuration()),
             clock_ahead_us: self.node.clock_ahead(id, self.now),
             applied,
             version: self.version(id),
+        }
+    }
+
+    /// Since when the node is as it is. Nobody decides that one is unreachable: it is since its last word.
+    fn since(&self, record: &NodeRecord, state: NodeState) -> WallTime {
+        match self.node.peers().get(&record.identity.id) {
+            Some(peer) if state == NodeState::Unreachable => {
+                let ago = u64::try_from(self.now.mono.since(peer.at).as_micros()).unwrap_or(u64::MAX);
+                WallTime(self.now.wall.0.saturating_sub(ago)).max(record.since)
+            }
+            _ => record.since,
         }
     }
 
@@ -153,11 +167,8 @@ impl Scene<'_> {
     }
 
     fn cluster(&self, nodes: &[NodeView], services: &[ServiceView]) -> ClusterView {
-        let voters = self.node.voters();
-        let joined = voters.iter().filter(|id| self.node.hears(**id)).count();
-        let majority = voters.len() / 2 + 1;
-        let leader = self.node.leader().filter(|_| joined >= majority);
-        let can_lose = joined.saturating_sub(majority);
+        let electors = Electors::of(self.node);
+        let leader = self.node.leader().filter(|_| electors.can_decide);
         let away: Vec<&str> = nodes.iter().filter(|node| is_away(node.state)).map(|node| node.name.as_str()).collect();
         let short: Vec<String> = services
             .iter()
@@ -169,14 +180,15 @@ impl Scene<'_> {
             Some(_) if away.is_empty() && short.is_empty() => ClusterHealth::Healthy,
             Some(_) => ClusterHealth::Degraded,
         };
-        let mut summary = format!("{joined} of {} managers", voters.len());
+        let mut summary = format!("{} of {} managers", electors.joined, electors.voters);
         match health {
-            ClusterHealth::NoQuorum if joined < majority => {
-                summary.push_str(&format!(": no majority ({majority} needed), writes wait; start the others"));
+            ClusterHealth::NoQuorum if !electors.can_decide => {
+                let needed = electors.needed;
+                summary.push_str(&format!(": no majority ({needed} needed), writes wait; start the others"));
             }
             ClusterHealth::NoQuorum => summary.push_str(": electing a leader"),
             ClusterHealth::Healthy | ClusterHealth::Degraded => {
-                summary.push_str(&match can_lose {
+                summary.push_str(&match electors.can_lose {
                     0 => ", cannot lose another".to_owned(),
                     n => format!(", can lose {n}"),
                 });
@@ -188,7 +200,6 @@ impl Scene<'_> {
                 }
             }
         }
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         ClusterView {
             id: self.config.cluster.id,
             name: self.config.cluster.name.clone(),
@@ -196,9 +207,14 @@ impl Scene<'_> {
             summary,
             leader: leader.map(|id| self.name(id)),
             term: self.node.term().0,
-            voters: count(voters.len()),
-            voters_joined: count(joined),
-            can_lose: count(can_lose),
+            voters: electors.voters,
+            voters_joined: electors.joined,
+            can_lose: electors.can_lose,
+            can_lose_when_up: electors.can_lose_when_up,
+            voters_change: electors::change(self.node.configuration(), |id| self.name(id)),
+            voters_next: electors::next(self.node, self.now),
+            incarnation: self.node.state().incarnation(),
+            manager_requires: self.node.state().members.manager_requires,
             applied: self.node.applied(),
             digests_compared: self.node.digests_compared(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -316,6 +332,15 @@ impl Scene<'_> {
             Happening::NodeReturned { node } => format!("{} is back", self.name(*node)),
             Happening::NodeLeft { node } => format!("{} left: it was stopped cleanly", self.name(*node)),
             Happening::NodeExpelled { name, .. } => format!("{name} was removed for ever"),
+            Happening::ManagerStopped { node } => format!("the manager on {} was stopped", self.name(*node)),
+            Happening::ManagerStarted { node } => format!("the manager on {} was started", self.name(*node)),
+            Happening::RestartAsked { node } => format!("the server on {} begins anew", self.name(*node)),
+            Happening::Recovered { node, incarnation } => {
+                let name = self.name(*node);
+                format!(
+                    "the cluster was recovered on {name}: the other managers are expelled (incarnation {incarnation})"
+                )
+            }
             Happening::QuotaSet { nodes: Some(nodes) } => format!("at most {nodes} nodes may run"),
             Happening::QuotaSet { nodes: None } => "any number of nodes may run".to_owned(),
             Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),
@@ -344,6 +369,10 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::NodeDown { node }
         | Happening::NodeReturned { node }
         | Happening::NodeLeft { node }
+        | Happening::ManagerStopped { node }
+        | Happening::ManagerStarted { node }
+        | Happening::RestartAsked { node }
+        | Happening::Recovered { node, .. }
         | Happening::LeaderElected { node, .. }
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }

@@ -17,26 +17,26 @@ use uuid::Uuid;
 
 const PASSWORD: &str = "correct horse battery";
 
-struct Guarded {
-    cluster: TestCluster,
+pub(crate) struct Guarded {
+    pub(crate) cluster: TestCluster,
 }
 
 /// One answer: status, JSON (or null), how long it took.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
     took: Duration,
 }
 
 impl Answer {
-    fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
 }
 
 impl Guarded {
-    fn start(count: usize) -> Guarded {
+    pub(crate) fn start(count: usize) -> Guarded {
         let private = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
         let dir = private.path().canonicalize().unwrap();
         let addresses = free_addresses(2 * count);
@@ -78,14 +78,14 @@ impl Guarded {
     }
 
     /// The node that leads: `/v1/active` needs no login.
-    fn leader(&self) -> String {
+    pub(crate) fn leader(&self) -> String {
         let active = |node: &&TestNode| {
             self.ask(&node.name, "GET", "/v1/active", &[], &Value::Null).is_some_and(|it| it.status == 200)
         };
         wait_for("a leader", PATIENCE, || self.cluster.nodes.iter().find(active).map(|node| node.name.clone()))
     }
 
-    fn followers(&self) -> Vec<String> {
+    pub(crate) fn followers(&self) -> Vec<String> {
         let leader = self.leader();
         self.cluster.names().into_iter().filter(|name| *name != leader).collect()
     }
@@ -95,7 +95,7 @@ impl Guarded {
     }
 
     /// A command line that talks to `server`, with sessions of its own.
-    fn command(&self, server: &str, args: &[&str]) -> Ran {
+    pub(crate) fn command(&self, server: &str, args: &[&str]) -> Ran {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
         command.env_remove("QUORATE_SERVER").env_remove("QUORATE_TOKEN_FILE").stdin(Stdio::null());
         command.env("XDG_STATE_HOME", self.cluster.dir.join("state")).env("XDG_RUNTIME_DIR", &self.cluster.dir);
@@ -105,7 +105,7 @@ impl Guarded {
     }
 
     /// A command on a node's own socket, which needs no login.
-    fn as_root(&self, node: &str, args: &[&str]) -> String {
+    pub(crate) fn as_root(&self, node: &str, args: &[&str]) -> String {
         let ran = self.command(&self.socket(node), args);
         assert_eq!(ran.code, 0, "quorate {}: {}{}", args.join(" "), ran.stdout, ran.stderr);
         ran.stdout
@@ -117,14 +117,21 @@ impl Guarded {
         file
     }
 
-    fn create(&self, user: &str, role: &str) {
+    pub(crate) fn create(&self, user: &str, role: &str) {
         let file = self.password_file();
         let args = ["user", "create", user, "--role", role, "--password-file", file.to_str().unwrap()];
         self.as_root(&self.leader(), &args);
     }
 
     /// One request as curl would send it; `None` when nobody answers.
-    fn ask(&self, node: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Option<Answer> {
+    pub(crate) fn ask(
+        &self,
+        node: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Option<Answer> {
         self.ask_from("127.0.0.1".parse().unwrap(), node, method, path, headers, body)
     }
 
@@ -171,14 +178,14 @@ impl Guarded {
         Some(Answer { status, body, took: began.elapsed() })
     }
 
-    fn log_in(&self, node: &str, user: &str) -> String {
+    pub(crate) fn log_in(&self, node: &str, user: &str) -> String {
         let body = json!({ "user": user, "password": PASSWORD, "token": true });
         let answer = self.ask(node, "POST", "/v1/login", &[], &body).unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         format!("Bearer {}", answer.body["token"].as_str().unwrap())
     }
 
-    fn confirm(&self, node: &str, bearer: &str, operation: &str, target: &str) -> String {
+    pub(crate) fn confirm(&self, node: &str, bearer: &str, operation: &str, target: &str) -> String {
         let body = json!({ "password": PASSWORD, "operation": operation, "target": target });
         let answer = self.ask(node, "POST", "/v1/confirm", &[("Authorization", bearer)], &body).unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -299,6 +306,9 @@ fn k12_every_role_may_do_what_the_matrix_says_on_a_follower() {
         }
         let body = match (method, path) {
             ("POST", "/v1/raft/transfer") => json!({ "node": "n2" }),
+            ("POST", "/v1/managers/stop" | "/v1/managers/start") => json!({ "nodes": [node] }),
+            ("POST", "/v1/managers/restart") => json!({ "node": node }),
+            ("PUT", "/v1/managers/rule") => json!({ "requires": null }),
             ("POST", "/v1/users" | "/v1/first-admin") => json!({ "name": "new" }),
             ("PUT", "/v1/users/{name}/password") => json!({}),
             ("POST", "/v1/roles") => json!({ "name": "new", "from": "viewer" }),

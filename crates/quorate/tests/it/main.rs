@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod certificates;
 mod cli;
 mod cluster;
 mod determinism;
@@ -10,13 +11,19 @@ mod dev;
 mod durability;
 mod examples;
 mod fake;
+mod founded;
 mod gateway;
+mod gossiping;
+mod growing;
 mod leftovers;
 mod load;
+mod managers;
 mod members;
+mod seeds;
 mod services;
 mod settings;
 mod show;
 mod storage;
 mod tls;
 mod torture;
+mod trusting;
