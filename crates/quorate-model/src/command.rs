@@ -11,6 +11,7 @@ use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity, Role};
 use crate::time::WallTime;
+use crate::trust::{KeyKind, Stage, TrustCommand};
 use serde::{Deserialize, Serialize};
 
 /// A mutation of [`crate::state::ClusterState`].
@@ -59,6 +60,8 @@ pub enum Command {
     Withheld {
         why: Refusal,
     },
+    /// The cluster's own keys.
+    Trust(TrustCommand),
 }
 
 /// One step of a plan.
@@ -104,6 +107,8 @@ pub enum Refusal {
     ManagerNeeds { node: String, requires: Role },
     #[error(transparent)]
     Access(AccessRefusal),
+    #[error("the {key} key is being changed already, or was a moment ago: number {number}, {stage:?}")]
+    KeyChanging { key: KeyKind, number: u32, stage: Stage },
 }
 
 fn suggest(similar: Option<&ServiceName>) -> String {

@@ -26,7 +26,7 @@ pub const VERSION: u32 = 1;
 /// One message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: Option<Body>,
 }
 
@@ -48,8 +48,6 @@ pub enum Body {
     Snapshot(SnapshotHead),
     #[prost(message, tag = "7")]
     Ping(Ping),
-    #[prost(message, tag = "8")]
-    GossipKeys(GossipKeys),
 }
 
 /// Gossip's second way: asks whether the other side's process still answers, where its datagrams do
@@ -58,21 +56,6 @@ pub enum Body {
 pub struct Ping {
     #[prost(bool, tag = "1")]
     pub is_answer: bool,
-}
-
-/// The keys that seal gossip, as the speaker has them. Said when a link opens and when they change.
-#[derive(Clone, PartialEq, prost::Message)]
-#[prost(skip_debug)]
-pub struct GossipKeys {
-    /// As `tls/gossip.key` has them.
-    #[prost(string, tag = "1")]
-    pub ring: String,
-}
-
-impl std::fmt::Debug for GossipKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("GossipKeys")
-    }
 }
 
 /// Who is speaking. A connection whose hello does not fit is closed.
@@ -91,6 +74,9 @@ pub struct Hello {
     /// HOST:PORT of the speaker's own link, so that one who has not heard of it yet can answer.
     #[prost(string, tag = "5")]
     pub link: String,
+    /// Which incarnation of the cluster the speaker belongs to; 0 is the first, as 1 is.
+    #[prost(uint64, tag = "6")]
+    pub incarnation: u64,
 }
 
 /// A consensus message; the fields of Raft's own.

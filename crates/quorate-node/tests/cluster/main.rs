@@ -4,6 +4,7 @@
 
 mod lab;
 mod leaving;
+mod recovering;
 mod voters;
 
 use lab::{Lab, ms};
