@@ -5,7 +5,8 @@ import { defineConfig } from "vitest/config";
 // are fixed: hashed names would make every two branches conflict. The server's ETag does what the
 // hashes would do.
 export default defineConfig({
-  base: "./",
+  // Pages are at several depths below /ui.
+  base: "/ui/",
   plugins: [svelte()],
   build: {
     outDir: "../crates/quorate-api/console",

@@ -1,6 +1,8 @@
 // Every text of the console. Another language is a module of the type `typeof en`.
 
-import type { ClusterHealth, NodeMode, NodeState, Problem, Role } from "./lib/api";
+import type { ClusterHealth, NodeState, Role } from "./lib/api";
+import { access } from "./en/access";
+import { nodes as nodesPage } from "./en/nodes";
 import type { Theme } from "./lib/theme";
 import { span } from "./lib/time";
 
@@ -24,8 +26,7 @@ export const en = {
   stale: (ms: number) => `Stale since ${span(ms)}`,
   staleWhy: "No node answers. What you see is the last known state. In a terminal: ",
   reconnectingWhy: "The node that served this page does not answer. Looking for another one.",
-  refused: "Signed out",
-  refusedWhy: "Your session is not known here. Open the console address that was printed when the cluster started.",
+  refused: "Refused",
   moved: (from: string, to: string) => `${from} stopped answering, so this page moved to ${to}.`,
   dismiss: "Dismiss",
   waiting: "Waiting for the first word from the cluster.",
@@ -41,14 +42,17 @@ export const en = {
     ["s", "Services"],
     ["g", "Gateways"],
     ["e", "Events"],
+    ["a", "Access"],
     ["t", "Change the theme"],
     ["?", "Show or hide this"],
   ] as const,
   close: "Close",
 
+  nodesPage,
+  access,
+
   health: { healthy: "Healthy", degraded: "Degraded", "no-quorum": "No quorum" } satisfies Record<ClusterHealth, string>,
-  state: { joined: "Joined", unreachable: "Unreachable", down: "Down", removed: "Removed" } satisfies Record<NodeState, string>,
-  mode: { active: "Active", passive: "Passive" } satisfies Record<NodeMode, string>,
+  state: { joined: "Joined", unreachable: "Unreachable", down: "Down", removed: "Left" } satisfies Record<NodeState, string>,
   role: { manager: "manager", worker: "worker", gateway: "gateway" } satisfies Record<Role, string>,
 
   managers: "Managers",
@@ -84,6 +88,7 @@ export const en = {
   fewer: (service: string) => `One replica of ${service} fewer`,
   more: (service: string) => `One replica of ${service} more`,
   applyScale: (from: number, to: number) => `Scale ${from} → ${to}`,
+  wanted: (count: number) => `${count} wanted`,
   applying: "Scaling",
   cancel: "Cancel",
   copy: "Copy",
@@ -91,11 +96,6 @@ export const en = {
   copyLabel: (text: string) => `Copy: ${text}`,
   whyNot: "Why not",
   fix: "Fix",
-  unreachable: {
-    code: "unreachable",
-    message: "The node did not answer, so the outcome is not known.",
-    fix: "Look at the number of replicas once the page is live again.",
-  } satisfies Problem,
   show: (service: string) => `Details of ${service}`,
   replicasOn: "Replicas by node",
   notPlaced: "no replica yet",

@@ -1,5 +1,5 @@
-// The shapes of the server's answers (crates/quorate-api/src/view.rs) and the one mutation that
-// this page makes. Fields are only ever added there, so unknown ones are ignored here.
+// The shapes of the server's answers (crates/quorate-api/src/view.rs). Fields are only ever added
+// there, so unknown ones are ignored here.
 
 /** Microseconds since 1970, UTC. */
 export type WallTime = number;
@@ -7,6 +7,8 @@ export type WallTime = number;
 export type ClusterHealth = "healthy" | "degraded" | "no-quorum";
 export type NodeState = "joined" | "unreachable" | "down" | "removed";
 export type NodeMode = "active" | "passive";
+/** Whether a manager votes. */
+export type Standing = "voter" | "standby";
 export type Role = "manager" | "worker" | "gateway";
 
 export interface ClusterView {
@@ -35,6 +37,11 @@ export interface NodeView {
   since: WallTime;
   lag: number | null;
   replicas: number;
+  alias: string | null;
+  standing: Standing | null;
+  clock_ahead_us: number | null;
+  applied: number | null;
+  version: string | null;
 }
 
 export interface RouteSpec {
@@ -106,43 +113,8 @@ export interface Problem {
   code: string;
   message: string;
   fix?: string;
+  details?: Record<string, unknown>;
 }
 
 /** Most replicas that one service may have (`ServiceSpec::MAX_REPLICAS`). */
 export const MAX_REPLICAS = 1000;
-
-/**
- * Asks for another number of replicas. Answers the problem, or `null` when it was accepted.
- *
- * `unreachable` is what a failed connection means in words: the request may still have been done.
- */
-export async function scale(service: string, replicas: number, unreachable: Problem): Promise<Problem | null> {
-  try {
-    const answer = await fetch(`/v1/services/${encodeURIComponent(service)}/scale`, {
-      method: "POST",
-      credentials: "same-origin",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ replicas }),
-    });
-    return answer.ok ? null : readProblem(answer.status, await answer.text());
-  } catch {
-    return unreachable;
-  }
-}
-
-/** The server's problem; a bare status when something between us and it answered instead. */
-export function readProblem(status: number, body: string): Problem {
-  try {
-    const problem: unknown = JSON.parse(body);
-    if (typeof problem === "object" && problem !== null && "message" in problem && typeof problem.message === "string") {
-      const text = (key: string): string => {
-        const value = (problem as Record<string, unknown>)[key];
-        return typeof value === "string" ? value : "";
-      };
-      return { code: text("code"), message: problem.message, fix: text("fix") };
-    }
-  } catch {
-    // Not JSON: said below.
-  }
-  return { code: `http-${status}`, message: `The server answered ${status}.` };
-}

@@ -2,7 +2,7 @@
 //
 // `stream.svelte.ts` feeds it with what the network did; nothing here reads a clock or the DOM.
 
-import type { NodeView, Overview } from "./api";
+import type { NodeView, Overview, Problem } from "./api";
 
 /** After this long without the serving node the page looks for another one. */
 export const MOVE_AFTER_MS = 2_000;
@@ -18,6 +18,8 @@ export interface Live {
   lostAt: number | null;
   /** The next overview is the first of its connection. */
   first: boolean;
+  /** Why the server does not let us in; `null` while it does. */
+  refusal: Problem | null;
 }
 
 export type Signal =
@@ -27,16 +29,16 @@ export type Signal =
   | { kind: "alive"; now: number }
   | { kind: "lost"; now: number }
   /** The server is there and does not let us in. */
-  | { kind: "refused"; now: number };
+  | { kind: "refused"; now: number; refusal: Problem };
 
 export function start(now: number): Live {
-  return { phase: "connecting", overview: null, heardAt: now, lostAt: null, first: true };
+  return { phase: "connecting", overview: null, heardAt: now, lostAt: null, first: true, refusal: null };
 }
 
 export function step(live: Live, signal: Signal): Live {
   switch (signal.kind) {
     case "opened":
-      return { ...live, phase: "live", heardAt: signal.now, lostAt: null, first: true };
+      return { ...live, phase: "live", heardAt: signal.now, lostAt: null, first: true, refusal: null };
     case "overview": {
       const heard: Live = { ...live, phase: "live", heardAt: signal.now, lostAt: null, first: false };
       return isOlder(live, signal.overview) ? heard : { ...heard, overview: signal.overview };
@@ -46,7 +48,7 @@ export function step(live: Live, signal: Signal): Live {
     case "lost":
       return { ...live, phase: "lost", lostAt: live.lostAt ?? signal.now };
     case "refused":
-      return { ...live, phase: "refused", heardAt: signal.now, lostAt: null };
+      return { ...live, phase: "refused", heardAt: signal.now, lostAt: null, refusal: signal.refusal };
   }
 }
 

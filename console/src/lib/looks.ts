@@ -1,6 +1,7 @@
 // How a state looks: a shape and a tone, and always a word beside them (en.ts). Never colour alone.
 
-import type { ClusterHealth, NodeMode, NodeState } from "./api";
+import type { ClusterHealth, NodeState } from "./api";
+import type { Mode } from "./members";
 
 export type Tone = "ok" | "busy" | "warn" | "bad" | "quiet";
 export type Shape = "disc" | "ring" | "triangle" | "cross" | "erased" | "square" | "question" | "diamond" | "diamond-open";
@@ -17,9 +18,10 @@ export const nodeLook: Record<NodeState, Look> = {
   removed: { shape: "erased", tone: "quiet" },
 };
 
-export const modeLook: Record<NodeMode, Look> = {
+export const modeLook: Record<Mode, Look> = {
   active: { shape: "diamond", tone: "busy" },
   passive: { shape: "diamond-open", tone: "quiet" },
+  standby: { shape: "ring", tone: "quiet" },
 };
 
 export const healthLook: Record<ClusterHealth, Look> = {

@@ -2,6 +2,7 @@
 // another node when this one is gone.
 
 import type { Overview } from "./api";
+import { readProblem } from "./http";
 import { type Live, type Signal, otherNodes, pageOn, shouldMove, start, step } from "./live";
 
 /** A silent stream is normal while nothing changes, and is also what a server without power looks like. */
@@ -78,7 +79,8 @@ export class Cluster {
     this.#close();
     const status = await ask("/v1/status", { cache: "no-store" }).catch(() => null);
     if (status?.status === 401 || status?.status === 403) {
-      this.#signal({ kind: "refused", now: Date.now() });
+      const refusal = readProblem(status.status, await status.text().catch(() => ""));
+      this.#signal({ kind: "refused", now: Date.now(), refusal });
       this.#retry = setTimeout(() => this.#connect(), PATIENCE_MS);
     } else {
       this.#lost();

@@ -1,11 +1,11 @@
 import { expect, it } from "vitest";
-import { readProblem } from "../../src/lib/api";
+import { readProblem } from "../../src/lib/http";
 import { replicaLook } from "../../src/lib/looks";
 import { nextTheme } from "../../src/lib/theme";
 
 it("reads the server's problem with its fix", () => {
   const body = JSON.stringify({ code: "unknown-service", message: "There is no service wbe.", fix: "Did you mean web?", details: {} });
-  expect(readProblem(404, body)).toEqual({ code: "unknown-service", message: "There is no service wbe.", fix: "Did you mean web?" });
+  expect(readProblem(404, body)).toEqual({ code: "unknown-service", message: "There is no service wbe.", fix: "Did you mean web?", details: {} });
 });
 
 it("says the status when something else answered", () => {

@@ -54,7 +54,7 @@ describe("the banner", () => {
   });
 
   it("says that the session is refused", () => {
-    expect(banner(step(live(), { kind: "refused", now: T }), T + 60_000)).toEqual({ kind: "refused" });
+    expect(banner(step(live(), { kind: "refused", now: T, refusal: { code: "session-over", message: "" } }), T + 60_000)).toEqual({ kind: "refused" });
   });
 });
 

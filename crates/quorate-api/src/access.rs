@@ -103,7 +103,7 @@ impl Peer {
 }
 
 /// The system's clock: expiry is looked at with it, records carry the log's time.
-fn wall_now() -> WallTime {
+pub(crate) fn wall_now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

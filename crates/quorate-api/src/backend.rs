@@ -1,5 +1,6 @@
 //! What the API needs from the node behind it.
 
+use crate::certificates::{RenewAnswer, RenewRefused, RenewRequest};
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::view::{MembersView, Overview};
 use quorate_model::access::audit::AuditPage;
@@ -87,6 +88,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
         actor: Actor,
         patience: Duration,
     ) -> impl Future<Output = Result<JoinAnswer, JoinError>> + Send;
+
+    /// A new certificate for a node that shows its old one.
+    fn renew(&self, _: RenewRequest) -> Result<RenewAnswer, RenewRefused> {
+        Err(RenewRefused::NoAuthority)
+    }
 
     /// This node leaves the cluster and ends; it may come back. Returns when it has begun.
     fn leave(&self);

@@ -1,19 +1,49 @@
 //! The web console, compiled into the binary.
 
+use crate::access::{AuthMode, wall_now};
 use crate::backend::{Backend, Pages};
-use crate::guard::{COOKIE, is_token};
+use crate::guard::{COOKIE, cookie, is_token};
 use crate::problem::Failure;
 use crate::request::Named;
 use crate::server::Shared;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use quorate_model::access::name::Digest;
 use serde::Deserialize;
 use std::sync::LazyLock;
 
 /// Nothing but our own files, and never inside a frame. The page may look for another node when its
-/// own is gone; as long as the API is plain HTTP those are all on this machine.
-const POLICY: &str = "default-src 'self'; connect-src 'self' http://127.0.0.1:* http://localhost:*; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// own is gone: on this machine, where the API may be plain HTTP, and at the addresses of the nodes.
+/// Those are told only to who is let in: see [`is_known`].
+fn policy<B: Backend>(app: &Shared<B>, headers: &HeaderMap) -> HeaderValue {
+    let mut policy = "default-src 'self'; connect-src 'self' http://127.0.0.1:* http://localhost:*".to_owned();
+    let overview = app.backend.overview().borrow().clone();
+    let nodes = overview.nodes.iter().filter(|_| is_known(app, headers));
+    for origin in nodes.filter_map(|node| secure_origin(&node.api)) {
+        policy.push_str(" https://");
+        policy.push_str(origin.as_str());
+    }
+    policy.push_str("; base-uri 'none'; form-action 'self'; frame-ancestors 'none'");
+    HeaderValue::try_from(policy).expect("the authority of a URL is visible ASCII")
+}
+
+/// HOST:PORT of a URL over TLS. What could end the policy's list and begin another is no authority.
+fn secure_origin(url: &str) -> Option<Authority> {
+    url.strip_prefix("https://")?
+        .trim_end_matches('/')
+        .parse()
+        .ok()
+        .filter(|host: &Authority| !host.as_str().contains([';', ',', '\'', '*', '@']))
+}
+
+/// Whether the browser that asks for a page is logged in, or need not be.
+fn is_known<B: Backend>(app: &Shared<B>, headers: &HeaderMap) -> bool {
+    app.options.auth == AuthMode::Open
+        || cookie(headers, app.options.session_cookie())
+            .is_some_and(|session| app.access().session(Digest::of(session), wall_now()).is_some())
+}
 
 const FORBIDDEN: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Quorate: wrong token</title>\n\
     <h1>This token does not open the console</h1>\n\
@@ -69,15 +99,15 @@ pub(crate) async fn index<B: Backend>(State(app): State<Shared<B>>, uri: Uri, he
         return elsewhere;
     }
     let token = axum::extract::Query::<Token>::try_from_uri(&uri).ok().and_then(|query| query.0.t);
-    let Some(token) = token else { return send(&ASSETS[0], &headers) };
-    let cookie = HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"));
-    match cookie {
-        Ok(cookie) if is_token(&app.options, token.as_bytes()) => {
-            ([(header::SET_COOKIE, cookie)], Redirect::to("/ui/")).into_response()
+    let Some(token) = token else { return send(&app, &ASSETS[0], &headers) };
+    let given = HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"));
+    match given {
+        Ok(given) if is_token(&app.options, token.as_bytes()) => {
+            ([(header::SET_COOKIE, given)], Redirect::to("/ui/")).into_response()
         }
         _ => {
-            let headers =
-                [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            let headers = [(header::CONTENT_TYPE, html), (header::CONTENT_SECURITY_POLICY, policy(&app, &headers))];
             (StatusCode::FORBIDDEN, headers, FORBIDDEN).into_response()
         }
     }
@@ -91,8 +121,8 @@ pub(crate) async fn asset<B: Backend>(
     headers: HeaderMap,
 ) -> Response {
     match ASSETS.iter().find(|asset| asset.name == path) {
-        Some(asset) => send(asset, &headers),
-        None if !path.contains('.') => elsewhere(&app, &uri).unwrap_or_else(|| send(&ASSETS[0], &headers)),
+        Some(asset) => send(&app, asset, &headers),
+        None if !path.contains('.') => elsewhere(&app, &uri).unwrap_or_else(|| send(&app, &ASSETS[0], &headers)),
         None => {
             let message = format!("the console has no file {path}");
             Failure::new(StatusCode::NOT_FOUND, "unknown-path", message, "the console begins at /ui/").into_response()
@@ -100,7 +130,7 @@ pub(crate) async fn asset<B: Backend>(
     }
 }
 
-fn send(asset: &'static Asset, headers: &HeaderMap) -> Response {
+fn send<B: Backend>(app: &Shared<B>, asset: &'static Asset, headers: &HeaderMap) -> Response {
     let mut response = if has(headers, &asset.etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -109,7 +139,7 @@ fn send(asset: &'static Asset, headers: &HeaderMap) -> Response {
     let out = response.headers_mut();
     out.insert(header::ETAG, asset.etag.clone());
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    out.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    out.insert(header::CONTENT_SECURITY_POLICY, policy(app, headers));
     out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     out.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response

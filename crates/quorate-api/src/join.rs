@@ -139,6 +139,9 @@ pub struct JoinAnswer {
     pub certificate: String,
     /// The authorities that nodes trust, as PEM.
     pub authorities: String,
+    /// The keys that seal gossip. Absent where the cluster does not gossip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gossip_keys: Option<String>,
     /// What only managers get: the keys of the authority and of the cluster's secrets. The connection
     /// is pinned to the authority, so that nobody else reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -12,6 +12,7 @@
 
 mod access;
 pub mod backend;
+pub mod certificates;
 mod cluster;
 mod console;
 mod database;

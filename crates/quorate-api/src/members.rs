@@ -6,7 +6,7 @@ use crate::cluster::{command, nearest, shown};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, fresh_id, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{JoinTokenView, NodeView, Overview, Problem, QuotaView};
+use crate::view::{JoinTokenView, MembersView, NodeView, Overview, Problem, QuotaView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -19,6 +19,7 @@ use quorate_model::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use utoipa::ToSchema;
 
@@ -140,13 +141,18 @@ pub(crate) async fn invite<B: Backend>(
 
 /// Whether the token made by entry `index` is the one that was wanted.
 async fn is_there<B: Backend>(app: &Shared<B>, wanted: TokenId, index: LogIndex) -> bool {
+    match shown_members(app, index).await {
+        Some(members) => members.tokens.iter().any(|token| token.id == wanted),
+        // It was applied here, or the commit would not have been answered; only the view is late.
+        None => true,
+    }
+}
+
+/// The view, once the entry is in it, so that who asks next sees what was just done.
+async fn shown_members<B: Backend>(app: &Shared<B>, index: LogIndex) -> Option<Arc<MembersView>> {
     let mut members = app.backend.members();
     let wait = members.wait_for(|members| members.applied >= index);
-    match tokio::time::timeout(crate::cluster::VIEW_WITHIN, wait).await {
-        Ok(Ok(members)) => members.tokens.iter().any(|token| token.id == wanted),
-        // It was applied here, or the commit would not have been answered; only the view is late.
-        Ok(Err(_)) | Err(_) => true,
-    }
+    tokio::time::timeout(crate::cluster::VIEW_WITHIN, wait).await.ok()?.ok().map(|members| members.clone())
 }
 
 fn micros(span: Duration) -> u64 {
@@ -186,6 +192,7 @@ pub(crate) async fn revoke<B: Backend>(
     };
     let actor = acting.on(&app.access(), &token.to_string())?;
     let index = command(&app, id, &Command::Member(MemberCommand::RevokeToken { token }), &actor, patience).await?;
+    shown_members(&app, index).await;
     Ok(Json(Done { index: index.0 }))
 }
 
@@ -247,9 +254,11 @@ pub(crate) async fn node<B: Backend>(
     Ok(Json(find_node(&overview, &wanted)?.clone()))
 }
 
-/// Removes a node for ever: its certificate is refused from now on, and its id is never used again.
+/// Removes a node for ever: its vote is taken away, then its certificate is refused, and its id is never
+/// used again. Answered when that is done.
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
-    responses((status = 200, body = Done), (status = 404, description = "unknown-node", body = Problem)))]
+    responses((status = 200, body = Done), (status = 404, description = "unknown-node", body = Problem),
+        (status = 503, description = "being-removed", body = Problem)))]
 pub(crate) async fn remove<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
@@ -257,7 +266,18 @@ pub(crate) async fn remove<B: Backend>(
     Named(wanted): Named,
     uri: Uri,
 ) -> Result<Json<Done>, Failure> {
-    change(&app, id, &acting, &wanted, &uri, |node| MemberCommand::Expel { node }).await.map(|(done, _)| done)
+    let (done, node) = change(&app, id, &acting, &wanted, &uri, |node| MemberCommand::Expel { node }).await?;
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let mut overview = app.backend.overview();
+    let gone = overview.wait_for(|overview| overview.nodes.iter().all(|known| known.id != node));
+    match tokio::time::timeout(patience, gone).await {
+        Ok(Ok(_)) => Ok(done),
+        Ok(Err(_)) | Err(_) => {
+            let message = format!("{wanted} will be removed, but its vote still counts after {} s", patience.as_secs());
+            let fix = "nothing is lost: it goes on by itself; `quorate status` says what the cluster waits for";
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "being-removed", message, fix))
+        }
+    }
 }
 
 /// Another name for a node.
@@ -435,5 +455,6 @@ pub(crate) async fn set_quota<B: Backend>(
     let target = nodes.map_or_else(|| "none".to_owned(), |nodes| nodes.to_string());
     let actor = acting.on(&app.access(), &target)?;
     let index = command(&app, id, &Command::Member(MemberCommand::SetQuota { quota }), &actor, patience).await?;
+    shown_members(&app, index).await;
     Ok(Json(Done { index: index.0 }))
 }

@@ -1,7 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{cluster, database, health, join, log, managers, members, stream};
+use crate::{certificates, cluster, database, health, join, log, managers, members, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -44,6 +44,7 @@ use utoipa::OpenApi;
         members::set_quota,
         join::check,
         join::join,
+        certificates::renew,
         database::exec,
         database::query,
         database::query_get,
@@ -59,6 +60,8 @@ use utoipa::OpenApi;
         tokens::own,
         tokens::create_own,
         tokens::revoke_own,
+        tokens::own_sessions,
+        tokens::end_own_session,
         users::first_admin,
         users::list,
         users::create,

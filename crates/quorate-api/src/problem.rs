@@ -3,6 +3,7 @@
 //! Codes are for programs and never change; sentences are for people and may.
 
 use crate::backend::{InviteError, JoinError, LogError, ReadError, TransferError, WriteError};
+use crate::certificates::RenewRefused;
 use crate::view::Problem;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -425,6 +426,33 @@ impl From<JoinError> for Failure {
                 "look into this node's log, then run the same join command again on the same server",
             ),
         }
+    }
+}
+
+impl From<RenewRefused> for Failure {
+    fn from(refused: RenewRefused) -> Failure {
+        let message = refused.to_string();
+        let (status, code, fix) = match refused {
+            RenewRefused::NoAuthority => (StatusCode::CONFLICT, "no-authority", "ask another manager"),
+            RenewRefused::Malformed { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "bad-renewal", "nodes renew their certificates by themselves")
+            }
+            RenewRefused::NotProved { .. } => (
+                StatusCode::FORBIDDEN,
+                "not-proved",
+                "if the CA was rotated while the node was away: remove it, empty its data directory, join it anew",
+            ),
+            RenewRefused::Expelled { .. } => {
+                (StatusCode::FORBIDDEN, "node-expelled", "empty the node's data directory and join it as a new node")
+            }
+            RenewRefused::Unknown { .. } => {
+                (StatusCode::NOT_FOUND, "unknown-node", "ask a manager that has caught up, or join the node anew")
+            }
+            RenewRefused::NotSigned(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "not-signed", "look into this node's log, and ask another manager")
+            }
+        };
+        Failure::new(status, code, message, fix)
     }
 }
 

@@ -7,7 +7,10 @@ use crate::access::password::Hashing;
 use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::{cluster, console, database, guard, health, join, kuzzle, log, managers, members, openapi, rqlite, stream};
+use crate::{
+    certificates, cluster, console, database, guard, health, join, kuzzle, log, managers, members, openapi, rqlite,
+    stream,
+};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -137,6 +140,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/join-tokens/{id}").delete(O::JoinTokenRevoke, members::revoke::<B>),
         at("/v1/join").post(O::Join, join::join::<B>),
         at("/v1/join/check").post(O::Join, join::check::<B>),
+        at("/v1/certificates").post(O::CertificateRenew, certificates::renew::<B>),
         at("/v1/quota").get(O::ClusterRead, members::quota::<B>).put(O::QuotaSet, members::set_quota::<B>),
         at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
         at("/v1/services/{name}")
@@ -161,6 +165,8 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/me/password").post(O::OwnPassword, login::own_password::<B>),
         at("/v1/me/tokens").get(O::OwnTokenRead, tokens::own::<B>).post(O::OwnTokenCreate, tokens::create_own::<B>),
         at("/v1/me/tokens/{id}").delete(O::OwnTokenRevoke, tokens::revoke_own::<B>),
+        at("/v1/me/sessions").get(O::OwnSessionRead, tokens::own_sessions::<B>),
+        at("/v1/me/sessions/{id}").delete(O::OwnSessionEnd, tokens::end_own_session::<B>),
         at("/v1/first-admin").post(O::UserCreate, users::first_admin::<B>),
         at("/v1/users").get(O::UserRead, users::list::<B>).post(O::UserCreate, users::create::<B>),
         at("/v1/users/{name}").get(O::UserRead, users::get::<B>).delete(O::UserRemove, users::remove::<B>),

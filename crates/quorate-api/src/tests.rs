@@ -377,6 +377,7 @@ impl Backend for Fake {
             voters: 3,
             certificate: "pem".into(),
             authorities: "pem".into(),
+            gossip_keys: None,
             for_managers: None,
         })
     }
@@ -402,6 +403,8 @@ fn overview() -> Overview {
         alias: None,
         standing: Some(Standing::Voter),
         clock_ahead_us: None,
+        applied: Some(LogIndex(0)),
+        version: Some("0.0.0".into()),
     };
     Overview {
         sequence: 1,

@@ -133,6 +133,13 @@ pub struct NodeView {
     /// not heard.
     #[serde(default)]
     pub clock_ahead_us: Option<i64>,
+    /// What it has applied, as it said itself; absent while it is not heard.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub applied: Option<LogIndex>,
+    /// The version of Quorate that it runs, or ran when it was heard last.
+    #[serde(default)]
+    pub version: Option<String>,
 }
 
 /// A manager's part in decisions.

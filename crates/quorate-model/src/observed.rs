@@ -75,6 +75,9 @@ pub struct NodeReport {
     /// Gateways that take their routes from this node.
     #[serde(default)]
     pub gateways: Vec<GatewayReport>,
+    /// Of the program that it runs; empty from one that did not say it yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
 }
 
 /// What a gateway says to the manager that feeds it.

@@ -86,6 +86,9 @@ pub struct NodeRecord {
     /// The cluster decides its roles; what the node says of them itself does not count any more.
     #[serde(default)]
     pub roles_set: bool,
+    /// It is to go for ever: its vote is taken away first, then it is cut off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expelling: bool,
     /// Its server, in the run with this [`boot`](Self::boot), is to end and begin anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<u64>,
@@ -284,6 +287,7 @@ impl ClusterState {
             alias: known.and_then(|known| known.alias.clone()),
             vote: known.map_or(Vote::Auto, |known| known.vote),
             roles_set: known.is_some_and(|known| known.roles_set),
+            expelling: known.is_some_and(|known| known.expelling),
             restart: None,
         }));
         // A node that was admitted has joined already; this is only its first start.
@@ -436,8 +440,14 @@ impl NodeRecord {
     /// A node in its first run, about which nobody has decided anything yet.
     #[must_use]
     pub fn started(identity: NodeIdentity, health: Health, since: WallTime) -> NodeRecord {
-        let (alias, vote, roles_set, restart) = (None, Vote::Auto, false, None);
-        NodeRecord { identity, health, since, generation: 1, boot: 1, alias, vote, roles_set, restart }
+        let (alias, vote, roles_set, expelling, restart) = (None, Vote::Auto, false, false, None);
+        NodeRecord { identity, health, since, generation: 1, boot: 1, alias, vote, roles_set, expelling, restart }
+    }
+
+    /// Whether its vote is wanted, if it has one, as far as is decided.
+    #[must_use]
+    pub fn may_vote(&self) -> bool {
+        self.vote != Vote::Never && self.identity.roles.contains(&Role::Manager) && !self.expelling
     }
 
     /// What the node is when it says of itself that it is `identity`.

@@ -45,6 +45,7 @@ fn harm_of(command: &MemberCommand, seen: &Electorate<'_>) -> Result<(), Harm> {
         | MemberCommand::SetVote { vote: Vote::Auto, .. }
         | MemberCommand::SetRoles { .. }
         | MemberCommand::Admit { .. }
+        | MemberCommand::CutOff { .. }
         | MemberCommand::CreateToken { .. }
         | MemberCommand::RevokeToken { .. }
         | MemberCommand::Leave { .. }

@@ -125,11 +125,11 @@ impl Configuration {
         }
     }
 
-    /// This one on its way to other voters. Those that vote no more stand by, but for `gone` ones.
+    /// This one on its way to other voters. Those that vote no more stand by.
     #[must_use]
-    pub fn entering(&self, voters: BTreeSet<NodeId>, gone: &BTreeSet<NodeId>) -> Configuration {
+    pub fn entering(&self, voters: BTreeSet<NodeId>) -> Configuration {
         Configuration {
-            learners_next: self.voters.difference(&voters).filter(|node| !gone.contains(node)).copied().collect(),
+            learners_next: self.voters.difference(&voters).copied().collect(),
             learners: self.learners.difference(&voters).copied().collect(),
             outgoing: self.voters.clone(),
             voters,
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_joint_configuration_survives_being_kept() {
-        let joint = Configuration::of(ids(&[1, 2, 3])).entering(ids(&[1, 2, 4]), &ids(&[]));
+        let joint = Configuration::of(ids(&[1, 2, 3])).entering(ids(&[1, 2, 4]));
         assert_eq!(Configuration::read(&joint.to_bytes()).unwrap(), joint);
         assert_eq!(joint.learners_next, ids(&[3]));
         assert_eq!(joint.left(), Configuration { learners: ids(&[3]), ..Configuration::of(ids(&[1, 2, 4])) });
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn while_two_sets_count_a_majority_of_each_is_needed() {
-        let joint = Configuration::of(ids(&[1, 2, 3])).entering(ids(&[1, 4, 5]), &ids(&[]));
+        let joint = Configuration::of(ids(&[1, 2, 3])).entering(ids(&[1, 4, 5]));
         assert!(joint.is_majority(&ids(&[1, 2, 4])));
         assert!(!joint.is_majority(&ids(&[1, 2, 3])));
         assert!(!joint.is_majority(&ids(&[1, 4, 5])));

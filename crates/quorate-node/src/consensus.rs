@@ -167,7 +167,7 @@ pub(crate) struct Consensus {
     raw: RawNode<Window>,
     /// The library knows the same, by numbers.
     configuration: Configuration,
-    /// What entries up to here say of it was in force before this start.
+    /// What entries up to here say of it was in force before this start, or came with a snapshot.
     configured: LogIndex,
     rng: ChaCha8Rng,
     parked: VecDeque<Parked>,
@@ -352,7 +352,7 @@ impl Consensus {
         from: u64,
         term: Term,
         (index, index_term): (LogIndex, Term),
-        configuration: Configuration,
+        (configuration, configured): (Configuration, LogIndex),
     ) -> bool {
         let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgSnapshot);
@@ -375,6 +375,7 @@ impl Consensus {
         if wanted == Some(index.0) {
             // The library counts with it from here on.
             self.configuration = configuration;
+            self.configured = configured;
         }
         wanted.is_some()
     }
@@ -653,7 +654,7 @@ mod tests {
     #[test]
     fn a_node_does_not_stand_while_a_snapshot_is_put_in_force() {
         let (mut consensus, mut out) = (follower(), Vec::new());
-        assert!(consensus.receive_snapshot(2, Term(1), (LogIndex(100), Term(1)), three_voters()));
+        assert!(consensus.receive_snapshot(2, Term(1), (LogIndex(100), Term(1)), (three_voters(), LogIndex(100))));
         consensus.flush(&mut out);
         assert!(out.iter().any(|output| matches!(output, Output::Install { .. })));
         let mut order = eraftpb::Message { term: 1, from: 2, to: 1, ..Default::default() };

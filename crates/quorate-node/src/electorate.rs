@@ -10,11 +10,12 @@
 //!   standbys are promoted in pairs, and one alone only to make an even number odd.
 //! - Only a standby that is heard and has caught up is promoted.
 //! - A voter that the majority has not heard for long is replaced by a standby, and stays without one.
-//!   One that *left* stays: it comes back. One that was expelled, may not vote or is no manager any
+//!   One that *left* stays: it comes back. One that is to be expelled, may not vote or is no manager any
 //!   more is replaced, or else dropped.
 //! - Promotions and removals that belong together are one change (joint consensus): one by one they
 //!   would pass through an even set (traps A4).
 //! - The leader never removes itself. It hands over first.
+//! - Whoever is to be expelled loses its vote first, and is cut off then (`quorate_model::member`).
 //! - Nothing is begun that those who are heard could not commit, before and after.
 //!
 //! # Sources
@@ -25,7 +26,7 @@ use quorate_model::id::NodeId;
 use quorate_model::member::Vote;
 use quorate_model::member::managers::Harm;
 use quorate_model::planted::{Bug, planted};
-use quorate_model::state::{Health, NodeRecord, Role};
+use quorate_model::state::{Health, NodeRecord};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -91,7 +92,7 @@ pub fn next(seen: &Electorate<'_>) -> Option<Step> {
         to.learners.remove(node);
         return Some(seen.change(to, format!("{} was expelled", seen.name(*node))));
     }
-    if let Some(node) = seen.nodes.keys().find(|node| !present.contains(**node) && !seen.expelled.contains(node)) {
+    if let Some(node) = seen.nodes.keys().find(|node| !present.contains(**node)) {
         let mut to = present.clone();
         to.learners.insert(*node);
         return Some(seen.change(to, format!("{} is new and gets the log", seen.name(*node))));
@@ -107,7 +108,7 @@ pub fn next(seen: &Electorate<'_>) -> Option<Step> {
     if !voters.contains(&seen.me) {
         return Some(seen.hand_over(&voters, why));
     }
-    Some(seen.change(present.entering(voters, seen.expelled), why))
+    Some(seen.change(present.entering(voters), why))
 }
 
 /// Whether a wish may be granted.
@@ -126,15 +127,11 @@ pub fn judge(seen: &Electorate<'_>, wish: Wish<'_>) -> Result<(), Harm> {
 
 /// Those who remain must be able to decide.
 fn may_expel(seen: &Electorate<'_>, node: NodeId) -> Result<(), Harm> {
-    let mut expelled = seen.expelled.clone();
-    expelled.insert(node);
-    // It is cut off at once: its own vote does not help to vote it out.
-    let mut heard = seen.heard.clone();
-    heard.remove(&node);
     let mut nodes = seen.nodes.clone();
-    nodes.remove(&node);
-    let after = Electorate { expelled: &expelled, heard: &heard, nodes: &nodes, ..seen.clone() };
-    seen.may_go(&BTreeSet::from([node]), &after)
+    if let Some(record) = nodes.get_mut(&node) {
+        record.expelling = true;
+    }
+    seen.may_go(&BTreeSet::from([node]), &Electorate { nodes: &nodes, ..seen.clone() })
 }
 
 /// Those who remain must be able to decide.
@@ -244,8 +241,7 @@ impl Electorate<'_> {
 
     /// A voter without a record has only not said yet who it is.
     fn may_vote(&self, node: NodeId) -> bool {
-        let wished = |record: &NodeRecord| record.vote != Vote::Never && record.identity.roles.contains(&Role::Manager);
-        !self.expelled.contains(&node) && self.nodes.get(&node).is_none_or(wished)
+        self.nodes.get(&node).is_none_or(NodeRecord::may_vote)
     }
 
     fn is_away(&self, node: NodeId) -> bool {
@@ -253,12 +249,10 @@ impl Electorate<'_> {
     }
 
     fn why_not(&self, node: NodeId) -> &'static str {
-        if self.expelled.contains(&node) {
-            "was expelled"
-        } else if self.nodes.get(&node).is_some_and(|record| record.vote == Vote::Never) {
-            "is not to vote"
-        } else {
-            "is no manager any more"
+        match self.nodes.get(&node) {
+            Some(record) if record.expelling => "is to be expelled",
+            Some(record) if record.vote == Vote::Never => "is not to vote",
+            Some(_) | None => "is no manager any more",
         }
     }
 
@@ -283,7 +277,7 @@ impl Electorate<'_> {
             }
             // None of the new voters votes yet: they come in beside the leader, and it goes afterwards.
             None if !self.configuration.is_joint() && voters.iter().any(|node| !self.configuration.votes(*node)) => {
-                let both = self.configuration.entering(voters.clone(), self.expelled);
+                let both = self.configuration.entering(voters.clone());
                 self.change(both, why)
             }
             None => Step { action: Action::Wait, why: format!("{why}; nobody who votes then could lead now") },
@@ -312,7 +306,7 @@ impl Electorate<'_> {
         let leads = if gone.contains(&self.me) { others.next() } else { None };
         let after = Electorate { configuration: &settled, me: leads.copied().unwrap_or(self.me), ..after.clone() };
         let (voters, _) = after.wanted_voters();
-        let step = after.change(settled.entering(voters, after.expelled), String::from("it is a voter"));
+        let step = after.change(settled.entering(voters), String::from("it is a voter"));
         match step.action {
             Action::Wait => Err(Harm::LosesMajority { node: names(), why: step.why }),
             Action::Change(_) | Action::HandOver(_) => Ok(()),

@@ -61,8 +61,16 @@ pub enum Event {
     Gossip { node: NodeId, generation: u64, rumor: Rumor },
     /// A gateway that takes its routes from this node.
     Gateway(GatewayReport),
-    /// A database from a leader lies ready to be installed.
-    SnapshotReceived { from: NodeId, term: Term, index: LogIndex, index_term: Term, configuration: Configuration },
+    /// A database from a leader lies ready to be installed. One of its files may be ahead of `index`, and
+    /// with it the configuration, which is that of the entry `configured`.
+    SnapshotReceived {
+        from: NodeId,
+        term: Term,
+        index: LogIndex,
+        index_term: Term,
+        configuration: Configuration,
+        configured: LogIndex,
+    },
     /// [`Effect::SendSnapshot`] ended.
     SnapshotSent { to: NodeId, ok: bool },
     /// [`Effect::InstallSnapshot`] is done; this is what the database now holds.

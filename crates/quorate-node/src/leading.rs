@@ -12,6 +12,7 @@ use quorate_model::assignment::Phase;
 use quorate_model::command::{Command, Step};
 use quorate_model::event::Happening;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
+use quorate_model::member::MemberCommand;
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
@@ -36,6 +37,8 @@ pub(crate) enum Chore {
     Plan,
     Transition(ServiceName),
     Note,
+    /// A node whose vote counts no more is cut off.
+    CutOff(NodeId),
     /// This node's own end.
     Leave,
 }
@@ -138,6 +141,7 @@ impl Leading {
     /// What should be asked of the cluster now.
     pub(crate) fn wishes(&mut self, seen: &Seen<'_>, plan: &Plan) -> Vec<(Command, Chore)> {
         let mut wishes = self.verdicts(seen);
+        wishes.extend(farewells(seen));
         if !plan.steps.is_empty() {
             let steps: Vec<Step> = plan.steps.clone();
             wishes.push((Command::CarryOut { expected: seen.state.planned_on, steps }, Chore::Plan));
@@ -145,6 +149,12 @@ impl Leading {
         wishes.extend(self.transitions(seen));
         wishes.retain(|(_, chore)| *chore == Chore::Note || !self.on_its_way.contains(chore));
         wishes
+    }
+
+    /// Calls nobody down before a link was lost for this long; replacing replicas waits for no more than
+    /// it would otherwise.
+    pub(crate) fn patient(&mut self, lost_link: Duration) {
+        self.down_after = self.policy.replace_after.min(DOWN_AFTER_MAX.max(lost_link));
     }
 
     /// A node is down when a majority of the voters has not heard from it for long enough.
@@ -190,6 +200,14 @@ impl Leading {
         }
         notes
     }
+}
+
+/// Nodes that are to go and whose vote has been taken away, if they had one.
+fn farewells(seen: &Seen<'_>) -> Vec<(Command, Chore)> {
+    let gone = seen.state.nodes.values().filter(|record| record.expelling).map(|record| record.identity.id);
+    gone.filter(|node| !seen.configuration.votes(*node))
+        .map(|node| (Command::Member(MemberCommand::CutOff { node }), Chore::CutOff(node)))
+        .collect()
 }
 
 /// What the record says about each service: the newest word counts.

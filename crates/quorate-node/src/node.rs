@@ -88,6 +88,8 @@ pub struct PeerView {
     pub applied: LogIndex,
     /// Heard since the link is open: not the word of an earlier life of the node.
     pub fresh: bool,
+    /// When it said this.
+    pub at: Timestamp,
 }
 
 /// One member of the cluster.
@@ -118,6 +120,10 @@ pub struct Node {
     replicas: Vec<ReplicaStatus>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
+    /// How long a lost link is not shown: what is left of the operator's patience with silence.
+    lost_link_kept_back: Duration,
+    /// The newest moment that this node was told.
+    last_flush: Timestamp,
     status_due: Timestamp,
     sequence: u64,
     /// What this node asked of the cluster itself, by request.
@@ -196,6 +202,8 @@ impl Node {
             replicas: Vec::new(),
             gateways: BTreeMap::new(),
             sights: Sights::default(),
+            lost_link_kept_back: Duration::ZERO,
+            last_flush: now.mono,
             status_due: now.mono,
             sequence: 0,
             chores: BTreeMap::new(),
@@ -261,8 +269,9 @@ impl Node {
                 self.changed = true;
             }
             Event::Gateway(report) => self.gateway(now, report),
-            Event::SnapshotReceived { from, term, index, index_term, configuration } => {
+            Event::SnapshotReceived { from, term, index, index_term, configuration, configured } => {
                 let expelled = self.state.members.expelled.contains(&from);
+                let configuration = (configuration, configured);
                 if expelled
                     || !self.consensus.receive_snapshot(from.raft_id(), term, (index, index_term), configuration)
                 {
@@ -288,6 +297,7 @@ impl Node {
     /// Lets time pass and collects what the events since the last call lead to. To be called
     /// after every run of [`step`](Self::step)s, and at [`next_wake`](Self::next_wake).
     pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.last_flush = now.mono;
         self.consensus.advance_time(now.mono);
         self.meet(now, out);
         self.hand_over_requests(now, out);
@@ -393,10 +403,22 @@ impl Node {
         node == self.me.id || self.membership.opinion(node) == Opinion::Heard
     }
 
+    /// How long a node may be silent before it is shown as unreachable, as far as its link says so;
+    /// [`PEER_SILENCE`] unless set, and never shorter. It is called down no sooner than shown, unless
+    /// its replicas have to be replaced by then.
+    pub fn show_unreachable_after(&mut self, silence: Duration) {
+        self.lost_link_kept_back = silence.saturating_sub(PEER_SILENCE);
+        self.leading.patient(self.lost_link_kept_back);
+    }
+
     /// How this node sees another one, for people and gateways.
     #[must_use]
     pub fn sight(&self, node: NodeId) -> Sight {
-        let opinion = if node == self.me.id { Opinion::Heard } else { self.membership.opinion(node) };
+        let opinion = match self.membership.opinion(node) {
+            _ if node == self.me.id => Opinion::Heard,
+            Opinion::Unheard { since } if self.last_flush.since(since) < self.lost_link_kept_back => Opinion::Heard,
+            opinion => opinion,
+        };
         let generation = self.state.nodes.get(&node).map_or(0, |record| record.generation);
         self.sights.of(node, opinion, generation)
     }
@@ -483,8 +505,8 @@ impl Node {
                     self.consensus.transfer(to.raft_id());
                 }
             }
-            // The shell's own: a connection's first frame, and what a bulk connection carries.
-            Body::Hello(_) | Body::Snapshot(_) => {}
+            // The shell's own: a connection's first frame, what a bulk connection carries, gossip's.
+            Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
         }
     }
 
@@ -500,7 +522,7 @@ impl Node {
             let differences = self.digests.heard(from, applied, [system, main]);
             self.note_differences(now, differences);
         }
-        let seen = PeerView { report, applied, fresh: true };
+        let seen = PeerView { report, applied, fresh: true, at: now.mono };
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
@@ -610,7 +632,7 @@ impl Node {
 
     fn own_status_changed(&mut self, now: Now) {
         // What this node plans next must see it; the others are told at the end of the turn.
-        self.see_myself();
+        self.see_myself(now);
         self.status_due = now.mono;
         self.plan_due = true;
         self.changed = true;
@@ -996,7 +1018,7 @@ impl Node {
         for peer in self.book.peers().keys().filter(|node| self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
-        self.see_myself();
+        self.see_myself(now);
         self.changed = true;
     }
 
@@ -1007,11 +1029,12 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
-    fn see_myself(&mut self) {
+    fn see_myself(&mut self, now: Now) {
         let report = self.own_report();
-        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true });
+        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true, at: now.mono });
     }
 }

@@ -123,7 +123,7 @@ pub fn plan(log: &RecoveredLog, state: &ClusterState, given: Circumstances) -> R
         ahead.configuration = steps.step(&ahead.configuration, ahead.configuration.left());
     }
     if ahead.configuration.voters != alone {
-        let joint = ahead.configuration.entering(alone, &lost);
+        let joint = ahead.configuration.entering(alone);
         let joint = steps.step(&ahead.configuration, joint);
         ahead.configuration = steps.step(&joint, joint.left());
     }

@@ -63,7 +63,12 @@ pub enum Unfit {
     Down,
     Unreachable,
     NoWorker,
-    PortTaken { port: u16, by: Slot },
+    /// It is to be expelled.
+    Leaving,
+    PortTaken {
+        port: u16,
+        by: Slot,
+    },
 }
 
 impl fmt::Display for Unfit {
@@ -72,6 +77,7 @@ impl fmt::Display for Unfit {
             Unfit::Down => f.write_str("is down"),
             Unfit::Unreachable => f.write_str("is unreachable"),
             Unfit::NoWorker => f.write_str("is no worker"),
+            Unfit::Leaving => f.write_str("is to be expelled"),
             Unfit::PortTaken { port, by } => write!(f, "has port {port} taken by {by}"),
         }
     }

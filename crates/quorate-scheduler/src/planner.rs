@@ -266,6 +266,9 @@ impl<'a> Planner<'a> {
         if !record.identity.roles.contains(&Role::Worker) {
             return Some(Unfit::NoWorker);
         }
+        if record.expelling {
+            return Some(Unfit::Leaving);
+        }
         let wanted: BTreeSet<u16> = fixed_ports(spec).collect();
         let here = self.replicas.values().filter(|seat| !wanted.is_empty() && seat.node == node);
         here.flat_map(|seat| fixed_ports(seat.spec).map(move |port| (port, seat)))

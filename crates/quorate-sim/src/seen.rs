@@ -36,7 +36,7 @@ pub(crate) enum Seen<'a> {
     /// A node's turn is over and its effects are on their way: this is in force on it.
     Configured { machine: usize, configuration: &'a Configuration },
     /// A node decided to put a snapshot in force.
-    Installs { machine: usize, index: LogIndex },
+    Installs { machine: usize, configured: LogIndex },
     /// Consensus gave entries out as committed.
     Committed { machine: usize, entries: &'a [CommittedEntry] },
     /// An entry was applied to the databases of a machine, whose state is as after its whole batch.

@@ -55,6 +55,8 @@ pub enum CaCertificateError {
     NoCluster,
     #[error("there is no certificate in it")]
     Empty,
+    #[error("the dates of the certificate cannot be read")]
+    Dates,
 }
 
 impl CaCertificate {
@@ -97,6 +99,15 @@ impl CaCertificate {
     #[must_use]
     pub fn cluster(&self) -> ClusterId {
         self.cluster
+    }
+
+    /// From when to when it is valid.
+    ///
+    /// # Errors
+    /// [`CaCertificateError::Dates`], which one that an authority made never gives.
+    pub fn lasts(&self) -> Result<(WallTime, WallTime), CaCertificateError> {
+        let parsed = x509_parser::parse_x509_certificate(&self.der).map_err(|_| CaCertificateError::Dates)?;
+        Ok(span_of(&parsed.1))
     }
 
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
@@ -289,6 +300,18 @@ impl NodeCertificate {
         crate::identity::node_of(&parsed).ok_or(NodeCertificateError::NoIdentity)
     }
 
+    /// The fingerprint of the authority that made it, as far as it says so itself.
+    #[must_use]
+    pub fn authority(&self) -> Option<Fingerprint> {
+        fingerprint_of(self.chain.get(1)?).ok()
+    }
+
+    /// SHA-256 of the certificate, by which people tell one from another.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of_spki(&self.chain[0])
+    }
+
     /// From when to when it is valid.
     ///
     /// # Errors
@@ -296,9 +319,7 @@ impl NodeCertificate {
     pub fn lasts(&self) -> Result<(WallTime, WallTime), NodeCertificateError> {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&self.chain[0]).map_err(|_| NodeCertificateError::Malformed)?;
-        let micros = |secs: i64| WallTime(u64::try_from(secs).unwrap_or(0).saturating_mul(1_000_000));
-        let validity = parsed.validity();
-        Ok((micros(validity.not_before.timestamp()), micros(validity.not_after.timestamp())))
+        Ok(span_of(&parsed))
     }
 
     /// The node's public key in DER (SubjectPublicKeyInfo).
@@ -309,6 +330,12 @@ impl NodeCertificate {
         let parsed = webpki::EndEntityCert::try_from(&self.chain[0]).map_err(|_| NodeCertificateError::Malformed)?;
         Ok(parsed.subject_public_key_info().to_vec())
     }
+}
+
+fn span_of(parsed: &x509_parser::certificate::X509Certificate<'_>) -> (WallTime, WallTime) {
+    let micros = |secs: i64| WallTime(u64::try_from(secs).unwrap_or(0).saturating_mul(1_000_000));
+    let validity = parsed.validity();
+    (micros(validity.not_before.timestamp()), micros(validity.not_after.timestamp()))
 }
 
 fn certificate_pem(der: &CertificateDer<'_>) -> String {

@@ -14,9 +14,11 @@
 //!
 //! # Sources
 //! ADR 0007; RFC 5280 (certificates), RFC 8446 (TLS 1.3), RFC 8452 (AES-GCM-SIV), RFC 4648 (base32).
+//! [`envelope`]: the construction of RFC 9180 (HPKE), in its simplest form.
 
 pub mod api;
 pub mod ca;
+pub mod envelope;
 pub mod fingerprint;
 pub mod identity;
 pub mod key;

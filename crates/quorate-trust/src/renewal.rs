@@ -5,10 +5,13 @@
 //! has days to be repaired.
 
 use crate::ca::{CaCertificate, NodeCertificate};
+use crate::fingerprint::sha256;
 use crate::identity::PeerIdentity;
-use crate::key::CertificateRequest;
+use crate::key::{CertificateRequest, KeyError, NodeKey};
 use crate::refusal::{Refusal, Side, verify};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use quorate_model::time::WallTime;
+use rcgen::SigningKey as _;
 use rustls::pki_types::{TrustAnchor, UnixTime};
 use std::time::Duration;
 
@@ -25,21 +28,54 @@ pub fn renew_at(from: WallTime, until: WallTime, seed: u64) -> WallTime {
     WallTime(from.as_micros().saturating_add(life / 2).saturating_add(extra))
 }
 
+/// The seed of [`renew_at`] that belongs to a certificate: random, because its serial number and its
+/// signature are, and the same for as long as the certificate is there.
+#[must_use]
+pub fn seed_of(certificate: &NodeCertificate) -> u64 {
+    let hash = sha256(&certificate.chain()[0]);
+    hash.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
+
 /// No new certificate for the old one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenewError {
     #[error("the old certificate: {0}")]
     Old(Refusal),
     /// Whoever asks shows a certificate and has not shown that its key is theirs.
-    #[error("the request is for another key than the old certificate")]
-    OtherKey,
+    #[error("the request is not vouched for with the key of the old certificate")]
+    NotVouched,
 }
 
-/// Says who asks for a new certificate by showing an old one of the same key, also an expired one:
-/// servers that were switched off for months come back.
+/// What is signed, so that no other signature of the same key means this.
+fn vouched(request: &CertificateRequest) -> Vec<u8> {
+    [b"quorate: a new certificate for this request\0".as_slice(), request.as_der()].concat()
+}
+
+/// Says with the key of the old certificate that a request is one's own.
 ///
-/// The request is signed with that key, so nobody but its owner can ask; one that is replayed gives
-/// a certificate for that same key again. Whether the node is still a member is the caller's question.
+/// # Errors
+/// The crypto library could not sign.
+pub fn vouch(old: &NodeKey, request: &CertificateRequest) -> Result<Vec<u8>, KeyError> {
+    old.pair().sign(&vouched(request)).map_err(KeyError::Generate)
+}
+
+/// Whom a certificate of one of these authorities names, also one that has ended: it is verified as
+/// what it was in its last moment.
+///
+/// # Errors
+/// [`Refusal`]: another authority made it, or it names no node.
+pub fn verified(authorities: &[CaCertificate], certificate: &NodeCertificate) -> Result<PeerIdentity, Refusal> {
+    let anchors: Vec<TrustAnchor<'static>> = authorities.iter().map(|ca| ca.anchor().clone()).collect();
+    let (_, until) = certificate.lasts().map_err(|_| Refusal::NoIdentity)?;
+    let then = UnixTime::since_unix_epoch(Duration::from_micros(until.as_micros()));
+    verify(&anchors, &certificate.chain()[0], Side::Client, then)
+}
+
+/// Says who asks for a new certificate by showing an old one, also an expired one: servers that were
+/// switched off for months come back. The request may be for a new key; `voucher` is [`vouch`]'s.
+///
+/// Nobody but the old key's owner can ask, and who repeats what was asked gets a certificate for a key
+/// that is not theirs. Whether the node is still a member is the caller's question.
 ///
 /// # Errors
 /// [`RenewError`].
@@ -47,16 +83,12 @@ pub fn renewing(
     authorities: &[CaCertificate],
     old: &NodeCertificate,
     request: &CertificateRequest,
+    voucher: &[u8],
 ) -> Result<PeerIdentity, RenewError> {
-    let unreadable = |_| RenewError::Old(Refusal::NoIdentity);
-    let anchors: Vec<TrustAnchor<'static>> = authorities.iter().map(|ca| ca.anchor().clone()).collect();
-    // Its last moment: an expired one is verified as what it was.
-    let (_, until) = old.lasts().map_err(unreadable)?;
-    let then = UnixTime::since_unix_epoch(Duration::from_micros(until.as_micros()));
-    let identity = verify(&anchors, &old.chain()[0], Side::Client, then).map_err(RenewError::Old)?;
-    if old.public().map_err(unreadable)? != request.public() {
-        return Err(RenewError::OtherKey);
-    }
+    let identity = verified(authorities, old).map_err(RenewError::Old)?;
+    let public = old.public().map_err(|_| RenewError::Old(Refusal::NoIdentity))?;
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &public);
+    key.verify(&vouched(request), voucher).map_err(|_| RenewError::NotVouched)?;
     Ok(identity)
 }
 

@@ -96,7 +96,8 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
-/// The key that seals, and the one before it, which still opens until everything is sealed anew.
+/// The key that seals, and the one before or after it, which opens as well until everything is sealed
+/// anew.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
     current: ClusterKey,
@@ -119,6 +120,22 @@ impl KeyRing {
     #[must_use]
     pub fn without_previous(self) -> KeyRing {
         KeyRing { previous: None, ..self }
+    }
+
+    /// Opens with `next` as well, and seals with it once it is the one [`in use`](Self::using). The
+    /// key beside the current one is forgotten.
+    #[must_use]
+    pub fn with(self, next: ClusterKey) -> KeyRing {
+        KeyRing { previous: Some(next), ..self }
+    }
+
+    /// Seals with the key of this number from now on, if it is here; the other one still opens.
+    #[must_use]
+    pub fn using(self, version: KeyVersion) -> KeyRing {
+        match self.previous {
+            Some(other) if other.version == version => KeyRing { current: other, previous: Some(self.current) },
+            previous => KeyRing { previous, ..self },
+        }
     }
 
     #[must_use]
@@ -188,7 +205,11 @@ impl KeyRing {
     }
 }
 
-fn version_of(sealed: &[u8]) -> Result<KeyVersion, OpenError> {
+/// Which key sealed it.
+///
+/// # Errors
+/// [`OpenError::Format`].
+pub fn version_of(sealed: &[u8]) -> Result<KeyVersion, OpenError> {
     match sealed {
         [FORMAT, a, b, c, d, rest @ ..] if rest.len() >= NONCE_LEN + AES_256_GCM_SIV.tag_len() => {
             Ok(KeyVersion(u32::from_be_bytes([*a, *b, *c, *d])))
@@ -275,6 +296,23 @@ mod tests {
         let gone = OpenError::UnknownKey(KeyVersion(1));
         assert_eq!(rotated.clone().rotated(next(3)).open(PLACE, &old).unwrap_err(), gone);
         assert_eq!(rotated.without_previous().open(PLACE, &old).unwrap_err(), gone);
+    }
+
+    #[test]
+    fn a_coming_key_opens_before_it_seals() {
+        let next = |number| ClusterKey::generate(KeyVersion(number)).unwrap();
+        let key = next(2);
+        let ahead = KeyRing::new(key.clone()).seal(PLACE, b"x").unwrap();
+        let both = ring().with(key);
+        assert_eq!(both.current().version(), KeyVersion(1));
+        assert_eq!(*both.open(PLACE, &ahead).unwrap(), b"x");
+        let old = both.seal(PLACE, b"y").unwrap();
+        let switched = both.using(KeyVersion(2));
+        assert_eq!(switched.current().version(), KeyVersion(2));
+        assert_eq!(*switched.open(PLACE, &old).unwrap(), b"y");
+        // Asking twice, or for one that is not here, changes nothing.
+        assert_eq!(switched.clone().using(KeyVersion(2)).current().version(), KeyVersion(2));
+        assert_eq!(switched.using(KeyVersion(9)).current().version(), KeyVersion(2));
     }
 
     #[test]

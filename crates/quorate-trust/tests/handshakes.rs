@@ -10,7 +10,7 @@ use quorate_trust::key::{CertificateRequest, NodeKey, RequestError};
 use quorate_trust::peer::{Credentials, CredentialsError, LinkTrust, MembershipCheck, NobodyExpelled, identity_of};
 use quorate_trust::pin::{self, ALPN_PINNED, PinRefusal};
 use quorate_trust::refusal::{Refusal, Verdict};
-use quorate_trust::renewal::{RenewError, renewing};
+use quorate_trust::renewal::{RenewError, renewing, vouch};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ServerConfig;
@@ -474,11 +474,18 @@ fn an_expired_certificate_is_renewed_for_the_same_key_and_for_no_other() {
     let key = NodeKey::generate().unwrap();
     let year_ago = wall(NOW - 365 * DAY);
     let old = ours.issue(&key.request().unwrap(), node(10), &[], year_ago, 7).unwrap();
-    let identity = renewing(&authorities, &old, &key.request().unwrap()).unwrap();
+    let new = NodeKey::generate().unwrap();
+    let request = new.request().unwrap();
+    let voucher = vouch(&key, &request).unwrap();
+    let identity = renewing(&authorities, &old, &request, &voucher).unwrap();
     assert_eq!(identity, PeerIdentity { cluster: cluster(1), node: node(10) });
+    // Vouched for by the new key itself, for another request, or not at all.
+    let not_vouched = Err(RenewError::NotVouched);
+    assert_eq!(renewing(&authorities, &old, &request, &vouch(&new, &request).unwrap()), not_vouched);
     let other = NodeKey::generate().unwrap().request().unwrap();
-    assert_eq!(renewing(&authorities, &old, &other), Err(RenewError::OtherKey));
+    assert_eq!(renewing(&authorities, &old, &other, &voucher), not_vouched);
+    assert_eq!(renewing(&authorities, &old, &request, b""), not_vouched);
     let foreign = ca(1).issue(&key.request().unwrap(), node(10), &[], year_ago, 7).unwrap();
     let refused = Err(RenewError::Old(Refusal::ForeignCa));
-    assert_eq!(renewing(&authorities, &foreign, &key.request().unwrap()), refused);
+    assert_eq!(renewing(&authorities, &foreign, &request, &voucher), refused);
 }

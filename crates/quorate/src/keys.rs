@@ -2,8 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `ca.key` | the authority's private key: who has it can make any node; mode 0600 |
-//! | `cluster.key` | the keys that seal the cluster's secrets, newest first; mode 0600 |
+//! | `ca.key` | the authority's private key: who has it can make any node; while a new authority takes over, that one's behind it; mode 0600 |
+//! | `cluster.key` | the keys that open the cluster's secrets; the first one seals; mode 0600 |
 //!
 //! A new manager gets both in the answer to its join: inside of a TLS connection that is pinned to the
 //! authority, after it was admitted.
@@ -17,22 +17,29 @@ use quorate_trust::key::NodeKey;
 use quorate_trust::sealing::{ClusterKey, KeyRing, KeyVersion};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
-const CLUSTER_KEY: &str = "cluster.key";
+pub(crate) const CLUSTER_KEY: &str = "cluster.key";
+/// The last line of a private key in PEM.
+const KEY_ENDS: &str = "-----END PRIVATE KEY-----\n";
 
 /// The cluster's authority, and what seals its secrets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ManagerKeys {
-    pub(crate) authority: Ca,
+    /// The one that signs.
+    pub(crate) authority: Arc<Ca>,
+    /// The one that will.
+    pub(crate) next: Option<Arc<Ca>>,
     pub(crate) ring: KeyRing,
 }
 
 /// The same on its way to a new manager.
 #[derive(Serialize, Deserialize)]
 struct Handed {
+    /// One key in PEM, or two: the one that signs first.
     authority_key: String,
-    /// Newest first.
+    /// The one that seals first.
     cluster_keys: Vec<HandedKey>,
 }
 
@@ -50,8 +57,16 @@ impl ManagerKeys {
     /// No randomness, or a clock that is centuries off.
     pub(crate) fn create(cluster: ClusterId, now: WallTime) -> anyhow::Result<ManagerKeys> {
         let authority = Ca::create(cluster, now, trust::serial()?).context("making the cluster's authority")?;
+        ManagerKeys::of_authority(authority)
+    }
+
+    /// The keys of a cluster that has an authority and nothing else.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub(crate) fn of_authority(authority: Ca) -> anyhow::Result<ManagerKeys> {
         let first = ClusterKey::generate(KeyVersion(1)).context("making the key that seals secrets")?;
-        Ok(ManagerKeys { authority, ring: KeyRing::new(first) })
+        Ok(ManagerKeys { authority: Arc::new(authority), next: None, ring: KeyRing::new(first) })
     }
 
     /// What lies in `data_dir`; `None` for a node that is no manager, or of `quorate dev`.
@@ -102,16 +117,21 @@ impl ManagerKeys {
     }
 
     fn of(handed: &Handed, authorities: &[CaCertificate]) -> anyhow::Result<ManagerKeys> {
-        let fits = |certificate: &CaCertificate| Ca::from_pem(&certificate.to_pem(), &handed.authority_key).ok();
-        let authority =
-            authorities.iter().find_map(fits).context("the authority's key fits none of its certificates")?;
-        Ok(ManagerKeys { authority, ring: ring(&handed.cluster_keys)? })
+        let find = |key: &str| {
+            let fits = |certificate: &CaCertificate| Ca::from_pem(&certificate.to_pem(), key).ok();
+            authorities.iter().find_map(fits).map(Arc::new)
+        };
+        // Of a key whose authority is not believed, or not yet, nothing can be made.
+        let mut found = handed.authority_key.split_inclusive(KEY_ENDS).filter_map(find);
+        let authority = found.next().context("the authority's key fits none of its certificates")?;
+        Ok(ManagerKeys { authority, next: found.next(), ring: ring(&handed.cluster_keys)? })
     }
 
     fn handed(&self) -> Handed {
         let keys = [Some(self.ring.current()), self.ring.previous()].into_iter().flatten();
+        let authorities = [Some(&self.authority), self.next.as_ref()].into_iter().flatten();
         Handed {
-            authority_key: self.authority.key_pem().to_string(),
+            authority_key: authorities.map(|authority| authority.key_pem().to_string()).collect(),
             cluster_keys: keys.map(|key| HandedKey { version: key.version().0, key: hex(key.as_bytes()) }).collect(),
         }
     }
@@ -205,6 +225,21 @@ mod tests {
         }
         let other = [made().authority.certificate().clone()];
         ManagerKeys::read(dir.path(), &other).unwrap_err();
+    }
+
+    #[test]
+    fn two_authorities_are_kept_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (made(), made());
+        let keys = ManagerKeys { next: Some(new.authority.clone()), ..old.clone() };
+        let certificates = [&new, &old].map(|keys| keys.authority.certificate().clone());
+        keys.write(dir.path()).unwrap();
+        let read = ManagerKeys::read(dir.path(), &certificates).unwrap().unwrap();
+        assert_eq!(read.authority.certificate().fingerprint(), old.authority.certificate().fingerprint());
+        assert_eq!(read.next.unwrap().certificate().fingerprint(), new.authority.certificate().fingerprint());
+        // With the old one not believed any more, the new one signs.
+        let read = ManagerKeys::read(dir.path(), &certificates[..1]).unwrap().unwrap();
+        assert_eq!(read.authority.certificate().fingerprint(), new.authority.certificate().fingerprint());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod demo;
 mod dev;
+mod gossip_keys;
 mod keys;
 mod lifeline;
 mod recover;

@@ -19,11 +19,13 @@ mod checkpoint;
 mod core;
 mod disk;
 mod electors;
-pub(crate) mod gossip;
+mod gossip;
 mod inbox;
+mod keychain;
 mod link;
 mod reads;
 mod reload;
+mod renewal;
 mod spare;
 mod tls;
 mod view;
@@ -31,6 +33,7 @@ mod workloads;
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
+use crate::gossip_keys;
 use crate::keys::ManagerKeys;
 use crate::settings::{Settings, Source};
 use crate::trust::NodeFiles;
@@ -38,9 +41,11 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
-use link::{Calls, LinkIdentity};
+use keychain::{Held, Keychain};
+use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
+use quorate_membership::seal::KeyRing;
 use quorate_model::command::Refusal;
 use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
@@ -74,7 +79,9 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
+    let ring = gossip_keys::read(data_dir)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
+    let held = Held { files, manager };
     let _lock = lock(data_dir)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -83,14 +90,15 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let trust = Trust { files: Arc::new(files), manager, acceptor };
+    let trust = Trust { held, ring, acceptor };
     runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
 }
 
 /// What this node proves itself with.
 struct Trust {
-    files: Arc<NodeFiles>,
-    manager: Option<ManagerKeys>,
+    held: Held,
+    /// Seals gossip.
+    ring: Option<KeyRing>,
     acceptor: tls::Acceptor,
 }
 
@@ -105,16 +113,6 @@ pub(crate) fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    if !config.voters.is_empty() && !config.voters.iter().any(|voter| voter.id == config.node.id) {
-        bail!(
-            "{}: node {} is none of the {} voters named there. A server that joined a running cluster cannot serve \
-             in this version, which cannot change the voters yet; `quorate node remove {}` on the cluster frees its name",
-            path.display(),
-            config.node.id,
-            config.voters.len(),
-            config.node.name
-        );
-    }
     if config.log.retain < config::RETAIN_MIN {
         bail!("{}: log.retain is {} bytes; give {} or more", path.display(), config.log.retain, config::RETAIN_MIN);
     }
@@ -195,7 +193,7 @@ pub(crate) fn recovered_log(stored: &Stored<RealDisk>) -> anyhow::Result<Recover
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { files, manager, acceptor }: Trust,
+    Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
     Configured { source, settings, log: log_control }: Configured,
 ) -> anyhow::Result<()> {
@@ -230,8 +228,10 @@ async fn serve(
     let lost = state.members.recovery.as_ref().map(|recovery| recovery.lost.clone()).unwrap_or_default();
     let (lost, lost_seen) = watch::channel(lost);
     let incarnation = config.cluster.incarnation.max(state.incarnation());
-    let tls = Arc::new(link::LinkTls::new(&files, &config, expelled_seen)?);
-    let node = Node::new(options, recovered_log(&stored)?, state, stored.applied, clock.now())?;
+    let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
+    let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
+    let mut node = Node::new(options, recovered_log(&stored)?, state, stored.applied, clock.now())?;
+    node.show_unreachable_after(settings.cluster.timers.unreachable_after());
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
 
     let (inbox, events) = inbox::inbox();
@@ -258,13 +258,15 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
+    let (beside, heard) = Beside::new();
     let me = LinkIdentity {
         cluster: config.cluster.id,
         node: config.node.id,
-        link: config.node.link,
+        link: config.node.link_address(),
         incarnation,
         lost: lost_seen,
         tls,
+        beside: beside.clone(),
     };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
     tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
@@ -273,12 +275,32 @@ async fn serve(
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
-    let generation = node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation);
-    let start = gossip::Start { generation, timers: settings.cluster.timers, clock };
-    let farewell = gossip::start(data_dir, &config, start, overview_seen.clone(), inbox.clone()).await?;
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let gossip = match ring {
+        None => None,
+        Some(ring) => {
+            let (ring, ring_seen) = watch::channel(ring);
+            let start = gossip::Start {
+                generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
+                timers: settings.cluster.timers,
+                local_health: true,
+                clock,
+                ring: ring_seen.clone(),
+                known: known_seen.clone(),
+                beside: beside.clone(),
+                answered: heard.answered,
+                inbox: inbox.clone(),
+            };
+            let farewell = gossip::start(&config, start).await?;
+            let (known, overview) = (known_seen.clone(), overview_seen.clone());
+            let keeper = gossip::keys::Keeper { data_dir: data_dir.to_owned(), ring, beside, known, overview };
+            tokio::spawn(keeper.run(heard.keys));
+            Some((farewell, ring_seen))
+        }
+    };
+    let (farewell, ring_seen) = gossip.unzip();
     let (refused, refused_seen) = watch::channel(None);
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
@@ -318,7 +340,10 @@ async fn serve(
     };
     thread("core", move || core.run())?;
 
-    let admission = manager.map(|manager| Admission::new(&config, files.clone(), manager));
+    // Over plain HTTP a server that joins could not know to whom it speaks.
+    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
+    let (_signed_by, signed_by_seen) = watch::channel(None);
+    tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
@@ -333,6 +358,8 @@ async fn serve(
         routing: routing_seen,
         access: access_seen,
         agent,
+        config: config.clone(),
+        keychain,
         admission,
         leave: leave.clone(),
         contact,
@@ -412,9 +439,7 @@ async fn tell_refusals(mut place: watch::Receiver<Option<Refusal>>) {
         if refused != told {
             match &refused {
                 Some(Refusal::NotAdmitted { why: why @ NotAdmitted::Expelled { .. } }) => {
-                    tracing::error!(
-                        "{why}. Empty the data directory and join with a new token to bring the server back."
-                    );
+                    tracing::error!("{why}. {}", link::BRING_BACK);
                 }
                 Some(why) => tracing::warn!("this node has no place in the cluster: {why}"),
                 None => info!("this node has its place in the cluster"),

@@ -5,37 +5,47 @@
 //! | `ca.crt` | the authorities that are believed, in PEM: one, or two while a new one takes over |
 //! | `node.crt` | this node's certificate, and behind it that of the authority that made it |
 //! | `node.key` | this node's private key; mode 0600 |
+//! | `node.key.next` | the key of the certificate that is just being exchanged; mode 0600 |
+//!
+//! A certificate and its key are two files and change together: the new key is put beside the old one,
+//! then the certificate is exchanged, then the key. Whoever reads them after a power cut in between
+//! finds by the certificate which of the keys is its own.
 //!
 //! For a cluster that begins on one machine (`quorate dev`, the torture rig), [`lay_out`] makes the
-//! authority and all of this; its key stays beside the nodes' directories, in `tls/ca.key`.
+//! authority and all of this; what managers hold ([`crate::keys`]) is also kept beside the nodes'
+//! directories.
 
 use crate::cli::screen::wall_now;
+use crate::keys::ManagerKeys;
 use anyhow::{Context as _, bail};
 use quorate_model::id::{ClusterId, NodeId};
+use quorate_model::time::WallTime;
 use quorate_trust::ca::{Ca, CaCertificate, NodeCertificate};
 use quorate_trust::identity::PeerIdentity;
 use quorate_trust::key::NodeKey;
 use quorate_trust::peer::Credentials;
-use quorate_trust::renewal::renew_at;
+use quorate_trust::renewal::{renew_at, seed_of};
 use rustls::pki_types::ServerName;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) const DIR: &str = "tls";
 const AUTHORITIES: &str = "ca.crt";
 pub(crate) const AUTHORITY_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "node.crt";
 pub(crate) const KEY: &str = "node.key";
+const NEXT_KEY: &str = "node.key.next";
 
 /// What is in a node's `tls/`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct NodeFiles {
     pub authorities: Vec<CaCertificate>,
     pub certificate: NodeCertificate,
-    pub key: NodeKey,
+    pub key: Arc<NodeKey>,
 }
 
 impl NodeFiles {
@@ -47,9 +57,35 @@ impl NodeFiles {
         let authorities = CaCertificate::all_from_pem(&text).with_context(|| format!("in {}", path.display()))?;
         let (text, path) = read(&dir, CERTIFICATE)?;
         let certificate = NodeCertificate::from_pem(&text).with_context(|| format!("in {}", path.display()))?;
-        let (text, path) = read(&dir, KEY)?;
-        let key = NodeKey::from_pem(&text).with_context(|| format!("in {}", path.display()))?;
+        let key = Arc::new(read_key(&dir, &certificate)?);
         Ok(NodeFiles { authorities, certificate, key })
+    }
+
+    /// The same with another certificate and its key, which are on the disk when this returns.
+    ///
+    /// # Errors
+    /// The disk. What was there before is still there, or the new one is; never half of each.
+    pub(crate) fn exchange(
+        &self,
+        data_dir: &Path,
+        certificate: NodeCertificate,
+        key: NodeKey,
+    ) -> io::Result<NodeFiles> {
+        let dir = made(data_dir)?;
+        replace(&dir, NEXT_KEY, 0o600, &key.to_pem())?;
+        synced(&dir, data_dir)?;
+        replace(&dir, CERTIFICATE, 0o644, &certificate.to_pem())?;
+        synced(&dir, data_dir)?;
+        std::fs::rename(dir.join(NEXT_KEY), dir.join(KEY))?;
+        synced(&dir, data_dir)?;
+        Ok(NodeFiles { authorities: self.authorities.clone(), certificate, key: Arc::new(key) })
+    }
+
+    /// When the certificate should be exchanged for a new one.
+    pub(crate) fn renew_at(&self) -> WallTime {
+        // One that cannot be read is due.
+        let (from, until) = self.certificate.lasts().unwrap_or_default();
+        renew_at(from, until, seed_of(&self.certificate))
     }
 
     /// # Errors
@@ -73,13 +109,13 @@ impl NodeFiles {
         synced(&dir, data_dir)
     }
 
-    /// Whether a node may go on with them: they are its own, `ca` made them, and there is time left.
-    fn serve_for(&self, ca: &Ca, node: NodeId) -> bool {
-        let made_by = |at: &CaCertificate| at.fingerprint() == ca.certificate().fingerprint();
+    /// Whether a node may go on with them: they are its own, of an authority that it believes, and
+    /// there is time left.
+    fn serve_for(&self, cluster: ClusterId, node: NodeId) -> bool {
+        let made_by = |at: &CaCertificate| self.certificate.chain().get(1) == Some(at.as_der());
         let fresh = |(from, until)| wall_now() < renew_at(from, until, 0);
-        self.credentials(ca.certificate().cluster(), node).is_ok()
-            && self.authorities.iter().any(made_by)
-            && self.certificate.chain().get(1) == Some(ca.certificate().as_der())
+        self.credentials(cluster, node).is_ok()
+            && self.authorities.iter().any(|at| at.cluster() == cluster && made_by(at))
             && self.certificate.lasts().is_ok_and(fresh)
     }
 }
@@ -99,23 +135,38 @@ pub(crate) struct Founder<'a> {
 /// # Errors
 /// Names what cannot be written, or an authority that is not this cluster's.
 pub(crate) fn lay_out(dir: &Path, cluster: ClusterId, founders: &[Founder<'_>]) -> anyhow::Result<()> {
-    let ca = authority(dir, cluster)?;
+    let kept = kept(dir, cluster)?;
+    // Once the authority was rotated, the nodes know better.
+    let theirs = founders.iter().find_map(|founder| {
+        let files = NodeFiles::read(founder.data_dir).ok()?;
+        ManagerKeys::read(founder.data_dir, &files.authorities).ok()?.map(|keys| (keys, files.authorities))
+    });
+    let theirs = theirs.filter(|(keys, _)| keys.authority.certificate().cluster() == cluster);
+    let (manager, authorities) = theirs.unwrap_or_else(|| {
+        let authorities = vec![kept.authority.certificate().clone()];
+        (kept, authorities)
+    });
     for founder in founders {
-        if NodeFiles::read(founder.data_dir).is_ok_and(|files| files.serve_for(&ca, founder.node)) {
+        let good = NodeFiles::read(founder.data_dir).ok().filter(|files| files.serve_for(cluster, founder.node));
+        if let Some(files) = good {
+            if !ManagerKeys::read(founder.data_dir, &files.authorities).is_ok_and(|keys| keys.is_some()) {
+                manager.write(founder.data_dir)?;
+            }
             continue;
         }
         let key = NodeKey::generate()?;
         let local = ServerName::try_from("localhost").expect("it is a name");
         let names = [local, ServerName::from(founder.host)];
-        let certificate = ca.issue(&key.request()?, founder.node, &names, wall_now(), serial()?)?;
-        let files = NodeFiles { authorities: vec![ca.certificate().clone()], certificate, key };
+        let certificate = manager.authority.issue(&key.request()?, founder.node, &names, wall_now(), serial()?)?;
+        let files = NodeFiles { authorities: authorities.clone(), certificate, key: Arc::new(key) };
         files.write(founder.data_dir).with_context(|| format!("writing into {}", founder.data_dir.display()))?;
+        manager.write(founder.data_dir)?;
     }
     Ok(())
 }
 
-/// The authority in `dir`, made if there is none.
-fn authority(dir: &Path, cluster: ClusterId) -> anyhow::Result<Ca> {
+/// What is kept in `dir`, made if there is nothing.
+fn kept(dir: &Path, cluster: ClusterId) -> anyhow::Result<ManagerKeys> {
     let tls = dir.join(DIR);
     if tls.join(AUTHORITY_KEY).exists() {
         let (certificate, path) = read(&tls, AUTHORITIES)?;
@@ -124,18 +175,38 @@ fn authority(dir: &Path, cluster: ClusterId) -> anyhow::Result<Ca> {
         if ca.certificate().cluster() != cluster {
             bail!("{} is the CA of cluster {}, not of {cluster}", path.display(), ca.certificate().cluster());
         }
-        return Ok(ca);
+        let authorities = [ca.certificate().clone()];
+        if let Ok(Some(manager)) = ManagerKeys::read(dir, &authorities) {
+            return Ok(manager);
+        }
+        // Laid out when there was nothing to seal yet.
+        let manager = ManagerKeys::of_authority(ca)?;
+        manager.write(dir)?;
+        return Ok(manager);
     }
-    let ca = Ca::create(cluster, wall_now(), serial()?)?;
+    let manager = ManagerKeys::create(cluster, wall_now())?;
     let write = || -> io::Result<()> {
         let tls = made(dir)?;
-        replace(&tls, AUTHORITIES, 0o644, &ca.certificate().to_pem())?;
-        // Last: who finds the key finds everything.
-        replace(&tls, AUTHORITY_KEY, 0o600, &ca.key_pem())?;
-        synced(&tls, dir)
+        replace(&tls, AUTHORITIES, 0o644, &manager.authority.certificate().to_pem())
     };
     write().with_context(|| format!("writing into {}", tls.display()))?;
-    Ok(ca)
+    // Last: who finds the key finds everything.
+    manager.write(dir)?;
+    Ok(manager)
+}
+
+/// The key that fits the certificate: the next one, if a power cut came before it got its name.
+fn read_key(dir: &Path, certificate: &NodeCertificate) -> anyhow::Result<NodeKey> {
+    let fits = |key: &NodeKey| certificate.public().is_ok_and(|public| public == key.public());
+    if dir.join(NEXT_KEY).exists() {
+        let (text, _) = read(dir, NEXT_KEY)?;
+        // One that was not written to its end, or that has no certificate yet, is of no use.
+        if let Some(key) = NodeKey::from_pem(&text).ok().filter(fits) {
+            return Ok(key);
+        }
+    }
+    let (text, path) = read(dir, KEY)?;
+    NodeKey::from_pem(&text).with_context(|| format!("in {}", path.display()))
 }
 
 pub(crate) fn read(dir: &Path, name: &str) -> anyhow::Result<(String, PathBuf)> {
@@ -201,12 +272,12 @@ mod tests {
         lay_out(dir.path(), CLUSTER, &[founder(&home)]).unwrap();
         assert_eq!(shown(&home), first);
         // One that ends soon, or that is another node's, or that was never there.
-        let (ca, key) = (authority(dir.path(), CLUSTER).unwrap(), NodeKey::generate().unwrap());
-        let days = |days: u64| quorate_model::time::WallTime(wall_now().0 - days * 24 * 3_600_000_000);
+        let (ca, key) = (kept(dir.path(), CLUSTER).unwrap().authority, NodeKey::generate().unwrap());
+        let days = |days: u64| WallTime(wall_now().0 - days * 24 * 3_600_000_000);
         for (node, made) in [(NODE, days(20)), (NodeId::from_u128(3), days(0))] {
             let certificate = ca.issue(&key.request().unwrap(), node, &[], made, 1).unwrap();
             let files = NodeFiles { authorities: vec![ca.certificate().clone()], certificate, ..read_files(&home) };
-            NodeFiles { key: NodeKey::from_pem(&key.to_pem()).unwrap(), ..files }.write(&home).unwrap();
+            NodeFiles { key: Arc::new(NodeKey::from_pem(&key.to_pem()).unwrap()), ..files }.write(&home).unwrap();
             let bad = shown(&home);
             lay_out(dir.path(), CLUSTER, &[founder(&home)]).unwrap();
             assert_ne!(shown(&home), bad);
@@ -222,10 +293,39 @@ mod tests {
     }
 
     #[test]
+    fn a_power_cut_while_a_certificate_is_exchanged_leaves_the_old_one_or_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("n1");
+        lay_out(dir.path(), CLUSTER, &[founder(&home)]).unwrap();
+        let old = read_files(&home);
+        let (key, manager) = (NodeKey::generate().unwrap(), kept(dir.path(), CLUSTER).unwrap());
+        let new = manager.authority.issue(&key.request().unwrap(), NODE, &[], wall_now(), 7).unwrap();
+        let tls = home.join(DIR);
+        let shows = |expected: &NodeCertificate| {
+            let files = read_files(&home);
+            files.credentials(CLUSTER, NODE).unwrap();
+            assert_eq!(files.certificate, *expected);
+        };
+        // After each step of `exchange`, as a power cut would leave it.
+        std::fs::write(tls.join(NEXT_KEY), "-----BEGIN PRI").unwrap();
+        shows(&old.certificate);
+        std::fs::write(tls.join(NEXT_KEY), key.to_pem().as_str()).unwrap();
+        shows(&old.certificate);
+        std::fs::write(tls.join(CERTIFICATE), new.to_pem()).unwrap();
+        shows(&new);
+        // And once more from there.
+        let next = NodeKey::generate().unwrap();
+        let newer = manager.authority.issue(&next.request().unwrap(), NODE, &[], wall_now(), 8).unwrap();
+        read_files(&home).exchange(&home, newer.clone(), next).unwrap();
+        shows(&newer);
+        assert!(!tls.join(NEXT_KEY).exists());
+    }
+
+    #[test]
     fn keys_are_for_their_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         lay_out(dir.path(), CLUSTER, &[founder(&dir.path().join("n1"))]).unwrap();
-        for key in ["tls/ca.key", "n1/tls/node.key"] {
+        for key in ["tls/ca.key", "tls/cluster.key", "n1/tls/node.key", "n1/tls/ca.key", "n1/tls/cluster.key"] {
             let mode = std::fs::metadata(dir.path().join(key)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }

@@ -15,7 +15,7 @@ use axum::extract::{Extension, State};
 use http::{HeaderMap, StatusCode};
 use quorate_model::access::name::{ApiTokenId, Digest, UserName};
 use quorate_model::access::policy::Permission;
-use quorate_model::access::{AccessCommand, AccessRefusal, AccessState, TOKEN_LASTS, TokenRecord};
+use quorate_model::access::{AccessCommand, AccessRefusal, AccessState, SessionRecord, TOKEN_LASTS, TokenRecord};
 use quorate_model::command::Refusal;
 use quorate_model::id::RequestId;
 use quorate_model::time::{Span, WallTime};
@@ -44,18 +44,34 @@ pub struct SessionView {
 /// Every open session.
 #[utoipa::path(get, path = "/v1/sessions", operation_id = "session_list", tag = "access", responses((status = 200, body = [SessionView])))]
 pub(crate) async fn sessions<B: Backend>(State(app): State<Shared<B>>) -> Json<Vec<SessionView>> {
+    Json(open(&app.access(), None))
+}
+
+fn open(access: &AccessState, of: Option<&UserName>) -> Vec<SessionView> {
     let now = super::wall_now();
-    let access = app.access();
-    let mut open: Vec<_> = access.sessions.values().filter(|session| !session.is_over(now)).collect();
+    let open = access.sessions.values().filter(|session| !session.is_over(now));
+    let mut open: Vec<_> = open.filter(|session| of.is_none_or(|of| session.user == *of)).collect();
     open.sort_by_key(|session| (session.created, session.hash));
-    let view = |session: &&quorate_model::access::SessionRecord| SessionView {
+    let view = |session: &&SessionRecord| SessionView {
         id: session.hash.short(),
         user: session.user.to_string(),
         from: session.from.clone(),
         created: session.created,
         seen: session.seen,
     };
-    Json(open.iter().map(view).collect())
+    open.iter().map(view).collect()
+}
+
+/// One's own open sessions.
+#[utoipa::path(get, path = "/v1/me/sessions", operation_id = "own_session_list", tag = "access",
+    responses((status = 200, body = [SessionView]), (status = 409, description = "no-user", body = Problem)))]
+pub(crate) async fn own_sessions<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
+) -> Result<Json<Vec<SessionView>>, Failure> {
+    let access = app.access();
+    let user = own_user(&access, &acting)?;
+    Ok(Json(open(&access, Some(&user))))
 }
 
 /// Ends a session.
@@ -67,11 +83,36 @@ pub(crate) async fn end_session<B: Backend>(
     Extension(acting): Extension<Acting>,
     Named(id): Named,
 ) -> Result<StatusCode, Failure> {
+    end(&app, request, &acting, &id, None).await
+}
+
+/// Ends one's own session, here or on another computer.
+#[utoipa::path(delete, path = "/v1/me/sessions/{id}", operation_id = "own_session_end", tag = "access", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, description = "unknown-session", body = Problem)))]
+pub(crate) async fn end_own_session<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(request): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(id): Named,
+) -> Result<StatusCode, Failure> {
+    let user = own_user(&app.access(), &acting)?;
+    end(&app, request, &acting, &id, Some(user)).await
+}
+
+/// Somebody else's session is as unknown as one that there never was.
+async fn end<B: Backend>(
+    app: &Shared<B>,
+    request: RequestId,
+    acting: &Acting,
+    id: &str,
+    of: Option<UserName>,
+) -> Result<StatusCode, Failure> {
     let access = app.access();
-    let known = access.sessions.values().find(|session| session.hash.short() == id);
+    let mine = |session: &&SessionRecord| of.as_ref().is_none_or(|of| session.user == *of);
+    let known = access.sessions.values().filter(mine).find(|session| session.hash.short() == id);
     let known = known.ok_or(Refusal::Access(AccessRefusal::UnknownSession))?;
     let actor = acting.on(&access, &format!("{id} of {}", known.user))?;
-    carry_out(&app, request, AccessCommand::CloseSession { session: known.hash }, &actor, OWN_PATIENCE).await?;
+    carry_out(app, request, AccessCommand::CloseSession { session: known.hash }, &actor, OWN_PATIENCE).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

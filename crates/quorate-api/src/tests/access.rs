@@ -410,6 +410,55 @@ async fn ones_own_password_changes_with_the_old_one_and_ends_the_other_sessions(
 }
 
 #[tokio::test]
+async fn a_user_sees_and_ends_the_own_sessions_and_nobody_elses() {
+    let guarded = Guarded::new(&[("admin", "admin"), ("vera", "viewer")]);
+    let [admin, vera] = ["admin", "vera"].map(|user| guarded.session(user));
+    let (admin, vera) = ([("authorization", admin.as_str())], [("authorization", vera.as_str())]);
+    let there = guarded.log_in("vera", PASSWORD).await.unwrap();
+    let there = format!("Bearer {}", there["token"].as_str().unwrap());
+    let there = [("authorization", there.as_str())];
+    let all = guarded.ask("GET", "/v1/sessions", &admin, Json::Null).await.unwrap();
+    let of = |user: &str| -> Vec<String> {
+        let mine = all.as_array().unwrap().iter().filter(|one| one["user"] == user);
+        mine.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let mine = guarded.ask("GET", "/v1/me/sessions", &vera, Json::Null).await.unwrap();
+    let ids: Vec<&str> = mine.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!((ids, mine[0]["user"].as_str()), (of("vera").iter().map(String::as_str).collect(), Some("vera")));
+
+    let foreign = format!("/v1/me/sessions/{}", of("admin")[0]);
+    assert_eq!(guarded.ask("DELETE", &foreign, &vera, Json::Null).await, refused("404 unknown-session"));
+    assert!(guarded.ask("GET", "/v1/me", &admin, Json::Null).await.is_ok());
+    let other = guarded.ask("GET", "/v1/me", &there, Json::Null).await.unwrap();
+    let other = format!("/v1/me/sessions/{}", other["session"].as_str().unwrap());
+    assert!(guarded.ask("DELETE", &other, &vera, Json::Null).await.is_ok());
+    assert_eq!(guarded.ask("GET", "/v1/me", &there, Json::Null).await, refused("401 session-over"));
+    assert!(guarded.ask("GET", "/v1/me", &vera, Json::Null).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_addresses_of_the_nodes_are_told_to_a_page_of_somebody_who_is_logged_in() {
+    let options = ApiOptions { tls: true, ..ApiOptions::default() };
+    let guarded = Guarded::with(&[("admin", "admin")], options);
+    guarded.fake.change(|overview| {
+        overview.nodes[0].api = "https://192.0.2.1:7000".into();
+        overview.nodes[1].api = "https://192.0.2.2:7000; script-src *".into();
+    });
+    let policy = async |headers: &[(&str, &str)]| {
+        let page = guarded.send("GET", "/ui/nodes", headers, &Json::Null).await;
+        assert_eq!(page.status(), 200);
+        page.headers()["content-security-policy"].to_str().unwrap().to_owned()
+    };
+    guarded.session("admin");
+    let known = policy(&[("cookie", "__Host-quorate=qs_admin")]).await;
+    assert!(known.contains(" https://192.0.2.1:7000; base-uri") && !known.contains("script-src"), "{known}");
+    for stranger in [&[][..], &[("cookie", "__Host-quorate=qs_other")]] {
+        let policy = policy(stranger).await;
+        assert!(!policy.contains("https:"), "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn where_nobody_is_asked_a_session_still_is_what_it_is() {
     let options = ApiOptions { auth: AuthMode::Open, console_token: Some("secret".into()), ..ApiOptions::default() };
     let guarded = Guarded::with(&[("admin", "admin"), ("vera", "viewer")], options);

@@ -83,6 +83,8 @@ words!(
         OwnTokenRead = "own-token-read",
         OwnTokenCreate = "own-token-create",
         OwnTokenRevoke = "own-token-revoke",
+        OwnSessionRead = "own-session-read",
+        OwnSessionEnd = "own-session-end",
         ClusterRead = "cluster-read",
         LogRead = "log-read",
         ServiceApply = "service-apply",
@@ -105,6 +107,8 @@ words!(
         /// A server shows a join token, and nothing else.
         Join = "join",
         QuotaSet = "quota-set",
+        /// A node shows its certificate, and nothing else.
+        CertificateRenew = "certificate-renew",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -146,10 +150,11 @@ impl Operation {
         use Operation as O;
         use Permission as P;
         match self {
-            O::HealthRead | O::LogIn | O::Join => Needs::Nothing,
+            O::HealthRead | O::LogIn | O::Join | O::CertificateRenew => Needs::Nothing,
             O::WhoAmI => Needs::Login,
             O::LogOut | O::Confirm | O::OwnPassword => Needs::Person,
             O::OwnTokenRead | O::OwnTokenCreate | O::OwnTokenRevoke => Needs::Person,
+            O::OwnSessionRead | O::OwnSessionEnd => Needs::Person,
             O::ClusterRead => Needs::Permission(P::ClusterRead),
             O::LogRead => Needs::Permission(P::LogRead),
             O::ServiceApply => Needs::Permission(P::ServiceApply),
@@ -225,6 +230,8 @@ impl Operation {
             | O::OwnPassword
             | O::OwnTokenRead
             | O::OwnTokenRevoke
+            | O::OwnSessionRead
+            | O::OwnSessionEnd
             | O::ClusterRead
             | O::LogRead
             | O::ServiceApply
@@ -234,6 +241,7 @@ impl Operation {
             | O::JoinTokenRead
             | O::JoinTokenRevoke
             | O::Join
+            | O::CertificateRenew
             | O::QuotaSet
             | O::SqlRead
             | O::SqlWrite

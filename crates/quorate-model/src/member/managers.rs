@@ -73,6 +73,7 @@ impl ClusterState {
     }
 
     pub(super) fn stop_managers(&self, changes: &mut Changes, nodes: &BTreeSet<NodeId>) -> Result<(), Refusal> {
+        self.others_may_vote(nodes)?;
         self.turn(changes, nodes, Vote::Never, |node| Happening::ManagerStopped { node })
     }
 
@@ -161,7 +162,7 @@ impl ClusterState {
             }
         }
         if let Some(record) = self.nodes.get(&survivor) {
-            changes.list.push(Change::Node(NodeRecord { vote: Vote::Auto, ..record.clone() }));
+            changes.list.push(Change::Node(NodeRecord { vote: Vote::Auto, expelling: false, ..record.clone() }));
         }
         changes.event(Happening::Recovered { node: survivor, incarnation });
         Ok(())

@@ -193,11 +193,43 @@ fn an_expelled_node_is_gone_and_its_id_is_never_used_again() {
     let first = identity(1, Role::Worker);
     world.member(admit(1, first.clone())).unwrap();
     world.member(MemberCommand::Expel { node: first.id }).unwrap();
+    assert!(world.state.nodes[&first.id].expelling, "its vote is taken away first");
+    world.start(&first, 2).unwrap();
+    assert!(world.state.nodes[&first.id].expelling, "a restart changes nothing");
+    world.member(MemberCommand::CutOff { node: first.id }).unwrap();
     assert!(world.state.nodes.is_empty());
     assert_eq!(world.not_admitted(admit(2, first.clone())), NotAdmitted::Expelled { node: first.id });
     let why = NotAdmitted::Expelled { node: first.id };
-    assert_eq!(world.start(&first, 2), Err(Refusal::NotAdmitted { why }));
+    assert_eq!(world.start(&first, 3), Err(Refusal::NotAdmitted { why }));
     assert!(!world.member(MemberCommand::Expel { node: first.id }).unwrap());
+    assert!(!world.member(MemberCommand::CutOff { node: first.id }).unwrap());
+}
+
+#[test]
+fn nobody_is_cut_off_whose_end_was_not_asked_for() {
+    let mut world = World::with_tokens(1);
+    let first = identity(1, Role::Worker);
+    world.member(admit(1, first.clone())).unwrap();
+    assert!(matches!(world.member(MemberCommand::CutOff { node: first.id }), Err(Refusal::Invalid { .. })));
+    assert!(world.state.nodes.contains_key(&first.id));
+}
+
+#[test]
+fn the_last_manager_that_may_vote_is_neither_expelled_nor_stopped_nor_made_a_worker() {
+    let mut world = World::with_tokens(0);
+    let (first, second) = (identity(1, Role::Manager), identity(2, Role::Manager));
+    world.start(&first, 1).unwrap();
+    world.start(&second, 1).unwrap();
+    world.member(MemberCommand::Expel { node: second.id }).unwrap();
+    let roles = BTreeSet::from([Role::Worker]);
+    for wish in [
+        MemberCommand::Expel { node: first.id },
+        MemberCommand::SetVote { node: first.id, vote: Vote::Never },
+        MemberCommand::StopManagers { nodes: [first.id, second.id].into() },
+        MemberCommand::SetRoles { node: first.id, roles },
+    ] {
+        assert!(matches!(world.member(wish), Err(Refusal::Harm { harm: Harm::LastVoter { .. } })));
+    }
 }
 
 #[test]

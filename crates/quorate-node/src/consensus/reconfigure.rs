@@ -199,13 +199,11 @@ fn step(from: &Configuration, to: &Configuration) -> Option<ConfChangeV2> {
         let stay_by: BTreeSet<NodeId> = from.learners.difference(&to.voters).copied().collect();
         let leave: BTreeSet<NodeId> = from.voters.difference(&to.voters).copied().collect();
         let known = to.voters.iter().all(|node| from.contains(*node));
-        if to.outgoing != from.voters || to.learners != stay_by || !to.learners_next.is_subset(&leave) || !known {
+        if to.outgoing != from.voters || to.learners != stay_by || to.learners_next != leave || !known {
             return None;
         }
         changes.extend(to.voters.difference(&from.voters).map(|node| single(*node, ConfChangeType::AddNode)));
         changes.extend(to.learners_next.iter().map(|node| single(*node, ConfChangeType::AddLearnerNode)));
-        let gone = leave.difference(&to.learners_next);
-        changes.extend(gone.map(|node| single(*node, ConfChangeType::RemoveNode)));
         change.set_transition(ConfChangeTransition::Explicit);
     } else {
         if to.voters != from.voters || !to.learners_next.is_empty() || !to.learners.is_disjoint(&to.voters) {

@@ -550,7 +550,8 @@ impl Lab {
                 let configuration = disk.configuration.clone();
                 self.incoming.insert(target, disk);
                 let from = self.id(n);
-                let received = Event::SnapshotReceived { from, term, index, index_term, configuration };
+                let configured = index;
+                let received = Event::SnapshotReceived { from, term, index, index_term, configuration, configured };
                 self.later(ms(5), target, received);
                 self.later(ms(6), n, Event::SnapshotSent { to, ok: true });
             }

@@ -1,5 +1,5 @@
 //! A node's record only moves as declared: its generation never falls, a new boot raises it by one,
-//! and its health changes only within one generation or with a new one.
+//! its health changes only within one generation or with a new one, and what is to be expelled stays so.
 //!
 //! `quorate_model::state`: the invariants of the module.
 
@@ -24,7 +24,11 @@ impl NodeStates {
         let restarted = new.boot != old.boot || new.identity != old.identity;
         let allowed = match (new.generation.checked_sub(old.generation), restarted) {
             // A verdict, or what somebody wishes for it: one of them changes and nothing else does.
-            (Some(0), false) => (new.health != old.health) != (new.vote != old.vote),
+            (Some(0), false) => {
+                let ends = new.expelling && !old.expelling;
+                let changes = [new.health != old.health, new.vote != old.vote, ends];
+                changes.into_iter().filter(|changed| *changed).count() == 1 && (ends || new.expelling == old.expelling)
+            }
             // A start, or the return of a node that was taken for dead: it is joined.
             (Some(1), true) => new.health == Health::Joined,
             (Some(1), false) => old.health != Health::Joined && new.health == Health::Joined,

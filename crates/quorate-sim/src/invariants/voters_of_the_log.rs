@@ -2,7 +2,7 @@
 //! committed entries, and its databases keep the same at a start.
 //!
 //! `quorate_node::configuration`: the module's promise. A snapshot brings the configuration of exactly
-//! its index.
+//! the entry that it names.
 
 use super::Invariant;
 use crate::machine::Identity;
@@ -86,8 +86,8 @@ impl Invariant for VotersOfTheLog {
             Seen::Started { machine, configured, .. } => {
                 self.given_out.insert(*machine, *configured);
             }
-            Seen::Installs { machine, index } => {
-                self.given_out.insert(*machine, *index);
+            Seen::Installs { machine, configured } => {
+                self.given_out.insert(*machine, *configured);
             }
             Seen::Committed { machine, entries } => {
                 if let Some(last) = entries.last() {

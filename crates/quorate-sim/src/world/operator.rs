@@ -62,7 +62,7 @@ impl World {
         if self.machines[n].standing != Standing::Member || !self.harmless(Wish::Expel(self.machines[n].id)) {
             return false;
         }
-        // Two at once could be too many, although each alone is not.
+        // An operator waits for one to be gone before the next.
         if (0..self.machines.len()).any(|n| self.machines[n].standing == Standing::Expelled && !self.is_expelled(n)) {
             return false;
         }

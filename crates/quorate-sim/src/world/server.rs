@@ -264,10 +264,12 @@ impl World {
             }
             Effect::SendSnapshot { to, term } => self.send_snapshot(n, to, term.0),
             Effect::InstallSnapshot { index, hard_state, .. } => {
-                if self.violation.is_none() {
-                    self.violation = self.invariants.see(self.now, &Seen::Installs { machine: n, index }).err();
-                }
                 let received = process.received.take().filter(|received| received.manifest.index == index);
+                if self.violation.is_none() {
+                    let configured = received.as_ref().map_or(index, |received| received.manifest.voters_as_of);
+                    let installs = Seen::Installs { machine: n, configured };
+                    self.violation = self.invariants.see(self.now, &installs).err();
+                }
                 match received {
                     Some(Received { directory, manifest }) => {
                         process.apply_jobs.push_back(ApplyJob::Install { incoming: directory, manifest, hard_state });

@@ -84,9 +84,10 @@ impl World {
         }
         let (index, index_term) = (manifest.index, manifest.term);
         let configuration = Configuration::read(&manifest.voters).expect("this version wrote it");
+        let configured = manifest.voters_as_of;
         process.received = Some(Received { directory, manifest });
         let term = quorate_model::id::Term(term);
-        self.tell(to, Event::SnapshotReceived { from: sender, term, index, index_term, configuration });
+        self.tell(to, Event::SnapshotReceived { from: sender, term, index, index_term, configuration, configured });
         true
     }
 

@@ -21,6 +21,8 @@ pub struct Manifest {
     pub term: Term,
     /// The voters, opaque, as of the last entry in `system`, which alone knows them.
     pub voters: Bytes,
+    /// That entry, at `index` or after it.
+    pub voters_as_of: LogIndex,
     /// Name and length of each file.
     pub files: Vec<(String, u64)>,
 }
@@ -95,10 +97,11 @@ pub fn snapshot(place: impl Into<Place>, into: &Path) -> Result<Manifest, Snapsh
         metas.push(meta);
         files.push((file_name(database), place.volume().bytes(&copy)?));
     }
-    let voters = metas[Database::System as usize].voters.clone();
+    let system = &metas[Database::System as usize];
+    let (voters, voters_as_of) = (system.voters.clone(), system.applied.index);
     metas.sort_by_key(|meta| meta.applied.index);
     let position = if planted(Bug::SnapshotOfNewerFile) { metas[1].applied } else { metas[0].applied };
-    Ok(Manifest { index: position.index, term: position.term, voters, files })
+    Ok(Manifest { index: position.index, term: position.term, voters, voters_as_of, files })
 }
 
 fn copy_file(place: &Place, from: &Path, to: &Path) -> Result<Meta, Error> {

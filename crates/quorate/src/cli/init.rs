@@ -6,6 +6,7 @@ use crate::cli::place::{self, PlaceArgs};
 use crate::cli::screen::{took, wall_now};
 use crate::cli::{Context, waiting};
 use crate::config::{ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter, first};
+use crate::gossip_keys;
 use crate::keys::ManagerKeys;
 use crate::serve::admission::{certificate_names, is_node_name, roles_of};
 use crate::trust::{self, NodeFiles};
@@ -113,7 +114,12 @@ fn write(config: &NodeConfig, data_dir: &std::path::Path) -> Result<(), Failure>
         let names = certificate_names(config.node.api_address().ip(), &config.node.name);
         let certificate =
             manager.authority.issue(&key.request()?, config.node.id, &names, wall_now(), trust::serial()?)?;
-        let files = NodeFiles { authorities: vec![manager.authority.certificate().clone()], certificate, key };
+        let files = NodeFiles {
+            authorities: vec![manager.authority.certificate().clone()],
+            certificate,
+            key: std::sync::Arc::new(key),
+        };
+        gossip_keys::write(data_dir, &gossip_keys::first()?)?;
         files.write(data_dir).with_context(|| format!("writing into {}", data_dir.display()))?;
         manager.write(data_dir)
     };

@@ -11,6 +11,7 @@ use crate::cli::place::{self, Place, PlaceArgs};
 use crate::cli::screen::{took, wall_now};
 use crate::cli::{Context, client, pinned, waiting};
 use crate::config::{ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
+use crate::gossip_keys;
 use crate::keys::{ManagerKeys, joining_key};
 use crate::serve::admission::{is_node_name, roles_of};
 use crate::trust::NodeFiles;
@@ -21,6 +22,7 @@ use clap::{Args, ValueEnum};
 use quorate_api::AuthMode;
 use quorate_api::join::{JOIN_VERSION, JoinAnswer, JoinCheck, JoinRequest, ManagerAddress};
 use quorate_api::view::{Overview, Problem, Standing};
+use quorate_membership::seal::KeyRing;
 use quorate_model::member::Vote;
 use quorate_model::state::Role;
 use quorate_node::wire;
@@ -319,8 +321,12 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place, key: NodeKey) -> Result<
         let certificate = NodeCertificate::from_pem(&answer.certificate).context("reading this node's certificate")?;
         let manager =
             answer.for_managers.as_ref().map(|text| ManagerKeys::from_text(text, &authorities)).transpose()?;
-        let files = NodeFiles { authorities, certificate, key };
+        let files = NodeFiles { authorities, certificate, key: std::sync::Arc::new(key) };
         files.credentials(answer.cluster, answer.node)?;
+        if let Some(text) = &answer.gossip_keys {
+            let ring = KeyRing::from_text(text).context("reading the keys of gossip")?;
+            gossip_keys::write(&place.data_dir, &ring)?;
+        }
         files.write(&place.data_dir).with_context(|| format!("writing into {}", place.data_dir.display()))?;
         if let Some(manager) = &manager {
             manager.write(&place.data_dir)?;

@@ -4,10 +4,9 @@
 use crate::cli::failure::{Exit, Failure};
 use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
 use crate::dev::{io_failure, registry};
-use crate::serve::gossip::KEY_FILE;
+use crate::gossip_keys;
 use crate::trust::{self, Founder};
 use quorate_api::AuthMode;
-use quorate_membership::seal::{Key, KeyId, KeyRing};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_model::state::Role;
 use quorate_model::time::Span;
@@ -17,7 +16,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Held by the `quorate dev` that runs in a directory; names its process.
@@ -168,7 +166,8 @@ impl Layout {
             .enumerate()
             .map(|(i, plan)| Voter { id: ids[i], name: plan.name.clone(), link: ports.nodes[i].1 })
             .collect();
-        let gossip_key = random_key()?;
+        // New at each start of `dev`: all nodes start with it.
+        let ring = gossip_keys::first().map_err(Failure::from)?;
         for (i, plan) in self.nodes.iter().enumerate() {
             let config = NodeConfig {
                 cluster: cluster.clone(),
@@ -201,7 +200,7 @@ impl Layout {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     Err(error) => return Err(error),
                 }
-                write_gossip_key(&plan.dir, &gossip_key)
+                gossip_keys::write(&plan.dir, &ring).map_err(io::Error::other)
             };
             write().map_err(|error| io_failure(format!("cannot write {}", file.display()), error))?;
         }
@@ -406,21 +405,6 @@ fn is_free(base: u16, count: usize) -> bool {
 }
 
 /// 128 random bits in hex.
-/// One key for all nodes, new at each start of `dev`: all of them start with it.
-fn random_key() -> Result<KeyRing, Failure> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| io_failure("this machine gives no random numbers", error))?;
-    Ok(KeyRing::new(Key { id: KeyId(1), secret }))
-}
-
-/// Readable by its owner alone from the moment at which it is there.
-fn write_gossip_key(dir: &Path, ring: &KeyRing) -> io::Result<()> {
-    let path = dir.join(KEY_FILE);
-    std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
-    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
-    file.write_all(ring.to_text().as_bytes())
-}
-
 fn random_token() -> Result<String, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| io_failure("this machine gives no random numbers", error))?;

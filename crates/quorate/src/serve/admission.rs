@@ -13,14 +13,16 @@
 mod throttle;
 
 use super::backend::NodeBackend;
+use super::keychain::Keychain;
 use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
-use crate::trust::{NodeFiles, serial};
+use crate::trust::serial;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{Backend as _, Invitation, InviteError, JoinError, Query};
 use quorate_api::join::{JOIN_VERSION, JoinAnswer, JoinCheck, JoinRequest, ManagerAddress};
 use quorate_api::view::NodeState;
+use quorate_membership::seal::KeyRing;
 use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Database, Outcome, Proposal};
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use throttle::Throttle;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Failed attempts of one address before it is not listened to.
@@ -59,8 +62,9 @@ const BEHIND_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Admission {
     config: NodeConfig,
-    files: Arc<NodeFiles>,
-    manager: ManagerKeys,
+    keychain: Arc<Keychain>,
+    /// Gossip's keys as they are now.
+    ring: Option<watch::Receiver<KeyRing>>,
     turn: tokio::sync::Mutex<()>,
     throttle: Mutex<Throttle>,
 }
@@ -75,16 +79,24 @@ struct Applicant {
 }
 
 impl Admission {
-    pub(super) fn new(config: &NodeConfig, files: Arc<NodeFiles>, manager: ManagerKeys) -> Admission {
+    pub(super) fn new(
+        config: &NodeConfig,
+        keychain: Arc<Keychain>,
+        ring: Option<watch::Receiver<KeyRing>>,
+    ) -> Admission {
         let (turn, throttle) = (tokio::sync::Mutex::default(), Mutex::default());
-        Admission { config: config.clone(), files, manager, turn, throttle }
+        Admission { config: config.clone(), keychain, ring, turn, throttle }
+    }
+
+    fn manager(&self) -> Result<ManagerKeys, InviteError> {
+        self.keychain.held().manager.clone().ok_or(InviteError::NoAuthority)
     }
 
     pub(super) fn invite(&self) -> Result<Invitation, InviteError> {
         let mut bytes = [0; 20];
         getrandom::fill(&mut bytes).map_err(|error| InviteError::NoRandomness(error.to_string()))?;
         let secret = JoinSecret::from_random(bytes);
-        let authority = self.manager.authority.certificate().fingerprint();
+        let authority = self.manager()?.authority.certificate().fingerprint();
         let command = |address: &SocketAddr| {
             let address = JoinAddress::new(ServerName::from(address.ip()), address.port()).ok()?;
             let token = JoinToken { address, secret: secret.clone(), authority };
@@ -160,7 +172,8 @@ impl Admission {
         if let Outcome::Command(Err(refusal)) = committed.outcome {
             return Err(JoinError::Refused(refusal));
         }
-        let certificate = self.sign(&applicant).map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
+        let manager = self.manager().map_err(JoinError::Invite)?;
+        let certificate = sign(&manager, &applicant).map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
         Ok(JoinAnswer {
             cluster: self.config.cluster.id,
             cluster_name: self.config.cluster.name.clone(),
@@ -170,16 +183,10 @@ impl Admission {
             managers,
             voters: backend.overview().borrow().cluster.voters,
             certificate,
-            authorities: self.files.authorities.iter().map(|authority| authority.to_pem()).collect(),
-            for_managers: is_manager.then(|| self.manager.to_text().to_string()),
+            authorities: self.keychain.held().files.authorities.iter().map(|authority| authority.to_pem()).collect(),
+            for_managers: is_manager.then(|| manager.to_text().to_string()),
+            gossip_keys: self.ring.as_ref().map(|ring| ring.borrow().to_text()),
         })
-    }
-
-    fn sign(&self, applicant: &Applicant) -> anyhow::Result<String> {
-        let names = certificate_names(applicant.api.ip(), &applicant.identity.name);
-        let authority = &self.manager.authority;
-        let certificate = authority.issue(&applicant.request, applicant.identity.id, &names, wall_now(), serial()?)?;
-        Ok(certificate.to_pem())
     }
 
     /// Everything that can be seen without changing anything.
@@ -248,6 +255,13 @@ impl Admission {
             self.throttle().failed(from, Instant::now());
         }
     }
+}
+
+fn sign(manager: &ManagerKeys, applicant: &Applicant) -> anyhow::Result<String> {
+    let names = certificate_names(applicant.api.ip(), &applicant.identity.name);
+    let certificate =
+        manager.authority.issue(&applicant.request, applicant.identity.id, &names, wall_now(), serial()?)?;
+    Ok(certificate.to_pem())
 }
 
 fn may_be_guessing(error: &JoinError) -> bool {

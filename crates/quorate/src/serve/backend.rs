@@ -3,13 +3,16 @@
 use super::admission::Admission;
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
+use super::keychain::Keychain;
 use super::reads::ReaderPool;
+use crate::config::NodeConfig;
 use crate::settings::{Redirect, Settings};
 use quorate_agent::Agent;
 use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
     Policy, Query, ReadError, TransferError, WriteError,
 };
+use quorate_api::certificates::{RenewAnswer, RenewRefused, RenewRequest};
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::access::Actor;
@@ -114,6 +117,8 @@ pub(super) struct Inner {
     pub(super) members: watch::Receiver<Arc<MembersView>>,
     pub(super) known: watch::Receiver<Arc<ClusterState>>,
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
+    pub(super) config: NodeConfig,
+    pub(super) keychain: Arc<Keychain>,
     /// Of a node that can let others in.
     pub(super) admission: Option<Admission>,
     /// Told once, when this node is to leave.
@@ -277,6 +282,13 @@ impl Backend for NodeBackend {
     ) -> Result<JoinAnswer, JoinError> {
         let admission = self.0.admission.as_ref().ok_or(JoinError::Invite(InviteError::NoAuthority))?;
         admission.join(self, &request, from, &actor, patience).await
+    }
+
+    fn renew(&self, request: RenewRequest) -> Result<RenewAnswer, RenewRefused> {
+        let known = self.0.known.borrow().clone();
+        let (node, answer) = super::renewal::issue(&self.0.config, &self.0.keychain, &known, &request)?;
+        tracing::info!(%node, "gave a node a new certificate");
+        Ok(answer)
     }
 
     fn leave(&self) {

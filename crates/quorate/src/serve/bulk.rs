@@ -136,10 +136,10 @@ impl BulkReceiver for Incoming {
         match self.receive_into(&directory, &mut stream).await {
             Ok((manifest, term, configuration)) => {
                 partial.complete = true;
-                let (index, index_term) = (manifest.index, manifest.term);
+                let (index, index_term, configured) = (manifest.index, manifest.term, manifest.voters_as_of);
                 info!(%from, %index, "received a snapshot");
                 self.lock().insert(index, Received { directory, manifest }).into_iter().for_each(remove);
-                let received = Event::SnapshotReceived { from, term, index, index_term, configuration };
+                let received = Event::SnapshotReceived { from, term, index, index_term, configuration, configured };
                 self.inbox.send(received).await;
                 if stream.write_all(&[1]).await.is_ok() {
                     let _ = stream.flush().await;
@@ -153,9 +153,10 @@ impl BulkReceiver for Incoming {
 /// Sends this node's database to `to`, and says how it went.
 pub(super) async fn send(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder, inbox: Inbox) {
     let to = order.to;
+    let validity = me.tls.validity();
     let sent = tokio::select! {
         sent = send_files(me, root, order) => sent,
-        expelled = me.tls.is_expelled(to) => Err(expelled),
+        over = validity.over(to) => Err(over),
     };
     let ok = match sent {
         Ok(bytes) => {

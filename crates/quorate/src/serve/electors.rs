@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn while_the_voters_change_the_weaker_set_says_how_many_may_be_lost() {
-        let joint = Configuration::of(ids(&[1])).entering(ids(&[1, 2, 3]), &ids(&[]));
+        let joint = Configuration::of(ids(&[1])).entering(ids(&[1, 2, 3]));
         let electors = Electors::count(&joint, &ids(&[1, 2, 3]));
         assert_eq!((electors.can_lose, electors.can_lose_when_up), (0, 1));
         let words = change(&joint, |id| format!("n{}", id.raft_id()));

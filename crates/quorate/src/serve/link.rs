@@ -16,6 +16,7 @@
 //! - An outbox holds at most [`OUTBOX_MAX`] bytes; a peer that is further behind is disconnected.
 //!   Consensus sends again whatever got lost.
 
+mod beside;
 mod outbox;
 mod tls;
 
@@ -33,8 +34,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+pub(super) use beside::{Beside, KeyNews};
 use outbox::Connection;
 pub(super) use outbox::Outbox;
 pub(super) use tls::{Accepted, Dialled, LinkTls, Stream};
@@ -62,6 +64,9 @@ const REFUSED: Duration = Duration::from_secs(1);
 /// Who is refused is said this often at most; anybody can knock.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
+/// What the operator of an expelled node may do.
+pub(super) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
+
 /// Who this node is on the link.
 #[derive(Debug, Clone)]
 pub(super) struct LinkIdentity {
@@ -74,6 +79,7 @@ pub(super) struct LinkIdentity {
     /// Members that were given up when the cluster was recovered.
     pub(super) lost: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) tls: Arc<LinkTls>,
+    pub(super) beside: Beside,
 }
 
 impl LinkIdentity {
@@ -157,6 +163,7 @@ impl Calls {
         for (peer, call) in self.calls.extract_if(.., |peer, _| !peers.contains_key(peer)) {
             info!(%peer, "not of the cluster any more: its link is ended");
             call.task.abort();
+            self.me.beside.remove(peer);
             call.outbox.disconnect();
         }
         for (peer, links) in peers {
@@ -167,6 +174,7 @@ impl Calls {
             }
             let (outbox, links) = (Arc::new(Outbox::default()), watch::Sender::new(links));
             let dial = dial(self.me.clone(), *peer, links.subscribe(), outbox.clone(), self.inbox.clone());
+            self.me.beside.add(*peer, outbox.clone());
             let task = self.runtime.spawn(dial);
             self.calls.insert(*peer, Call { outbox, links, task });
         }
@@ -201,6 +209,7 @@ async fn dial(
     // Known to have ended. One that was never there has not.
     let mut gone = true;
     let said = Mutex::new(None);
+    let mut told_expelled = false;
     loop {
         let known = links.borrow_and_update().clone();
         let Some(address) = known.get(choice % known.len().max(1)).copied() else {
@@ -211,22 +220,25 @@ async fn dial(
             continue;
         };
         let patience = if up { PROBE } else { SILENCE };
+        let validity = me.tls.validity();
         match tokio::time::timeout(patience, handshake(&me, peer, address))
             .await
             .unwrap_or_else(|late| Err(late.into()))
         {
             Ok(connection) => {
                 failures = 0;
+                told_expelled = false;
                 worked = Some(address);
                 (up, gone) = (true, false);
                 let stream = connection.stream.clone();
                 outbox.connect(connection);
                 debug!(%peer, %address, "link up");
                 inbox.send(Event::LinkUp { peer }).await;
+                me.beside.link_up(peer);
                 let ended = tokio::select! {
                     ended = outbox.closed(&stream) => ended,
                     ended = outbox.pump(&stream) => ended,
-                    expelled = me.tls.is_expelled(peer) => Err(expelled),
+                    over = validity.over(peer) => Err(over),
                 };
                 outbox.disconnect();
                 debug!(%peer, reason = ?ended, "link ended");
@@ -245,6 +257,10 @@ async fn dial(
                     }
                 } else if failures == REDIAL.len() {
                     info!(%peer, %error, "still cannot reach the peer");
+                }
+                // The entry that expelled this node may never reach it: this is how its operator hears of it.
+                if tls::says_expelled(&error) && !std::mem::replace(&mut told_expelled, true) {
+                    error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
                 }
                 let pause = if tls::is_refusal(&error) { REFUSED } else { REDIAL[failures.min(REDIAL.len() - 1)] };
                 tokio::time::sleep(pause).await;
@@ -360,6 +376,7 @@ fn is_time(said: &Mutex<Option<Instant>>) -> bool {
 
 async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox: Inbox, bulk: B) -> io::Result<()> {
     tune(&stream)?;
+    let validity = me.tls.validity();
     let (mut stream, from) = tokio::time::timeout(SILENCE, me.tls.accept(stream)).await??;
     let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
         Body::Hello(hello) => hello,
@@ -379,20 +396,22 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
             if !hello.link.is_empty() {
                 inbox.send(Event::Called { peer: from, link: hello.link }).await;
             }
-            hear(from, stream, inbox).await
+            hear(from, stream, inbox, &me.beside).await
         }
     };
     tokio::select! {
         ended = serve => ended,
-        expelled = me.tls.is_expelled(from) => Err(expelled),
+        over = validity.over(from) => Err(over),
     }
 }
 
-async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox) -> io::Result<()> {
+async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
         while let Some(message) = Body::take(&mut buffer).map_err(io::Error::other)? {
-            inbox.send(Event::Received { from, message }).await;
+            if let Some(message) = beside.take(from, message) {
+                inbox.send(Event::Received { from, message }).await;
+            }
         }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());

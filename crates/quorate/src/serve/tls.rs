@@ -8,7 +8,7 @@ use quorate_trust::api::OwnCertificate;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -17,7 +17,12 @@ use tokio_rustls::server::TlsStream;
 
 /// Makes a stream of an accepted connection.
 #[derive(Clone)]
-pub(super) struct Acceptor(Option<TlsAcceptor>);
+pub(super) struct Acceptor(Option<Arc<Tls>>);
+
+struct Tls {
+    own: Option<OwnCertificate>,
+    in_force: RwLock<TlsAcceptor>,
+}
 
 impl Acceptor {
     /// # Errors
@@ -30,12 +35,30 @@ impl Acceptor {
             }
             return Ok(Acceptor(None));
         }
-        let credentials = files.credentials(config.cluster.id, config.node.id)?;
-        let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
         let own = config.node.api_certificate.as_ref().map(read).transpose()?;
-        let tls = quorate_trust::api::server(&credentials, own, clock).context("the API's TLS")?;
-        Ok(Acceptor(Some(TlsAcceptor::from(Arc::new(tls)))))
+        let in_force = RwLock::new(acceptor(config, files, own.clone())?);
+        Ok(Acceptor(Some(Arc::new(Tls { own, in_force }))))
     }
+
+    /// Connections that are accepted from now on are shown this node's certificate in `files`. Those
+    /// that are open go on.
+    ///
+    /// # Errors
+    /// The files are not those of this node; nothing has changed then.
+    pub(super) fn put_in_force(&self, config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<()> {
+        if let Some(tls) = &self.0 {
+            let next = acceptor(config, files, tls.own.clone())?;
+            *tls.in_force.write().unwrap_or_else(PoisonError::into_inner) = next;
+        }
+        Ok(())
+    }
+}
+
+fn acceptor(config: &NodeConfig, files: &NodeFiles, own: Option<OwnCertificate>) -> anyhow::Result<TlsAcceptor> {
+    let credentials = files.credentials(config.cluster.id, config.node.id)?;
+    let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+    let tls = quorate_trust::api::server(&credentials, own, clock).context("the API's TLS")?;
+    Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 
 fn read(own: &config::OwnCertificate) -> anyhow::Result<OwnCertificate> {
@@ -50,7 +73,10 @@ impl Accept<TcpStream> for Acceptor {
     async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
         match &self.0 {
             None => Ok(Stream::Plain(socket)),
-            Some(tls) => Ok(Stream::Tls(Box::new(tls.accept(socket).await?))),
+            Some(tls) => {
+                let acceptor = tls.in_force.read().unwrap_or_else(PoisonError::into_inner).clone();
+                Ok(Stream::Tls(Box::new(acceptor.accept(socket).await?)))
+            }
         }
     }
 }

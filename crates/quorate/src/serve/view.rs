@@ -13,6 +13,7 @@ use quorate_model::member::JoinToken;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::time::WallTime;
 use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -130,13 +131,34 @@ impl Scene<'_> {
             api: self.url(&record.identity.api),
             link: record.identity.link.clone(),
             generation: record.generation,
-            since: record.since,
+            since: self.since(record, state),
             lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
             alias: record.alias.clone(),
             standing: electors::standing(record, self.node.configuration()),
             clock_ahead_us: self.node.clock_ahead(id, self.now),
+            applied,
+            version: self.version(id),
         }
+    }
+
+    /// Since when the node is as it is. Nobody decides that one is unreachable: it is since its last word.
+    fn since(&self, record: &NodeRecord, state: NodeState) -> WallTime {
+        match self.node.peers().get(&record.identity.id) {
+            Some(peer) if state == NodeState::Unreachable => {
+                let ago = u64::try_from(self.now.mono.since(peer.at).as_micros()).unwrap_or(u64::MAX);
+                WallTime(self.now.wall.0.saturating_sub(ago)).max(record.since)
+            }
+            _ => record.since,
+        }
+    }
+
+    /// Kept while a node is away: what was on it is what will be started there again.
+    fn version(&self, id: NodeId) -> Option<String> {
+        if id == self.config.node.id {
+            return Some(env!("CARGO_PKG_VERSION").to_owned());
+        }
+        self.node.peers().get(&id).map(|peer| peer.report.version.clone()).filter(|version| !version.is_empty())
     }
 
     fn cluster(&self, nodes: &[NodeView], services: &[ServiceView]) -> ClusterView {

@@ -95,7 +95,7 @@ thread_local! {
 }
 
 impl Place {
-    fn shared() -> Place {
+    pub(crate) fn shared() -> Place {
         let first = PLACES.replace(PLACES.get() + 1) == 0;
         Place(first.then(|| Held::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner))))
     }

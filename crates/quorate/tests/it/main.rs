@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod certificates;
 mod cli;
 mod cluster;
 mod determinism;
@@ -10,7 +11,10 @@ mod dev;
 mod durability;
 mod examples;
 mod fake;
+mod founded;
 mod gateway;
+mod gossiping;
+mod growing;
 mod leftovers;
 mod load;
 mod managers;
@@ -21,3 +25,4 @@ mod show;
 mod storage;
 mod tls;
 mod torture;
+mod trusting;

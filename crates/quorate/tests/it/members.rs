@@ -1,141 +1,8 @@
 //! Clusters made with `init` and `join`: tokens, refusals, quota, leaving, removal, with real processes.
 
-use crate::cluster::{PATIENCE, Ran, free_addresses, lives, signal, wait_for};
+use crate::cluster::{PATIENCE, Ran, free_addresses, wait_for};
+use crate::founded::{Founded, code, run};
 use serde_json::Value;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-/// The first node of a cluster of its own, and a place for others.
-struct Founded {
-    dir: tempfile::TempDir,
-    api: String,
-    server: Child,
-}
-
-fn run(args: &[&str]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-    command.env_remove("QUORATE_SERVER").env_remove("QUORATE_TOKEN_FILE").stdin(Stdio::null());
-    let output = command.args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-fn ok(args: &[&str]) -> String {
-    let ran = run(args);
-    assert_eq!(ran.code, 0, "quorate {}: {}{}", args.join(" "), ran.stdout, ran.stderr);
-    ran.stdout
-}
-
-/// The code of a failure; it must say what to do.
-fn code(ran: &Ran) -> String {
-    let failure: Value = serde_json::from_str(&ran.stderr).unwrap_or_else(|_| panic!("{ran:?}"));
-    assert!(!failure["error"]["fix"].as_str().unwrap().is_empty(), "{failure}");
-    failure["error"]["code"].as_str().unwrap().to_owned()
-}
-
-fn serve(data_dir: &std::path::Path) -> Child {
-    let log = std::fs::File::options().create(true).append(true).open(data_dir.join("server.log")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-    command.args(["serve", "--data-dir"]).arg(data_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().unwrap()
-}
-
-impl Founded {
-    fn new() -> Founded {
-        let dir = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
-        let addresses = free_addresses(2);
-        let home = dir.path().join("n1").display().to_string();
-        let said = ok(&[
-            "init",
-            "--name",
-            "prod",
-            "--node-name",
-            "n1",
-            "--data-dir",
-            &home,
-            "--listen",
-            &addresses[0],
-            "--link",
-            &addresses[1],
-            "--no-start",
-        ]);
-        assert!(said.contains("Cluster prod is prepared with 1 manager"), "{said}");
-        let server = serve(&dir.path().join("n1"));
-        let founded = Founded { dir, api: addresses[0].clone(), server };
-        wait_for("the first node to lead", PATIENCE, || {
-            let status = founded.try_ask(&["status", "-o", "json"])?;
-            status["cluster"]["leader"].is_string().then_some(())
-        });
-        founded
-    }
-
-    fn home(&self, node: &str) -> PathBuf {
-        self.dir.path().join(node)
-    }
-
-    /// A command that talks to the first node as root does.
-    fn command(&self, args: &[&str]) -> Ran {
-        let socket = format!("unix:{}", self.home("n1").join("api.sock").display());
-        run(&[&["--server", &socket], args].concat())
-    }
-
-    fn try_ask(&self, args: &[&str]) -> Option<Value> {
-        let ran = self.command(args);
-        (ran.code == 0).then(|| serde_json::from_str(&ran.stdout).unwrap())
-    }
-
-    fn ask(&self, args: &[&str]) -> Value {
-        let ran = self.command(&[args, &["-o", "json"]].concat());
-        assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
-        serde_json::from_str(&ran.stdout).unwrap()
-    }
-
-    /// The token of a new join command.
-    fn token(&self, args: &[&str]) -> String {
-        let made = self.ask(&[&["add-node"], args].concat());
-        let command = made["commands"][0].as_str().unwrap();
-        command.strip_prefix("quorate join ").unwrap().to_owned()
-    }
-
-    fn join(&self, token: &str, name: &str, more: &[&str]) -> Ran {
-        let addresses = free_addresses(2);
-        let home = self.home(name).display().to_string();
-        let args = [
-            "-o",
-            "json",
-            "join",
-            token,
-            "--name",
-            name,
-            "--data-dir",
-            &home,
-            "--listen",
-            &addresses[0],
-            "--link",
-            &addresses[1],
-            "--no-start",
-        ];
-        run(&[&args[..], more].concat())
-    }
-
-    fn nodes(&self) -> Vec<String> {
-        let nodes = self.ask(&["node", "list"]);
-        nodes.as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
-    }
-}
-
-impl Drop for Founded {
-    fn drop(&mut self) {
-        signal(self.server.id(), rustix::process::Signal::TERM);
-        let _ = self.server.wait();
-        if std::thread::panicking() {
-            #[allow(clippy::print_stderr, reason = "it explains a failed test")]
-            {
-                eprintln!("{}", std::fs::read_to_string(self.home("n1").join("server.log")).unwrap_or_default());
-            }
-        }
-    }
-}
 
 #[test]
 fn e1_a_server_joins_with_the_printed_command_once() {
@@ -273,10 +140,8 @@ fn d4_a_node_that_leaves_ends_and_comes_back_when_it_is_started() {
     let before = founded.ask(&["node", "show", "n1"])["generation"].as_u64().unwrap();
     let left = founded.command(&["leave", "--yes"]);
     assert_eq!(left.code, 0, "{left:?}");
-    let pid = founded.server.id();
-    wait_for("the server ends", PATIENCE, || (!lives(pid)).then_some(()));
-    assert!(founded.server.wait().unwrap().success(), "so that nobody starts it again");
-    founded.server = serve(&founded.home("n1"));
+    assert!(founded.wait_end("n1"), "so that nobody starts it again");
+    founded.start("n1");
     wait_for("it is back", PATIENCE, || {
         let node = founded.try_ask(&["node", "show", "n1", "-o", "json"])?;
         (node["state"] == "joined" && node["generation"].as_u64() == Some(before + 1)).then_some(())

@@ -102,8 +102,9 @@ fn what_is_no_database_of_ours_takes_the_place_of_none() {
 
 #[test]
 fn a_manifest_names_each_database_once_and_nothing_else() {
-    let read =
-        |files: &str| Manifest::read(format!(r#"{{"index":1,"term":1,"voters":[],"files":{files}}}"#).as_bytes());
+    let read = |files: &str| {
+        Manifest::read(format!(r#"{{"index":1,"term":1,"voters":[],"voters_as_of":1,"files":{files}}}"#).as_bytes())
+    };
     assert!(read(r#"[["main.db",1],["system.db",2]]"#).is_ok());
     for files in [
         "[]",

@@ -42,6 +42,7 @@ fn log() -> Log {
     }
     log.command(&register(11, 1));
     log.command(&Command::Member(MemberCommand::Expel { node: NodeId::from_u128(11) }));
+    log.command(&Command::Member(MemberCommand::CutOff { node: NodeId::from_u128(11) }));
     log
 }
 

@@ -1,8 +1,14 @@
 //! Whom the link lets in, and what it says of those it does not.
+//!
+//! What this node shows and whom it believes may change while it runs ([`LinkTls::put_in_force`]):
+//! connections that are open go on, new ones are made with what is in force then. Only when an
+//! authority is not believed any more, all connections are made anew: one of them may have begun with
+//! a certificate of that authority.
 
 use crate::config::NodeConfig;
 use crate::trust::NodeFiles;
 use quorate_model::id::{ClusterId, NodeId};
+use quorate_trust::ca::CaCertificate;
 use quorate_trust::peer::{Credentials, LinkTrust, MembershipCheck, identity_of};
 use quorate_trust::refusal::{Refusal, Verdict};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -10,7 +16,7 @@ use rustls::time_provider::DefaultTimeProvider;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -28,12 +34,21 @@ pub(in crate::serve) type Dialled = client::TlsStream<TcpStream>;
 pub(in crate::serve) type Expelled = watch::Receiver<BTreeSet<NodeId>>;
 
 /// What this node shows on the link, and whom it believes.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::serve) struct LinkTls {
+    cluster: ClusterId,
+    node: NodeId,
+    expelled: Expelled,
+    in_force: RwLock<Arc<InForce>>,
+    /// How often an authority was dropped: connections of before are over.
+    dropped: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct InForce {
     trust: LinkTrust,
     credentials: Credentials,
     server: Arc<rustls::ServerConfig>,
-    expelled: Expelled,
 }
 
 #[derive(Debug)]
@@ -58,6 +73,60 @@ impl LinkTls {
         node: NodeId,
         expelled: Expelled,
     ) -> anyhow::Result<LinkTls> {
+        let in_force = InForce::of(files, cluster, node, &expelled)?;
+        Ok(LinkTls {
+            cluster,
+            node,
+            expelled,
+            in_force: RwLock::new(Arc::new(in_force)),
+            dropped: watch::Sender::new(0),
+        })
+    }
+
+    /// New connections are made with these from now on.
+    ///
+    /// # Errors
+    /// The files are not those of this node; nothing has changed then.
+    pub(in crate::serve) fn put_in_force(&self, files: &NodeFiles) -> anyhow::Result<()> {
+        let next = Arc::new(InForce::of(files, self.cluster, self.node, &self.expelled)?);
+        let before = {
+            let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *in_force, next)
+        };
+        let is_kept = |old: &CaCertificate| files.authorities.iter().any(|ca| ca.fingerprint() == old.fingerprint());
+        if !before.trust.authorities.iter().all(is_kept) {
+            self.dropped.send_modify(|times| *times += 1);
+        }
+        Ok(())
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// To be asked before the handshake of a connection: it tells when that is [over](Validity::over).
+    pub(in crate::serve) fn validity(&self) -> Validity {
+        Validity { dropped: self.dropped.subscribe(), expelled: self.expelled.clone() }
+    }
+
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(Accepted, NodeId)> {
+        let stream = BufReader::with_capacity(READ, stream);
+        let stream = TlsAcceptor::from(self.in_force().server.clone()).accept(stream).await.map_err(explain)?;
+        let peer = named(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, peer))
+    }
+
+    /// Ends with nobody but `peer`.
+    pub(super) async fn dial(&self, stream: TcpStream, peer: NodeId, address: SocketAddr) -> io::Result<Dialled> {
+        let in_force = self.in_force();
+        let config = in_force.trust.client(&in_force.credentials, peer).map_err(io::Error::other)?;
+        let name = ServerName::from(address.ip());
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(explain)
+    }
+}
+
+impl InForce {
+    fn of(files: &NodeFiles, cluster: ClusterId, node: NodeId, expelled: &Expelled) -> anyhow::Result<InForce> {
         let credentials = files.credentials(cluster, node)?;
         let trust = LinkTrust {
             cluster,
@@ -66,31 +135,27 @@ impl LinkTls {
             clock: Arc::new(DefaultTimeProvider),
         };
         let server = Arc::new(trust.server(&credentials)?);
-        Ok(LinkTls { trust, credentials, server, expelled })
+        Ok(InForce { trust, credentials, server })
     }
+}
 
-    /// Returns once `node` is expelled: its connections end then.
-    pub(in crate::serve) async fn is_expelled(&self, node: NodeId) -> io::Error {
-        let mut expelled = self.expelled.clone();
+/// For how long a connection may be there.
+#[derive(Debug)]
+pub(in crate::serve) struct Validity {
+    dropped: watch::Receiver<u64>,
+    expelled: Expelled,
+}
+
+impl Validity {
+    /// Returns once `node` is expelled, or an authority is not believed any more.
+    pub(in crate::serve) async fn over(mut self, node: NodeId) -> io::Error {
         // Without a core there is nothing left to say it.
-        if expelled.wait_for(|expelled| expelled.contains(&node)).await.is_err() {
-            std::future::pending::<()>().await;
+        let expelled = async { self.expelled.wait_for(|expelled| expelled.contains(&node)).await.is_ok() };
+        tokio::select! {
+            true = expelled => refused(Refusal::Expelled.to_string()),
+            Ok(()) = self.dropped.changed() => io::Error::other("an authority is not believed any more"),
+            else => std::future::pending().await,
         }
-        refused(Refusal::Expelled.to_string())
-    }
-
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(Accepted, NodeId)> {
-        let stream = BufReader::with_capacity(READ, stream);
-        let stream = TlsAcceptor::from(self.server.clone()).accept(stream).await.map_err(explain)?;
-        let peer = named(stream.get_ref().1.peer_certificates())?;
-        Ok((stream, peer))
-    }
-
-    /// Ends with nobody but `peer`.
-    pub(super) async fn dial(&self, stream: TcpStream, peer: NodeId, address: SocketAddr) -> io::Result<Dialled> {
-        let config = self.trust.client(&self.credentials, peer).map_err(io::Error::other)?;
-        let name = ServerName::from(address.ip());
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(explain)
     }
 }
 
@@ -99,20 +164,33 @@ fn named(chain: Option<&[CertificateDer<'_>]>) -> io::Result<NodeId> {
     Ok(peer.node)
 }
 
+/// How it comes that a member is taken for a stranger, and what to do.
+const ROTATED: &str =
+    " (if the CA was rotated while one of them was away: `quorate cert show` names it, and it joins anew)";
+
 /// One side does not believe the other.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(String);
+#[error("{why}")]
+struct Refused {
+    why: String,
+    /// The other side says that this node was expelled.
+    expelled: bool,
+}
 
 pub(super) fn refused(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Refused(why))
+    io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled: false })
 }
 
 /// The words of a TLS error that is about certificates; others as they are.
 pub(super) fn explain(error: io::Error) -> io::Error {
     match (Refusal::of_io(&error), Verdict::of_io(&error)) {
+        (Some(refusal @ Refusal::ForeignCa), _) => refused(format!("the other side is refused: {refusal}{ROTATED}")),
         (Some(refusal), _) => refused(format!("the other side is refused: {refusal}")),
-        (None, Some(verdict)) => refused(verdict.to_string()),
+        (None, Some(verdict)) => {
+            let hint = if verdict == Verdict::ForeignCa { ROTATED } else { "" };
+            let (why, expelled) = (format!("{verdict}{hint}"), verdict == Verdict::Expelled);
+            io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled })
+        }
         (None, None) => error,
     }
 }
@@ -120,6 +198,11 @@ pub(super) fn explain(error: io::Error) -> io::Error {
 /// Whether a connection failed because one side does not believe the other.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Refused>())
+}
+
+/// Whether the other side says that this node was expelled.
+pub(super) fn says_expelled(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Refused>()).is_some_and(|refused| refused.expelled)
 }
 
 /// A connection of the link in either direction.

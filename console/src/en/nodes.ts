@@ -1,0 +1,148 @@
+// Texts of the Nodes page.
+
+import type { Column, Mode, Tolerance } from "../lib/members";
+import { losses } from "../lib/members";
+
+const plural = (count: number, one: string, many: string): string => `${count} ${count === 1 ? one : many}`;
+const list = (names: string[]): string => names.join(", ");
+
+export const nodes = {
+  title: "Nodes",
+  intro: "Servers of the cluster",
+  filter: "Filter nodes",
+  noMatch: "No node matches the filter.",
+  column: {
+    name: "Node", alias: "Alias", mode: "Mode", state: "State", roles: "Roles", version: "Version", applied: "Applied",
+    replicas: "Replicas",
+  } satisfies Record<Column, string>,
+  address: "Address",
+  actions: (node: string) => `Actions for ${node}`,
+  sortBy: (column: string) => `Sort by ${column}`,
+
+  mode: { active: "Active", passive: "Passive", standby: "Standby" } satisfies Record<Mode, string>,
+  noMode: "–",
+  noModeWhy: "no manager",
+  behind: (entries: number) => (entries === 0 ? "up to date" : `${plural(entries, "entry", "entries")} behind`),
+  notHeard: "not heard",
+
+  setAlias: "Set alias",
+  aliasOf: (node: string) => `Alias of ${node}`,
+  editAlias: (node: string, alias: string) => `${alias}: change the alias of ${node}`,
+  addAlias: (node: string) => `Set alias of ${node}`,
+  save: "Save",
+  cancel: "Cancel",
+
+  properties: "Properties",
+  propertiesOf: (node: string) => `Properties of ${node}`,
+  activate: "Make active",
+  changeRoles: "Change roles",
+  remove: "Remove",
+
+  property: {
+    id: "ID", name: "Name", alias: "Alias", mode: "Mode", vote: "Vote", state: "State", since: "Since", roles: "Roles",
+    api: "API", link: "Node link", generation: "Generation", version: "Version", applied: "Applied", clock: "Clock",
+    replicas: "Replicas", serves: "This page",
+  },
+  vote: { voter: "votes", standby: "does not vote; takes the place of a voter that is lost" },
+  stateMeans: {
+    joined: "answers",
+    unreachable: "the node that serves this page does not hear it; nothing has been decided",
+    down: "a majority of managers does not hear it",
+    removed: "was stopped cleanly or left; it may come back",
+  },
+  generationMeans: (n: number) => (n === 1 ? "first start" : `started or joined ${n} times`),
+  clock: (us: number) => {
+    const ms = Math.abs(us) / 1000;
+    if (ms < 1) return "less than 1 ms apart";
+    const size = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+    return `${size} ${us > 0 ? "ahead" : "behind"}`;
+  },
+  servesPage: "comes from this node",
+
+  activateTitle: (node: string) => `Make ${node} active`,
+  activateWhat: (from: string | null, to: string) =>
+    `${from === null ? "Leadership" : `${from} hands leadership over and becomes passive. It`} goes to ${to}. Services stay where they are; writes wait for a moment.`,
+  activateCommand: (node: string) => `quorate raft transfer ${node}`,
+
+  rolesTitle: (node: string) => `Roles of ${node}`,
+  roleMeans: {
+    manager: "holds the cluster's state and may vote",
+    worker: "runs services",
+    gateway: "takes requests from outside",
+  },
+  rolesWhat: "What the node says of itself in its configuration does not count any more.",
+  rolesNone: "Choose at least one role.",
+  rolesCommand: (node: string, roles: string[]) => `quorate node roles ${node} ${roles.join(" ")}`,
+  apply: "Apply",
+
+  removeTitle: (node: string) => `Remove ${node} for ever`,
+  removeWhat: (node: string, replicas: number) =>
+    `${node}'s certificate is refused from now on and its id is never used again. ${
+      replicas === 0 ? "No replica runs on it." : `${plural(replicas, "replica", "replicas")} on it ${replicas === 1 ? "is" : "are"} started elsewhere.`
+    } To bring the server back, empty its data directory and join it with a new token.`,
+  removeSelf: "It serves this page, which will move to another node.",
+  removeVoter: (voters: number) => `It votes: without it ${voters - 1 === 1 ? "1 voter is" : `${voters - 1} voters are`} left, until a standby takes its place.`,
+  typeName: (node: string) => `Type ${node} to confirm`,
+  removeCommand: (node: string) => `quorate node remove ${node}`,
+
+  add: "Add node",
+  addTitle: "Add a node",
+  addWhat: "Makes a token that lets one server in, once. Run the command on that server.",
+  role: "Role",
+  expiry: "Valid for",
+  expiries: [["15m", "15 minutes"], ["1h", "1 hour"], ["6h", "6 hours"], ["24h", "24 hours"]] as const,
+  onlyName: "Only for a server named",
+  onlyNameHint: "optional",
+  makeToken: "Make token",
+  addCommand: (role: string, ttl: string, name: string) =>
+    `quorate add-node${role === "manager" ? "" : ` --role ${role}`}${ttl === "1h" ? "" : ` --ttl ${ttl}`}${name === "" ? "" : ` --name ${name}`}`,
+  addDone: (role: string, left: string) => `Run one of these on the new server, as root. The token works once, makes it a ${role}, and expires in ${left}.`,
+  addExpired: "The token has expired: make another one.",
+  addOnce: "The secret is in the command and is not shown again.",
+  addUsed: (node: string) => `${node} has joined with this token.`,
+  done: "Done",
+
+  tokens: "Join tokens",
+  noTokens: "No token waits for a server. Make one here, or in a terminal:",
+  noTokensCommand: "quorate add-node",
+  token: "Token",
+  tokenFor: "Makes it a",
+  tokenName: "Only for",
+  anyName: "any server",
+  tokenState: "State",
+  tokenUsed: (node: string) => `used by ${node}`,
+  tokenExpired: "expired",
+  tokenWaits: (left: string) => `expires in ${left}`,
+  revoke: "Revoke",
+  revokeToken: (id: string) => `Revoke token ${id}`,
+
+  matrix: "Replicas by node and service",
+  matrixNone: "No service yet, so nothing runs here. Describe one in a file and apply it:",
+  matrixTotal: "Wanted",
+  matrixCell: (service: string, node: string) => `${service} on ${node}: nothing`,
+
+  tolerance: "What may be lost",
+  toleranceHead: ({ canLose, voters, answering, majority }: Tolerance) => {
+    if (answering < majority) return "No majority: nothing can be decided";
+    if (canLose === 0) return voters === 1 ? "The only voting manager may not be lost" : "No other voting manager may be lost now";
+    return `${plural(canLose, "voting manager", "voting managers")} may be lost`;
+  },
+  toleranceWhy: ({ voters, majority, answering, away }: Tolerance) => {
+    const answer = answering === voters ? (voters === 1 ? "it answers" : "all answer") : `${answering} ${answering === 1 ? "answers" : "answer"}${away.length > 0 ? ` (not ${list(away)})` : ""}`;
+    return `Decisions need more than half of the voting managers: ${majority} of ${voters}, and ${answer}.`;
+  },
+  toleranceFix: ({ voters, answering, majority, away }: Tolerance) => {
+    if (answering < majority) return `Writes wait, reads are local and old, services go on as they are. Start ${away.length > 0 ? list(away) : "the others"} again.`;
+    if (voters === 1) return "Two more managers make it three, of which one may be lost.";
+    if (answering < voters) return "Start it again, or remove it: then a standby or a new manager can take its place.";
+    return null;
+  },
+  toleranceStandby: (standbys: string[]) =>
+    `${list(standbys)} ${standbys.length === 1 ? "is" : "are"} standby: an even number of voters would tolerate no more than one fewer. ${standbys.length === 1 ? "It takes" : "They take"} the place of a voter that is lost.`,
+  toleranceServices: "Services run on without any manager. What counts here are managers that vote, not workers.",
+  toleranceTable: "By number of voters",
+  toleranceRow: [1, 2, 3, 4, 5, 6, 7, 8, 9].map((voters) => ({ voters, majority: Math.floor(voters / 2) + 1, losses: losses(voters) })),
+  votersHead: "Voters",
+  majorityHead: "Majority",
+  lossesHead: "May be lost",
+};
