@@ -209,8 +209,8 @@ async fn dial(
     let mut up = false;
     // Known to have ended. One that was never there has not.
     let mut gone = true;
-    let mut told_expelled = false;
     let said = Mutex::new(None);
+    let mut told_expelled = false;
     loop {
         let known = links.borrow_and_update().clone();
         let Some(address) = known.get(choice % known.len().max(1)).copied() else {

@@ -19,8 +19,8 @@ const CLUSTER: u128 = 1;
 struct Member {
     me: LinkIdentity,
     expelled: watch::Sender<BTreeSet<NodeId>>,
-    files: NodeFiles,
     lost: watch::Sender<BTreeSet<NodeId>>,
+    files: NodeFiles,
 }
 
 fn member(authority: &tempfile::TempDir, node: u128) -> Member {
@@ -32,16 +32,9 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let tls = LinkTls::of(&files, cluster, node, seen).unwrap();
     let link = SocketAddr::from(([127, 0, 0, 1], 1));
     let (lost, lost_seen) = watch::channel(BTreeSet::new());
-    let me = LinkIdentity {
-        cluster,
-        node,
-        link,
-        incarnation: 1,
-        lost: lost_seen,
-        tls: Arc::new(tls),
-        beside: Beside::new().0,
-    };
-    Member { me, expelled, files, lost }
+    let (tls, beside) = (Arc::new(tls), Beside::new().0);
+    let me = LinkIdentity { cluster, node, link, incarnation: 1, lost: lost_seen, tls, beside };
+    Member { me, expelled, lost, files }
 }
 
 /// The same files with another certificate: of `authority`, for `node`, made `days` ago.
@@ -244,6 +237,34 @@ async fn what_does_not_speak_tls_gets_no_word() {
 }
 
 #[tokio::test]
+async fn members_of_different_incarnations_are_told_so_on_both_sides() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.me.incarnation = 2;
+    let (address, heard) = listen(&survivor).await;
+    let error = why(handshake(&old.me, survivor.me.node, address).await);
+    assert!(error.starts_with("incompatible incarnation: the cluster was recovered without this node"), "{error}");
+    assert!(error.contains("incarnation 1") && error.contains("is of 2"), "{error}");
+    let (address, old_heard) = listen(&old).await;
+    let error = why(handshake(&survivor.me, old.me.node, address).await);
+    assert!(error.contains("is of incarnation 1 and was given up"), "{error}");
+    assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
+}
+
+#[tokio::test]
+async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() {
+    let authority = tempfile::tempdir().unwrap();
+    let (survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.lost.send_replace(BTreeSet::from([old.me.node]));
+    let (address, heard) = listen(&survivor).await;
+    // It is told by the end of the connection.
+    let _ = handshake(&old.me, survivor.me.node, address).await;
+    let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
+    assert!(error.contains("was given up when the cluster was recovered"), "{error}");
+    assert!(heard.try_recv().is_err(), "it was not heard");
+}
+
+#[tokio::test]
 async fn a_ping_is_answered_on_the_link_back_and_keys_of_gossip_do_not_reach_the_core() {
     let authority = tempfile::tempdir().unwrap();
     let (mut me, mut peer) = (member(&authority, 2), member(&authority, 3));
@@ -365,32 +386,4 @@ async fn certificates_that_ended_or_name_another_node_are_refused_with_the_reaso
     let error = why(handshake(&me.me, NodeId::from_u128(9), address).await);
     assert!(error.starts_with("the other side is refused: it is node") && error.contains("not 0000"), "{error}");
     assert!(heard.try_recv().is_err(), "nobody got in");
-}
-
-#[tokio::test]
-async fn members_of_different_incarnations_are_told_so_on_both_sides() {
-    let authority = tempfile::tempdir().unwrap();
-    let (mut survivor, old) = (member(&authority, 2), member(&authority, 3));
-    survivor.me.incarnation = 2;
-    let (address, heard) = listen(&survivor).await;
-    let error = why(handshake(&old.me, survivor.me.node, address).await);
-    assert!(error.starts_with("incompatible incarnation: the cluster was recovered without this node"), "{error}");
-    assert!(error.contains("incarnation 1") && error.contains("is of 2"), "{error}");
-    let (address, old_heard) = listen(&old).await;
-    let error = why(handshake(&survivor.me, old.me.node, address).await);
-    assert!(error.contains("is of incarnation 1 and was given up"), "{error}");
-    assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
-}
-
-#[tokio::test]
-async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() {
-    let authority = tempfile::tempdir().unwrap();
-    let (survivor, old) = (member(&authority, 2), member(&authority, 3));
-    survivor.lost.send_replace(BTreeSet::from([old.me.node]));
-    let (address, heard) = listen(&survivor).await;
-    // It is told by the end of the connection.
-    let _ = handshake(&old.me, survivor.me.node, address).await;
-    let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
-    assert!(error.contains("was given up when the cluster was recovered"), "{error}");
-    assert!(heard.try_recv().is_err(), "it was not heard");
 }
