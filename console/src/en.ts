@@ -1,6 +1,6 @@
 // Every text of the console. Another language is a module of the type `typeof en`.
 
-import type { ClusterHealth, NodeMode, NodeState, Role } from "./lib/api";
+import type { ClusterHealth, NodeState, Role } from "./lib/api";
 import { access } from "./en/access";
 import { nodes as nodesPage } from "./en/nodes";
 import type { Theme } from "./lib/theme";
@@ -53,7 +53,6 @@ export const en = {
 
   health: { healthy: "Healthy", degraded: "Degraded", "no-quorum": "No quorum" } satisfies Record<ClusterHealth, string>,
   state: { joined: "Joined", unreachable: "Unreachable", down: "Down", removed: "Left" } satisfies Record<NodeState, string>,
-  mode: { active: "Active", passive: "Passive" } satisfies Record<NodeMode, string>,
   role: { manager: "manager", worker: "worker", gateway: "gateway" } satisfies Record<Role, string>,
 
   managers: "Managers",

@@ -9,80 +9,16 @@
 // either theme. `--shots` writes screenshots (wide and narrow, light and dark).
 
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { chromium } from "playwright-core";
 import { startMock } from "./mock.mjs";
+import { openBrowser } from "./page.mjs";
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { shots: { type: "string" } } });
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const mock = positionals[0] ? null : await startMock();
 const base = positionals[0] ?? `${mock.urls[0]}ui/`;
 const origin = new URL(base).origin;
-if (values.shots) mkdirSync(values.shots, { recursive: true });
-
-const profile = mkdtempSync(join(tmpdir(), "quorate-console-"));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  headless: true,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  viewport: { width: 1440, height: 1000 },
-});
-context.setDefaultTimeout(10_000);
-
-let complaints = [];
-const page = context.pages()[0] ?? (await context.newPage());
-page.on("console", (message) => {
-  if (["error", "warning"].includes(message.type())) complaints.push(message.text());
-});
-page.on("pageerror", (error) => complaints.push(String(error)));
-page.on("request", (request) => {
-  const url = new URL(request.url());
-  if (url.protocol.startsWith("http") && url.origin !== origin) complaints.push(`request to ${url.href}`);
-});
-
-const quiet = (when) => assert.deepEqual(complaints, [], `the page complained ${when}`);
-
-async function accessible(when) {
-  for (const theme of ["light", "dark"]) {
-    await page.evaluate((name) => (document.documentElement.dataset.theme = name), theme);
-    // Colours on their way from one theme to the other are not what the reader gets.
-    await page.evaluate(() => Promise.all(document.getAnimations().filter((one) => one instanceof CSSTransition).map((one) => one.finished)));
-    const violations = await page.evaluate(async () => {
-      const found = await globalThis.axe.run(document, {
-        runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-      });
-      return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map((one) => `${one.target} ${one.any[0]?.message ?? ""}`).join(" | ")}`);
-    });
-    assert.deepEqual(violations, [], `axe, ${theme} theme, ${when}`);
-  }
-}
-
-async function shoot(name) {
-  if (!values.shots) return;
-  for (const [width, height] of [[1440, 1000], [360, 800]]) {
-    await page.setViewportSize({ width, height });
-    await page.evaluate(() => scrollTo({ top: 0, behavior: "instant" }));
-    for (const theme of ["light", "dark"]) {
-      await page.evaluate((to) => (document.documentElement.dataset.theme = to), theme);
-      await page.waitForTimeout(900);
-      await page.screenshot({ path: join(values.shots, `${name}-${theme}-${width}.png`), fullPage: true });
-    }
-  }
-  await page.setViewportSize({ width: 1440, height: 1000 });
-}
-
-async function noOverflow(when) {
-  for (const width of [1440, 768, 360]) {
-    await page.setViewportSize({ width, height: 900 });
-    const [content, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-    assert.ok(content <= window, `the page is ${content} wide in a window of ${width}, ${when}`);
-  }
-  await page.setViewportSize({ width: 1440, height: 1000 });
-}
+const browser = await openBrowser({ origins: [origin], shots: values.shots });
+const { context, page, quiet, accessible, shoot, noOverflow } = browser;
 
 /** Milliseconds from `act` until `sees` is true on the page, which must not have been reloaded. */
 async function untilSeen(act, sees, argument) {
@@ -98,9 +34,7 @@ async function untilSeen(act, sees, argument) {
 
 try {
   await page.goto(base);
-  // The script is put in by the test, not by the page: evaluate is not subject to the page's policy.
   await page.locator(".live.live").waitFor();
-  await page.evaluate(axe);
   const status = await page.evaluate(() => fetch("/v1/status").then((answer) => answer.json()));
   await page.getByRole("heading", { level: 1, name: status.cluster.name }).waitFor();
   for (const node of status.nodes) await page.locator(".nodes h3", { hasText: node.name }).waitFor();
@@ -147,6 +81,30 @@ try {
   await page.locator("body").press("t");
   assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "light", "t changes the theme");
   quiet("after use");
+
+  // The other pages have addresses of their own, and keys.
+  await page.locator("body").press("n");
+  await page.waitForURL((url) => url.pathname === "/ui/nodes");
+  for (const node of status.nodes) await page.locator("[data-node]", { has: page.getByRole("button", { name: node.name, exact: true }) }).waitFor();
+  await page.getByText("voting manager may be lost").first().waitFor();
+  await accessible("on the Nodes page");
+  await noOverflow("on the Nodes page");
+  await shoot("nodes");
+  await page.locator("body").press("a");
+  await page.waitForURL((url) => url.pathname === "/ui/access");
+  // Nobody is asked who they are here, so the page begins with what anybody may do.
+  await page.getByText("Open access").waitFor();
+  await page.getByRole("tab", { name: "Users", selected: true }).waitFor();
+  await page.getByText("There is no user yet").waitFor();
+  await accessible("on the Access page");
+  await page.goBack();
+  await page.waitForURL((url) => url.pathname === "/ui/nodes");
+  await page.locator("body").press("s");
+  await page.waitForURL((url) => url.pathname === "/ui/");
+  await page.locator("#services").waitFor();
+  await page.locator("body").press("o");
+  quiet("on the other pages");
+  console.log("ok  every page by its key");
   console.log("ok  axe finds nothing, nothing on the console's log, no request off-origin");
 
   if (mock) {
@@ -158,8 +116,7 @@ try {
     await page.getByText("Ask for at most 100").waitFor();
     await accessible("with a refusal");
     await page.getByRole("button", { name: "Cancel" }).click();
-    // The browser itself writes a refused request to the log.
-    complaints = complaints.filter((text) => !text.includes("status of 400"));
+    quiet("with a refusal", [400]);
 
     for (const scene of ["trouble", "empty", "crowd"]) {
       mock.set(scene);
@@ -168,6 +125,13 @@ try {
       await accessible(`in ${scene}`);
       await noOverflow(`in ${scene}`);
       await shoot(scene);
+      await page.locator("body").press("n");
+      await page.locator("#nodes-title").waitFor();
+      await accessible(`in ${scene}, on the Nodes page`);
+      await noOverflow(`in ${scene}, on the Nodes page`);
+      await shoot(`nodes-${scene}`);
+      await page.locator("body").press("o");
+      await page.locator("#overview").waitFor();
       quiet(`in ${scene}`);
       console.log(`ok  ${scene}`);
     }
@@ -180,7 +144,6 @@ try {
     await page.getByText("n1 stopped answering").waitFor();
     await page.locator(".live.live").waitFor();
     console.log(`ok  moved to another node ${Date.now() - began} ms after the death of its own`);
-    await page.evaluate(axe);
     await accessible("after the move");
 
     mock.stop();
@@ -190,7 +153,6 @@ try {
     console.log("ok  says that it is stale when no node answers");
   }
 } finally {
-  await context.close();
+  await browser.close();
   mock?.stop();
-  rmSync(profile, { recursive: true, force: true });
 }

@@ -69,14 +69,25 @@ export async function startCluster(binary, count) {
     await ended;
   }
 
-  async function add(name, more = []) {
+  /** Replicas end with the test, whatever becomes of their nodes. */
+  function bind(name) {
+    const file = join(home(name), "node.toml");
+    writeFileSync(file, readFileSync(file, "utf8").replace("[node]\n", `[node]\nend_with_pid = ${process.pid}\n`));
+  }
+
+  /** Joins with a token as it stands in the command that `add-node` or the console shows. */
+  async function joinWith(name, token, more = []) {
     const [listen, link] = await freeAddresses(2);
-    const made = await json("n1", "add-node", ...more);
-    const token = made.commands[0].replace("quorate join ", "");
-    await quorate("join", token, "--name", name, "--data-dir", home(name), "--listen", listen, "--link", link, "--no-start");
+    await quorate("join", token, "--name", name, "--data-dir", home(name), "--listen", listen, "--link", link, "--no-start", ...more);
     nodes.set(name, { url: `https://${listen}/` });
+    bind(name);
     serve(name);
     await until(`${name} is joined`, async () => (await json("n1", "node", "list")).some((node) => node.name === name && node.state === "joined"));
+  }
+
+  async function add(name) {
+    const made = await json("n1", "add-node");
+    await joinWith(name, made.commands[0].replace("quorate join ", ""));
   }
 
   async function stop() {
@@ -92,6 +103,7 @@ export async function startCluster(binary, count) {
     const [listen, link] = await freeAddresses(2);
     await quorate("init", "--name", "prod", "--node-name", "n1", "--data-dir", home("n1"), "--listen", listen, "--link", link, "--no-start");
     nodes.set("n1", { url: `https://${listen}/` });
+    bind("n1");
     serve("n1");
     await until("n1 leads", async () => (await json("n1", "status")).cluster.leader === "n1");
     for (let i = 2; i <= count; i += 1) await add(`n${i}`);
@@ -100,7 +112,7 @@ export async function startCluster(binary, count) {
       writeFileSync(password, text, { mode: 0o600 });
       await asRoot("n1", "user", "create", name, "--role", role, "--password-file", password);
     };
-    return { directory, nodes, asRoot, json, kill, serve, add, stop, explain, createUser };
+    return { directory, nodes, asRoot, json, kill, serve, join: joinWith, stop, explain, createUser };
   } catch (error) {
     explain();
     await stop();

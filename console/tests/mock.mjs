@@ -20,9 +20,22 @@ function node(i, more = {}) {
   return {
     id: uuid(i), name: `n${i}`, state: "joined", mode: i === 1 ? "active" : "passive",
     roles: ["manager", "worker"], api: "", link: `127.0.0.1:${8100 + i}`, generation: 1,
-    since: micros(3 * 3600 + 312), lag: 0, replicas: 0, ...more,
+    since: micros(3 * 3600 + 312), lag: 0, replicas: 0, alias: null, standing: "voter", clock_ahead_us: i === 1 ? null : 420 * i,
+    applied: 1284, version: "0.1.0", ...more,
   };
 }
+
+const PERMISSIONS = [
+  "cluster-read", "log-read", "service-apply", "service-scale", "service-remove", "manager-control", "member-write",
+  "sql-read", "sql-write", "gateway-feed", "user-read", "user-write", "role-write", "session-read", "session-revoke",
+  "token-read", "token-revoke", "audit-read",
+];
+
+const tokens = () => [
+  { id: uuid(71), role: "manager", created: micros(7200), expires: micros(3600) },
+  { id: uuid(72), role: "worker", name: "n7", created: micros(600), expires: micros(-3000) },
+  { id: uuid(73), role: "gateway", created: micros(900), expires: micros(-2700), used_by: "n5", used_at: micros(700) },
+];
 
 let serial = 100;
 function replica(service, ordinal, on, state = "healthy", more = {}) {
@@ -85,11 +98,12 @@ export const scenes = {
       summary: "n1 is down. 2 of 3 managers are joined, none may be lost. web has 2 of 4 replicas.",
     }),
     nodes: [
-      node(1, { state: "down", mode: null, since: micros(14), lag: null }),
-      node(2, { mode: "active" }),
-      node(3, { lag: 12 }),
-      node(4, { state: "unreachable", mode: null, roles: ["worker"], since: micros(3), lag: null }),
-      node(5, { state: "removed", mode: null, roles: ["worker"], since: micros(7200), lag: null }),
+      node(1, { state: "down", mode: "passive", alias: "msk-1", since: micros(14), lag: null, applied: null }),
+      node(2, { mode: "active", alias: "msk-2" }),
+      node(3, { lag: 4012, applied: 81_234 - 4012, version: "0.0.9" }),
+      node(4, { state: "unreachable", mode: null, standing: null, roles: ["worker"], since: micros(3), lag: null, applied: null }),
+      node(5, { state: "removed", mode: null, standing: null, roles: ["worker"], since: micros(7200), lag: null, applied: null }),
+      node(6, { standing: "standby", alias: "a name that somebody made as long as an alias may be: 63 signs." }),
     ],
     services: [
       service("demo", 3, [replica("demo", 2, "n2"), replica("demo", 3, "n3"), replica("demo", 4, "n2", "starting")]),
@@ -119,7 +133,7 @@ export const scenes = {
       summary: "No leader: 3 of 7 managers are joined and 4 are needed. Reads are old, writes wait.",
     }),
     nodes: [1, 2, 3, 4, 5, 6, 7, 8, 9].map((i) =>
-      node(i, { mode: i > 7 ? null : "passive", roles: i > 7 ? ["worker"] : ["manager"], state: i > 3 && i < 8 ? "down" : "joined" })),
+      node(i, { mode: i > 7 ? null : "passive", standing: i > 7 ? null : "voter", roles: i > 7 ? ["worker"] : ["manager"], state: i > 3 && i < 8 ? "down" : "joined" })),
     services: [service("web", 40, Array.from({ length: 40 }, (_, i) => replica("web", i + 1, `n${1 + (i % 9)}`)))],
     gateways: [gateway], events: history,
   }),
@@ -182,6 +196,9 @@ export async function startMock({ count = 3, scene = "calm" } = {}) {
       response.end(JSON.stringify(body));
     };
     if (pathname === "/v1/health") return json(200, {});
+    if (pathname === "/v1/me") return json(200, { who: "anyone", roles: [], permissions: PERMISSIONS });
+    if (pathname === "/v1/join-tokens") return json(200, tokens());
+    if (["/v1/users", "/v1/roles"].includes(pathname)) return json(200, []);
     if (pathname === "/v1/status") {
       response.writeHead(200, { "content-type": "application/json" });
       return response.end(overview(i));

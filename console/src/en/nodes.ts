@@ -19,7 +19,7 @@ export const nodes = {
   actions: (node: string) => `Actions for ${node}`,
   sortBy: (column: string) => `Sort by ${column}`,
 
-  mode: { active: "Active", passive: "Passive", standby: "Standby" } satisfies Record<Mode, string>,
+  mode: { active: "Active", passive: "Passive", standby: "Standby", stopped: "Stopped" } satisfies Record<Mode, string>,
   noMode: "–",
   noModeWhy: "no manager",
   behind: (entries: number) => (entries === 0 ? "up to date" : `${plural(entries, "entry", "entries")} behind`),
@@ -27,8 +27,8 @@ export const nodes = {
 
   setAlias: "Set alias",
   aliasOf: (node: string) => `Alias of ${node}`,
-  editAlias: (node: string, alias: string) => `Change the alias of ${node}, ${alias}`,
-  addAlias: (node: string) => `Give ${node} an alias`,
+  editAlias: (node: string, alias: string) => `${alias}: change the alias of ${node}`,
+  addAlias: (node: string) => `Set alias of ${node}`,
   save: "Save",
   cancel: "Cancel",
 
@@ -43,7 +43,7 @@ export const nodes = {
     api: "API", link: "Node link", generation: "Generation", version: "Version", applied: "Applied", clock: "Clock",
     replicas: "Replicas", serves: "This page",
   },
-  vote: { voter: "votes", standby: "does not vote; takes the place of a voter that is lost" },
+  vote: { voter: "votes", standby: "does not vote; takes the place of a voter that is lost", stopped: "its manager role is stopped: it holds everything and decides nothing" },
   stateMeans: {
     joined: "answers",
     unreachable: "the node that serves this page does not hear it; nothing has been decided",
@@ -62,7 +62,53 @@ export const nodes = {
   activateTitle: (node: string) => `Make ${node} active`,
   activateWhat: (from: string | null, to: string) =>
     `${from === null ? "Leadership" : `${from} hands leadership over and becomes passive. It`} goes to ${to}. Services stay where they are; writes wait for a moment.`,
-  activateCommand: (node: string) => `quorate raft transfer ${node}`,
+  activateCommand: (node: string) => `quorate manager promote ${node}`,
+
+  managers: "Managers",
+  managersMenu: "Managers: acts on several",
+  stop: "Stop manager",
+  stopActive: "It is the active one: make another one active first, or restart it.",
+  stopTitle: (node: string) => `Stop the manager on ${node}`,
+  stopWhat: (node: string, votes: boolean) =>
+    `${node} answers nobody as a manager${votes ? " and does not vote" : ""}. Its services, its gateway's routes and its agent go on. It stays stopped over restarts, and can be started from any other node.`,
+  stopSelf: "It serves this page, which will move to another node.",
+  stopCommand: (node: string) => `quorate manager stop ${node}`,
+  stopAll: "Stop all passive",
+  stopAllTitle: "Stop all passive managers",
+  stopAllWhat: (active: string, names: string[]) =>
+    `${list(names)} ${names.length === 1 ? "answers" : "answer"} nobody as ${names.length === 1 ? "a manager" : "managers"}. ${active} decides alone then: no manager may be lost. Services go on.`,
+  stopAllCommand: "quorate manager stop --all-passive",
+  start: "Start manager",
+  startTitle: (node: string) => `Start the manager on ${node}`,
+  startWhat: (node: string) => `${node} is a manager again. The cluster decides whether it votes or stands by.`,
+  startCommand: (node: string) => `quorate manager start ${node}`,
+  startAll: "Start all stopped",
+  startAllTitle: "Start all stopped managers",
+  startAllWhat: (names: string[]) => `${list(names)} ${names.length === 1 ? "is a manager" : "are managers"} again. The cluster decides which of them vote.`,
+  startAllCommand: (names: string[]) => `quorate manager start ${names.join(" ")}`,
+  restart: "Restart",
+  restartTitle: (node: string) => `Restart ${node}`,
+  restartWhat: (node: string) => `Ends the server on ${node} and begins it anew. What it runs for users is not touched.`,
+  restartCommand: (node: string) => `quorate manager restart ${node}`,
+  restartAll: "Restart all passive",
+  restartAllTitle: "Restart all passive managers",
+  restartAllWhat: (names: string[]) => `${list(names)}, one after the other: each is waited for before the next one. What they run for users is not touched. Keep this dialog open.`,
+  restartAllCommand: "quorate manager restart --all-passive",
+  restartActive: "Restart active",
+  restartActiveTitle: (node: string) => `Restart ${node}, the active manager`,
+  restartActiveWhat: (node: string) => `${node} hands leadership over first, then its server ends and begins anew. Writes wait for a moment. What it runs for users is not touched.`,
+  restartActiveCommand: "quorate manager restart --active",
+  notBack: (node: string) => ({
+    code: "not-back",
+    message: `${node} is not back after two minutes, so the others were not restarted`,
+    fix: `look into the log of ${node}, then restart the others`,
+  }),
+  rule: "Where managers may be",
+  ruleWhat: "Holds for roles and joins from now on. Managers that would be misplaced have to be moved first.",
+  ruleAny: "on any node",
+  ruleRole: (role: string) => `only on nodes that are ${role} too`,
+  ruleCommand: (role: string | null) => `quorate manager rule ${role ?? "none"}`,
+  ruleHolds: (role: string) => `Managers are only on nodes that are ${role} too.`,
 
   rolesTitle: (node: string) => `Roles of ${node}`,
   roleMeans: {
@@ -139,6 +185,9 @@ export const nodes = {
   },
   toleranceStandby: (standbys: string[]) =>
     `${list(standbys)} ${standbys.length === 1 ? "is" : "are"} standby: an even number of voters would tolerate no more than one fewer. ${standbys.length === 1 ? "It takes" : "They take"} the place of a voter that is lost.`,
+  toleranceStopped: (stopped: string[]) =>
+    `${list(stopped)} ${stopped.length === 1 ? "is stopped and does" : "are stopped and do"} not vote until started again.`,
+  toleranceNext: (why: string) => `Next: ${why}.`,
   toleranceServices: "Services run on without any manager. What counts here are managers that vote, not workers.",
   toleranceTable: "By number of voters",
   toleranceRow: [1, 2, 3, 4, 5, 6, 7, 8, 9].map((voters) => ({ voters, majority: Math.floor(voters / 2) + 1, losses: losses(voters) })),

@@ -68,7 +68,7 @@ export class Session {
     this.me = null;
   }
 
-  /** Answers the problem; `null` when the session began. The page is then to be loaded again. */
+  /** Answers the problem; `null` when the session began. Then ask who it is, or load the page again. */
   async logIn(user: string, password: string): Promise<Problem | null> {
     const answer = await this.send({ method: "POST", path: "/v1/login", body: { user, password } });
     return answer.ok ? null : answer.problem;

@@ -127,6 +127,9 @@ pub struct JoinAnswer {
     #[schema(value_type = uuid::Uuid)]
     pub cluster: ClusterId,
     pub cluster_name: String,
+    /// 1, and one more for each time that the cluster was recovered.
+    #[serde(default = "first_incarnation")]
+    pub incarnation: u64,
     #[schema(value_type = uuid::Uuid)]
     pub node: NodeId,
     /// What it is to do.
@@ -149,6 +152,10 @@ pub struct JoinAnswer {
     /// is pinned to the authority, so that nobody else reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_managers: Option<String>,
+}
+
+fn first_incarnation() -> u64 {
+    1
 }
 
 impl fmt::Debug for JoinAnswer {

@@ -6,7 +6,7 @@ use crate::cluster::{command, nearest, shown};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, fresh_id, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{JoinTokenView, NodeView, Overview, Problem, QuotaView};
+use crate::view::{JoinTokenView, MembersView, NodeView, Overview, Problem, QuotaView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -19,6 +19,7 @@ use quorate_model::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use utoipa::ToSchema;
 
@@ -140,13 +141,18 @@ pub(crate) async fn invite<B: Backend>(
 
 /// Whether the token made by entry `index` is the one that was wanted.
 async fn is_there<B: Backend>(app: &Shared<B>, wanted: TokenId, index: LogIndex) -> bool {
+    match shown_members(app, index).await {
+        Some(members) => members.tokens.iter().any(|token| token.id == wanted),
+        // It was applied here, or the commit would not have been answered; only the view is late.
+        None => true,
+    }
+}
+
+/// The view, once the entry is in it, so that who asks next sees what was just done.
+async fn shown_members<B: Backend>(app: &Shared<B>, index: LogIndex) -> Option<Arc<MembersView>> {
     let mut members = app.backend.members();
     let wait = members.wait_for(|members| members.applied >= index);
-    match tokio::time::timeout(crate::cluster::VIEW_WITHIN, wait).await {
-        Ok(Ok(members)) => members.tokens.iter().any(|token| token.id == wanted),
-        // It was applied here, or the commit would not have been answered; only the view is late.
-        Ok(Err(_)) | Err(_) => true,
-    }
+    tokio::time::timeout(crate::cluster::VIEW_WITHIN, wait).await.ok()?.ok().map(|members| members.clone())
 }
 
 fn micros(span: Duration) -> u64 {
@@ -186,6 +192,7 @@ pub(crate) async fn revoke<B: Backend>(
     };
     let actor = acting.on(&app.access(), &token.to_string())?;
     let index = command(&app, id, &Command::Member(MemberCommand::RevokeToken { token }), &actor, patience).await?;
+    shown_members(&app, index).await;
     Ok(Json(Done { index: index.0 }))
 }
 
@@ -448,9 +455,6 @@ pub(crate) async fn set_quota<B: Backend>(
     let target = nodes.map_or_else(|| "none".to_owned(), |nodes| nodes.to_string());
     let actor = acting.on(&app.access(), &target)?;
     let index = command(&app, id, &Command::Member(MemberCommand::SetQuota { quota }), &actor, patience).await?;
-    // Whoever asks next is shown it.
-    let mut members = app.backend.members();
-    let shown = members.wait_for(|members| members.applied >= index);
-    let _ = tokio::time::timeout(crate::cluster::VIEW_WITHIN, shown).await;
+    shown_members(&app, index).await;
     Ok(Json(Done { index: index.0 }))
 }

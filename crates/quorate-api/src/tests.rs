@@ -368,6 +368,7 @@ impl Backend for Fake {
     ) -> Result<JoinAnswer, JoinError> {
         self.asked_to_join(request, from)?;
         Ok(JoinAnswer {
+            incarnation: 1,
             cluster: ClusterId::from_u128(1),
             cluster_name: "test".into(),
             node: NodeId::from_u128(9),

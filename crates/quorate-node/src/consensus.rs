@@ -15,7 +15,7 @@
 //! # Sources
 //! Ongaro: Consensus: Bridging Theory and Practice, 2014. tikv/raft-rs 0.7.0.
 
-mod reconfigure;
+pub(crate) mod reconfigure;
 mod storage;
 
 use crate::configuration::Configuration;

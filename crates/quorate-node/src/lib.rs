@@ -21,8 +21,10 @@ pub mod event;
 mod leading;
 mod node;
 mod reads;
+pub mod recovery;
 mod requests;
 mod sight;
+pub mod succession;
 pub mod wire;
 
 pub use configuration::Configuration;

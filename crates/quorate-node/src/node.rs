@@ -22,7 +22,7 @@ use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::member::managers::Harm;
 use quorate_model::member::{MemberCommand, NotAdmitted};
-use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
+use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus, TrustReport};
 use quorate_model::state::{Change, ClusterState, Health, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::{Held, Plan};
@@ -88,6 +88,8 @@ pub struct PeerView {
     pub applied: LogIndex,
     /// Heard since the link is open: not the word of an earlier life of the node.
     pub fresh: bool,
+    /// When it said this.
+    pub at: Timestamp,
 }
 
 /// One member of the cluster.
@@ -116,6 +118,7 @@ pub struct Node {
     /// The newest word of each node about itself, this one's too.
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
+    trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
     /// How long a lost link is not shown: what is left of the operator's patience with silence.
@@ -198,6 +201,7 @@ impl Node {
             transfers: Vec::new(),
             peers: BTreeMap::new(),
             replicas: Vec::new(),
+            trust: None,
             gateways: BTreeMap::new(),
             sights: Sights::default(),
             lost_link_kept_back: Duration::ZERO,
@@ -260,6 +264,10 @@ impl Node {
             Event::LogPurged { first } => self.consensus.purged(first),
             Event::Replicas(replicas) => {
                 self.replicas = replicas;
+                self.own_status_changed(now);
+            }
+            Event::Trust(trust) => {
+                self.trust = Some(trust);
                 self.own_status_changed(now);
             }
             Event::Gossip { node, generation, rumor } => {
@@ -520,7 +528,7 @@ impl Node {
             let differences = self.digests.heard(from, applied, [system, main]);
             self.note_differences(now, differences);
         }
-        let seen = PeerView { report, applied, fresh: true };
+        let seen = PeerView { report, applied, fresh: true, at: now.mono };
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
@@ -630,7 +638,7 @@ impl Node {
 
     fn own_status_changed(&mut self, now: Now) {
         // What this node plans next must see it; the others are told at the end of the turn.
-        self.see_myself();
+        self.see_myself(now);
         self.status_due = now.mono;
         self.plan_due = true;
         self.changed = true;
@@ -1016,7 +1024,7 @@ impl Node {
         for peer in self.book.peers().keys().filter(|node| self.hears(**node)) {
             out.push(Effect::Send { to: *peer, message: Body::Status(status.clone()) });
         }
-        self.see_myself();
+        self.see_myself(now);
         self.changed = true;
     }
 
@@ -1027,12 +1035,13 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+            trust: self.trust.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
-    fn see_myself(&mut self) {
+    fn see_myself(&mut self, now: Now) {
         let report = self.own_report();
-        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true });
+        self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true, at: now.mono });
     }
 }

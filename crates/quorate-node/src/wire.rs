@@ -91,6 +91,9 @@ pub struct Hello {
     /// HOST:PORT of the speaker's own link, so that one who has not heard of it yet can answer.
     #[prost(string, tag = "5")]
     pub link: String,
+    /// Which incarnation of the cluster the speaker belongs to; 0 is the first, as 1 is.
+    #[prost(uint64, tag = "6")]
+    pub incarnation: u64,
 }
 
 /// A consensus message; the fields of Raft's own.

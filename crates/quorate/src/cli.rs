@@ -8,6 +8,7 @@
 
 pub(crate) mod api;
 pub(crate) mod audit;
+pub(crate) mod cert;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -22,7 +23,9 @@ pub(crate) mod members;
 pub(crate) mod password;
 pub(crate) mod pinned;
 pub(crate) mod place;
+pub(crate) mod recover;
 pub(crate) mod screen;
+pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod target;
@@ -161,6 +164,12 @@ pub(crate) enum Command {
     /// What programs are let in with
     #[command(subcommand)]
     Token(tokens::TokenCommand),
+    /// Passwords and keys of services, sealed
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// What nodes prove themselves with
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Who did what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -175,6 +184,11 @@ pub(crate) enum Command {
     /// Consensus among the managers
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Go on with this manager alone, after the majority of them was lost for ever
+    #[command(
+        after_help = "Examples:\n  sudo quorate recover --plan\n  sudo quorate recover\n  sudo quorate recover --others-are-destroyed"
+    )]
+    Recover(recover::RecoverArgs),
     /// Look for what is wrong with this server and its cluster, and say what to do
     #[command(after_help = "Examples:\n  quorate doctor\n  quorate doctor -o wide\n  quorate doctor -o json || alert")]
     Doctor(doctor::DoctorArgs),
@@ -325,10 +339,13 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Role(command) => users::role(&context, command)?,
         Command::Session(command) => tokens::session(&context, command)?,
         Command::Token(command) => tokens::token(&context, command)?,
+        Command::Secret(command) => secret::run(&context, command)?,
+        Command::Cert(command) => cert::run(&context, command)?,
         Command::Audit(command) => audit::run(&context, command)?,
         Command::Login(args) => tokens::log_in(&context, &args)?,
         Command::Logout => tokens::log_out(&context)?,
         Command::Raft(RaftCommand::Transfer { node }) => status::transfer(&context, &node)?,
+        Command::Recover(args) => recover::run(&context, &args)?,
         Command::Doctor(args) => return doctor::run(&context, &args),
         Command::Config(command) => return config::run(&context, &command),
         Command::Api(args) => api::run(&context, &args)?,

@@ -42,6 +42,18 @@ pub(crate) struct NodeConfig {
 pub(crate) struct ClusterConfig {
     pub id: ClusterId,
     pub name: String,
+    /// Grows by one when `quorate recover` goes on with one survivor; members of others are not spoken to.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub incarnation: u64,
+}
+
+/// The incarnation with which every cluster begins.
+pub(crate) const fn first() -> u64 {
+    1
+}
+
+fn is_first(incarnation: &u64) -> bool {
+    *incarnation == first()
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ mod dev;
 mod gossip_keys;
 mod keys;
 mod lifeline;
+mod recover;
 mod serve;
 mod settings;
 mod torture;

@@ -15,12 +15,14 @@ pub(crate) mod admission;
 mod apply;
 mod backend;
 mod bulk;
+mod certificates;
 mod checkpoint;
 mod core;
 mod disk;
 mod electors;
 mod gossip;
 mod inbox;
+mod keeper;
 mod keychain;
 mod link;
 mod reads;
@@ -28,6 +30,7 @@ mod reload;
 mod renewal;
 mod spare;
 mod tls;
+mod turned_away;
 mod view;
 mod workloads;
 
@@ -41,6 +44,7 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
+use keeper::Keeper;
 use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
@@ -111,7 +115,7 @@ pub(crate) struct Configured {
     pub(crate) local_health: bool,
 }
 
-fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
+pub(crate) fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
     let path = data_dir.join(config::FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config: NodeConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
@@ -122,7 +126,7 @@ fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
 }
 
 /// Two processes on one data directory would destroy it.
-fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = data_dir.join("lock");
     let file = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     if file.try_lock().is_err() {
@@ -147,7 +151,7 @@ fn same_cluster(voters: &[u8], config: &NodeConfig) -> bool {
     !known.is_known() || ours.chain([config.node.id]).any(|node| known.contains(node))
 }
 
-fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
+pub(crate) fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk>, LogOptions)> {
     quorate_agent::check_owner(&data_dir.join("services"), config.node.id).context("looking at the services here")?;
     let (log_dir, db_dir) = (data_dir.join("log"), data_dir.join("db"));
     for directory in [&log_dir, &db_dir] {
@@ -175,6 +179,21 @@ fn open(data_dir: &Path, config: &NodeConfig) -> anyhow::Result<(Stored<RealDisk
         error => anyhow::Error::new(error).context(format!("opening what is in {}", data_dir.display())),
     })?;
     Ok((stored, options.log))
+}
+
+/// The log as consensus wants to know it.
+pub(crate) fn recovered_log(stored: &Stored<RealDisk>) -> anyhow::Result<RecoveredLog> {
+    Ok(RecoveredLog {
+        configuration: Configuration::read(&stored.databases.voters())?,
+        configured: stored.databases.voters_as_of(),
+        term: stored.hard_state.term,
+        vote: stored.hard_state.vote,
+        commit: stored.hard_state.commit,
+        before: stored.before,
+        terms: stored.terms.clone(),
+        // The bytes themselves are shared.
+        unapplied: stored.unapplied.iter().cloned().map(disk::entry_of_consensus).collect(),
+    })
 }
 
 async fn serve(
@@ -211,20 +230,13 @@ async fn serve(
         seed: boot as u64,
     };
     let state = stored.databases.state().clone();
-    let (expelled, expelled_seen) = watch::channel(state.members.expelled.clone());
+    let (expelled, expelled_seen) = watch::channel(state.cut_off());
+    let lost = state.members.recovery.as_ref().map(|recovery| recovery.lost.clone()).unwrap_or_default();
+    let (lost, lost_seen) = watch::channel(lost);
+    let incarnation = config.cluster.incarnation.max(state.incarnation());
     let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
     let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
-    let recovered = RecoveredLog {
-        configuration: Configuration::read(&stored.databases.voters())?,
-        configured: stored.databases.voters_as_of(),
-        term: stored.hard_state.term,
-        vote: stored.hard_state.vote,
-        commit: stored.hard_state.commit,
-        before: stored.before,
-        terms: stored.terms,
-        unapplied: stored.unapplied.into_iter().map(disk::entry_of_consensus).collect(),
-    };
-    let mut node = Node::new(options, recovered, state, stored.applied, clock.now())?;
+    let mut node = Node::new(options, recovered_log(&stored)?, state, stored.applied, clock.now())?;
     node.show_unreachable_after(settings.cluster.timers.unreachable_after());
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
 
@@ -257,11 +269,14 @@ async fn serve(
         cluster: config.cluster.id,
         node: config.node.id,
         link: config.node.link_address(),
+        incarnation,
+        lost: lost_seen,
         tls,
         beside: beside.clone(),
     };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
-    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
+    let (refused_peers, turned_away) = mpsc::channel(turned_away::WAITING);
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone(), refused_peers));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
@@ -270,6 +285,7 @@ async fn serve(
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let (proofs, proofs_seen) = watch::channel(Arc::new(view::proofs(&node)));
     let gossip = match ring {
         None => None,
         Some(ring) => {
@@ -319,10 +335,12 @@ async fn serve(
         incoming,
         snapshots,
         expelled,
+        lost,
         assignment,
         overview,
         members,
         known,
+        proofs,
         routing,
         refused,
         access,
@@ -333,7 +351,7 @@ async fn serve(
 
     // Over plain HTTP a server that joins could not know to whom it speaks.
     let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
-    let (_signed_by, signed_by_seen) = watch::channel(None);
+    let (signed_by, signed_by_seen) = watch::channel(None);
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
@@ -350,13 +368,18 @@ async fn serve(
         access: access_seen,
         agent,
         config: config.clone(),
-        keychain,
+        keychain: keychain.clone(),
+        proofs: proofs_seen.clone(),
         admission,
         leave: leave.clone(),
         contact,
         settings: settings_seen,
         started: clock.started,
     }));
+    tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
+    let seen = keeper::Seen { known: backend.0.known.clone(), access: backend.0.access.clone(), proofs: proofs_seen };
+    let keeper = Keeper { config: config.clone(), keychain, backend: backend.clone(), inbox: inbox.clone(), signed_by };
+    tokio::spawn(keeper.run(seen));
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),
@@ -503,7 +526,7 @@ async fn send_snapshots(
     }
 }
 
-fn random_u128() -> anyhow::Result<u128> {
+pub(crate) fn random_u128() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(u128::from_le_bytes(bytes))

@@ -44,6 +44,9 @@ pub struct Recovery {
     pub incarnation: u64,
     pub survivor: NodeId,
     pub at: WallTime,
+    /// Who was given up, this time and before. They are expelled too; unlike others who are, they are told
+    /// why, because they may not know yet that the cluster goes on without them.
+    pub lost: BTreeSet<NodeId>,
 }
 
 impl ClusterState {
@@ -51,6 +54,14 @@ impl ClusterState {
     #[must_use]
     pub fn incarnation(&self) -> u64 {
         self.members.recovery.as_ref().map_or(1, |recovery| recovery.incarnation)
+    }
+
+    /// Whose certificates are refused: everybody who was expelled, but for those who have to be told that they
+    /// were given up.
+    #[must_use]
+    pub fn cut_off(&self) -> BTreeSet<NodeId> {
+        let expelled = &self.members.expelled;
+        self.members.recovery.as_ref().map_or_else(|| expelled.clone(), |recovery| expelled - &recovery.lost)
     }
 
     fn manager(&self, node: NodeId) -> Result<&NodeRecord, Refusal> {
@@ -139,9 +150,12 @@ impl ClusterState {
         if incarnation <= self.incarnation() {
             return Ok(());
         }
-        let at = changes.now;
-        changes.member(MemberChange::Recovered(Recovery { incarnation, survivor, at }));
-        for node in lost.iter().filter(|node| **node != survivor) {
+        let lost: BTreeSet<NodeId> = lost.iter().copied().filter(|node| *node != survivor).collect();
+        let before = self.members.recovery.iter().flat_map(|recovery| &recovery.lost);
+        let recovery =
+            Recovery { incarnation, survivor, at: changes.now, lost: before.chain(&lost).copied().collect() };
+        changes.member(MemberChange::Recovered(recovery));
+        for node in &lost {
             changes.member(MemberChange::Expelled { node: *node });
             if self.nodes.contains_key(node) {
                 changes.member(MemberChange::NodeGone { node: *node });

@@ -144,6 +144,19 @@ impl Consensus {
     }
 }
 
+/// The data of an entry that leads from one configuration to another; `None` when no single step does. Of
+/// the library's record it has what nodes read of it.
+pub(crate) fn data_of_step(from: &Configuration, to: &Configuration) -> Option<Bytes> {
+    step(from, to)?;
+    Some(Record { context: to.to_bytes().into() }.encode_to_vec().into())
+}
+
+/// The configuration in force after such an entry.
+pub(crate) fn after(from: &Configuration, data: &Bytes) -> Configuration {
+    let possible = |to: &Configuration| !from.is_known() || step(from, to).is_some();
+    read(data).filter(possible).unwrap_or_else(|| from.clone())
+}
+
 /// The configuration to which an entry leads.
 fn read(data: &Bytes) -> Option<Configuration> {
     let record = Record::decode(data.clone()).ok()?;

@@ -7,6 +7,7 @@ use quorate_model::state::{ClusterState, NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::configuration::Configuration;
 use quorate_node::consensus::{Append, CommittedEntry, Content, LogEntry, RecoveredLog};
+use quorate_node::recovery::{self, CannotRecover, Circumstances, Recovery};
 use quorate_node::wire::Body;
 use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed};
 use raft::eraftpb::MessageType;
@@ -33,6 +34,26 @@ struct Disk {
     runs: Vec<RequestId>,
     times: Vec<WallTime>,
     digest: u64,
+}
+
+/// The log as a node that starts finds it.
+fn recovered(disk: &Disk) -> RecoveredLog {
+    let mut terms: Vec<(LogIndex, Term)> = Vec::new();
+    for entry in &disk.entries {
+        if terms.last().is_none_or(|(_, term)| *term != entry.term) {
+            terms.push((entry.index, entry.term));
+        }
+    }
+    RecoveredLog {
+        configuration: disk.configuration.clone(),
+        configured: disk.applied,
+        term: disk.hard_state.0,
+        vote: disk.hard_state.1,
+        commit: disk.hard_state.2,
+        before: disk.before,
+        terms,
+        unapplied: disk.entries.iter().filter(|entry| entry.index > disk.applied).cloned().collect(),
+    }
 }
 
 impl Disk {
@@ -306,26 +327,30 @@ impl Lab {
         self.members[n].life += 1;
     }
 
+    /// `quorate recover` on the disk of a node that does not run.
+    pub(crate) fn recover(&mut self, n: usize, incarnation: u64) -> Result<Recovery, CannotRecover> {
+        assert!(self.members[n].node.is_none(), "it does not run");
+        let given = Circumstances {
+            survivor: self.id(n),
+            incarnation,
+            now: WallTime(7),
+            applied: self.members[n].disk.applied,
+            last_made: None,
+            seed: 1,
+            request: RequestId::from_u128(1 << 100 | u128::from(incarnation)),
+        };
+        let disk = &mut self.members[n].disk;
+        let recovery = recovery::plan(&recovered(disk), &disk.state, given)?;
+        let (hard_state, entries) = (Some(recovery.hard_state), recovery.entries.clone());
+        disk.take(Append { number: 0, hard_state, entries });
+        Ok(recovery)
+    }
+
     /// Starts the node on what its disk holds.
     pub(crate) fn restart(&mut self, n: usize) {
         let id = self.id(n);
         let disk = &self.members[n].disk;
-        let mut terms: Vec<(LogIndex, Term)> = Vec::new();
-        for entry in &disk.entries {
-            if terms.last().is_none_or(|(_, term)| *term != entry.term) {
-                terms.push((entry.index, entry.term));
-            }
-        }
-        let log = RecoveredLog {
-            configuration: disk.configuration.clone(),
-            configured: disk.applied,
-            term: disk.hard_state.0,
-            vote: disk.hard_state.1,
-            commit: disk.hard_state.2,
-            before: disk.before,
-            terms,
-            unapplied: disk.entries.iter().filter(|entry| entry.index > disk.applied).cloned().collect(),
-        };
+        let log = recovered(disk);
         let options = NodeOptions {
             identity: self.identity(n),
             boot: self.members[n].life,

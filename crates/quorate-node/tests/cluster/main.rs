@@ -5,6 +5,7 @@
 mod lab;
 mod leaving;
 mod races;
+mod recovering;
 mod voters;
 
 use lab::{Lab, ms};

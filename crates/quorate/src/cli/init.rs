@@ -5,7 +5,7 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::place::{self, Place, PlaceArgs};
 use crate::cli::screen::{took, wall_now};
 use crate::cli::{Context, waiting};
-use crate::config::{ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
+use crate::config::{ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter, first};
 use crate::gossip_keys;
 use crate::keys::ManagerKeys;
 use crate::serve::admission::{certificate_names, is_node_name};
@@ -50,7 +50,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     }
     let taken = Place::take(node)?;
     let config = NodeConfig {
-        cluster: ClusterConfig { id: ClusterId(uuid::Uuid::new_v4()), name: args.name.clone() },
+        cluster: ClusterConfig { id: ClusterId(uuid::Uuid::new_v4()), name: args.name.clone(), incarnation: first() },
         node: ThisNode {
             id: NodeId(uuid::Uuid::new_v4()),
             name: node_name.clone(),

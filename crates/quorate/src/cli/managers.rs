@@ -57,7 +57,10 @@ pub(crate) enum ManagerCommand {
     #[command(
         after_help = "Examples:\n  quorate manager rule\n  quorate manager rule worker\n  quorate manager rule none"
     )]
-    Rule { requires: Option<RuleArg> },
+    Rule {
+        /// The role that managers must have too
+        requires: Option<RuleArg>,
+    },
 }
 
 #[derive(Debug, Args)]

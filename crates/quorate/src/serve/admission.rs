@@ -188,6 +188,7 @@ impl Admission {
         Ok(JoinAnswer {
             cluster: self.config.cluster.id,
             cluster_name: self.config.cluster.name.clone(),
+            incarnation: backend.overview().borrow().cluster.incarnation,
             node: applicant.identity.id,
             roles: applicant.identity.roles.clone(),
             managers,

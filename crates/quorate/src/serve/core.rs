@@ -9,7 +9,7 @@ use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
 use super::link::{Calls, addresses};
-use super::view;
+use super::view::{self, Proofs};
 use crate::config::NodeConfig;
 use quorate_api::backend::AccessView;
 use quorate_api::view::{MembersView, Overview};
@@ -72,11 +72,15 @@ pub(super) struct Core {
     pub(super) snapshots: mpsc::UnboundedSender<SnapshotOrder>,
     /// The link ends connections with whoever is in it.
     pub(super) expelled: watch::Sender<BTreeSet<NodeId>>,
+    /// The link tells these that they were given up.
+    pub(super) lost: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) members: watch::Sender<Arc<MembersView>>,
     /// Nodes and what is decided about members, nothing else of the state.
     pub(super) known: watch::Sender<Arc<ClusterState>>,
+    /// What nodes that are heard prove themselves with.
+    pub(super) proofs: watch::Sender<Arc<Proofs>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
     /// Why the cluster does not have this node.
     pub(super) refused: watch::Sender<Option<Refusal>>,
@@ -186,13 +190,15 @@ impl Core {
 
     fn publish(&self, sequence: u64) {
         self.expelled.send_if_modified(|known| {
-            let now = &self.node.state().members.expelled;
-            let differs = known != now;
-            if differs {
-                known.clone_from(now);
-            }
+            let now = self.node.state().cut_off();
+            let differs = *known != now;
+            *known = now;
             differs
         });
+        let recovery = self.node.state().members.recovery.as_ref();
+        if let Some(now) = recovery.map(|recovery| &recovery.lost).filter(|now| *self.lost.borrow() != **now) {
+            self.lost.send_replace(now.clone());
+        }
         self.restart.send_if_modified(|known| {
             let now = self.node.restart_asked();
             std::mem::replace(known, now) != now
@@ -214,9 +220,17 @@ impl Core {
             }
             differs
         });
+        self.proofs.send_if_modified(|known| {
+            let proofs = view::proofs(&self.node);
+            let differs = **known != proofs;
+            if differs {
+                *known = Arc::new(proofs);
+            }
+            differs
+        });
         let state = self.node.state();
         self.known.send_if_modified(|known| {
-            let differs = known.nodes != state.nodes || known.members != state.members;
+            let differs = known.nodes != state.nodes || known.members != state.members || known.trust != state.trust;
             if differs {
                 *known = Arc::new(view::known(&self.node));
             }

@@ -375,8 +375,7 @@ mod tests {
                 link: socket.local_addr().unwrap().to_string(),
                 host: String::new(),
             };
-            let started = NodeRecord::started(identity, Health::Joined, WallTime(0));
-            let record = NodeRecord { generation: 1, ..started };
+            let record = NodeRecord::started(identity, Health::Joined, WallTime(0));
             state.nodes.insert(node, record);
             sockets.push(socket);
         }

@@ -21,18 +21,19 @@ mod outbox;
 mod tls;
 
 use super::inbox::Inbox;
+use super::turned_away::TurnedAway;
 use bytes::{Bytes, BytesMut};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_node::Event;
 use quorate_node::wire::{self, Body, Hello};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
@@ -74,6 +75,10 @@ pub(super) struct LinkIdentity {
     pub(super) node: NodeId,
     /// Where this node's own link is found.
     pub(super) link: SocketAddr,
+    /// Of the cluster, as this node knows it.
+    pub(super) incarnation: u64,
+    /// Members that were given up when the cluster was recovered.
+    pub(super) lost: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) tls: Arc<LinkTls>,
     pub(super) beside: Beside,
 }
@@ -86,6 +91,7 @@ impl LinkIdentity {
             node: Bytes::copy_from_slice(self.node.0.as_bytes()),
             bulk,
             link: self.link.to_string(),
+            incarnation: self.incarnation,
         })
     }
 
@@ -105,6 +111,27 @@ impl LinkIdentity {
         let said = hello.node_id().map_err(io::Error::other)?;
         if said != shown {
             return refuse(format!("the other side says that it is node {said} and shows the certificate of {shown}"));
+        }
+        Ok(())
+    }
+
+    /// Members of different incarnations do not speak to each other: what they hold may contradict. Both sides
+    /// see both numbers, so both can say it.
+    fn check_incarnation(&self, hello: &Hello, peer: NodeId) -> io::Result<()> {
+        let (ours, theirs) = (self.incarnation, hello.incarnation.max(1));
+        if theirs > ours {
+            return Err(tls::refused(format!(
+                "incompatible incarnation: the cluster was recovered without this node, which belongs to incarnation \
+                 {ours}, while node {peer} is of {theirs}. What is here is of the past and is not used any more: stop \
+                 this server, keep a copy of its data directory if it may hold something that is missed, empty it, and \
+                 join with a new token of `quorate add-node`"
+            )));
+        }
+        if theirs < ours || self.lost.borrow().contains(&peer) {
+            return Err(tls::refused(format!(
+                "incompatible incarnation: node {peer} is of incarnation {theirs} and was given up when the cluster was \
+                 recovered; this one is {ours}. Its server may join with an empty data directory and a new token"
+            )));
         }
         Ok(())
     }
@@ -183,6 +210,7 @@ async fn dial(
     // Known to have ended. One that was never there has not.
     let mut gone = true;
     let mut told_expelled = false;
+    let said = Mutex::new(None);
     loop {
         let known = links.borrow_and_update().clone();
         let Some(address) = known.get(choice % known.len().max(1)).copied() else {
@@ -224,6 +252,10 @@ async fn dial(
                     (up, gone) = (false, refused);
                     info!(%peer, refused, %error, "link down");
                     inbox.send(Event::LinkDown { peer, refused }).await;
+                } else if tls::is_refusal(&error) {
+                    if is_time(&said) {
+                        warn!(%peer, %address, %error, "no link");
+                    }
                 } else if failures == REDIAL.len() {
                     info!(%peer, %error, "still cannot reach the peer");
                 }
@@ -270,7 +302,7 @@ async fn greeted(me: &LinkIdentity, peer: NodeId, address: SocketAddr, bulk: boo
     let body = tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?.map_err(tls::explain)?;
     said?;
     match body {
-        Body::Hello(hello) => me.check(&hello, peer)?,
+        Body::Hello(hello) => me.check(&hello, peer).and_then(|()| me.check_incarnation(&hello, peer))?,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the other side does not say hello")),
     }
     Ok(stream)
@@ -309,8 +341,14 @@ pub(super) trait BulkReceiver: Clone + Send + Sync + 'static {
     fn receive(&self, from: NodeId, stream: Accepted) -> impl Future<Output = ()> + Send;
 }
 
-/// Accepts peers for as long as the node runs.
-pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdentity, inbox: Inbox, bulk: B) {
+/// Accepts peers for as long as the node runs. Those who are not believed are told to `refused`.
+pub(super) async fn accept<B: BulkReceiver>(
+    listener: TcpListener,
+    me: LinkIdentity,
+    inbox: Inbox,
+    bulk: B,
+    refused: mpsc::Sender<TurnedAway>,
+) {
     let said = Arc::new(Mutex::new(None));
     loop {
         let (stream, from) = match listener.accept().await {
@@ -323,9 +361,16 @@ pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdent
             }
         };
         let (me, inbox, bulk, said) = (me.clone(), inbox.clone(), bulk.clone(), said.clone());
+        let refused = refused.clone();
         tokio::spawn(async move {
             match serve_peer(stream, me, inbox, bulk).await {
-                Err(error) if tls::is_refusal(&error) && is_time(&said) => warn!(%from, %error, "not let in"),
+                Err(error) if tls::is_refusal(&error) => {
+                    if is_time(&said) {
+                        warn!(%from, %error, "not let in");
+                    }
+                    // What does not fit was one of very many.
+                    let _ = refused.try_send((from, error.to_string()));
+                }
                 Err(error) => debug!(%from, %error, "a peer's connection ended"),
                 Ok(()) => {}
             }
@@ -355,6 +400,8 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
     let mut out = BytesMut::new();
     me.hello(hello.bulk).encode_into(&mut out);
     say(&mut stream, &out).await?;
+    // Looked at after the answer, so that the other side knows as well what does not fit.
+    me.check_incarnation(&hello, from)?;
     let serve = async {
         if hello.bulk {
             bulk.receive(from, stream).await;

@@ -70,6 +70,7 @@ fn e9_without_retries_and_draining_the_same_day_is_not_survived() {
 
 #[test]
 fn k7_services_and_gateway_go_on_while_all_managers_are_dead() {
+    let _alone = Place::alone();
     let cluster = TestCluster::start();
     let before = cluster.service("demo");
     let tally = under_load(&cluster, || {

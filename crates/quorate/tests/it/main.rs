@@ -20,6 +20,7 @@ mod load;
 mod managers;
 mod members;
 mod races;
+mod secrets;
 mod seeds;
 mod services;
 mod settings;

@@ -3,6 +3,7 @@
 use crate::access::Guarded;
 use crate::cluster::{PATIENCE, Ran, TestCluster, wait_for};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 fn failure(ran: &Ran) -> Value {
     let failure: Value = serde_json::from_str(&ran.stderr).unwrap_or_else(|_| panic!("{ran:?}"));
@@ -167,4 +168,83 @@ fn k4_a_stop_asks_for_the_password_on_a_node_that_does_not_lead() {
     assert!(audit.contains("refused") && audit.contains("only passive ones are stopped"), "{audit}");
     // On its own socket root still reaches a manager that is stopped, and starts it.
     guarded.as_root(other, &["manager", "start", other]);
+}
+
+/// Kills the other two, as a fire in their machine room does; the third loses its data too.
+fn disaster(cluster: &TestCluster) {
+    ["n2", "n3"].iter().for_each(|node| cluster.kill(node));
+    for what in ["log", "db"] {
+        std::fs::remove_dir_all(cluster.node_dir("n3").join(what)).unwrap();
+    }
+}
+
+fn recover(cluster: &TestCluster, node: &str, args: &[&str]) -> Ran {
+    let dir = cluster.node_dir(node).display().to_string();
+    cluster.run(&[&["-o", "json", "recover", "--data-dir", &dir], args].concat())
+}
+
+#[test]
+fn one_survivor_goes_on_with_all_data_and_the_others_are_refused_when_they_come_back() {
+    let cluster = TestCluster::start();
+    cluster.wait_whole();
+    cluster.exec(&cluster.leader(), "CREATE TABLE t (a INTEGER)");
+    for number in 0..50 {
+        cluster.exec(&cluster.leader(), &format!("INSERT INTO t VALUES ({number})"));
+    }
+    let id = cluster.status("n1").unwrap()["cluster"]["id"].clone();
+    wait_for("the survivor to have all", PATIENCE, || {
+        (cluster.local("n1", "SELECT count(*) FROM t")["results"][0]["rows"] == json!([[50]])).then_some(())
+    });
+    assert_eq!(failure(&recover(&cluster, "n1", &["--others-are-destroyed"]))["code"], "serving");
+    cluster.kill("n1");
+    let present = recover(&cluster, "n1", &["--others-are-destroyed"]);
+    assert_eq!((present.code, &failure(&present)["code"]), (7, &json!("still-there")), "the others live");
+    disaster(&cluster);
+
+    let plan: Value = serde_json::from_str(&recover(&cluster, "n1", &["--plan"]).stdout).unwrap();
+    assert_eq!((&plan["expelled"], &plan["incarnation"]), (&json!(["n2", "n3"]), &json!(2)));
+    assert_eq!(failure(&recover(&cluster, "n1", &[]))["code"], "needs-yes", "nobody is there to be asked");
+    let again: Value = serde_json::from_str(&recover(&cluster, "n1", &["--plan"]).stdout).unwrap();
+    assert_eq!(plan, again, "nothing was changed by looking");
+    assert_eq!(failure(&recover(&cluster, "n3", &["--others-are-destroyed"]))["code"], "knows-nothing");
+    let began = Instant::now();
+    let done = recover(&cluster, "n1", &["--others-are-destroyed"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    cluster.start_node("n1");
+    wait_for("a write", PATIENCE, || {
+        let body = json!({ "sql": "INSERT INTO t VALUES (100)" });
+        cluster.try_exec("n1", uuid::Uuid::from_u128(1), &body).ok().filter(|(status, _)| *status == 200)
+    });
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(cluster.rows("n1", "SELECT count(*) FROM t"), json!([[51]]));
+    let status = cluster.status("n1").unwrap();
+    let facts = &status["cluster"];
+    assert_eq!((&facts["id"], &facts["incarnation"], &facts["voters"]), (&id, &json!(2), &json!(1)));
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 1, "{}", status["nodes"]);
+    assert!(cluster.ok(&["--server", &cluster.node("n1").api, "status"]).contains("incarnation 2"));
+
+    // Nobody destroyed this one after all.
+    cluster.start_node("n2");
+    wait_for("it to be told what to do", PATIENCE, || {
+        let log = cluster.server_log("n2");
+        (log.contains("incompatible incarnation: the cluster was recovered without this node")
+            && log.contains("join with a new token"))
+        .then_some(())
+    });
+    wait_for("the survivor to say it too", PATIENCE, || {
+        let log = cluster.server_log("n1");
+        log.contains("is of incarnation 1 and was given up when the cluster was recovered").then_some(())
+    });
+    let status = cluster.status("n1").unwrap();
+    assert_eq!((&status["cluster"]["leader"], status["nodes"].as_array().unwrap().len()), (&json!("n1"), 1));
+    assert_eq!(cluster.status("n2").unwrap()["cluster"]["leader"], Value::Null);
+    cluster.exec("n1", "INSERT INTO t VALUES (101)");
+    // It is one of two thousand starts like any other.
+    cluster.kill("n1");
+    cluster.start_node("n1");
+    wait_for("all of it after another start", PATIENCE, || {
+        let (status, mut answer) = cluster.try_query("n1", "SELECT count(*) FROM t", "linearizable").ok()?;
+        (status == 200 && answer["results"][0]["rows"].take() == json!([[52]])).then_some(())
+    });
 }

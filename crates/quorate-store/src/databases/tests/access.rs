@@ -40,7 +40,7 @@ fn log() -> Log {
     by(&mut log, AccessCommand::EnableUser { user: user("nobody") }, &actor("user-enable", "nobody"));
     let clone = AccessCommand::CloneRole { role: "inspector".parse().unwrap(), from: "auditor".parse().unwrap() };
     by(&mut log, clone, &actor("role-clone", "inspector"));
-    let secret = AccessCommand::SetSecret { name: "pg".parse().unwrap(), sealed: "c2VhbGVk".into() };
+    let secret = AccessCommand::SetSecret { name: "pg".parse().unwrap(), sealed: "c2VhbGVk".into(), key: 1 };
     log.command(&Command::Access(secret));
     log
 }

@@ -291,7 +291,11 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place) -> Result<NodeConfig, Fa
         Some(Voter { id: manager.id, name: manager.name.clone(), link })
     };
     let config = NodeConfig {
-        cluster: ClusterConfig { id: answer.cluster, name: answer.cluster_name.clone() },
+        cluster: ClusterConfig {
+            id: answer.cluster,
+            name: answer.cluster_name.clone(),
+            incarnation: answer.incarnation,
+        },
         node: ThisNode {
             id: answer.node,
             name: name.to_owned(),

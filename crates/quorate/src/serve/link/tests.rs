@@ -20,6 +20,7 @@ struct Member {
     me: LinkIdentity,
     expelled: watch::Sender<BTreeSet<NodeId>>,
     files: NodeFiles,
+    lost: watch::Sender<BTreeSet<NodeId>>,
 }
 
 fn member(authority: &tempfile::TempDir, node: u128) -> Member {
@@ -30,7 +31,17 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let files = NodeFiles::read(&home).unwrap();
     let tls = LinkTls::of(&files, cluster, node, seen).unwrap();
     let link = SocketAddr::from(([127, 0, 0, 1], 1));
-    Member { me: LinkIdentity { cluster, node, link, tls: Arc::new(tls), beside: Beside::new().0 }, expelled, files }
+    let (lost, lost_seen) = watch::channel(BTreeSet::new());
+    let me = LinkIdentity {
+        cluster,
+        node,
+        link,
+        incarnation: 1,
+        lost: lost_seen,
+        tls: Arc::new(tls),
+        beside: Beside::new().0,
+    };
+    Member { me, expelled, files, lost }
 }
 
 /// The same files with another certificate: of `authority`, for `node`, made `days` ago.
@@ -55,11 +66,18 @@ impl BulkReceiver for NoBulk {
 
 /// Accepts for `member`, and gives what it hears.
 async fn listen(member: &Member) -> (SocketAddr, Receiver<Event>) {
+    let (address, events, _) = listen_for_all(member).await;
+    (address, events)
+}
+
+/// The same, and who is turned away.
+async fn listen_for_all(member: &Member) -> (SocketAddr, Receiver<Event>, mpsc::Receiver<TurnedAway>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (inbox, events) = inbox();
-    tokio::spawn(accept(listener, member.me.clone(), inbox, NoBulk));
-    (address, events)
+    let (refused, turned_away) = mpsc::channel(16);
+    tokio::spawn(accept(listener, member.me.clone(), inbox, NoBulk, refused));
+    (address, events, turned_away)
 }
 
 /// Dials from `member`, and gives what comes of it.
@@ -329,13 +347,15 @@ async fn certificates_that_ended_or_name_another_node_are_refused_with_the_reaso
     let authority = tempfile::tempdir().unwrap();
     let (me, peer) = (member(&authority, 2), member(&authority, 3));
     let ca = authority_in(&authority);
-    let (address, heard) = listen(&peer).await;
+    let (address, heard, mut turned_away) = listen_for_all(&peer).await;
     me.me.tls.put_in_force(&with_certificate(&me.files, &ca, me.me.node, 31)).unwrap();
     let error = why(handshake(&me.me, peer.me.node, address).await);
     assert_eq!(
         error,
         "the other side says that this node's certificate is expired or not valid yet: compare the clocks"
     );
+    let (from, reason) = tokio::time::timeout(DEADLINE, turned_away.recv()).await.unwrap().unwrap();
+    assert!(from.ip().is_loopback() && reason.contains("its certificate expired 1d ago"), "{reason}");
     me.me.tls.put_in_force(&me.files).unwrap();
     peer.me.tls.put_in_force(&with_certificate(&peer.files, &ca, peer.me.node, 31)).unwrap();
     let error = why(handshake(&me.me, peer.me.node, address).await);
@@ -345,4 +365,32 @@ async fn certificates_that_ended_or_name_another_node_are_refused_with_the_reaso
     let error = why(handshake(&me.me, NodeId::from_u128(9), address).await);
     assert!(error.starts_with("the other side is refused: it is node") && error.contains("not 0000"), "{error}");
     assert!(heard.try_recv().is_err(), "nobody got in");
+}
+
+#[tokio::test]
+async fn members_of_different_incarnations_are_told_so_on_both_sides() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.me.incarnation = 2;
+    let (address, heard) = listen(&survivor).await;
+    let error = why(handshake(&old.me, survivor.me.node, address).await);
+    assert!(error.starts_with("incompatible incarnation: the cluster was recovered without this node"), "{error}");
+    assert!(error.contains("incarnation 1") && error.contains("is of 2"), "{error}");
+    let (address, old_heard) = listen(&old).await;
+    let error = why(handshake(&survivor.me, old.me.node, address).await);
+    assert!(error.contains("is of incarnation 1 and was given up"), "{error}");
+    assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
+}
+
+#[tokio::test]
+async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() {
+    let authority = tempfile::tempdir().unwrap();
+    let (survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.lost.send_replace(BTreeSet::from([old.me.node]));
+    let (address, heard) = listen(&survivor).await;
+    // It is told by the end of the connection.
+    let _ = handshake(&old.me, survivor.me.node, address).await;
+    let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
+    assert!(error.contains("was given up when the cluster was recovered"), "{error}");
+    assert!(heard.try_recv().is_err(), "it was not heard");
 }

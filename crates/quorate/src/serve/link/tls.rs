@@ -177,7 +177,7 @@ struct Refused {
     expelled: bool,
 }
 
-fn refused(why: String) -> io::Error {
+pub(super) fn refused(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled: false })
 }
 
