@@ -77,10 +77,10 @@ class Cluster:
         for node in self.status(0)["nodes"]:
             self.ids[int(node["name"][1:]) - 1] = node["id"]
 
-    def place(self, i, name=None):
+    def place(self, i, name=None, port=7000):
         address = f"10.77.0.{i + 1}"
-        return ["--data-dir", f"{self.dir}/{name or i}", "--listen", f"{address}:7000", "--link", f"{address}:7001",
-                "--config", self.settings]
+        return ["--data-dir", f"{self.dir}/{name or i}", "--listen", f"{address}:{port}", "--link",
+                f"{address}:{port + 1}", "--config", self.settings]
 
     def cli(self, i, *args):
         done = subprocess.run(inside(self.network.nodes[i], BINARY, *args), capture_output=True, text=True)
@@ -92,10 +92,10 @@ class Cluster:
         made = self.cli(0, "--server", f"unix:{self.dir}/0/api.sock", "add-node", "--role", role, "-o", "json")
         return json.loads(made)["commands"][0].split()[-1]
 
-    def join(self, i, name, role, directory=None):
+    def join(self, i, name, role, directory=None, port=7000):
         token = self.token(role)
         started = time.monotonic()
-        self.cli(i, "join", token, "--name", name, *self.place(i, directory), "--no-start")
+        self.cli(i, "join", token, "--name", name, *self.place(i, directory, port), "--no-start")
         return time.monotonic() - started
 
     def start(self, i):
@@ -301,7 +301,8 @@ def idle(network, seconds=30):
 
 def join(network, times=100):
     cluster = Cluster(network, nodes=3)
-    took = [cluster.join(3 + number % (NODES - 3), f"j{number}", "worker", f"j{number}") for number in range(times)]
+    took = [cluster.join(3 + number % (NODES - 3), f"j{number}", "worker", f"j{number}", 8000 + 2 * number)
+            for number in range(times)]
     print(f"\n| {times} joins one after another | p50 ms | p99 ms | longest ms |\n|---|---|---|---|")
     print(f"| `quorate join`, until the server is a node | {ms(statistics.median(took))} | {ms(percentile(took, 99))} | {ms(max(took))} |")
     cluster.stop()

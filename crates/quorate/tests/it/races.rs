@@ -1,6 +1,6 @@
 //! Joins that are not meant to be: at the same moment, again, by another version, past a closed port.
 
-use crate::cluster::{Ran, free_addresses};
+use crate::cluster::{PATIENCE, Ran, free_addresses, wait_for};
 use crate::founded::{Founded, code};
 use base64::Engine as _;
 use quorate_api::join::JOIN_VERSION;
@@ -129,4 +129,29 @@ fn e1_what_does_not_fit_is_refused_in_words_and_leaves_the_token_good() {
     assert_eq!(founded.nodes(), ["n1"]);
     let joined = founded.join(&token, "n2", &[]);
     assert_eq!(joined.code, 0, "{joined:?}");
+}
+
+/// E1: every port is tried with every manager in both directions; the other one is in the test above.
+#[test]
+fn e1_a_server_that_cannot_reach_a_managers_link_is_not_let_in_and_is_told_which() {
+    let mut founded = Founded::new();
+    let token = founded.token(&[]);
+    assert_eq!(founded.join(&token, "n2", &[]).code, 0);
+    // The second manager is found where nothing listens; what it says itself still arrives.
+    let file = founded.home("n2").join("node.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let api = config.lines().find_map(|line| line.strip_prefix("api = ")).unwrap().to_owned();
+    let announced = format!("\n[node.announced]\napi = {api}\nlink = \"127.0.0.1:1\"\nbecause = \"a test\"\n");
+    std::fs::write(&file, config + &announced).unwrap();
+    founded.start("n2");
+    wait_for("n2 is heard", PATIENCE, || {
+        let node = founded.ask(&["node", "show", "n2"]);
+        (node["state"] == "joined" && node["link"] == "127.0.0.1:1").then_some(())
+    });
+    let token = founded.token(&[]);
+    let refused = founded.join(&token, "n3", &[]);
+    assert_eq!(code(&refused), "port-unreachable");
+    assert!(refused.stderr.contains("the node link of n2 at 127.0.0.1:1"), "{refused:?}");
+    assert!(refused.stderr.contains("firewalls"), "{refused:?}");
+    assert_eq!(founded.nodes(), ["n1", "n2"]);
 }
