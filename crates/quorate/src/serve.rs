@@ -22,6 +22,7 @@ mod disk;
 mod electors;
 mod gossip;
 mod inbox;
+mod incarnation;
 mod keeper;
 mod keychain;
 mod link;
@@ -87,6 +88,7 @@ pub(crate) fn run(data_dir: &Path, configured: Configured) -> anyhow::Result<()>
     let acceptor = tls::Acceptor::new(&config, &files)?;
     let held = Held { files, manager };
     let _lock = lock(data_dir)?;
+    let config = incarnation::carry_out(data_dir, config)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -265,11 +267,13 @@ async fn serve(
     thread("apply", move || applier.run())?;
 
     let (beside, heard) = Beside::new();
+    let newer = watch::Sender::new(incarnation);
     let me = LinkIdentity {
         cluster: config.cluster.id,
         node: config.node.id,
         link: config.node.link_address(),
         incarnation,
+        newer: newer.clone(),
         lost: lost_seen,
         tls,
         beside: beside.clone(),
@@ -354,6 +358,7 @@ async fn serve(
     let (signed_by, signed_by_seen) = watch::channel(None);
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
+    let (still_known, last_contact) = (known_seen.clone(), contact.clone());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
@@ -402,8 +407,17 @@ async fn serve(
 
     tokio::spawn(tell_refusals(refused_seen));
 
+    let follower = incarnation::Follower {
+        config: config.clone(),
+        incarnation,
+        newer: newer.subscribe(),
+        known: still_known,
+        contact: last_contact,
+        started: clock.started,
+    };
     let mut anew = false;
     tokio::select! {
+        () = follower.wait(data_dir) => anew = true,
         () = crate::daemon::end_signal()? => {}
         () = leave.notified() => info!("asked to leave"),
         Ok(_) = restart_seen.wait_for(|asked| *asked) => anew = true,

@@ -77,6 +77,8 @@ pub(super) struct LinkIdentity {
     pub(super) link: SocketAddr,
     /// Of the cluster, as this node knows it.
     pub(super) incarnation: u64,
+    /// The newest incarnation that anybody spoke of.
+    pub(super) newer: watch::Sender<u64>,
     /// Members that were given up when the cluster was recovered.
     pub(super) lost: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) tls: Arc<LinkTls>,
@@ -120,17 +122,22 @@ impl LinkIdentity {
     fn check_incarnation(&self, hello: &Hello, peer: NodeId) -> io::Result<()> {
         let (ours, theirs) = (self.incarnation, hello.incarnation.max(1));
         if theirs > ours {
+            self.newer.send_if_modified(|known| {
+                let newer = theirs.max(*known);
+                std::mem::replace(known, newer) != newer
+            });
             return Err(tls::refused(format!(
-                "incompatible incarnation: the cluster was recovered without this node, which belongs to incarnation \
-                 {ours}, while node {peer} is of {theirs}. What is here is of the past and is not used any more: stop \
-                 this server, keep a copy of its data directory if it may hold something that is missed, empty it, and \
-                 join with a new token of `quorate add-node`"
+                "incompatible incarnation: this node is of {ours} and node {peer} of {theirs}: the cluster was \
+                 recovered without this one. If it is a manager, what it holds is not used any more: stop it, keep a \
+                 copy of its data directory if something may be missed, empty it, and join with a new token of \
+                 `quorate add-node`. Any other node follows by itself"
             )));
         }
         if theirs < ours || self.lost.borrow().contains(&peer) {
             return Err(tls::refused(format!(
-                "incompatible incarnation: node {peer} is of incarnation {theirs} and was given up when the cluster was \
-                 recovered; this one is {ours}. Its server may join with an empty data directory and a new token"
+                "incompatible incarnation: node {peer} is of {theirs} and this one of {ours}, since the cluster was \
+                 recovered. A manager that was given up may join with an empty data directory and a new token; any \
+                 other node follows by itself"
             )));
         }
         Ok(())

@@ -33,7 +33,8 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let link = SocketAddr::from(([127, 0, 0, 1], 1));
     let (lost, lost_seen) = watch::channel(BTreeSet::new());
     let (tls, beside) = (Arc::new(tls), Beside::new().0);
-    let me = LinkIdentity { cluster, node, link, incarnation: 1, lost: lost_seen, tls, beside };
+    let newer = watch::Sender::new(1);
+    let me = LinkIdentity { cluster, node, link, incarnation: 1, newer, lost: lost_seen, tls, beside };
     Member { me, expelled, lost, files }
 }
 
@@ -243,11 +244,12 @@ async fn members_of_different_incarnations_are_told_so_on_both_sides() {
     survivor.me.incarnation = 2;
     let (address, heard) = listen(&survivor).await;
     let error = why(handshake(&old.me, survivor.me.node, address).await);
-    assert!(error.starts_with("incompatible incarnation: the cluster was recovered without this node"), "{error}");
-    assert!(error.contains("incarnation 1") && error.contains("is of 2"), "{error}");
+    assert!(error.starts_with("incompatible incarnation: this node is of 1 and node"), "{error}");
+    assert!(error.contains("of 2: the cluster was recovered without this one"), "{error}");
+    assert_eq!(*old.me.newer.borrow(), 2, "it knows what it would have to follow");
     let (address, old_heard) = listen(&old).await;
     let error = why(handshake(&survivor.me, old.me.node, address).await);
-    assert!(error.contains("is of incarnation 1 and was given up"), "{error}");
+    assert!(error.contains("is of 1 and this one of 2, since the cluster was recovered"), "{error}");
     assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
 }
 
@@ -260,7 +262,7 @@ async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() 
     // It is told by the end of the connection.
     let _ = handshake(&old.me, survivor.me.node, address).await;
     let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
-    assert!(error.contains("was given up when the cluster was recovered"), "{error}");
+    assert!(error.contains("is of 1 and this one of 1, since the cluster was recovered"), "{error}");
     assert!(heard.try_recv().is_err(), "it was not heard");
 }
 
