@@ -11,6 +11,7 @@
 
 use quorate_model::id::NodeId;
 use quorate_model::observed::{KeyStep, TrustReport};
+use quorate_model::planted::{Bug, planted};
 use quorate_model::state::{Health, NodeRecord};
 use quorate_model::trust::{KeyRecord, Stage, TrustCommand};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +58,8 @@ pub fn next<'a>(
     }
     let (waited, behind) = missing(record, nodes, report, away_for);
     let all_gone = behind.len() == nodes.len();
-    if !waited.is_empty() || all_gone {
+    let early = planted(Bug::StageBeforeAll) && waited.len() < nodes.len();
+    if (!waited.is_empty() && !early) || all_gone {
         return None;
     }
     Some(TrustCommand::Advance { key: record.kind, number: record.number, from: record.stage, behind })
