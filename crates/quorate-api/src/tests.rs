@@ -3,7 +3,7 @@
 use crate::access::AuthMode;
 use crate::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece,
-    Pages, Policy, Query, ReadError, TransferError, WriteError,
+    Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::server::{ApiOptions, Plain, native, router, serve};
@@ -21,6 +21,7 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_model::access::audit::{AuditLink, AuditPage};
+use quorate_model::access::name::SecretName;
 use quorate_model::access::{AccessChange, AccessState, Actor};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
@@ -346,6 +347,11 @@ impl Backend for Fake {
         });
         let commands = vec![format!("quorate join 192.0.2.7:7000/secret{number}/fingerprint")];
         Ok(Invitation { secret: SecretHash([number; 32]), commands })
+    }
+
+    /// Nothing of the value, so that whatever shows it elsewhere is at fault.
+    fn seal(&self, _: &SecretName, value: &[u8]) -> Result<Sealed, SealRefused> {
+        Ok(Sealed { sealed: format!("sealed {} bytes", value.len()), key: 1 })
     }
 
     async fn check_join(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinCheck, JoinError> {

@@ -35,7 +35,9 @@ pub fn missing<'a>(
     let gone = |node: &NodeRecord| {
         node.health != Health::Joined && away_for(node.identity.id, node.generation).is_some_and(|away| away >= WAITED)
     };
-    let concerned = nodes.values().filter(|node| record.kind.concerns(&node.identity.roles));
+    // Who is about to be removed gets no key any more.
+    let staying = nodes.values().filter(|node| !node.expelling);
+    let concerned = staying.filter(|node| record.kind.concerns(&node.identity.roles));
     let late = concerned.filter(|node| !done(&node.identity.id));
     let (gone, waited): (Vec<&NodeRecord>, Vec<&NodeRecord>) = late.partition(|node| gone(node));
     let ids = |nodes: Vec<&NodeRecord>| nodes.into_iter().map(|node| node.identity.id).collect();
@@ -145,12 +147,12 @@ mod tests {
         let done = || says(kind, 2, Stage::Spread);
         let said = [(1, done()), (2, done())];
         assert_eq!(goes_on(&record(kind, Stage::Spread), &nodes(), &said, None), Some(BTreeSet::new()));
-        assert_eq!(goes_on(&record(KeyKind::Gossip, Stage::Spread), &nodes(), &said, None), None);
+        assert_eq!(goes_on(&record(KeyKind::Authority, Stage::Spread), &nodes(), &said, None), None);
     }
 
     #[test]
     fn who_is_away_is_waited_for_a_while_and_then_named() {
-        let kind = KeyKind::Gossip;
+        let kind = KeyKind::Authority;
         let record = record(kind, Stage::Spread);
         let mut nodes = nodes();
         nodes.get_mut(&node(3)).unwrap().health = Health::Down;

@@ -46,15 +46,45 @@ fn certificates_are_renewed_for_new_keys_while_the_cluster_serves() {
 
 #[test]
 fn a_node_that_was_away_until_its_certificate_ended_gets_a_new_one_and_is_back() {
-    let mut cluster = Trusting::start(&Plan { nodes: 3, keepers: &["n1", "n2"], made: now(), found_at: None });
-    cluster.kill("n3");
-    cluster.certify("n3", days_ago(40));
-    let ended = cluster.certificate("n3");
-    cluster.run("n3");
+    let mut cluster = Trusting::start(&Plan { nodes: 4, keepers: ALL, made: now(), found_at: None });
+    cluster.kill("n4");
+    cluster.certify("n4", days_ago(40));
+    let ended = cluster.certificate("n4");
+    cluster.run("n4");
     cluster.whole();
-    let new = cluster.certificate("n3");
+    let new = cluster.certificate("n4");
     assert_ne!(new.public().unwrap(), ended.public().unwrap());
-    assert!(cluster.log("n3").contains("this node has a new certificate"));
+    assert!(cluster.log("n4").contains("this node has a new certificate"));
+    assert!(!cluster.server("n4").dir.join("tls/ca.key").exists(), "it asked for it");
+    assert!(
+        cluster.log("n1").contains("gave a node")
+            || cluster.log("n2").contains("gave a node")
+            || cluster.log("n3").contains("gave a node")
+    );
+}
+
+/// K8: the role is added later.
+#[test]
+fn a_worker_goes_along_with_a_rotation_and_gets_the_keys_when_it_becomes_a_manager() {
+    let cluster = Trusting::start(&Plan { nodes: 4, keepers: ALL, made: now(), found_at: None });
+    assert_eq!(cluster.ran("n4", &["cert", "rotate", "--yes"]).code, 7, "it has no key to make one with");
+    assert_eq!(cluster.ran("n1", &["cert", "rotate", "--yes"]).code, 0);
+    let names = ["n1", "n2", "n3", "n4"];
+    names.iter().for_each(|name| wait_key(&cluster, name, "authority", 2, "done"));
+    assert_eq!(authority_of(&cluster, "n4"), authority_of(&cluster, "n1"));
+    let tls = |name: &str| cluster.server(name).dir.join("tls");
+    assert!(!tls("n4").join("ca.key").exists() && !tls("n4").join("cluster.key").exists());
+
+    cluster.ask("n1", &["node", "roles", "n4", "manager", "worker"]);
+    wait_for("the keys of a manager", PATIENCE, || tls("n4").join("ca.key").exists().then_some(()));
+    for file in ["ca.key", "cluster.key"] {
+        let [mine, theirs] = ["n4", "n1"].map(|name| std::fs::read_to_string(tls(name).join(file)).unwrap());
+        assert_eq!(mine, theirs, "{file}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&tls("n4").join(file).metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    assert_eq!(cluster.ran("n4", &["cert", "rotate", "--yes"]).code, 0);
+    names.iter().for_each(|name| wait_key(&cluster, name, "authority", 3, "done"));
 }
 
 /// A cluster that was switched off for months has nobody with a good certificate to ask.
@@ -202,15 +232,12 @@ fn an_expelled_manager_is_cut_off_and_what_it_knew_is_exchanged() {
     let stay: Vec<&str> = ALL.iter().copied().filter(|name| *name != out).collect();
     cluster.ask(&leader, &["node", "remove", out, "--yes"]);
     for name in &stay {
-        wait_key(&cluster, name, "gossip", 2, "done");
         wait_key(&cluster, name, "secrets", 2, "done");
         assert!(!sealed_key(name).contains(&known_to_n3[20..60]), "{name} has forgotten the key");
         let shown = cluster.ask(name, &["cert", "show"]);
         assert_eq!(key(&shown, "authority")["exposed_by"], out);
         assert!(shown["next"][0].as_str().unwrap().contains("quorate cert rotate"), "{shown}");
         assert_eq!(cluster.ask(name, &["secret", "show", "pg"])["key"], 2, "sealed anew");
-        let gossip = std::fs::read_to_string(cluster.server(name).dir.join("tls/gossip.key")).unwrap();
-        assert!(gossip.starts_with("2 ") && gossip.lines().count() == 1, "one key, the second");
     }
     // It is told so, has got none of the new keys, and knocks in vain.
     wait_for("it is told", PATIENCE, || cluster.log(out).contains("was expelled").then_some(()));
