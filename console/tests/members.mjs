@@ -327,7 +327,7 @@ try {
   await inDialog("Apply").click();
   await gone();
   const { permissions } = await cluster.json("n1", "role", "show", "inspector");
-  assert.deepEqual(permissions, ["cluster-read", "log-read", "user-read", "session-read", "audit-read"]);
+  assert.deepEqual(permissions, ["cluster-read", "log-read", "user-read", "session-read", "audit-read", "secret-read"]);
   await accessible("with the roles");
   await noOverflow("with the roles");
   await shoot("access-roles");

@@ -23,7 +23,7 @@ export async function openBrowser({ origins, shots, insecure = false }) {
     args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
     viewport: { width: 1440, height: 1000 },
   });
-  context.setDefaultTimeout(10_000);
+  context.setDefaultTimeout(20_000);
   // For work on the console: the files as they were built last, without a build of the server.
   if (process.env.CONSOLE_DIR) {
     await context.route(/\/ui\/app\.(js|css)$/, (route) => route.fulfill({ path: join(process.env.CONSOLE_DIR, new URL(route.request().url()).pathname.slice(4)) }));

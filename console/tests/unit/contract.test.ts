@@ -1,5 +1,7 @@
 import { expect, it } from "vitest";
+import policy from "../../../crates/quorate-model/src/access/policy.rs?raw";
 import openapi from "../../../docs/reference/openapi.json";
+import { PERMISSIONS } from "../../src/lib/access";
 
 const sources = import.meta.glob<string>("../../src/**/*.{ts,svelte}", { query: "?raw", import: "default", eager: true });
 
@@ -13,4 +15,11 @@ it("asks only for what the API describes", () => {
   );
   expect(asked.length).toBeGreaterThan(20);
   expect(asked.filter(({ path }) => !described.has(path))).toEqual([]);
+});
+
+it("knows every permission that the server knows", () => {
+  const block = /Permission \{([^}]*)\}/.exec(policy)?.[1] ?? "";
+  const words = [...block.matchAll(/= "([a-z-]+)"/g)].map(([, word]) => word);
+  expect(words.length).toBeGreaterThan(10);
+  expect([...PERMISSIONS].sort()).toEqual(words.sort());
 });
