@@ -205,7 +205,7 @@ impl ClusterState {
         match command {
             TrustCommand::Begin { key, number, certificate, former, sealed } => {
                 let known = self.trust.key(*key);
-                let stranger = sealed.keys().any(|node| !self.nodes.contains_key(node));
+                let stranger = sealed.keys().any(|node| !self.may_hold(*node));
                 if known.stage != Stage::Done || *number != known.number + 1 || stranger {
                     return Err(Refusal::KeyChanging { key: *key, number: known.number, stage: known.stage });
                 }
@@ -224,7 +224,7 @@ impl ClusterState {
             TrustCommand::Hand { key, number, node, envelope } => {
                 let mut known = self.trust.key(*key);
                 // It is of no use any more, or of no use to anybody.
-                if known.number != *number || !self.nodes.contains_key(node) {
+                if known.number != *number || !self.may_hold(*node) {
                     return Ok(());
                 }
                 known.sealed.insert(*node, envelope.clone());
@@ -253,6 +253,11 @@ impl ClusterState {
             }
         }
         Ok(())
+    }
+
+    /// Who is about to be removed for ever gets no key any more.
+    fn may_hold(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|record| !record.expelling)
     }
 
     /// What somebody who is removed for ever knew must not be of use any more.

@@ -35,7 +35,9 @@ pub fn missing<'a>(
     let gone = |node: &NodeRecord| {
         node.health != Health::Joined && away_for(node.identity.id, node.generation).is_some_and(|away| away >= WAITED)
     };
-    let concerned = nodes.values().filter(|node| record.kind.concerns(&node.identity.roles));
+    // Who is about to be removed gets no key any more.
+    let staying = nodes.values().filter(|node| !node.expelling);
+    let concerned = staying.filter(|node| record.kind.concerns(&node.identity.roles));
     let late = concerned.filter(|node| !done(&node.identity.id));
     let (gone, waited): (Vec<&NodeRecord>, Vec<&NodeRecord>) = late.partition(|node| gone(node));
     let ids = |nodes: Vec<&NodeRecord>| nodes.into_iter().map(|node| node.identity.id).collect();

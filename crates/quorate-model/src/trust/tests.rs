@@ -100,11 +100,21 @@ fn who_lacks_the_newest_key_is_handed_it() {
     assert_eq!(state.trust.key(KeyKind::Gossip).sealed.into_keys().collect::<Vec<_>>(), [node(1), node(3)]);
 }
 
+/// Removed for ever, in the two steps that it takes.
+fn remove(state: &mut ClusterState, at: u64, number: u128) {
+    let out = node(number);
+    run(state, at, &Command::Member(MemberCommand::Expel { node: out })).unwrap();
+    let gossip = state.trust.key(KeyKind::Gossip);
+    let hand = TrustCommand::Hand { key: KeyKind::Gossip, number: gossip.number, node: out, envelope: envelope() };
+    assert_eq!(run(state, at, &Command::Trust(hand)), Ok(0), "it gets no key any more");
+    run(state, at, &Command::Member(MemberCommand::CutOff { node: out })).unwrap();
+}
+
 #[test]
 fn what_an_expelled_node_knew_is_exposed_until_the_next_key_begins() {
     let mut state = cluster();
     run(&mut state, 2, &begin(KeyKind::Gossip, 2, &[1, 2, 3])).unwrap();
-    run(&mut state, 3, &Command::Member(MemberCommand::Expel { node: node(3) })).unwrap();
+    remove(&mut state, 3, 3);
     let gossip = state.trust.key(KeyKind::Gossip);
     assert_eq!(gossip.exposed.as_ref().unwrap().by, "n3");
     assert!(!gossip.sealed.contains_key(&node(3)) && !gossip.is_due(), "the change that runs ends first");
@@ -118,7 +128,7 @@ fn what_an_expelled_node_knew_is_exposed_until_the_next_key_begins() {
     run(&mut state, 5, &begin(KeyKind::Gossip, 3, &[1, 2])).unwrap();
     assert_eq!(state.trust.key(KeyKind::Gossip).exposed, None);
 
-    run(&mut state, 6, &Command::Member(MemberCommand::Expel { node: node(2) })).unwrap();
+    remove(&mut state, 6, 2);
     for kind in KeyKind::ALL {
         assert!(state.trust.key(kind).exposed.is_some(), "a manager holds {kind}");
     }

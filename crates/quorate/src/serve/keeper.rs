@@ -31,7 +31,7 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{ClusterId, NodeId, RequestId};
 use quorate_model::observed::TrustReport;
-use quorate_model::state::ClusterState;
+use quorate_model::state::{ClusterState, NodeRecord};
 use quorate_model::trust::{KeyKind, KeyRecord, SealedKey, Stage, TrustCommand};
 use quorate_node::Event;
 use quorate_trust::ca::Ca;
@@ -166,8 +166,7 @@ impl Keeper {
         let kind = record.kind;
         let has = |report: &TrustReport| report.keys.get(&kind).is_some_and(|step| step.number >= record.number);
         let mut holders = sight.proofs.of.iter().filter(|(node, report)| {
-            let roles = sight.known.nodes.get(node).map(|record| &record.identity.roles);
-            roles.is_some_and(|roles| kind.is_held_by(roles)) && has(report)
+            sight.known.nodes.get(node).is_some_and(|record| may_hold(kind, record)) && has(report)
         });
         if holders.next().is_none_or(|(first, _)| *first != self.config.node.id) {
             return Ok(());
@@ -175,7 +174,7 @@ impl Keeper {
         let Some(secret) = own::secret_of(&sight.held, kind, record) else { return Ok(()) };
         for (node, report) in &sight.proofs.of {
             let Some(known) = sight.known.nodes.get(node) else { continue };
-            if !kind.is_held_by(&known.identity.roles) || has(report) {
+            if !may_hold(kind, known) || has(report) {
                 continue;
             }
             let public = STANDARD.decode(&report.public).context("a node's public key is not base64")?;
@@ -239,6 +238,11 @@ pub(super) fn new_authority(
     })
 }
 
+/// Who is about to be removed for ever gets no key any more.
+fn may_hold(kind: KeyKind, record: &NodeRecord) -> bool {
+    kind.is_held_by(&record.identity.roles) && !record.expelling
+}
+
 /// A key for each node that holds this kind and says who it is.
 fn envelopes(
     config: &NodeConfig,
@@ -248,10 +252,8 @@ fn envelopes(
     number: u32,
     secret: &[u8],
 ) -> anyhow::Result<BTreeMap<NodeId, SealedKey>> {
-    let holders = proofs
-        .of
-        .iter()
-        .filter(|(node, _)| known.nodes.get(node).is_some_and(|record| kind.is_held_by(&record.identity.roles)));
+    let holders =
+        proofs.of.iter().filter(|(node, _)| known.nodes.get(node).is_some_and(|record| may_hold(kind, record)));
     holders
         .map(|(node, report)| {
             let public = STANDARD.decode(&report.public).context("a node's public key is not base64")?;
