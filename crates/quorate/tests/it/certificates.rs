@@ -1,6 +1,6 @@
 //! Certificates that live: renewed by themselves, refused where they must be.
 
-use crate::cluster::{PATIENCE, wait_for};
+use crate::cluster::{PATIENCE, TestCluster, free_addresses, wait_for};
 use crate::trusting::{Plan, Trusting, days_ago, issue, now};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -198,9 +198,10 @@ fn the_ca_is_rotated_while_the_cluster_serves_and_its_leader_dies() {
     }
     cluster.whole();
     // A token of before is refused in words, before its secret is sent; it is of no use anyway.
+    let free = free_addresses(2);
     let joined = Command::new(env!("CARGO_BIN_EXE_quorate"))
         .args(["join", token.strip_prefix("quorate join ").unwrap(), "--name", "n4", "--no-start"])
-        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .args(["--listen", &free[0], "--link", &free[1], "--data-dir"])
         .arg(cluster.dir.path().join("n4"))
         .output()
         .unwrap();
@@ -246,5 +247,41 @@ fn an_expelled_manager_is_cut_off_and_what_it_knew_is_exchanged() {
     cluster.run(out);
     wait_for("an event of it", PATIENCE, || {
         cluster.ask(&leader, &["events"]).to_string().contains("was expelled from this cluster").then_some(())
+    });
+}
+
+#[test]
+fn a_cluster_of_dev_goes_on_with_its_new_ca_and_its_secrets_after_a_restart() {
+    let kept = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
+    let dir = kept.path().canonicalize().unwrap().join("cluster");
+    let start = || TestCluster::start_in(tempfile::tempdir().unwrap(), dir.clone(), &[]);
+    let value = kept.path().join("value");
+    std::fs::write(&value, "of dev").unwrap();
+    let shown = |cluster: &TestCluster| -> Value {
+        serde_json::from_str(&cluster.ok(&["cert", "show", "-o", "json"])).unwrap()
+    };
+    let rotated = {
+        let cluster = start();
+        cluster.wait_whole();
+        cluster.ok(&["secret", "set", "pg", "--file", value.to_str().unwrap()]);
+        cluster.ok(&["cert", "rotate", "--yes"]);
+        wait_for("the rotation", PATIENCE, || (key(&shown(&cluster), "authority")["stage"] == "done").then_some(()));
+        shown(&cluster)["authorities"].clone()
+    };
+    let cluster = start();
+    cluster.wait_whole();
+    wait_for("all nodes to say what they have", PATIENCE, || {
+        let shown = shown(&cluster);
+        let of_it = |node: &Value| node["authority"] == rotated[0]["fingerprint"];
+        (shown["authorities"] == rotated && shown["nodes"].as_array().unwrap().iter().all(of_it)).then_some(())
+    });
+    let secret: Value = serde_json::from_str(&cluster.ok(&["secret", "show", "pg", "-o", "json"])).unwrap();
+    assert_eq!(secret["version"], 1);
+    // A manager is removed: whoever stays opens the secret, and seals it anew.
+    let gone = cluster.followers().remove(0);
+    cluster.ok(&["node", "remove", &gone, "--yes"]);
+    wait_for("the secret is sealed anew", PATIENCE, || {
+        let secret: Value = serde_json::from_str(&cluster.ok(&["secret", "show", "pg", "-o", "json"])).unwrap();
+        (secret["key"] == 2).then_some(())
     });
 }

@@ -189,7 +189,9 @@ fn canaries_are_found_in_no_file_no_log_and_not_between_nodes() {
     for server in &cluster.servers {
         let config = server.dir.join("node.toml");
         let text = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(&config, text.replacen("[node]\n", "[node]\nadvertise = '127.0.0.2'\n", 1)).unwrap();
+        let (api, link) = (found_at(&server.api), found_at(&server.link));
+        let announced = format!("announced = {{ api = '{api}', link = '{link}', because = 'a test records' }}\n");
+        std::fs::write(&config, text.replacen("[node]\n", &format!("[node]\n{announced}"), 1)).unwrap();
         for address in [&server.api, &server.link] {
             recorder.between(&found_at(address), address);
         }
