@@ -46,6 +46,11 @@ export async function openBrowser({ origins, shots, insecure = false }) {
     assert.deepEqual(complaints, [], `the page complained ${when}`);
   }
 
+  /** What was complained about so far was meant to happen. */
+  const forget = () => {
+    complaints = [];
+  };
+
   async function accessible(when) {
     // The script is put in by the test, not by the page: evaluate is not subject to the page's policy.
     if (!(await page.evaluate(() => "axe" in globalThis))) await page.evaluate(axe);
@@ -91,5 +96,5 @@ export async function openBrowser({ origins, shots, insecure = false }) {
     rmSync(profile, { recursive: true, force: true });
   }
 
-  return { context, page, quiet, accessible, shoot, noOverflow, close };
+  return { context, page, quiet, forget, accessible, shoot, noOverflow, close };
 }

@@ -16,6 +16,7 @@ export const access = {
   logIn: "Log in",
   logInTo: (host: string) => `Log in to ${host}`,
   logOut: "Log out",
+  notLoggedOut: "No answer: still logged in",
   loggingIn: "Logging in",
   user: "User",
   password: "Password",

@@ -410,7 +410,7 @@ impl<B: Backend> App<B> {
 }
 
 /// Puts a command about access into the log, and returns the state that shows it.
-async fn carry_out<B: Backend>(
+pub(crate) async fn carry_out<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
     command: AccessCommand,

@@ -1,9 +1,10 @@
 //! What the API needs from the node behind it.
 
-use crate::certificates::{RenewAnswer, RenewRefused, RenewRequest};
+use crate::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::view::{MembersView, Overview};
 use quorate_model::access::audit::AuditPage;
+use quorate_model::access::name::SecretName;
 use quorate_model::access::{AccessState, Actor};
 use quorate_model::command::Refusal;
 use quorate_model::entry::{Database, Outcome, Proposal};
@@ -13,6 +14,7 @@ use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::{Consistency, Rows, SqlBatch, SqlError};
 use quorate_model::time::Span;
+use quorate_model::trust::TrustCommand;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -89,6 +91,21 @@ pub trait Backend: Clone + Send + Sync + 'static {
         patience: Duration,
     ) -> impl Future<Output = Result<JoinAnswer, JoinError>> + Send;
 
+    /// Seals a secret with the cluster's key. Two calls give different bytes.
+    fn seal(&self, _: &SecretName, _: &[u8]) -> Result<Sealed, SealRefused> {
+        Err(SealRefused::NoKey)
+    }
+
+    /// What nodes prove themselves with, as far as this one knows.
+    fn certificates(&self) -> CertificatesView {
+        CertificatesView::default()
+    }
+
+    /// A new authority, ready to take over.
+    fn new_authority(&self) -> Result<TrustCommand, RotateError> {
+        Err(RotateError::NoAuthority)
+    }
+
     /// A new certificate for a node that shows its old one.
     fn renew(&self, _: RenewRequest) -> Result<RenewAnswer, RenewRefused> {
         Err(RenewRefused::NoAuthority)
@@ -96,6 +113,26 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// This node leaves the cluster and ends; it may come back. Returns when it has begun.
     fn leave(&self);
+}
+
+/// A sealed secret, to be proposed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Ciphertext, base64.
+    pub sealed: String,
+    /// Number of the key that sealed it.
+    pub key: u32,
+}
+
+/// Why nothing was sealed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealRefused {
+    /// Of a worker, or a cluster that was laid out before there were secrets.
+    #[error("this node does not have the key that seals secrets")]
+    NoKey,
+    #[error("the secret could not be sealed: {0}")]
+    NotSealed(String),
 }
 
 /// A secret for a join token. Nobody can see it again: the cluster keeps its hash.

@@ -48,6 +48,9 @@ pub struct JoinRequest {
     pub secret: String,
     /// The name that the node is to have.
     pub name: String,
+    /// Another name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
     #[schema(value_type = Vec<String>)]
     pub roles: BTreeSet<Role>,
     /// HOST:PORT of its API, as the other nodes reach it.
@@ -135,6 +138,9 @@ pub struct JoinAnswer {
     pub managers: Vec<ManagerAddress>,
     /// How many managers vote now.
     pub voters: u32,
+    /// How many managers were let in, this server too if it is one; some may not run yet.
+    #[serde(default)]
+    pub admitted_managers: u32,
     /// The node's certificate and that of the authority that made it, as PEM.
     pub certificate: String,
     /// The authorities that nodes trust, as PEM.

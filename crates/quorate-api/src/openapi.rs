@@ -1,7 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{certificates, cluster, database, health, join, log, managers, members, stream};
+use crate::{certificates, cluster, database, health, join, log, managers, members, secrets, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -44,7 +44,13 @@ use utoipa::OpenApi;
         members::set_quota,
         join::check,
         join::join,
+        certificates::show,
         certificates::renew,
+        certificates::rotate,
+        secrets::list,
+        secrets::show,
+        secrets::set,
+        secrets::remove,
         database::exec,
         database::query,
         database::query_get,

@@ -3,7 +3,7 @@
 //! Codes are for programs and never change; sentences are for people and may.
 
 use crate::backend::{InviteError, JoinError, LogError, ReadError, TransferError, WriteError};
-use crate::certificates::RenewRefused;
+use crate::certificates::{RenewRefused, RotateError};
 use crate::view::Problem;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -182,6 +182,9 @@ impl From<Refusal> for Failure {
             Refusal::UnknownService { similar: None, .. } => {
                 (StatusCode::NOT_FOUND, "unknown-service", "see `GET /v1/services` for the names".into())
             }
+            Refusal::KeyChanging { .. } => {
+                (StatusCode::CONFLICT, "key-changing", "see `quorate cert show`, and wait until that is over".into())
+            }
             Refusal::UnknownNode { .. } => {
                 (StatusCode::NOT_FOUND, "unknown-node", "see `GET /v1/nodes` for the names".into())
             }
@@ -337,6 +340,7 @@ fn access(refusal: &AccessRefusal) -> (StatusCode, &'static str, String) {
         R::PasswordChanged => {
             (StatusCode::UNAUTHORIZED, "wrong-credentials", "log in with the password as it is now".into())
         }
+        R::OldKey { .. } => (StatusCode::CONFLICT, "key-changed", unchanged("send it again")),
         R::TooSoon { wait_ms } => (
             StatusCode::TOO_MANY_REQUESTS,
             "too-many-tries",
@@ -457,6 +461,21 @@ impl From<RenewRefused> for Failure {
     }
 }
 
+impl From<RotateError> for Failure {
+    fn from(error: RotateError) -> Failure {
+        let message = error.to_string();
+        match error {
+            RotateError::NoAuthority => Failure::new(StatusCode::CONFLICT, "no-authority", message, "ask a manager"),
+            RotateError::NotMade(_) => Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not-made",
+                message,
+                "nothing was changed: ask another manager",
+            ),
+        }
+    }
+}
+
 fn shutting_down(message: String) -> Failure {
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", message, "send it to another node")
 }
@@ -557,6 +576,7 @@ mod tests {
             AccessRefusal::UnknownSession,
             AccessRefusal::UnknownToken { token: ApiTokenId::new("x").unwrap() },
             AccessRefusal::UnknownSecret { name },
+            AccessRefusal::OldKey { key: 1, in_use: 2 },
             AccessRefusal::PasswordChanged,
             AccessRefusal::TooSoon { wait_ms: 1_500 },
             AccessRefusal::NotConfirmed { what: "user-remove".into(), target: "bob".into() },
@@ -628,6 +648,7 @@ mod tests {
             404 unknown-session
             404 unknown-token
             404 unknown-secret
+            409 key-changed
             401 wrong-credentials
             429 too-many-tries
             403 not-confirmed

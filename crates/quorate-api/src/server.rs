@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::{
     certificates, cluster, console, database, guard, health, join, kuzzle, log, managers, members, openapi, rqlite,
-    stream,
+    secrets, stream,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -140,7 +140,15 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/join-tokens/{id}").delete(O::JoinTokenRevoke, members::revoke::<B>),
         at("/v1/join").post(O::Join, join::join::<B>),
         at("/v1/join/check").post(O::Join, join::check::<B>),
-        at("/v1/certificates").post(O::CertificateRenew, certificates::renew::<B>),
+        at("/v1/certificates")
+            .get(O::ClusterRead, certificates::show::<B>)
+            .post(O::CertificateRenew, certificates::renew::<B>),
+        at("/v1/certificates/rotation").post(O::CertificateRotate, certificates::rotate::<B>),
+        at("/v1/secrets").get(O::SecretRead, secrets::list::<B>),
+        at("/v1/secrets/{name}")
+            .get(O::SecretRead, secrets::show::<B>)
+            .put(O::SecretSet, secrets::set::<B>)
+            .delete(O::SecretRemove, secrets::remove::<B>),
         at("/v1/quota").get(O::ClusterRead, members::quota::<B>).put(O::QuotaSet, members::set_quota::<B>),
         at("/v1/services").get(O::ClusterRead, cluster::services::<B>),
         at("/v1/services/{name}")

@@ -3,7 +3,7 @@
 use crate::access::AuthMode;
 use crate::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece,
-    Pages, Policy, Query, ReadError, TransferError, WriteError,
+    Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::server::{ApiOptions, Plain, native, router, serve};
@@ -21,6 +21,7 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_model::access::audit::{AuditLink, AuditPage};
+use quorate_model::access::name::SecretName;
 use quorate_model::access::{AccessChange, AccessState, Actor};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
@@ -348,6 +349,11 @@ impl Backend for Fake {
         Ok(Invitation { secret: SecretHash([number; 32]), commands })
     }
 
+    /// Nothing of the value, so that whatever shows it elsewhere is at fault.
+    fn seal(&self, _: &SecretName, value: &[u8]) -> Result<Sealed, SealRefused> {
+        Ok(Sealed { sealed: format!("sealed {} bytes", value.len()), key: 1 })
+    }
+
     async fn check_join(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinCheck, JoinError> {
         self.asked_to_join(request, from)?;
         Ok(JoinCheck {
@@ -377,6 +383,7 @@ impl Backend for Fake {
             voters: 3,
             certificate: "pem".into(),
             authorities: "pem".into(),
+            admitted_managers: 2,
             gossip_keys: None,
             for_managers: None,
         })
@@ -431,6 +438,7 @@ fn overview() -> Overview {
         nodes: vec![node(1, NodeMode::Active), node(2, NodeMode::Passive), node(3, NodeMode::Passive)],
         services: vec![service_view(&spec("web", 2), &ServiceName::new("web").unwrap())],
         gateways: vec![],
+        announced: None,
         events: (1..=3)
             .rev()
             .map(|index| EventView {

@@ -25,6 +25,20 @@ pub struct Overview {
     pub gateways: Vec<GatewayView>,
     /// The newest 50, newest first.
     pub events: Vec<EventView>,
+    /// Under which address the node that answers is reached, if it had to be chosen, and why that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<AnnouncedView>,
+}
+
+/// An address that was chosen when the node was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AnnouncedView {
+    /// HOST:PORT of the API.
+    pub api: String,
+    /// HOST:PORT of the node link.
+    pub link: String,
+    /// A sentence for people.
+    pub because: String,
 }
 
 /// The cluster as a whole.

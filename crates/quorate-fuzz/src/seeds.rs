@@ -174,6 +174,7 @@ fn frames() -> Vec<Vec<u8>> {
         reachable: vec![link::id(1)],
         gateways: Vec::new(),
         version: "1.2.3".into(),
+        trust: None,
     };
     let entry = RaftEntry { kind: 0, term: 2, index: 8, data: Bytes::from_static(b"data") };
     let append =

@@ -29,6 +29,7 @@ use crate::command::{Command, Refusal};
 use crate::id::LogIndex;
 use crate::state::{Change, ClusterState};
 use crate::time::WallTime;
+use crate::trust::{KeyKind, Stage};
 use audit::{AuditEntry, AuditHead, AuditLink};
 use name::{ApiTokenId, Digest, RoleName, SecretName, UserName};
 use policy::Permission;
@@ -141,7 +142,10 @@ pub struct SecretRecord {
     pub name: SecretName,
     /// Ciphertext, base64. Quorate's state machine cannot read it.
     pub sealed: String,
-    /// Grows with each change.
+    /// Number of the key that sealed it.
+    #[serde(default)]
+    pub key: u32,
+    /// Grows with each change of the secret itself.
     pub version: u64,
     pub changed: WallTime,
 }
@@ -317,6 +321,19 @@ impl ClusterState {
         };
         changes.push(Change::Access(AccessChange::Audit(self.access.audit.link(entry))));
         Decided { outcome, changes }
+    }
+}
+
+impl ClusterState {
+    /// What is sealed with a key that is about to be forgotten could soon be opened by nobody.
+    pub(crate) fn sealed_well(&self, command: &AccessCommand) -> Result<(), AccessRefusal> {
+        let (AccessCommand::SetSecret { key, .. } | AccessCommand::ResealSecret { key, .. }) = command else {
+            return Ok(());
+        };
+        let newest = self.trust.key(KeyKind::Secrets);
+        let in_use = if newest.stage == Stage::Spread { newest.number - 1 } else { newest.number };
+        // The first key's number was not written down in the beginning.
+        if (*key).max(1) < in_use { Err(AccessRefusal::OldKey { key: *key, in_use }) } else { Ok(()) }
     }
 }
 

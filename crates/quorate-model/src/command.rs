@@ -11,6 +11,7 @@ use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity, Role};
 use crate::time::WallTime;
+use crate::trust::{KeyKind, Stage, TrustCommand};
 use serde::{Deserialize, Serialize};
 
 /// A mutation of [`crate::state::ClusterState`].
@@ -54,6 +55,8 @@ pub enum Command {
     },
     /// Users, sessions, tokens, roles, secrets.
     Access(AccessCommand),
+    /// The cluster's own keys.
+    Trust(TrustCommand),
     /// Stands in the log for a command that the leader did not let in, for a reason that only it can
     /// see: whoever asked is answered, and the audit has it.
     Withheld {
@@ -104,6 +107,8 @@ pub enum Refusal {
     ManagerNeeds { node: String, requires: Role },
     #[error(transparent)]
     Access(AccessRefusal),
+    #[error("the {key} key is being changed already, or was a moment ago: number {number}, {stage:?}")]
+    KeyChanging { key: KeyKind, number: u32, stage: Stage },
 }
 
 fn suggest(similar: Option<&ServiceName>) -> String {

@@ -2,7 +2,9 @@
 
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, Term};
 use crate::time::WallTime;
+use crate::trust::{KeyKind, Stage};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One line of the cluster's history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,25 @@ pub enum Happening {
         service: ServiceName,
         healthy: u32,
         wanted: u32,
+    },
+    /// A key of the cluster is being changed, or has been. Nodes that were away too long are behind.
+    KeyStage {
+        key: KeyKind,
+        number: u32,
+        stage: Stage,
+        #[serde(default)]
+        behind: BTreeSet<NodeId>,
+    },
+    /// Somebody showed a certificate on the node link and was not let in.
+    PeerRefused {
+        /// The node that refused.
+        node: NodeId,
+        /// The address it came from.
+        from: String,
+        why: String,
+        /// How many others were refused since the last time that one was written down.
+        #[serde(default)]
+        unwritten: u64,
     },
     /// Two nodes computed different contents from the same log. One of them is wrong.
     Diverged {

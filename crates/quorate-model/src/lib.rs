@@ -27,3 +27,4 @@ pub mod spec;
 pub mod sql;
 pub mod state;
 pub mod time;
+pub mod trust;

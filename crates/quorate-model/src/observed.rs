@@ -1,7 +1,9 @@
 //! What is seen, not decided: it lives in memory and is never written to the log.
 
+use crate::access::name::Digest;
 use crate::id::{NodeId, ReplicaId, ServiceName};
 use crate::time::WallTime;
+use crate::trust::{KeyKind, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -78,6 +80,33 @@ pub struct NodeReport {
     /// Of the program that it runs; empty from one that did not say it yet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
+    /// What it proves itself with; absent until it has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustReport>,
+}
+
+/// What a node proves itself with, and how far it is with the cluster's keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustReport {
+    /// The public key of its certificate (DER, SubjectPublicKeyInfo) as base64: what is sealed for it
+    /// is sealed with this.
+    pub public: String,
+    /// SHA-256 of its certificate.
+    pub certificate: Digest,
+    /// Fingerprint of the authority that made it.
+    pub authority: Digest,
+    pub from: WallTime,
+    pub until: WallTime,
+    /// The newest key of each kind that it has, and the last stage that it has carried out, durably.
+    /// Number 0: it has none.
+    pub keys: BTreeMap<KeyKind, KeyStep>,
+}
+
+/// Ordered: more is further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeyStep {
+    pub number: u32,
+    pub stage: Stage,
 }
 
 /// What a gateway says to the manager that feeds it.

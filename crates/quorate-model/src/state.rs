@@ -20,6 +20,7 @@ use crate::member::{MemberChange, Members, NotAdmitted, Vote};
 use crate::planted::{Bug, planted};
 use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
 use crate::time::WallTime;
+use crate::trust::{KeyRecord, TrustState};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct ClusterState {
     pub members: Members,
     /// Newest last.
     pub events: VecDeque<Event>,
+    /// The cluster's own keys.
+    pub trust: TrustState,
     /// Shared with those who ask it at each request; copied when it changes.
     pub access: Arc<AccessState>,
     /// A plan made on this state names this index; see [`Command::CarryOut`].
@@ -143,6 +146,7 @@ pub enum Change {
     Member(MemberChange),
     Event(Event),
     Access(AccessChange),
+    Trust(KeyRecord),
 }
 
 impl Change {
@@ -156,7 +160,7 @@ impl Change {
             | Change::Replica(_)
             | Change::ReplicaGone { .. }
             | Change::Member(MemberChange::NodeGone { .. }) => true,
-            Change::Member(_) | Change::Event(_) | Change::Access(_) => false,
+            Change::Member(_) | Change::Event(_) | Change::Access(_) | Change::Trust(_) => false,
         }
     }
 }
@@ -187,8 +191,10 @@ impl ClusterState {
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
             }
+            Command::Trust(command) => self.decide_trust(&mut changes, command)?,
             Command::Withheld { why } => return Err(why.clone()),
             Command::Access(command) => {
+                self.sealed_well(command).map_err(Refusal::Access)?;
                 let decided = self.access.decide(now, command).map_err(Refusal::Access)?;
                 changes.list.extend(decided.into_iter().map(Change::Access));
             }
@@ -226,6 +232,9 @@ impl ClusterState {
                     }
                 }
                 Change::Access(change) => Arc::make_mut(&mut self.access).absorb(change),
+                Change::Trust(record) => {
+                    self.trust.keys.insert(record.kind, record);
+                }
             }
         }
     }

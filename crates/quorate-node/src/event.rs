@@ -7,7 +7,7 @@ use quorate_membership::swim::Rumor;
 use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
-use quorate_model::observed::{GatewayReport, ReplicaStatus};
+use quorate_model::observed::{GatewayReport, ReplicaStatus, TrustReport};
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ pub enum Event {
     LogRead { entries: Vec<LogEntry> },
     /// The log no longer holds entries before `first`.
     LogPurged { first: LogIndex },
+    /// What this node proves itself with now, and how far it is with the cluster's keys.
+    Trust(TrustReport),
     /// What this node's replicas do now.
     Replicas(Vec<ReplicaStatus>),
     /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.

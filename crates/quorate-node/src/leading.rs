@@ -7,6 +7,7 @@
 use crate::configuration::Configuration;
 use crate::event::Now;
 use crate::node::PeerView;
+use crate::succession;
 use quorate_membership::{LinkState, Membership, Opinion};
 use quorate_model::assignment::Phase;
 use quorate_model::command::{Command, Step};
@@ -16,6 +17,7 @@ use quorate_model::member::MemberCommand;
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
+use quorate_model::trust::KeyKind;
 use quorate_scheduler::{Observed, Plan, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub(crate) enum Chore {
     CutOff(NodeId),
     /// This node's own end.
     Leave,
+    /// The next stage of a key.
+    Key(KeyKind),
 }
 
 /// All that a decision looks at.
@@ -147,6 +151,7 @@ impl Leading {
             wishes.push((Command::CarryOut { expected: seen.state.planned_on, steps }, Chore::Plan));
         }
         wishes.extend(self.transitions(seen));
+        wishes.extend(self.successions(seen));
         wishes.retain(|(_, chore)| *chore == Chore::Note || !self.on_its_way.contains(chore));
         wishes
     }
@@ -175,6 +180,22 @@ impl Leading {
                 };
                 (command, Chore::Verdict(node))
             })
+            .collect()
+    }
+
+    /// Keys of which everybody has carried out the present stage.
+    fn successions(&self, seen: &Seen<'_>) -> Vec<(Command, Chore)> {
+        let report = |node: NodeId| seen.peers.get(&node)?.report.trust.as_ref();
+        let away_for = |node: NodeId, generation| {
+            let since = self.known_since.get(&Matter::Down(node, generation));
+            since.map(|since| seen.now.mono.since(*since))
+        };
+        let next = |record| succession::next(record, &seen.state.nodes, report, away_for);
+        seen.state
+            .trust
+            .keys
+            .values()
+            .filter_map(|record| Some((Command::Trust(next(record)?), Chore::Key(record.kind))))
             .collect()
     }
 

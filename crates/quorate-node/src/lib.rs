@@ -24,6 +24,7 @@ mod reads;
 pub mod recovery;
 mod requests;
 mod sight;
+pub mod succession;
 pub mod wire;
 
 pub use configuration::Configuration;

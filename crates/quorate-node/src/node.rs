@@ -22,7 +22,7 @@ use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::member::managers::Harm;
 use quorate_model::member::{MemberCommand, NotAdmitted};
-use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus};
+use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus, TrustReport};
 use quorate_model::state::{Change, ClusterState, Health, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::{Held, Plan};
@@ -118,6 +118,7 @@ pub struct Node {
     /// The newest word of each node about itself, this one's too.
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
+    trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
     /// How long a lost link is not shown: what is left of the operator's patience with silence.
@@ -200,6 +201,7 @@ impl Node {
             transfers: Vec::new(),
             peers: BTreeMap::new(),
             replicas: Vec::new(),
+            trust: None,
             gateways: BTreeMap::new(),
             sights: Sights::default(),
             lost_link_kept_back: Duration::ZERO,
@@ -262,6 +264,10 @@ impl Node {
             Event::LogPurged { first } => self.consensus.purged(first),
             Event::Replicas(replicas) => {
                 self.replicas = replicas;
+                self.own_status_changed(now);
+            }
+            Event::Trust(trust) => {
+                self.trust = Some(trust);
                 self.own_status_changed(now);
             }
             Event::Gossip { node, generation, rumor } => {
@@ -1029,6 +1035,7 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
+            trust: self.trust.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

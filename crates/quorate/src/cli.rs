@@ -8,6 +8,7 @@
 
 pub(crate) mod api;
 pub(crate) mod audit;
+pub(crate) mod cert;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -24,6 +25,7 @@ pub(crate) mod pinned;
 pub(crate) mod place;
 pub(crate) mod recover;
 pub(crate) mod screen;
+pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod target;
@@ -162,6 +164,12 @@ pub(crate) enum Command {
     /// What programs are let in with
     #[command(subcommand)]
     Token(tokens::TokenCommand),
+    /// Passwords and keys of services, sealed
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// What nodes prove themselves with
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Who did what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -215,6 +223,9 @@ pub(crate) enum Command {
         /// End when the process with this id ends
         #[arg(long, value_name = "PID")]
         end_with_pid: Option<u32>,
+        /// Trust the own judgement of others also when slow; to see what gossip's local health is good for
+        #[arg(long, hide = true)]
+        without_local_health: bool,
     },
     /// Run a gateway
     #[command(
@@ -328,6 +339,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Role(command) => users::role(&context, command)?,
         Command::Session(command) => tokens::session(&context, command)?,
         Command::Token(command) => tokens::token(&context, command)?,
+        Command::Secret(command) => secret::run(&context, command)?,
+        Command::Cert(command) => cert::run(&context, command)?,
         Command::Audit(command) => audit::run(&context, command)?,
         Command::Login(args) => tokens::log_in(&context, &args)?,
         Command::Logout => tokens::log_out(&context)?,
@@ -345,13 +358,13 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             screen.json(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }));
         }
         Command::Version => screen.data(concat!("quorate ", env!("CARGO_PKG_VERSION"))),
-        Command::Serve { data_dir, file, end_with_pid } => {
+        Command::Serve { data_dir, file, end_with_pid, without_local_health } => {
             // Before there is another thread.
             quorate_vfs::use_utc();
             hold(end_with_pid)?;
             let source = file.source();
-            let settings = source.load()?.settings;
-            daemon::serve(data_dir.as_deref(), source, settings)?;
+            let loaded = source.load()?;
+            daemon::serve(data_dir.as_deref(), source, loaded, !without_local_health)?;
         }
         Command::Gateway(args) => {
             hold(args.end_with_pid)?;

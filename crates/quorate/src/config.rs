@@ -10,7 +10,7 @@ use quorate_model::state::Role;
 use quorate_model::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Name of the file in the data directory.
@@ -66,9 +66,10 @@ pub(crate) struct ThisNode {
     pub api: SocketAddr,
     /// Where the node link listens.
     pub link: SocketAddr,
-    /// The address under which others reach both ports. Default: the one where the API listens.
+    /// Under which addresses others reach both ports, and how they were found. Default: those where
+    /// they listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advertise: Option<IpAddr>,
+    pub announced: Option<Announced>,
     /// The API speaks HTTP without TLS, and lets nobody join. For loopback: `quorate dev` sets it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub plain_http: bool,
@@ -86,6 +87,16 @@ pub(crate) struct ThisNode {
     pub api_certificate: Option<OwnCertificate>,
 }
 
+/// Addresses that were chosen when the node was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Announced {
+    pub api: SocketAddr,
+    pub link: SocketAddr,
+    /// A sentence for people.
+    pub because: String,
+}
+
 /// A certificate of another authority, in PEM. Who has pinned the cluster's is still shown that one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,12 +109,12 @@ pub(crate) struct OwnCertificate {
 impl ThisNode {
     /// Where others reach the API.
     pub(crate) fn api_address(&self) -> SocketAddr {
-        SocketAddr::new(self.advertise.unwrap_or(self.api.ip()), self.api.port())
+        self.announced.as_ref().map_or(self.api, |announced| announced.api)
     }
 
     /// Where others reach the node link.
     pub(crate) fn link_address(&self) -> SocketAddr {
-        SocketAddr::new(self.advertise.unwrap_or(self.link.ip()), self.link.port())
+        self.announced.as_ref().map_or(self.link, |announced| announced.link)
     }
 
     /// Every address under which the API may be reached, the advertised one first: all of this

@@ -3,7 +3,10 @@
 //! Each is a process of its own and ends on SIGTERM. This file turns their command lines into what
 //! the crates that do the work want to know.
 
-use crate::settings::{LogFormat, LogSettings, Settings, Source};
+use crate::cli::failure::Failure;
+use crate::cli::join::seed;
+use crate::serve::Configured;
+use crate::settings::{Loaded, LogFormat, LogSettings, Source};
 use anyhow::Context as _;
 use clap::Args;
 use quorate_gateway::GatewayConfig;
@@ -56,11 +59,26 @@ pub(crate) struct ShimArgs {
 }
 
 /// Runs the node whose `node.toml` is in `data_dir`, or in the one that the settings name, until
-/// SIGTERM or SIGINT. `settings` are what `source` says now.
-pub(crate) fn serve(data_dir: Option<&Path>, source: Source, settings: Settings) -> anyhow::Result<()> {
-    let log = log_to_stderr(&settings.log)?;
-    let data_dir = data_dir.unwrap_or(&settings.node.data_dir).to_owned();
-    crate::serve::run(&data_dir, source, settings, log)
+/// SIGTERM or SIGINT. A server that is no node yet joins first, if its settings name seeds. `loaded` is
+/// what `source` says now. `local_health`: on, unless to see what gossip does without.
+///
+/// # Errors
+/// It cannot join, or cannot serve.
+pub(crate) fn serve(
+    data_dir: Option<&Path>,
+    source: Source,
+    mut loaded: Loaded,
+    local_health: bool,
+) -> Result<(), Failure> {
+    let log = log_to_stderr(&loaded.settings.log)?;
+    if let Some(data_dir) = data_dir {
+        data_dir.clone_into(&mut loaded.settings.node.data_dir);
+    }
+    let data_dir = loaded.settings.node.data_dir.clone();
+    if seed::is_due(&data_dir, &loaded.settings) {
+        seed::join(&loaded, std::thread::sleep)?;
+    }
+    Ok(crate::serve::run(&data_dir, Configured { source, settings: loaded.settings, log, local_health })?)
 }
 
 /// Runs a gateway until SIGTERM or SIGINT.

@@ -15,6 +15,7 @@ pub(crate) mod admission;
 mod apply;
 mod backend;
 mod bulk;
+mod certificates;
 mod checkpoint;
 mod core;
 mod disk;
@@ -22,6 +23,7 @@ mod electors;
 mod gossip;
 mod inbox;
 mod incarnation;
+mod keeper;
 mod keychain;
 mod link;
 mod reads;
@@ -29,6 +31,7 @@ mod reload;
 mod renewal;
 mod spare;
 mod tls;
+mod turned_away;
 mod view;
 mod workloads;
 
@@ -42,6 +45,7 @@ use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::Incoming;
+use keeper::Keeper;
 use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
@@ -76,7 +80,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, configured: Configured) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
@@ -93,7 +97,7 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .build()
         .context("starting the I/O threads")?;
     let trust = Trust { held, ring, acceptor };
-    runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
+    runtime.block_on(serve(data_dir, config, trust, stored, configured))
 }
 
 /// What this node proves itself with.
@@ -105,10 +109,12 @@ struct Trust {
 }
 
 /// What the operator wants, and how it is changed later.
-struct Configured {
-    source: Source,
-    settings: Settings,
-    log: LogControl,
+pub(crate) struct Configured {
+    pub(crate) source: Source,
+    pub(crate) settings: Settings,
+    pub(crate) log: LogControl,
+    /// Gossip's; on, unless to see what happens without.
+    pub(crate) local_health: bool,
 }
 
 pub(crate) fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -197,7 +203,7 @@ async fn serve(
     config: NodeConfig,
     Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
-    Configured { source, settings, log: log_control }: Configured,
+    Configured { source, settings, log: log_control, local_health }: Configured,
 ) -> anyhow::Result<()> {
     // From here on a SIGHUP does not end the process.
     let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
@@ -273,7 +279,8 @@ async fn serve(
         beside: beside.clone(),
     };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
-    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone()));
+    let (refused_peers, turned_away) = mpsc::channel(turned_away::WAITING);
+    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone(), refused_peers));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
@@ -282,6 +289,7 @@ async fn serve(
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
+    let (proofs, proofs_seen) = watch::channel(Arc::new(view::proofs(&node)));
     let gossip = match ring {
         None => None,
         Some(ring) => {
@@ -289,7 +297,7 @@ async fn serve(
             let start = gossip::Start {
                 generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
                 timers: settings.cluster.timers,
-                local_health: true,
+                local_health,
                 clock,
                 ring: ring_seen.clone(),
                 known: known_seen.clone(),
@@ -336,6 +344,7 @@ async fn serve(
         overview,
         members,
         known,
+        proofs,
         routing,
         refused,
         access,
@@ -346,7 +355,7 @@ async fn serve(
 
     // Over plain HTTP a server that joins could not know to whom it speaks.
     let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
-    let (_signed_by, signed_by_seen) = watch::channel(None);
+    let (signed_by, signed_by_seen) = watch::channel(None);
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (still_known, last_contact) = (known_seen.clone(), contact.clone());
@@ -364,13 +373,18 @@ async fn serve(
         access: access_seen,
         agent,
         config: config.clone(),
-        keychain,
+        keychain: keychain.clone(),
+        proofs: proofs_seen.clone(),
         admission,
         leave: leave.clone(),
         contact,
         settings: settings_seen,
         started: clock.started,
     }));
+    tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
+    let seen = keeper::Seen { known: backend.0.known.clone(), access: backend.0.access.clone(), proofs: proofs_seen };
+    let keeper = Keeper { config: config.clone(), keychain, backend: backend.clone(), inbox: inbox.clone(), signed_by };
+    tokio::spawn(keeper.run(seen));
     let api_options = ApiOptions {
         node_name: config.node.name.clone(),
         console_token: config.node.console_token.clone(),

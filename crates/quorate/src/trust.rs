@@ -81,6 +81,18 @@ impl NodeFiles {
         Ok(NodeFiles { authorities: self.authorities.clone(), certificate, key: Arc::new(key) })
     }
 
+    /// The same with other authorities to believe, which are on the disk when this returns.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn believing(&self, data_dir: &Path, authorities: Vec<CaCertificate>) -> io::Result<NodeFiles> {
+        let dir = made(data_dir)?;
+        let text: String = authorities.iter().map(CaCertificate::to_pem).collect();
+        replace(&dir, AUTHORITIES, 0o644, &text)?;
+        synced(&dir, data_dir)?;
+        Ok(NodeFiles { authorities, ..self.clone() })
+    }
+
     /// When the certificate should be exchanged for a new one.
     pub(crate) fn renew_at(&self) -> WallTime {
         // One that cannot be read is due.

@@ -471,3 +471,45 @@ async fn where_nobody_is_asked_a_session_still_is_what_it_is() {
     let scale = guarded.ask("POST", "/v1/services/web/scale", &stale, json!({"replicas": 1})).await;
     assert_eq!(scale, refused("401 session-over"));
 }
+
+#[tokio::test]
+async fn a_secret_is_set_named_and_removed_and_its_value_is_told_to_nobody() {
+    const VALUE: &str = "canary-5f1c07";
+    let guarded = Guarded::new(&[("dan", "deployer"), ("vera", "viewer"), ("otto", "auditor")]);
+    let [dan, vera, otto] = ["dan", "vera", "otto"].map(|user| guarded.session(user));
+    let (dan, vera, otto) =
+        ([("authorization", dan.as_str())], [("authorization", vera.as_str())], [("authorization", otto.as_str())]);
+    let value = || Json::String(VALUE.into());
+    let set = guarded.ask("PUT", "/v1/secrets/PG", &dan, value()).await.unwrap();
+    assert_eq!((&set["name"], &set["version"], &set["key"]), (&json!("pg"), &json!(1), &json!(1)));
+    let again = guarded.ask("PUT", "/v1/secrets/pg", &dan, value()).await.unwrap();
+    assert_eq!(again["version"], 2);
+    let listed = guarded.ask("GET", "/v1/secrets", &otto, Json::Null).await.unwrap();
+    let shown = guarded.ask("GET", "/v1/secrets/pg", &dan, Json::Null).await.unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]), (1, &shown));
+
+    assert_eq!(guarded.ask("GET", "/v1/secrets", &vera, Json::Null).await, refused("403 not-allowed"));
+    assert_eq!(guarded.ask("PUT", "/v1/secrets/pg", &otto, value()).await, refused("403 not-allowed"));
+    assert_eq!(guarded.ask("PUT", "/v1/secrets/a%20b", &dan, value()).await, refused("422 bad-secret-name"));
+    assert_eq!(guarded.ask("PUT", "/v1/secrets/pg", &dan, Json::Null).await, refused("422 empty-secret"));
+    let large = Json::String("x".repeat(64 << 10));
+    assert_eq!(guarded.ask("PUT", "/v1/secrets/pg", &dan, large).await, refused("413 secret-too-large"));
+    assert_eq!(guarded.ask("GET", "/v1/secrets/other", &dan, Json::Null).await, refused("404 unknown-secret"));
+    // To remove one cannot be undone, so the password is asked for.
+    assert_eq!(guarded.ask("DELETE", "/v1/secrets/pg", &dan, Json::Null).await, refused("403 confirmation-needed"));
+    let confirmation = guarded.confirm(dan[0].1, "secret-remove", "pg").await.unwrap();
+    let confirmed = [dan[0], ("quorate-confirmation", confirmation.as_str())];
+    guarded.ask("DELETE", "/v1/secrets/pg", &confirmed, Json::Null).await.unwrap();
+    assert_eq!(guarded.ask("GET", "/v1/secrets", &dan, Json::Null).await, Ok(json!([])));
+
+    let (audit, everything) = guarded.fake.set(|state| {
+        let lines: Vec<String> =
+            state.audit.iter().map(|link| format!("{} {}", link.entry.what, link.entry.target)).collect();
+        (lines, format!("{:?} {:?} {:?}", state.audit, state.cluster, state.proposals))
+    });
+    for line in ["secret-set pg", "secret-remove pg"] {
+        assert!(audit.iter().any(|found| found == line), "{audit:?}");
+    }
+    let bytes: Vec<String> = VALUE.bytes().map(|byte| byte.to_string()).collect();
+    assert!(!everything.contains(VALUE) && !everything.contains(&bytes.join(", ")));
+}

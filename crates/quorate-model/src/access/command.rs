@@ -140,6 +140,16 @@ pub enum AccessCommand {
     SetSecret {
         name: SecretName,
         sealed: String,
+        /// Number of the key that sealed it.
+        #[serde(default)]
+        key: u32,
+    },
+    /// The same secret, sealed with a newer key. Ignored when it was changed meanwhile.
+    ResealSecret {
+        name: SecretName,
+        version: u64,
+        sealed: String,
+        key: u32,
     },
     RemoveSecret {
         name: SecretName,
@@ -171,6 +181,9 @@ pub enum AccessRefusal {
     UnknownToken { token: ApiTokenId },
     #[error("there is no secret `{name}`")]
     UnknownSecret { name: SecretName },
+    /// The cluster's key changed at this moment.
+    #[error("the secret was sealed with key {key}, and key {in_use} is in use by now")]
+    OldKey { key: u32, in_use: u32 },
     /// A password was changed, or its user disabled, while it was looked at.
     #[error("the password is no longer right")]
     PasswordChanged,
@@ -371,7 +384,7 @@ impl AccessState {
                 }));
                 changes
             }
-            A::SetSecret { name, sealed } => {
+            A::SetSecret { name, sealed, key } => {
                 let known = self.secrets.get(name);
                 if known.is_none() {
                     full(self.secrets.len(), SECRETS_MAX, "secrets")?;
@@ -388,7 +401,14 @@ impl AccessState {
                     });
                 }
                 let version = known.map_or(1, |known| known.version + 1);
-                vec![C::Secret(SecretRecord { name: name.clone(), sealed: sealed.clone(), version, changed: now })]
+                let sealed = sealed.clone();
+                vec![C::Secret(SecretRecord { name: name.clone(), sealed, key: *key, version, changed: now })]
+            }
+            A::ResealSecret { name, version, sealed, key } => {
+                let known = self.secrets.get(name).filter(|known| known.version == *version && known.key < *key);
+                let resealed =
+                    |known: &SecretRecord| SecretRecord { sealed: sealed.clone(), key: *key, ..known.clone() };
+                known.map(|known| C::Secret(resealed(known))).into_iter().collect()
             }
             A::RemoveSecret { name } => {
                 if !self.secrets.contains_key(name) {

@@ -68,6 +68,9 @@ words!(
         TokenRead = "token-read",
         TokenRevoke = "token-revoke",
         AuditRead = "audit-read",
+        /// Names of secrets; their values are read by nobody.
+        SecretRead = "secret-read",
+        SecretWrite = "secret-write",
     }
 );
 
@@ -109,6 +112,10 @@ words!(
         QuotaSet = "quota-set",
         /// A node shows its certificate, and nothing else.
         CertificateRenew = "certificate-renew",
+        CertificateRotate = "certificate-rotate",
+        SecretRead = "secret-read",
+        SecretSet = "secret-set",
+        SecretRemove = "secret-remove",
         SqlRead = "sql-read",
         SqlWrite = "sql-write",
         GatewayFeed = "gateway-feed",
@@ -173,7 +180,10 @@ impl Operation {
             | O::NodeLeave
             | O::JoinTokenCreate
             | O::JoinTokenRevoke
-            | O::QuotaSet => Needs::Permission(P::MemberWrite),
+            | O::QuotaSet
+            | O::CertificateRotate => Needs::Permission(P::MemberWrite),
+            O::SecretRead => Needs::Permission(P::SecretRead),
+            O::SecretSet | O::SecretRemove => Needs::Permission(P::SecretWrite),
             O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
@@ -209,6 +219,8 @@ impl Operation {
             | O::ActiveRestart
             | O::ManagerRule
             | O::JoinTokenCreate
+            | O::CertificateRotate
+            | O::SecretRemove
             | O::OwnTokenCreate
             | O::UserCreate
             | O::UserPassword
@@ -242,6 +254,8 @@ impl Operation {
             | O::JoinTokenRevoke
             | O::Join
             | O::CertificateRenew
+            | O::SecretRead
+            | O::SecretSet
             | O::QuotaSet
             | O::SqlRead
             | O::SqlWrite
@@ -361,13 +375,23 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
             "auditor",
             "sees who may do what and who did what, changes nothing",
             true,
-            &[P::ClusterRead, P::UserRead, P::SessionRead, P::TokenRead, P::AuditRead],
+            &[P::ClusterRead, P::UserRead, P::SessionRead, P::TokenRead, P::AuditRead, P::SecretRead],
         ),
         (
             "deployer",
             "brings services out and writes to the database",
             false,
-            &[P::ClusterRead, P::LogRead, P::ServiceApply, P::ServiceScale, P::ServiceRemove, P::SqlRead, P::SqlWrite],
+            &[
+                P::ClusterRead,
+                P::LogRead,
+                P::ServiceApply,
+                P::ServiceScale,
+                P::ServiceRemove,
+                P::SqlRead,
+                P::SqlWrite,
+                P::SecretRead,
+                P::SecretWrite,
+            ],
         ),
         (
             "integration",
@@ -389,6 +413,8 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
                 P::MemberWrite,
                 P::SqlRead,
                 P::SqlWrite,
+                P::SecretRead,
+                P::SecretWrite,
             ],
         ),
         (

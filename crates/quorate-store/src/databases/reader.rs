@@ -53,7 +53,7 @@ fn is_about_access(action: &AuthAction<'_>) -> bool {
 }
 
 /// Why a query of these tables is refused, for people.
-const ACCESS_TABLES: &str = "users, sessions, tokens, roles, secrets and the audit are not read by SQL, because roles decide who may see them: use `quorate user|session|token|role|audit list`";
+const ACCESS_TABLES: &str = "users, sessions, tokens, roles, secrets, keys and the audit are not read by SQL, because roles decide who may see them: use `quorate user|session|token|role|audit list`";
 
 /// What a query found.
 #[derive(Debug, Clone, PartialEq)]

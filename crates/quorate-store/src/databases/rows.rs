@@ -27,6 +27,8 @@ pub(super) const SCHEMA: &str = "
         used_by TEXT, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS expelled (id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS cluster_keys (kind TEXT PRIMARY KEY, number INTEGER NOT NULL, stage TEXT NOT NULL,
+        body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS member_rules (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS events (position INTEGER PRIMARY KEY, idx INTEGER NOT NULL, at_us INTEGER NOT NULL,
         kind TEXT NOT NULL, body TEXT NOT NULL);";
@@ -84,6 +86,11 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
             }
             Change::Member(change) => member(connection, change)?,
             Change::Access(change) => access::write(connection, change)?,
+            Change::Trust(record) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO cluster_keys VALUES (?1, ?2, ?3, ?4)",
+                params![record.kind.word(), record.number, word(&record.stage)?, body(record)?],
+            )?,
             Change::Event(event) => {
                 run(
                     connection,
@@ -170,6 +177,9 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     }
     for quota in records(connection, directory, "quota", "one")? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Quota { quota })]);
+    }
+    for record in records(connection, directory, "cluster_keys", "kind")? {
+        state.absorb(state.planned_on, &[Change::Trust(record)]);
     }
     for rule in records(connection, directory, "member_rules", "name")? {
         state.absorb(state.planned_on, &[Change::Member(rule)]);

@@ -2,13 +2,13 @@
 
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::place::{self, PlaceArgs};
+use crate::cli::place::{self, Place, PlaceArgs};
 use crate::cli::screen::{took, wall_now};
 use crate::cli::{Context, waiting};
 use crate::config::{ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter, first};
 use crate::gossip_keys;
 use crate::keys::ManagerKeys;
-use crate::serve::admission::{certificate_names, is_node_name, roles_of};
+use crate::serve::admission::{certificate_names, is_node_name};
 use crate::trust::{self, NodeFiles};
 use anyhow::Context as _;
 use clap::Args;
@@ -34,23 +34,30 @@ pub(crate) struct InitArgs {
 
 pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     let started = Instant::now();
-    let node_name = args.node_name.clone().unwrap_or_else(place::host_name);
+    let loaded = args.place.settings()?;
+    let node = &loaded.settings.node;
+    let node_name = args.node_name.clone().unwrap_or_else(|| node.name_or_host());
+    if !node.roles.contains(&Role::Manager) {
+        return Err(Failure::new(Exit::Usage, "bad-role", "the first node of a cluster is a manager")
+            .why(format!("node.roles is set to something else ({})", loaded.origin("node.roles")))
+            .fix("leave node.roles out, or add `manager` to it"));
+    }
     for (what, name) in [("--name", &args.name), ("--node-name", &node_name)] {
         if !is_node_name(name) {
             return Err(Failure::new(Exit::Usage, "bad-name", format!("`{name}` cannot be a name"))
                 .fix(format!("give {what} 1 to 63 letters, digits, `-`, `_` and `.`")));
         }
     }
-    let taken = args.place.take(None)?;
+    let taken = Place::take(node)?;
     let config = NodeConfig {
         cluster: ClusterConfig { id: ClusterId(uuid::Uuid::new_v4()), name: args.name.clone(), incarnation: first() },
         node: ThisNode {
             id: NodeId(uuid::Uuid::new_v4()),
             name: node_name.clone(),
-            roles: roles_of(Role::Manager),
-            api: taken.api_listen,
-            link: taken.link_listen,
-            advertise: taken.advertise,
+            roles: node.roles.clone(),
+            api: taken.addresses.api.listen,
+            link: taken.addresses.link.listen,
+            announced: taken.announced.clone(),
             plain_http: false,
             auth: AuthMode::Required,
             console_token: None,
@@ -89,6 +96,10 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     place::start_unit(&data_dir)?;
     let client = waiting::until_serving(context, &data_dir)?;
     let password = first_admin(&client)?;
+    if let Some(alias) = &node.alias {
+        let path = format!("/v1/nodes/{}/alias", config.node.id);
+        client.change(Method::PUT, &path, Some(&json!({ "alias": alias })))?;
+    }
     let took = took(started.elapsed());
     if context.screen.is_json() {
         context.screen.json(&json!({

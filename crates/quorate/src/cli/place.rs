@@ -1,12 +1,15 @@
 //! Where a node is to live on this server: its directory, its addresses, and how it is started.
 //! What `quorate init` and `quorate join` have in common.
 
+use crate::cli::config::ConfigFile;
 use crate::cli::failure::{Exit, Failure};
-use crate::config::{self, NodeConfig};
+use crate::config::{self, Announced, NodeConfig};
+use crate::settings::binding::{self, Binding, Host};
+use crate::settings::{API_PORT, Addresses, Loaded, NodeSettings};
 use crate::trust;
 use clap::Args;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,24 +17,26 @@ use std::process::Command;
 const UNIT: &str = "quorate.service";
 const UNIT_FILE: &str = "/etc/systemd/system/quorate.service";
 
-/// Where a node lives.
+/// Where a node lives; what is not said here is as the settings say.
 #[derive(Debug, Args)]
 pub(crate) struct PlaceArgs {
-    /// Where the node keeps everything
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/quorate")]
-    pub data_dir: PathBuf,
-    /// Where the API listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7000")]
-    pub listen: SocketAddr,
-    /// Where the node link listens; without it, on the port after the API's
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub link: Option<SocketAddr>,
-    /// The address under which other servers reach this one; without it, the one that it reaches them from
-    #[arg(long, value_name = "ADDRESS")]
-    pub advertise: Option<IpAddr>,
+    /// Where the node keeps everything; without it, `node.data_dir`
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the API listens, by an address, an interface or `_site_`; without it, `node.listen`
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<Binding>,
+    /// Where the node link listens; without it, on the port after `--listen`, or `node.link`
+    #[arg(long, value_name = "HOST:PORT")]
+    pub link: Option<Binding>,
+    /// How other servers reach this one; without it, `node.advertise`, or what `listen` means
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<Binding>,
     /// Only prepare the node; it is started by hand
     #[arg(long)]
     pub no_start: bool,
+    #[command(flatten)]
+    pub file: ConfigFile,
 }
 
 /// The same with everything decided. Holds both ports.
@@ -40,42 +45,83 @@ pub(crate) struct Place {
     pub data_dir: PathBuf,
     pub api: TcpListener,
     pub link: TcpListener,
-    pub api_listen: SocketAddr,
-    pub link_listen: SocketAddr,
-    /// `None`: where the API listens.
-    pub advertise: Option<IpAddr>,
+    pub addresses: Addresses,
+    /// `None`: where they listen, as it was configured.
+    pub announced: Option<Announced>,
 }
 
 impl PlaceArgs {
-    /// Looks at the directory and takes the ports. `towards`: another server, if one is known.
+    /// The settings, with what was said here over them.
     ///
     /// # Errors
-    /// The directory holds a node already, a port is in use, or no address is known.
-    pub(crate) fn take(&self, towards: Option<SocketAddr>) -> Result<Place, Failure> {
-        refuse_old_data(&self.data_dir)?;
-        let after = self.listen.port().checked_add(1).ok_or_else(|| {
-            Failure::new(Exit::Usage, "port", "there is no port after that of the API").fix("add --link ADDRESS:PORT")
-        })?;
-        let link_listen = self.link.unwrap_or(SocketAddr::new(self.listen.ip(), after));
-        let (api, link) = (bind(self.listen, "API")?, bind(link_listen, "node link")?);
-        let advertise = match self.advertise {
-            Some(address) => Some(address),
-            None if self.listen.ip().is_unspecified() => Some(source_towards(towards, self.listen.is_ipv6())?),
-            None => None,
-        };
-        let (data_dir, api_listen) = (self.data_dir.clone(), self.listen);
-        Ok(Place { data_dir, api, link, api_listen, link_listen, advertise })
+    /// What is wrong with the settings.
+    pub(crate) fn settings(&self) -> Result<Loaded, Failure> {
+        let mut loaded = self.file.source().load()?;
+        let node = &mut loaded.settings.node;
+        if let Some(dir) = &self.data_dir {
+            node.data_dir.clone_from(dir);
+        }
+        if let Some(listen) = &self.listen {
+            let after = listen.port.unwrap_or(API_PORT).checked_add(1).ok_or_else(|| {
+                Failure::new(Exit::Usage, "port", "there is no port after that of the API").fix("add --link HOST:PORT")
+            });
+            if self.link.is_none() {
+                node.link = Binding { host: listen.host.clone(), port: Some(after?) };
+            }
+            node.listen = listen.clone();
+        }
+        if let Some(link) = &self.link {
+            node.link = link.clone();
+        }
+        if self.advertise.is_some() {
+            node.advertise.clone_from(&self.advertise);
+        }
+        Ok(loaded)
     }
 }
 
 impl Place {
+    /// Looks at the directory and takes the ports.
+    ///
+    /// # Errors
+    /// The directory holds a node already, a port is in use, or no address is known.
+    pub(crate) fn take(node: &NodeSettings) -> Result<Place, Failure> {
+        refuse_old_data(&node.data_dir)?;
+        let unknown = |why: &dyn std::fmt::Display| {
+            Failure::new(Exit::Usage, "no-address", "it is not known under which address other servers reach this one")
+                .why(why)
+                .fix("add --advertise ADDRESS, or set node.advertise")
+        };
+        let interfaces = binding::interfaces().map_err(|error| unknown(&error))?;
+        let addresses = node.addresses(&interfaces).map_err(|error| unknown(&error))?;
+        let (api, link) = (bind(addresses.api.listen, "API")?, bind(addresses.link.listen, "node link")?);
+        let announced = announced(node, &addresses);
+        Ok(Place { data_dir: node.data_dir.clone(), api, link, addresses, announced })
+    }
+
     pub(crate) fn api_address(&self) -> SocketAddr {
-        SocketAddr::new(self.advertise.unwrap_or(self.api_listen.ip()), self.api_listen.port())
+        self.addresses.api.advertise
     }
 
     pub(crate) fn link_address(&self) -> SocketAddr {
-        SocketAddr::new(self.advertise.unwrap_or(self.link_listen.ip()), self.link_listen.port())
+        self.addresses.link.advertise
     }
+}
+
+/// What was chosen; nothing was if both addresses are as they were written.
+fn announced(node: &NodeSettings, addresses: &Addresses) -> Option<Announced> {
+    let Addresses { api, link } = addresses;
+    let written = |binding: &Binding| matches!(binding.host, Host::Address(_));
+    let as_written = node.advertise.is_none() && written(&node.listen) && written(&node.link);
+    if as_written && api.listen == api.advertise && link.listen == link.advertise {
+        return None;
+    }
+    let because = if api.because == link.because {
+        api.because.clone()
+    } else {
+        format!("{}; for the node link, {}", api.because, link.because)
+    };
+    Some(Announced { api: api.advertise, link: link.advertise, because })
 }
 
 /// A directory that holds a node is never written over: it may be the only copy of something.
@@ -103,25 +149,9 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, Failure> {
             }
             _ => Failure::new(Exit::Failed, "port", format!("{address} ({what}) cannot be used")).why(error),
         };
-        failure.fix("stop what listens there, or choose other ports with --listen and --link")
-    })
-}
-
-/// The address that this server has on the way to another. Nothing is sent.
-fn source_towards(to: Option<SocketAddr>, v6: bool) -> Result<IpAddr, Failure> {
-    // Addresses for documentation (RFC 5737, 3849): they lead where the default route does.
-    let default = || if v6 { "[2001:db8::1]:9" } else { "192.0.2.1:9" }.parse().expect("it is an address");
-    let to: SocketAddr = to.unwrap_or_else(default);
-    let from: &str = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-    let find = || -> io::Result<IpAddr> {
-        let socket = UdpSocket::bind(from)?;
-        socket.connect(to)?;
-        Ok(socket.local_addr()?.ip())
-    };
-    find().map_err(|error| {
-        Failure::new(Exit::Usage, "no-address", "it is not known under which address other servers reach this one")
-            .why(error)
-            .fix("add --advertise ADDRESS")
+        failure.fix(
+            "stop what listens there, or choose other ports with --listen and --link, or node.listen and node.link",
+        )
     })
 }
 
@@ -181,13 +211,6 @@ fn unit(program: &Path, data_dir: &Path) -> String {
     )
 }
 
-/// The name of this server, without its domain.
-pub(crate) fn host_name() -> String {
-    let uname = rustix::system::uname();
-    let full = uname.nodename().to_string_lossy();
-    full.split('.').next().filter(|name| !name.is_empty()).unwrap_or("node").to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +234,41 @@ mod tests {
         let text = unit(Path::new("/usr/bin/quorate"), Path::new("/var/lib/quorate"));
         assert!(text.contains("\nExecStart=/usr/bin/quorate serve --data-dir /var/lib/quorate\n"), "{text}");
         assert!(text.contains("\nRestart=on-failure\n") && text.contains("\nKillMode=process\n"), "{text}");
+    }
+
+    /// Z4.
+    #[test]
+    fn z4_the_address_that_was_chosen_is_kept_with_its_reason() {
+        let interface = |name: &str, index, address: [u8; 4]| binding::Interface {
+            name: name.into(),
+            index,
+            addresses: vec![address.into()],
+        };
+        let machine = [interface("lo", 1, [127, 0, 0, 1]), interface("eth0", 2, [192, 168, 1, 51])];
+        let chosen = |listen: &str, link: &str| {
+            let node = NodeSettings {
+                listen: listen.parse().unwrap(),
+                link: link.parse().unwrap(),
+                ..NodeSettings::default()
+            };
+            announced(&node, &node.addresses(&machine).unwrap())
+        };
+        assert_eq!(chosen("127.0.0.1:7000", "127.0.0.1:7001"), None);
+        for listen in ["0.0.0.0:7000", "_site_:7000", "eth0:7000", "tcp://[eth0:ipv4]:7000"] {
+            let announced = chosen(listen, "0.0.0.0:7001").unwrap();
+            assert_eq!(
+                (announced.api, announced.link),
+                addresses("192.168.1.51:7000", "192.168.1.51:7001"),
+                "{listen}"
+            );
+            assert!(announced.because.contains("192.168.1.51") && announced.because.contains("eth0"), "{announced:?}");
+        }
+        let apart = chosen("eth0:7000", "127.0.0.1:7511").unwrap();
+        assert_eq!((apart.api, apart.link), addresses("192.168.1.51:7000", "127.0.0.1:7511"));
+        assert!(apart.because.contains("for the node link, 127.0.0.1"), "{apart:?}");
+    }
+
+    fn addresses(api: &str, link: &str) -> (SocketAddr, SocketAddr) {
+        (api.parse().unwrap(), link.parse().unwrap())
     }
 }

@@ -116,6 +116,9 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
             }),
         ));
     }
+    if let Some(announced) = &overview.announced {
+        parts.push(format!("{} is reached at {}: {}", overview.answered_by, announced.api, announced.because));
+    }
     parts.extend(advice(overview, now, dev));
     parts.join("\n")
 }

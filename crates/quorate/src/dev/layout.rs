@@ -177,7 +177,7 @@ impl Layout {
                     roles: BTreeSet::from([Role::Manager, Role::Worker]),
                     api: plan.api,
                     link: ports.nodes[i].1,
-                    advertise: None,
+                    announced: None,
                     plain_http: true,
                     console_token: Some(self.token.clone()),
                     auth: AuthMode::Open,

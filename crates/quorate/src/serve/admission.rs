@@ -29,7 +29,7 @@ use quorate_model::entry::{Database, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::member::{MemberCommand, NotAdmitted, SecretHash};
 use quorate_model::sql::{Consistency, SqlBatch, Statement};
-use quorate_model::state::{ClusterState, NodeIdentity, Role};
+use quorate_model::state::{ClusterState, Health, NodeIdentity, Role};
 use quorate_model::time::{Span, WallTime};
 use quorate_node::wire;
 use quorate_trust::key::CertificateRequest;
@@ -136,7 +136,8 @@ impl Admission {
         let joined = self.admit(backend, request, from, actor, patience).await;
         self.note(request, from, joined.as_ref().err());
         if let Ok(answer) = &joined {
-            info!(node = %answer.node, name = %request.name, api = %request.api, "admitted a node");
+            let id = assigned(&answer.roles, answer.node);
+            info!(node = %answer.node, name = %request.name, api = %request.api, "admitted a node: {id}");
         }
         joined
     }
@@ -172,6 +173,16 @@ impl Admission {
         if let Outcome::Command(Err(refusal)) = committed.outcome {
             return Err(JoinError::Refused(refusal));
         }
+        if let Some(alias) = &request.alias {
+            let command = MemberCommand::SetAlias { node: applicant.identity.id, alias: Some(alias.clone()) };
+            let id = serial().map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
+            let proposal = Proposal::command_by(RequestId::from_u128(id), &Command::Member(command), actor);
+            let committed = backend.propose(proposal, patience).await.map_err(JoinError::Write)?;
+            if let Outcome::Command(Err(why)) = committed.outcome {
+                // It is a name for people; they can give it another.
+                warn!(name = %request.name, "the node gets no alias: {why}");
+            }
+        }
         let manager = self.manager().map_err(JoinError::Invite)?;
         let certificate = sign(&manager, &applicant).map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
         Ok(JoinAnswer {
@@ -182,6 +193,7 @@ impl Admission {
             roles: applicant.identity.roles.clone(),
             managers,
             voters: backend.overview().borrow().cluster.voters,
+            admitted_managers: admitted_managers(backend, applicant.identity.id),
             certificate,
             authorities: self.keychain.held().files.authorities.iter().map(|authority| authority.to_pem()).collect(),
             for_managers: is_manager.then(|| manager.to_text().to_string()),
@@ -311,6 +323,24 @@ fn managers(backend: &NodeBackend) -> Vec<ManagerAddress> {
         .collect()
 }
 
+/// How many managers were let in and have not left, with this one.
+fn admitted_managers(backend: &NodeBackend, me: NodeId) -> u32 {
+    let known = backend.0.known.borrow();
+    let present = known.nodes.values().filter(|record| record.health != Health::Left);
+    let others = present.filter(|record| record.identity.roles.contains(&Role::Manager) && record.identity.id != me);
+    u32::try_from(others.count() + 1).unwrap_or(u32::MAX)
+}
+
+/// A node's id as people read it: gateways are known by theirs (D2).
+pub(crate) fn assigned(roles: &BTreeSet<Role>, node: NodeId) -> String {
+    let kind = match roles.first() {
+        Some(Role::Gateway) if roles.len() == 1 => "gateway",
+        Some(Role::Worker) if roles.len() == 1 => "worker",
+        _ => "node",
+    };
+    format!("{kind}_{node}")
+}
+
 /// What a server becomes that does not say what it wants to be.
 pub(crate) fn roles_of(role: Role) -> BTreeSet<Role> {
     match role {
@@ -413,6 +443,7 @@ mod tests {
         JoinRequest {
             secret: JoinSecret::from_random([7; 20]).to_text(),
             name: "n4".into(),
+            alias: None,
             roles: BTreeSet::new(),
             api: "192.0.2.4:7000".into(),
             link: "192.0.2.4:7001".into(),

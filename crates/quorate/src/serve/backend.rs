@@ -5,18 +5,22 @@ use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::keychain::Keychain;
 use super::reads::ReaderPool;
+use super::view::Proofs;
 use crate::config::NodeConfig;
 use crate::settings::{Redirect, Settings};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use quorate_agent::Agent;
 use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
-    Policy, Query, ReadError, TransferError, WriteError,
+    Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
-use quorate_api::certificates::{RenewAnswer, RenewRefused, RenewRequest};
+use quorate_api::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::access::Actor;
 use quorate_model::access::audit::AuditPage;
+use quorate_model::access::name::SecretName;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId};
 use quorate_model::observed::GatewayReport;
@@ -24,6 +28,7 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::sql::Consistency;
 use quorate_model::state::ClusterState;
 use quorate_model::time::Timestamp;
+use quorate_model::trust::TrustCommand;
 use quorate_node::{Event, Refused, Ticket, TransferFailed};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -120,6 +125,7 @@ pub(super) struct Inner {
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
     pub(super) config: NodeConfig,
     pub(super) keychain: Arc<Keychain>,
+    pub(super) proofs: watch::Receiver<Arc<Proofs>>,
     /// Of a node that can let others in.
     pub(super) admission: Option<Admission>,
     /// Told once, when this node is to leave.
@@ -283,6 +289,29 @@ impl Backend for NodeBackend {
     ) -> Result<JoinAnswer, JoinError> {
         let admission = self.0.admission.as_ref().ok_or(JoinError::Invite(InviteError::NoAuthority))?;
         admission.join(self, &request, from, &actor, patience).await
+    }
+
+    fn certificates(&self) -> CertificatesView {
+        let (known, proofs) = (self.0.known.borrow().clone(), self.0.proofs.borrow().clone());
+        super::certificates::view(&known, &proofs, &self.0.keychain.held())
+    }
+
+    fn new_authority(&self) -> Result<TrustCommand, RotateError> {
+        let held = self.0.keychain.held();
+        if held.manager.is_none() {
+            return Err(RotateError::NoAuthority);
+        }
+        let (known, proofs) = (self.0.known.borrow().clone(), self.0.proofs.borrow().clone());
+        let made = super::keeper::new_authority(&self.0.config, &held, &known, &proofs);
+        made.map_err(|error| RotateError::NotMade(format!("{error:#}")))
+    }
+
+    fn seal(&self, name: &SecretName, value: &[u8]) -> Result<Sealed, SealRefused> {
+        let held = self.0.keychain.held();
+        let ring = &held.manager.as_ref().ok_or(SealRefused::NoKey)?.ring;
+        let sealed = ring.seal(super::keeper::place(name.as_str()), value);
+        let sealed = sealed.map_err(|error| SealRefused::NotSealed(error.to_string()))?;
+        Ok(Sealed { sealed: STANDARD.encode(sealed), key: ring.current().version().0 })
     }
 
     fn renew(&self, request: RenewRequest) -> Result<RenewAnswer, RenewRefused> {

@@ -9,7 +9,7 @@ use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
 use super::link::{Calls, addresses};
-use super::view;
+use super::view::{self, Proofs};
 use crate::config::NodeConfig;
 use quorate_api::backend::AccessView;
 use quorate_api::view::{MembersView, Overview};
@@ -79,6 +79,8 @@ pub(super) struct Core {
     pub(super) members: watch::Sender<Arc<MembersView>>,
     /// Nodes and what is decided about members, nothing else of the state.
     pub(super) known: watch::Sender<Arc<ClusterState>>,
+    /// What nodes that are heard prove themselves with.
+    pub(super) proofs: watch::Sender<Arc<Proofs>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
     /// Why the cluster does not have this node.
     pub(super) refused: watch::Sender<Option<Refusal>>,
@@ -218,9 +220,17 @@ impl Core {
             }
             differs
         });
+        self.proofs.send_if_modified(|known| {
+            let proofs = view::proofs(&self.node);
+            let differs = **known != proofs;
+            if differs {
+                *known = Arc::new(proofs);
+            }
+            differs
+        });
         let state = self.node.state();
         self.known.send_if_modified(|known| {
-            let differs = known.nodes != state.nodes || known.members != state.members;
+            let differs = known.nodes != state.nodes || known.members != state.members || known.trust != state.trust;
             if differs {
                 *known = Arc::new(view::known(&self.node));
             }

@@ -13,7 +13,7 @@ use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
 use crate::trust::NodeFiles;
 use anyhow::Context as _;
-use quorate_trust::ca::NodeCertificate;
+use quorate_trust::ca::{CaCertificate, NodeCertificate};
 use quorate_trust::key::NodeKey;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,6 +53,10 @@ impl Keychain {
         self.held.borrow().clone()
     }
 
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<Held>> {
+        self.held.subscribe()
+    }
+
     /// Shows another certificate from now on.
     ///
     /// # Errors
@@ -65,6 +69,28 @@ impl Keychain {
             let key = NodeKey::from_pem(&wanted.key.to_pem())?;
             let files = held.files.exchange(dir, wanted.certificate, key).context("writing the new certificate")?;
             Ok(Held { files, ..held.clone() })
+        })
+    }
+
+    /// Believes these authorities from now on, and no others.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn believe(&self, authorities: Vec<CaCertificate>) -> anyhow::Result<()> {
+        self.change(|held, dir| {
+            let files = held.files.believing(dir, authorities).context("writing the authorities")?;
+            Ok(Held { files, ..held.clone() })
+        })
+    }
+
+    /// Holds these keys of a manager from now on.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn hold(&self, manager: ManagerKeys) -> anyhow::Result<()> {
+        self.change(|held, dir| {
+            manager.write(dir)?;
+            Ok(Held { manager: Some(manager), ..held.clone() })
         })
     }
 

@@ -21,6 +21,7 @@ mod outbox;
 mod tls;
 
 use super::inbox::Inbox;
+use super::turned_away::TurnedAway;
 use bytes::{Bytes, BytesMut};
 use quorate_model::id::{ClusterId, NodeId};
 use quorate_node::Event;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
@@ -347,8 +348,14 @@ pub(super) trait BulkReceiver: Clone + Send + Sync + 'static {
     fn receive(&self, from: NodeId, stream: Accepted) -> impl Future<Output = ()> + Send;
 }
 
-/// Accepts peers for as long as the node runs.
-pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdentity, inbox: Inbox, bulk: B) {
+/// Accepts peers for as long as the node runs. Those who are not believed are told to `refused`.
+pub(super) async fn accept<B: BulkReceiver>(
+    listener: TcpListener,
+    me: LinkIdentity,
+    inbox: Inbox,
+    bulk: B,
+    refused: mpsc::Sender<TurnedAway>,
+) {
     let said = Arc::new(Mutex::new(None));
     loop {
         let (stream, from) = match listener.accept().await {
@@ -361,9 +368,16 @@ pub(super) async fn accept<B: BulkReceiver>(listener: TcpListener, me: LinkIdent
             }
         };
         let (me, inbox, bulk, said) = (me.clone(), inbox.clone(), bulk.clone(), said.clone());
+        let refused = refused.clone();
         tokio::spawn(async move {
             match serve_peer(stream, me, inbox, bulk).await {
-                Err(error) if tls::is_refusal(&error) && is_time(&said) => warn!(%from, %error, "not let in"),
+                Err(error) if tls::is_refusal(&error) => {
+                    if is_time(&said) {
+                        warn!(%from, %error, "not let in");
+                    }
+                    // What does not fit was one of very many.
+                    let _ = refused.try_send((from, error.to_string()));
+                }
                 Err(error) => debug!(%from, %error, "a peer's connection ended"),
                 Ok(()) => {}
             }

@@ -3,17 +3,18 @@
 use super::electors::{self, Electors};
 use crate::config::NodeConfig;
 use quorate_api::view::{
-    ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
-    Overview, QuotaView, ReplicaView, ServiceView,
+    AnnouncedView, ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState,
+    NodeView, Overview, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::member::JoinToken;
-use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::observed::{ReplicaState, ReplicaStatus, TrustReport};
 use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
 use quorate_model::time::WallTime;
+use quorate_model::trust::{KeyKind, Stage};
 use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -34,13 +35,32 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         events: node.state().events.iter().rev().take(EVENTS).map(|event| scene.event(event)).collect(),
         nodes,
         services,
+        announced: config.node.announced.as_ref().map(|announced| AnnouncedView {
+            api: announced.api.to_string(),
+            link: announced.link.to_string(),
+            because: announced.because.clone(),
+        }),
     }
 }
 
 /// The part of the state that says who may join.
 pub(super) fn known(node: &Node) -> ClusterState {
     let state = node.state();
-    ClusterState { nodes: state.nodes.clone(), members: state.members.clone(), ..ClusterState::default() }
+    let (nodes, members, trust) = (state.nodes.clone(), state.members.clone(), state.trust.clone());
+    ClusterState { nodes, members, trust, ..ClusterState::default() }
+}
+
+/// What nodes that are heard say that they prove themselves with.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Proofs {
+    pub(super) leads: bool,
+    pub(super) of: BTreeMap<NodeId, TrustReport>,
+}
+
+pub(super) fn proofs(node: &Node) -> Proofs {
+    let heard = node.peers().iter().filter(|(id, _)| node.hears(**id));
+    let of = heard.filter_map(|(id, peer)| Some((*id, peer.report.trust.clone()?))).collect();
+    Proofs { leads: node.leads(), of }
 }
 
 /// Join tokens and the quota.
@@ -350,6 +370,24 @@ impl Scene<'_> {
             }
             Happening::ServiceHealthy { service, replicas } => format!("{service} {replicas}/{replicas} healthy"),
             Happening::ServiceDegraded { service, healthy, wanted } => format!("{service} {healthy}/{wanted} healthy"),
+            Happening::KeyStage { key, number, stage, behind } => {
+                let what = match (key, stage) {
+                    (KeyKind::Authority, Stage::Spread) => format!("CA {number} is being made known to every node"),
+                    (KeyKind::Authority, Stage::Use) => format!("CA {number} signs; certificates are made anew"),
+                    (KeyKind::Authority, Stage::Drop) => format!("the CA before CA {number} is being forgotten"),
+                    (KeyKind::Authority, Stage::Done) => format!("CA {number} is the only one"),
+                    (key, Stage::Spread) => format!("a new {key} key, {number}, is given to its holders"),
+                    (key, Stage::Use) => format!("the {key} key {number} is in use"),
+                    (key, Stage::Drop) => format!("the {key} key before {number} is being forgotten"),
+                    (key, Stage::Done) => format!("the {key} key {number} is the only one"),
+                };
+                let behind: Vec<String> = behind.iter().map(|node| self.name(*node)).collect();
+                if behind.is_empty() { what } else { format!("{what}, without {}", behind.join(", ")) }
+            }
+            Happening::PeerRefused { node, from, why, unwritten } => {
+                let more = if *unwritten == 0 { String::new() } else { format!(" ({unwritten} more before)") };
+                format!("{} let nobody in from {from}: {why}{more}", self.name(*node))
+            }
             Happening::Diverged { node, database, at_index } => {
                 format!("{} differs in database {database} at index {at_index}", self.name(*node))
             }
@@ -369,6 +407,7 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::RestartAsked { node }
         | Happening::Recovered { node, .. }
         | Happening::LeaderElected { node, .. }
+        | Happening::PeerRefused { node, .. }
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }
         | Happening::ServiceScaled { service, .. }

@@ -46,15 +46,45 @@ fn certificates_are_renewed_for_new_keys_while_the_cluster_serves() {
 
 #[test]
 fn a_node_that_was_away_until_its_certificate_ended_gets_a_new_one_and_is_back() {
-    let mut cluster = Trusting::start(&Plan { nodes: 3, keepers: &["n1", "n2"], made: now(), found_at: None });
-    cluster.kill("n3");
-    cluster.certify("n3", days_ago(40));
-    let ended = cluster.certificate("n3");
-    cluster.run("n3");
+    let mut cluster = Trusting::start(&Plan { nodes: 4, keepers: ALL, made: now(), found_at: None });
+    cluster.kill("n4");
+    cluster.certify("n4", days_ago(40));
+    let ended = cluster.certificate("n4");
+    cluster.run("n4");
     cluster.whole();
-    let new = cluster.certificate("n3");
+    let new = cluster.certificate("n4");
     assert_ne!(new.public().unwrap(), ended.public().unwrap());
-    assert!(cluster.log("n3").contains("this node has a new certificate"));
+    assert!(cluster.log("n4").contains("this node has a new certificate"));
+    assert!(!cluster.server("n4").dir.join("tls/ca.key").exists(), "it asked for it");
+    assert!(
+        cluster.log("n1").contains("gave a node")
+            || cluster.log("n2").contains("gave a node")
+            || cluster.log("n3").contains("gave a node")
+    );
+}
+
+/// K8: the role is added later.
+#[test]
+fn a_worker_goes_along_with_a_rotation_and_gets_the_keys_when_it_becomes_a_manager() {
+    let cluster = Trusting::start(&Plan { nodes: 4, keepers: ALL, made: now(), found_at: None });
+    assert_eq!(cluster.ran("n4", &["cert", "rotate", "--yes"]).code, 7, "it has no key to make one with");
+    assert_eq!(cluster.ran("n1", &["cert", "rotate", "--yes"]).code, 0);
+    let names = ["n1", "n2", "n3", "n4"];
+    names.iter().for_each(|name| wait_key(&cluster, name, "authority", 2, "done"));
+    assert_eq!(authority_of(&cluster, "n4"), authority_of(&cluster, "n1"));
+    let tls = |name: &str| cluster.server(name).dir.join("tls");
+    assert!(!tls("n4").join("ca.key").exists() && !tls("n4").join("cluster.key").exists());
+
+    cluster.ask("n1", &["node", "roles", "n4", "manager", "worker"]);
+    wait_for("the keys of a manager", PATIENCE, || tls("n4").join("ca.key").exists().then_some(()));
+    for file in ["ca.key", "cluster.key"] {
+        let [mine, theirs] = ["n4", "n1"].map(|name| std::fs::read_to_string(tls(name).join(file)).unwrap());
+        assert_eq!(mine, theirs, "{file}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&tls("n4").join(file).metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    assert_eq!(cluster.ran("n4", &["cert", "rotate", "--yes"]).code, 0);
+    names.iter().for_each(|name| wait_key(&cluster, name, "authority", 3, "done"));
 }
 
 /// A cluster that was switched off for months has nobody with a good certificate to ask.
@@ -108,4 +138,113 @@ fn only_members_get_new_certificates_and_who_is_refused_is_in_the_audit() {
         });
     }
     assert!(audit.contains("certificate-renew"), "{audit}");
+}
+
+fn authority_of(cluster: &Trusting, node: &str) -> Option<String> {
+    cluster.certificate(node).authority().map(|authority| authority.to_string())
+}
+
+fn key<'a>(shown: &'a Value, kind: &str) -> &'a Value {
+    shown["keys"].as_array().unwrap().iter().find(|key| key["key"] == kind).unwrap()
+}
+
+/// Waits until a node shows this kind of key in this state.
+fn wait_key(cluster: &Trusting, node: &str, kind: &str, number: u64, stage: &str) {
+    wait_for(&format!("{kind} {number} {stage}"), PATIENCE, || {
+        let shown = cluster.try_ask(node, &["cert", "show"])?;
+        let key = key(&shown, kind);
+        (key["number"] == number && key["stage"] == stage).then_some(())
+    });
+}
+
+#[test]
+fn the_ca_is_rotated_while_the_cluster_serves_and_its_leader_dies() {
+    let mut cluster = Trusting::start(&Plan { nodes: 3, keepers: ALL, made: now(), found_at: None });
+    let old = cluster.ca.certificate().fingerprint().to_string();
+    let shown = cluster.ask("n2", &["cert", "show"]);
+    assert_eq!(shown["authorities"][0]["fingerprint"], old);
+    assert_eq!(shown["nodes"].as_array().unwrap().len(), 3);
+    let token = cluster.ask("n1", &["add-node"])["commands"][0].as_str().unwrap().to_owned();
+    assert!(token.ends_with(&old), "{token}");
+    let plan = cluster.ran("n1", &["cert", "rotate", "--plan"]);
+    assert!(plan.code == 0 && plan.stdout.contains("1. a new CA is made"), "{plan:?}");
+    assert_eq!(key(&cluster.ask("n1", &["cert", "show"]), "authority")["number"], 1, "a plan changes nothing");
+    assert_eq!(cluster.ran("n1", &["cert", "rotate"]).code, 2, "nobody is asked without a terminal");
+
+    // A node is away, so that the rotation waits for it, and then the leader dies.
+    let leader = cluster.leader();
+    let others: Vec<&str> = ALL.iter().copied().filter(|name| *name != leader).collect();
+    cluster.kill(others[0]);
+    assert_eq!(cluster.ran(&leader, &["cert", "rotate", "--yes"]).code, 0);
+    wait_key(&cluster, others[1], "authority", 2, "spread");
+    assert_eq!(cluster.ran(others[1], &["cert", "rotate", "--yes"]).code, 7, "one at a time");
+    cluster.kill(&leader);
+    cluster.run(others[0]);
+    cluster.run(&leader);
+    ALL.iter().for_each(|name| wait_key(&cluster, name, "authority", 2, "done"));
+
+    let new = cluster.ask("n1", &["cert", "show"])["authorities"].clone();
+    assert_eq!(new.as_array().unwrap().len(), 1);
+    let new = new[0]["fingerprint"].as_str().unwrap().to_owned();
+    assert_ne!(new, old);
+    for name in ALL {
+        assert_eq!(authority_of(&cluster, name).unwrap(), new, "{name}");
+        let tls = cluster.server(name).dir.join("tls");
+        let believed = std::fs::read_to_string(tls.join("ca.crt")).unwrap();
+        assert_eq!(believed.matches("BEGIN CERTIFICATE").count(), 1, "{name}");
+        let keys = std::fs::read_to_string(tls.join("ca.key")).unwrap();
+        assert_eq!(keys.matches("BEGIN PRIVATE KEY").count(), 1, "{name}");
+        assert_ne!(keys, cluster.ca.key_pem().as_str(), "{name}");
+    }
+    cluster.whole();
+    // A token of before is refused in words, before its secret is sent; it is of no use anyway.
+    let joined = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(["join", token.strip_prefix("quorate join ").unwrap(), "--name", "n4", "--no-start"])
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(cluster.dir.path().join("n4"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&joined.stderr).into_owned();
+    assert!(!joined.status.success() && said.contains("add-node"), "{said}");
+    assert_eq!(cluster.ask("n1", &["node", "tokens"]), json!([]));
+    let fresh = cluster.ask("n1", &["add-node"])["commands"][0].as_str().unwrap().to_owned();
+    assert!(fresh.ends_with(&new), "{fresh}");
+    // All of them start with what is on their disks.
+    ALL.iter().for_each(|name| cluster.kill(name));
+    ALL.iter().for_each(|name| cluster.run(name));
+    cluster.whole();
+    let audit = cluster.ask("n1", &["audit", "list"]).to_string();
+    assert!(audit.contains("certificate-rotate"), "{audit}");
+    let events = cluster.ask("n1", &["events"]).to_string();
+    assert!(events.contains("CA 2 is the only one"), "{events}");
+}
+
+#[test]
+fn an_expelled_manager_is_cut_off_and_what_it_knew_is_exchanged() {
+    let mut cluster = Trusting::start(&Plan { nodes: 3, keepers: ALL, made: now(), found_at: None });
+    let secret = cluster.dir.path().join("value");
+    std::fs::write(&secret, "before-the-removal").unwrap();
+    cluster.ask("n1", &["secret", "set", "pg", "--file", secret.to_str().unwrap()]);
+    let sealed_key = |name: &str| std::fs::read_to_string(cluster.server(name).dir.join("tls/cluster.key")).unwrap();
+    let known_to_n3 = sealed_key("n3");
+    let leader = cluster.leader();
+    let out = ALL.iter().copied().find(|name| *name != leader).unwrap();
+    let stay: Vec<&str> = ALL.iter().copied().filter(|name| *name != out).collect();
+    cluster.ask(&leader, &["node", "remove", out, "--yes"]);
+    for name in &stay {
+        wait_key(&cluster, name, "secrets", 2, "done");
+        assert!(!sealed_key(name).contains(&known_to_n3[20..60]), "{name} has forgotten the key");
+        let shown = cluster.ask(name, &["cert", "show"]);
+        assert_eq!(key(&shown, "authority")["exposed_by"], out);
+        assert!(shown["next"][0].as_str().unwrap().contains("quorate cert rotate"), "{shown}");
+        assert_eq!(cluster.ask(name, &["secret", "show", "pg"])["key"], 2, "sealed anew");
+    }
+    // It is told so, has got none of the new keys, and knocks in vain.
+    wait_for("it is told", PATIENCE, || cluster.log(out).contains("was expelled").then_some(()));
+    assert_eq!(sealed_key(out), known_to_n3);
+    cluster.kill(out);
+    cluster.run(out);
+    wait_for("an event of it", PATIENCE, || {
+        cluster.ask(&leader, &["events"]).to_string().contains("was expelled from this cluster").then_some(())
+    });
 }

@@ -124,3 +124,28 @@ fn who_joins_without_a_start_is_told_how_to_start() {
     assert!(ran.stdout.contains(&format!("start it: quorate serve --data-dir {home}")), "{}", ran.stdout);
     assert!(ran.stdout.contains("1 voting manager cannot be lost"), "{}", ran.stdout);
 }
+
+/// Z4: an address may be written as an interface; which one it is, and why, is in `status`.
+#[test]
+fn z4_status_says_which_address_was_chosen() {
+    let mut founded = Founded::new();
+    let token = founded.token(&[]);
+    let ports: Vec<String> = crate::cluster::free_addresses(2)
+        .iter()
+        .map(|address| address.rsplit_once(':').unwrap().1.to_owned())
+        .collect();
+    let (listen, link) = (format!("lo:{}", ports[0]), format!("tcp://[lo:ipv4]:{}", ports[1]));
+    let home = founded.home("n2").display().to_string();
+    let args = ["-o", "json", "join", &token, "--name", "n2", "--data-dir", &home, "--no-start"];
+    let ran = run(&[&args[..], &["--listen", &listen, "--link", &link]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    founded.start("n2");
+    founded.wait_state(&["n1", "n2"], "n2", "joined");
+    let announced = &founded.status("n2").unwrap()["announced"];
+    assert_eq!(announced["api"], format!("127.0.0.1:{}", ports[0]));
+    assert_eq!(announced["link"], format!("127.0.0.1:{}", ports[1]));
+    let said = founded.command_at("n2", &["status"]).stdout;
+    let line = format!("n2 is reached at 127.0.0.1:{}: 127.0.0.1 is the first IPv4 address of interface lo", ports[0]);
+    assert!(said.contains(&line), "{said}");
+    assert!(!founded.command(&["status"]).stdout.contains("is reached at"), "n1's was written as it is");
+}

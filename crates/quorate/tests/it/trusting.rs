@@ -51,7 +51,7 @@ pub(crate) fn issue(ca: &Ca, node: Uuid, made: WallTime) -> (NodeCertificate, No
 /// Where a node dials another one: through `via`, if the test stands between them.
 pub(crate) struct Plan<'a> {
     pub(crate) nodes: usize,
-    /// Names of those who hold the keys of a manager; all of them vote.
+    /// Names of the managers. The cluster begins with all nodes as voters.
     pub(crate) keepers: &'a [&'a str],
     /// When their certificates were made.
     pub(crate) made: WallTime,
@@ -94,9 +94,12 @@ impl Trusting {
                 std::fs::write(tls.join("ca.key"), trusting.ca.key_pem().as_str()).unwrap();
                 std::fs::write(tls.join("cluster.key"), &cluster_key).unwrap();
             }
+            // Who does not keep the keys is no manager.
+            let keeps = plan.keepers.contains(&server.name.as_str());
+            let roles = if keeps { "['manager', 'worker']" } else { "['worker']" };
             let text = format!(
                 "[cluster]\nid = '{cluster}'\nname = 'tls'\n[node]\nid = '{}'\nname = '{}'\n\
-                 roles = ['manager', 'worker']\nauth = 'required'\napi = '{}'\nlink = '{}'\n{voters}",
+                 roles = {roles}\nauth = 'required'\napi = '{}'\nlink = '{}'\n{voters}",
                 server.id, server.name, server.api, server.link,
             );
             std::fs::write(server.dir.join("node.toml"), text).unwrap();

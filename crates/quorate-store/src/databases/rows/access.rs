@@ -34,9 +34,19 @@ pub(in crate::databases) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS audit_head (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL,
         hash TEXT NOT NULL);";
 
-/// The tables above.
-pub(in crate::databases) const TABLES: &[&str] =
-    &["users", "roles", "sessions", "api_tokens", "confirmations", "login_tries", "secrets", "audit", "audit_head"];
+/// The tables above, and that of sealed keys.
+pub(in crate::databases) const TABLES: &[&str] = &[
+    "users",
+    "roles",
+    "sessions",
+    "api_tokens",
+    "confirmations",
+    "login_tries",
+    "secrets",
+    "audit",
+    "audit_head",
+    "cluster_keys",
+];
 
 pub(super) fn write(connection: &Connection, change: &AccessChange) -> Result<(), Stop> {
     use AccessChange as C;

@@ -5,6 +5,8 @@ use quorate_model::access::audit::verify;
 use quorate_model::access::name::{Digest, UserName};
 use quorate_model::access::{AccessCommand, Actor};
 use quorate_model::command::Refusal;
+use quorate_model::trust::{KeyKind, TrustCommand};
+use std::collections::BTreeMap;
 
 fn user(name: &str) -> UserName {
     UserName::new(name).unwrap()
@@ -40,8 +42,16 @@ fn log() -> Log {
     by(&mut log, AccessCommand::EnableUser { user: user("nobody") }, &actor("user-enable", "nobody"));
     let clone = AccessCommand::CloneRole { role: "inspector".parse().unwrap(), from: "auditor".parse().unwrap() };
     by(&mut log, clone, &actor("role-clone", "inspector"));
-    let secret = AccessCommand::SetSecret { name: "pg".parse().unwrap(), sealed: "c2VhbGVk".into() };
+    let secret = AccessCommand::SetSecret { name: "pg".parse().unwrap(), sealed: "c2VhbGVk".into(), key: 1 };
     log.command(&Command::Access(secret));
+    let (certificate, former, sealed) = ("new".into(), "old".into(), BTreeMap::new());
+    log.command(&Command::Trust(TrustCommand::Begin {
+        key: KeyKind::Authority,
+        number: 2,
+        certificate,
+        former,
+        sealed,
+    }));
     log
 }
 
@@ -51,8 +61,12 @@ fn what_is_decided_about_access_survives_a_restart() {
     let before = databases.state().access.clone();
     assert_eq!((before.users.len(), before.sessions.len(), before.secrets.len()), (1, 1, 1));
     assert_eq!((before.roles.len(), before.tries.len(), before.audit.seq), (1, 2, 4));
+    let keys = databases.state().trust.clone();
+    assert_eq!(keys.key(KeyKind::Authority).number, 2);
     drop(databases);
-    assert_eq!(open(root.path()).state().access, before);
+    let again = open(root.path());
+    assert_eq!(again.state().access, before);
+    assert_eq!(again.state().trust, keys);
 }
 
 #[test]
@@ -98,10 +112,11 @@ fn users_sql_sees_nothing_of_it() {
         "WITH x AS (SELECT * FROM main.confirmations) SELECT 1 FROM x",
         "SELECT (SELECT group_concat(guesser) FROM login_tries)",
         "SELECT name FROM roles",
+        "SELECT body FROM cluster_keys",
     ] {
         let message = ask(Database::System, sql).unwrap_err();
         assert!(
-            message.starts_with("users, sessions, tokens, roles, secrets and the audit are not read"),
+            message.starts_with("users, sessions, tokens, roles, secrets, keys and the audit are not read"),
             "{sql}: {message}"
         );
     }

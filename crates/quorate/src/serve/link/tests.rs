@@ -60,11 +60,18 @@ impl BulkReceiver for NoBulk {
 
 /// Accepts for `member`, and gives what it hears.
 async fn listen(member: &Member) -> (SocketAddr, Receiver<Event>) {
+    let (address, events, _) = listen_for_all(member).await;
+    (address, events)
+}
+
+/// The same, and who is turned away.
+async fn listen_for_all(member: &Member) -> (SocketAddr, Receiver<Event>, mpsc::Receiver<TurnedAway>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (inbox, events) = inbox();
-    tokio::spawn(accept(listener, member.me.clone(), inbox, NoBulk));
-    (address, events)
+    let (refused, turned_away) = mpsc::channel(16);
+    tokio::spawn(accept(listener, member.me.clone(), inbox, NoBulk, refused));
+    (address, events, turned_away)
 }
 
 /// Dials from `member`, and gives what comes of it.
@@ -363,13 +370,15 @@ async fn certificates_that_ended_or_name_another_node_are_refused_with_the_reaso
     let authority = tempfile::tempdir().unwrap();
     let (me, peer) = (member(&authority, 2), member(&authority, 3));
     let ca = authority_in(&authority);
-    let (address, heard) = listen(&peer).await;
+    let (address, heard, mut turned_away) = listen_for_all(&peer).await;
     me.me.tls.put_in_force(&with_certificate(&me.files, &ca, me.me.node, 31)).unwrap();
     let error = why(handshake(&me.me, peer.me.node, address).await);
     assert_eq!(
         error,
         "the other side says that this node's certificate is expired or not valid yet: compare the clocks"
     );
+    let (from, reason) = tokio::time::timeout(DEADLINE, turned_away.recv()).await.unwrap().unwrap();
+    assert!(from.ip().is_loopback() && reason.contains("its certificate expired 1d ago"), "{reason}");
     me.me.tls.put_in_force(&me.files).unwrap();
     peer.me.tls.put_in_force(&with_certificate(&peer.files, &ca, peer.me.node, 31)).unwrap();
     let error = why(handshake(&me.me, peer.me.node, address).await);

@@ -91,7 +91,7 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
                 roles: BTreeSet::from([Role::Manager, Role::Worker]),
                 api,
                 link,
-                advertise: None,
+                announced: None,
                 plain_http: true,
                 console_token: None,
                 auth: quorate_api::AuthMode::Open,

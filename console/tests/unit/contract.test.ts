@@ -1,0 +1,16 @@
+import { expect, it } from "vitest";
+import openapi from "../../../docs/reference/openapi.json";
+
+const sources = import.meta.glob<string>("../../src/**/*.{ts,svelte}", { query: "?raw", import: "default", eager: true });
+
+/** `/v1/nodes/${node.id}/alias` and `/v1/nodes/{node}/alias` are one path. */
+const shape = (path: string): string => path.replace(/\$\{[^}]*\}|\{[^}]*\}/g, "{}").replace(/\?.*$/, "").replace(/\/$/, "");
+
+it("asks only for what the API describes", () => {
+  const described = new Set(Object.keys(openapi.paths).map(shape));
+  const asked = Object.entries(sources).flatMap(([file, text]) =>
+    [...text.matchAll(/["'`](\/v1\/[^"'`]*)["'`]/g)].map(([, path]) => ({ file, path: shape(path ?? "") })),
+  );
+  expect(asked.length).toBeGreaterThan(20);
+  expect(asked.filter(({ path }) => !described.has(path))).toEqual([]);
+});

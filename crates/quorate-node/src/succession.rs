@@ -1,0 +1,171 @@
+//! When a change of one of the cluster's keys goes on.
+//!
+//! The leader looks at what nodes say that they have carried out, and proposes the next stage when
+//! everybody has who is waited for. Nothing is remembered between two looks, so any new leader goes on
+//! where the last one stopped; and what a node says stays true, because it is on its disk.
+//!
+//! Whoever is joined is waited for, and whoever went away a short time ago, because it is most likely
+//! only being started anew. A node that is away for longer than [`WAITED`] is not: a server that never
+//! comes back must not keep an old key in force for ever. It is named then, and has to join anew when
+//! it missed too much (see the guide on certificates).
+
+use quorate_model::id::NodeId;
+use quorate_model::observed::{KeyStep, TrustReport};
+use quorate_model::state::{Health, NodeRecord};
+use quorate_model::trust::{KeyRecord, Stage, TrustCommand};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A node that is away for less is waited for: longer than a server takes to be started anew, with its
+/// file systems checked.
+pub const WAITED: Duration = Duration::from_secs(600);
+
+/// Nodes that have not carried out the present stage of a key: those that are waited for, and those
+/// that are not.
+#[must_use]
+pub fn missing<'a>(
+    record: &KeyRecord,
+    nodes: &BTreeMap<NodeId, NodeRecord>,
+    report: impl Fn(NodeId) -> Option<&'a TrustReport>,
+    away_for: impl Fn(NodeId, u64) -> Option<Duration>,
+) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+    let goal = KeyStep { number: record.number, stage: record.stage };
+    let done =
+        |node: &NodeId| report(*node).and_then(|trust| trust.keys.get(&record.kind)).is_some_and(|at| *at >= goal);
+    let gone = |node: &NodeRecord| {
+        node.health != Health::Joined && away_for(node.identity.id, node.generation).is_some_and(|away| away >= WAITED)
+    };
+    // Who is about to be removed gets no key any more.
+    let staying = nodes.values().filter(|node| !node.expelling);
+    let concerned = staying.filter(|node| record.kind.concerns(&node.identity.roles));
+    let late = concerned.filter(|node| !done(&node.identity.id));
+    let (gone, waited): (Vec<&NodeRecord>, Vec<&NodeRecord>) = late.partition(|node| gone(node));
+    let ids = |nodes: Vec<&NodeRecord>| nodes.into_iter().map(|node| node.identity.id).collect();
+    (ids(waited), ids(gone))
+}
+
+/// The next stage, if it is time for it.
+#[must_use]
+pub fn next<'a>(
+    record: &KeyRecord,
+    nodes: &BTreeMap<NodeId, NodeRecord>,
+    report: impl Fn(NodeId) -> Option<&'a TrustReport>,
+    away_for: impl Fn(NodeId, u64) -> Option<Duration>,
+) -> Option<TrustCommand> {
+    if record.stage == Stage::Done || nodes.is_empty() {
+        return None;
+    }
+    let (waited, behind) = missing(record, nodes, report, away_for);
+    let all_gone = behind.len() == nodes.len();
+    if !waited.is_empty() || all_gone {
+        return None;
+    }
+    Some(TrustCommand::Advance { key: record.kind, number: record.number, from: record.stage, behind })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use quorate_model::access::name::Digest;
+    use quorate_model::state::{NodeIdentity, Role};
+    use quorate_model::time::WallTime;
+    use quorate_model::trust::{KeyKind, TrustState};
+
+    fn node(number: u128) -> NodeId {
+        NodeId::from_u128(number)
+    }
+
+    fn record(kind: KeyKind, stage: Stage) -> KeyRecord {
+        KeyRecord { number: 2, stage, ..TrustState::default().key(kind) }
+    }
+
+    /// Manager 1, manager 2, worker 3.
+    fn nodes() -> BTreeMap<NodeId, NodeRecord> {
+        let roles = [(1, Role::Manager), (2, Role::Manager), (3, Role::Worker)];
+        roles
+            .map(|(number, role)| {
+                let identity = NodeIdentity {
+                    id: node(number),
+                    name: String::new(),
+                    roles: BTreeSet::from([role]),
+                    api: String::new(),
+                    link: String::new(),
+                    host: String::new(),
+                };
+                (node(number), NodeRecord::started(identity, Health::Joined, WallTime(0)))
+            })
+            .into()
+    }
+
+    fn says(kind: KeyKind, number: u32, stage: Stage) -> TrustReport {
+        TrustReport {
+            public: String::new(),
+            certificate: Digest::default(),
+            authority: Digest::default(),
+            from: WallTime(0),
+            until: WallTime(0),
+            keys: BTreeMap::from([(kind, KeyStep { number, stage })]),
+        }
+    }
+
+    /// Who is behind when the stage goes on; `None`: it does not.
+    fn goes_on(
+        record: &KeyRecord,
+        nodes: &BTreeMap<NodeId, NodeRecord>,
+        said: &[(u128, TrustReport)],
+        away: Option<Duration>,
+    ) -> Option<BTreeSet<NodeId>> {
+        let report = |id: NodeId| said.iter().find(|(number, _)| node(*number) == id).map(|(_, report)| report);
+        match next(record, nodes, report, |_, _| away)? {
+            TrustCommand::Advance { key, number, from, behind } => {
+                assert_eq!((key, number, from), (record.kind, record.number, record.stage));
+                Some(behind)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_stage_is_over_when_every_joined_node_has_carried_it_out() {
+        let kind = KeyKind::Authority;
+        let record = record(kind, Stage::Use);
+        let done = || says(kind, 2, Stage::Use);
+        let all = [(1, done()), (2, says(kind, 2, Stage::Done)), (3, done())];
+        assert_eq!(goes_on(&record, &nodes(), &all, None), Some(BTreeSet::new()));
+        assert_eq!(goes_on(&record, &nodes(), &all[..2], None), None, "one has said nothing yet");
+        let late = [(1, done()), (2, done()), (3, says(kind, 2, Stage::Spread))];
+        assert_eq!(goes_on(&record, &nodes(), &late, None), None);
+        let older = [(1, done()), (2, done()), (3, says(kind, 1, Stage::Done))];
+        assert_eq!(goes_on(&record, &nodes(), &older, None), None);
+        assert_eq!(goes_on(&KeyRecord { stage: Stage::Done, ..record }, &nodes(), &all, None), None);
+    }
+
+    #[test]
+    fn only_managers_are_waited_for_with_the_key_of_secrets() {
+        let kind = KeyKind::Secrets;
+        let done = || says(kind, 2, Stage::Spread);
+        let said = [(1, done()), (2, done())];
+        assert_eq!(goes_on(&record(kind, Stage::Spread), &nodes(), &said, None), Some(BTreeSet::new()));
+        assert_eq!(goes_on(&record(KeyKind::Authority, Stage::Spread), &nodes(), &said, None), None);
+    }
+
+    #[test]
+    fn who_is_away_is_waited_for_a_while_and_then_named() {
+        let kind = KeyKind::Authority;
+        let record = record(kind, Stage::Spread);
+        let mut nodes = nodes();
+        nodes.get_mut(&node(3)).unwrap().health = Health::Down;
+        let done = || says(kind, 2, Stage::Spread);
+        let said = [(1, done()), (2, done())];
+        assert_eq!(goes_on(&record, &nodes, &said, None), None);
+        assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED - Duration::from_secs(1))), None);
+        assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED)), Some(BTreeSet::from([node(3)])));
+        // It had done it before it went.
+        let all = [(1, done()), (2, done()), (3, done())];
+        assert_eq!(goes_on(&record, &nodes, &all, Some(WAITED)), Some(BTreeSet::new()));
+        // Whoever is joined is waited for, however long it is silent.
+        nodes.get_mut(&node(3)).unwrap().health = Health::Joined;
+        assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED)), None);
+    }
+}
