@@ -4,22 +4,30 @@
 //! everybody has who is waited for. Nothing is remembered between two looks, so any new leader goes on
 //! where the last one stopped; and what a node says stays true, because it is on its disk.
 //!
-//! Whoever is joined is waited for, and whoever went away a short time ago, because it is most likely
-//! only being started anew. A node that is away for longer than [`WAITED`] is not: a server that never
-//! comes back must not keep an old key in force for ever. It is named then, and has to join anew when
-//! it missed too much (see the guide on certificates).
+//! Whoever is joined is waited for. Who is away is not, because it is handed what it missed when it is
+//! back: but a rotation of the authority that went on without it shuts it out. So there whoever went
+//! away a short time ago is waited for, because it is most likely only being started anew. A node that
+//! is away for longer than [`WAITED`] is not: a server that never comes back must not keep an old
+//! authority in force for ever. It is named then, and has to join anew when it missed too much (see the
+//! guide on certificates).
 
 use quorate_model::id::NodeId;
 use quorate_model::observed::{KeyStep, TrustReport};
 use quorate_model::planted::{Bug, planted};
 use quorate_model::state::{Health, NodeRecord};
-use quorate_model::trust::{KeyRecord, Stage, TrustCommand};
+use quorate_model::trust::{KeyKind, KeyRecord, Stage, TrustCommand};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A node that is away for less is waited for: longer than a server takes to be started anew, with its
 /// file systems checked.
 pub const WAITED: Duration = Duration::from_secs(600);
+
+/// Whether a node that was away while this key changed cannot come back with what it has: nobody
+/// believes it any more. Other keys it is handed when it is back.
+fn misses(kind: KeyKind) -> bool {
+    kind == KeyKind::Authority
+}
 
 /// Nodes that have not carried out the present stage of a key: those that are waited for, and those
 /// that are not.
@@ -34,7 +42,9 @@ pub fn missing<'a>(
     let done =
         |node: &NodeId| report(*node).and_then(|trust| trust.keys.get(&record.kind)).is_some_and(|at| *at >= goal);
     let gone = |node: &NodeRecord| {
-        node.health != Health::Joined && away_for(node.identity.id, node.generation).is_some_and(|away| away >= WAITED)
+        let away = away_for(node.identity.id, node.generation);
+        let long = !misses(record.kind) || away.is_some_and(|away| away >= WAITED);
+        node.health != Health::Joined && long
     };
     // Who is about to be removed gets no key any more.
     let staying = nodes.values().filter(|node| !node.expelling);
@@ -62,6 +72,7 @@ pub fn next<'a>(
     if (!waited.is_empty() && !early) || all_gone {
         return None;
     }
+    let behind = if misses(record.kind) { behind } else { BTreeSet::new() };
     Some(TrustCommand::Advance { key: record.kind, number: record.number, from: record.stage, behind })
 }
 
@@ -72,7 +83,7 @@ mod tests {
     use quorate_model::access::name::Digest;
     use quorate_model::state::{NodeIdentity, Role};
     use quorate_model::time::WallTime;
-    use quorate_model::trust::{KeyKind, TrustState};
+    use quorate_model::trust::TrustState;
 
     fn node(number: u128) -> NodeId {
         NodeId::from_u128(number)
@@ -166,6 +177,12 @@ mod tests {
         // It had done it before it went.
         let all = [(1, done()), (2, done()), (3, done())];
         assert_eq!(goes_on(&record, &nodes, &all, Some(WAITED)), Some(BTreeSet::new()));
+        // Of another key it misses nothing: it is handed that when it is back.
+        let mut others = nodes.clone();
+        others.get_mut(&node(2)).unwrap().health = Health::Down;
+        let of_secrets = KeyRecord { kind: KeyKind::Secrets, ..record.clone() };
+        let one = [(1, says(KeyKind::Secrets, 2, Stage::Spread))];
+        assert_eq!(goes_on(&of_secrets, &others, &one, None), Some(BTreeSet::new()));
         // Whoever is joined is waited for, however long it is silent.
         nodes.get_mut(&node(3)).unwrap().health = Health::Joined;
         assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED)), None);
