@@ -56,6 +56,9 @@ class Network:
             subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
 
 
+CLUSTERS = []
+
+
 class Cluster:
     def __init__(self, network, nodes=NODES, managers=3, flags=()):
         self.network, self.flags = network, list(flags)
@@ -63,6 +66,7 @@ class Cluster:
         self.settings = f"{self.dir}/quorate.toml"
         open(self.settings, "w").close()
         self.servers = [None] * NODES
+        CLUSTERS.append(self)
         self.ids = [None] * NODES
         self.cli(0, "init", "--name", "bench", "--node-name", "n1", *self.place(0), "--no-start")
         self.start(0)
@@ -317,4 +321,6 @@ try:
     for what in sys.argv[1:] or ["gone", "alarms", "idle", "join"]:
         {"gone": gone, "alarms": alarms, "idle": idle, "join": join}[what](network)
 finally:
+    for cluster in CLUSTERS:
+        cluster.stop()
     network.remove()

