@@ -23,7 +23,7 @@ export async function openBrowser({ origins, shots, insecure = false }) {
     args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
     viewport: { width: 1440, height: 1000 },
   });
-  context.setDefaultTimeout(10_000);
+  context.setDefaultTimeout(20_000);
   // For work on the console: the files as they were built last, without a build of the server.
   if (process.env.CONSOLE_DIR) {
     await context.route(/\/ui\/app\.(js|css)$/, (route) => route.fulfill({ path: join(process.env.CONSOLE_DIR, new URL(route.request().url()).pathname.slice(4)) }));
@@ -45,6 +45,11 @@ export async function openBrowser({ origins, shots, insecure = false }) {
     complaints = complaints.filter((text) => !statuses.some((status) => text.includes(`status of ${status}`)));
     assert.deepEqual(complaints, [], `the page complained ${when}`);
   }
+
+  /** What was complained about so far was meant to happen. */
+  const forget = () => {
+    complaints = [];
+  };
 
   async function accessible(when) {
     // The script is put in by the test, not by the page: evaluate is not subject to the page's policy.
@@ -91,5 +96,5 @@ export async function openBrowser({ origins, shots, insecure = false }) {
     rmSync(profile, { recursive: true, force: true });
   }
 
-  return { context, page, quiet, accessible, shoot, noOverflow, close };
+  return { context, page, quiet, forget, accessible, shoot, noOverflow, close };
 }

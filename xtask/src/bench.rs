@@ -1,4 +1,4 @@
-//! Benches: always against a peer, in the same run, on this machine.
+//! Benches: against a peer, in the same run, on this machine, wherever there is one.
 //!
 //! The peers' scripts and the load generator live outside this repository, in a folder that
 //! `--anchors` (or `QUORATE_ANCHORS`) names; our own scripts are in `bench/`.
@@ -15,6 +15,19 @@ pub(crate) enum Bench {
     First(Options),
     /// One gateway core: CPU per request against HAProxy.
     Gateway(Options),
+    /// Ten nodes in network namespaces: how soon a lost one is seen, false alarms, idle gossip, joins.
+    /// Alone; nobody else has the same. Needs root.
+    Members {
+        /// What to measure: any of gone, alarms, idle, join. Default: all.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// How many nodes.
+        #[arg(long, default_value_t = 10)]
+        nodes: u32,
+        /// How often each kind of loss is tried.
+        #[arg(long, default_value_t = 20)]
+        runs: u32,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -35,6 +48,7 @@ pub(crate) fn run(what: &Bench) -> Result<()> {
     match what {
         Bench::First(options) => first(options),
         Bench::Gateway(options) => gateway(options),
+        Bench::Members { only, nodes, runs } => members(only, *nodes, *runs),
     }
 }
 
@@ -73,6 +87,21 @@ fn gateway(options: &Options) -> Result<()> {
         ("protobuf-compiler", "protoc"),
     ])?;
     script(options, root().join("bench/gateway.py"))
+}
+
+fn members(only: &[String], nodes: u32, runs: u32) -> Result<()> {
+    needs::debian(&[("iproute2", "ip")])?;
+    let status = Command::new("python3")
+        .arg(root().join("bench/members.py"))
+        .args(only)
+        .args(["--nodes", &nodes.to_string(), "--runs", &runs.to_string()])
+        .env("QUORATE_BINARY", root().join("target/release/quorate"))
+        .status()
+        .context("starting members.py")?;
+    if !status.success() {
+        bail!("members.py failed: {status}");
+    }
+    Ok(())
 }
 
 fn script(options: &Options, path: PathBuf) -> Result<()> {

@@ -175,9 +175,10 @@ pub(crate) fn soak() -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
-/// The console of a real cluster in Chromium.
+/// The console of real clusters in Chromium: one of `dev`, and one that asks who is there, over TLS.
 fn browser() -> Result<()> {
-    must("node", &["console/tests/real.mjs", "target/release/quorate"])
+    must("node", &["console/tests/real.mjs", "target/release/quorate"])?;
+    must("node", &["console/tests/members.mjs", "target/release/quorate"])
 }
 
 /// Licences, sources and banned crates; works without a network.

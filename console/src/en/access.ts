@@ -16,6 +16,7 @@ export const access = {
   logIn: "Log in",
   logInTo: (host: string) => `Log in to ${host}`,
   logOut: "Log out",
+  notLoggedOut: "No answer: still logged in",
   loggingIn: "Logging in",
   user: "User",
   password: "Password",
@@ -132,8 +133,8 @@ export const access = {
     "service-apply": "bring out services",
     "service-scale": "scale services",
     "service-remove": "remove services",
-    "manager-control": "move leadership, set aliases",
-    "member-write": "add and remove nodes",
+    "manager-control": "control managers, set aliases",
+    "member-write": "add and remove nodes, rotate keys",
     "sql-read": "read the database",
     "sql-write": "write to the database",
     "gateway-feed": "feed gateways",
@@ -145,6 +146,8 @@ export const access = {
     "token-read": "see all tokens",
     "token-revoke": "revoke all tokens",
     "audit-read": "read the audit",
+    "secret-read": "see names of secrets",
+    "secret-write": "set and remove secrets",
   } satisfies Record<(typeof PERMISSIONS)[number], string> as Record<string, string>,
 
   tokens: {

@@ -91,7 +91,7 @@ export interface Invited {
 export const PERMISSIONS = [
   "cluster-read", "log-read", "service-apply", "service-scale", "service-remove", "manager-control", "member-write",
   "sql-read", "sql-write", "gateway-feed", "user-read", "user-write", "role-write", "session-read", "session-revoke",
-  "token-read", "token-revoke", "audit-read",
+  "token-read", "token-revoke", "audit-read", "secret-read", "secret-write",
 ] as const;
 
 /** Whoever is nobody in particular (`quorate dev`, or root) may do everything. */

@@ -7,8 +7,8 @@ export type WallTime = number;
 export type ClusterHealth = "healthy" | "degraded" | "no-quorum";
 export type NodeState = "joined" | "unreachable" | "down" | "removed";
 export type NodeMode = "active" | "passive";
-/** Whether a manager votes. */
-export type Standing = "voter" | "standby";
+/** A manager's part in decisions. */
+export type Standing = "voter" | "standby" | "stopped";
 export type Role = "manager" | "worker" | "gateway";
 
 export interface ClusterView {
@@ -21,6 +21,12 @@ export interface ClusterView {
   voters: number;
   voters_joined: number;
   can_lose: number;
+  /** While the voters change, who decides meanwhile. */
+  voters_change: string | null;
+  /** What the Active node does about the voters next, and why. */
+  voters_next: { step: "change" | "hand-over" | "wait"; why: string } | null;
+  /** Managers are only on nodes that have this role too. */
+  manager_requires: Role | null;
   applied: number;
   version: string;
 }

@@ -22,6 +22,7 @@ export const modeLook: Record<Mode, Look> = {
   active: { shape: "diamond", tone: "busy" },
   passive: { shape: "diamond-open", tone: "quiet" },
   standby: { shape: "ring", tone: "quiet" },
+  stopped: { shape: "square", tone: "quiet" },
 };
 
 export const healthLook: Record<ClusterHealth, Look> = {

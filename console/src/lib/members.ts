@@ -2,12 +2,28 @@
 
 import type { ClusterView, NodeView, Overview, ReplicaView } from "./api";
 
-export type Mode = "active" | "passive" | "standby";
+export type Mode = "active" | "passive" | "standby" | "stopped";
 
 /** The word in the mode column; `null` for a node that is no manager. */
 export function modeOf(node: NodeView): Mode | null {
   if (node.mode === null || node.mode === "active") return node.mode;
-  return node.standing === "standby" ? "standby" : "passive";
+  return node.standing === "standby" || node.standing === "stopped" ? node.standing : "passive";
+}
+
+/**
+ * Passive managers in the order in which they are restarted: the one that serves this page comes
+ * last, since the page may move away then.
+ */
+export function restartOrder({ nodes, answered_by }: Overview): NodeView[] {
+  const passive = nodes.filter((node) => node.state === "joined" && (modeOf(node) === "passive" || modeOf(node) === "standby"));
+  const last = (node: NodeView): number => (node.name === answered_by ? 1 : 0);
+  return passive.sort((a, b) => last(a) - last(b) || natural(a.name, b.name));
+}
+
+/** Whether a node has been started anew and has caught up. */
+export function isBack(before: NodeView, { nodes }: Overview): boolean {
+  const now = nodes.find(({ id }) => id === before.id);
+  return now !== undefined && now.state === "joined" && now.generation > before.generation && now.applied !== null && (now.lag ?? 0) < LAG_NOTABLE;
 }
 
 /** Less than this many entries behind is what a healthy follower is at any moment of a busy cluster. */
@@ -25,7 +41,7 @@ export interface Order {
   descending: boolean;
 }
 
-const MODES: (Mode | null)[] = ["active", "passive", "standby", null];
+const MODES: (Mode | null)[] = ["active", "passive", "standby", "stopped", null];
 const STATES: NodeView["state"][] = ["down", "unreachable", "joined", "removed"];
 
 /** Sorted by one column, then by name. A node without a value comes last, whatever the direction. */
@@ -63,6 +79,12 @@ export interface Offered {
   alias: boolean;
   roles: boolean;
   activate: boolean;
+  /** Stop the manager role; `active`: this one is not stopped. */
+  stop: boolean | "active";
+  start: boolean;
+  restart: boolean;
+  /** Restart the Active one, which hands over first. */
+  restartActive: boolean;
   remove: boolean;
 }
 
@@ -70,11 +92,17 @@ export interface Offered {
 export function offered(node: NodeView, cluster: ClusterView, permissions: readonly string[]): Offered {
   const control = permissions.includes("manager-control");
   const write = permissions.includes("member-write");
+  const mode = modeOf(node);
+  const passive = mode === "passive" || mode === "standby";
   return {
     alias: control,
     roles: write,
     // Only a voter that answers can lead, and only a leader can hand over.
-    activate: control && node.state === "joined" && modeOf(node) === "passive" && cluster.leader !== null,
+    activate: control && node.state === "joined" && mode === "passive" && cluster.leader !== null,
+    stop: control && (passive ? true : mode === "active" ? "active" : false),
+    start: control && mode === "stopped",
+    restart: control && passive && node.state === "joined",
+    restartActive: control && mode === "active",
     remove: write,
   };
 }
@@ -87,6 +115,8 @@ export interface Tolerance {
   /** Voters that do not answer. */
   away: string[];
   standbys: string[];
+  /** Managers whose role was stopped. */
+  stopped: string[];
 }
 
 /** How many voters a cluster of so many can lose: decisions need more than half. */
@@ -104,6 +134,7 @@ export function tolerance({ cluster, nodes }: Overview): Tolerance {
     canLose: cluster.can_lose,
     away: away.map((node) => node.name).sort(natural),
     standbys: by("standby").filter((node) => node.state !== "removed").map((node) => node.name).sort(natural),
+    stopped: by("stopped").map((node) => node.name).sort(natural),
   };
 }
 

@@ -17,8 +17,16 @@ export type Outcome =
   /** `done`: how many of the asks were carried out before. */
   | { kind: "problem"; problem: Problem; unknown: boolean; done: number };
 
-/** Carries out `asks` one after the other, and stops at the first that does not succeed. */
-export async function carryOut(send: Send, asks: Ask[], password: string | null): Promise<Outcome> {
+/**
+ * Carries out `asks` one after the other, and stops at the first that does not succeed. `between` is
+ * waited for before the next one; a problem of its ends it too.
+ */
+export async function carryOut(
+  send: Send,
+  asks: Ask[],
+  password: string | null,
+  between: (done: number) => Promise<Problem | null> = async () => null,
+): Promise<Outcome> {
   const answers: unknown[] = [];
   for (const ask of asks) {
     let answer = await send<unknown>(ask);
@@ -39,6 +47,8 @@ export async function carryOut(send: Send, asks: Ask[], password: string | null)
       return { kind: "problem", problem: answer.problem, unknown: answer.unknown, done: answers.length };
     }
     answers.push(answer.value);
+    const problem = answers.length < asks.length ? await between(answers.length) : null;
+    if (problem !== null) return { kind: "problem", problem, unknown: false, done: answers.length };
   }
   return { kind: "done", answers };
 }

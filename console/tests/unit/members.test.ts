@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { nodes as texts } from "../../src/en/nodes";
 import type { ReplicaView, ServiceView } from "../../src/lib/api";
-import { filtered, hostOf, losses, matrix, modeOf, offered, sorted, tolerance } from "../../src/lib/members";
+import { filtered, hostOf, isBack, losses, matrix, modeOf, offered, restartOrder, sorted, tolerance } from "../../src/lib/members";
 import { aNode, anOverview } from "./samples";
 
 const names = (nodes: { name: string }[]): string => nodes.map(({ name }) => name).join(" ");
@@ -59,9 +59,10 @@ describe("what is offered for a node", () => {
   const all = ["manager-control", "member-write"];
 
   it("follows from the permissions, also for passive managers", () => {
-    expect(offered(aNode(2), cluster, [])).toEqual({ alias: false, roles: false, activate: false, remove: false });
-    expect(offered(aNode(2), cluster, ["manager-control"])).toEqual({ alias: true, roles: false, activate: true, remove: false });
-    expect(offered(aNode(2), cluster, ["member-write"])).toEqual({ alias: false, roles: true, activate: false, remove: true });
+    const nothing = { alias: false, roles: false, activate: false, stop: false, start: false, restart: false, restartActive: false, remove: false };
+    expect(offered(aNode(2), cluster, [])).toEqual(nothing);
+    expect(offered(aNode(2), cluster, ["manager-control"])).toEqual({ ...nothing, alias: true, activate: true, stop: true, restart: true });
+    expect(offered(aNode(2), cluster, ["member-write"])).toEqual({ ...nothing, roles: true, remove: true });
   });
 
   it("K11: leadership goes to a passive manager that votes and answers, and to no other", () => {
@@ -74,6 +75,45 @@ describe("what is offered for a node", () => {
   });
 });
 
+describe("K4, K5: managers", () => {
+  const { cluster } = anOverview();
+  const offer = (node: Parameters<typeof offered>[0]) => {
+    const { activate, stop, start, restart, restartActive } = offered(node, cluster, ["manager-control"]);
+    return { activate, stop, start, restart, restartActive };
+  };
+
+  it("the active one is restarted by an act of its own, and not stopped", () => {
+    expect(offer(aNode(1))).toEqual({ activate: false, stop: "active", start: false, restart: false, restartActive: true });
+  });
+
+  it("a passive one is stopped and restarted, a stopped one started", () => {
+    expect(offer(aNode(2, { standing: "standby" }))).toEqual({ activate: false, stop: true, start: false, restart: true, restartActive: false });
+    expect(offer(aNode(2, { standing: "stopped" }))).toEqual({ activate: false, stop: false, start: true, restart: false, restartActive: false });
+  });
+
+  it("a node that is no manager is none of these", () => {
+    const worker = aNode(4, { mode: null, standing: null, roles: ["worker"] });
+    expect(offer(worker)).toEqual({ activate: false, stop: false, start: false, restart: false, restartActive: false });
+  });
+
+  it("all passive ones are restarted in turn, the one that serves the page last", () => {
+    const overview = { ...anOverview(), answered_by: "n2" };
+    overview.nodes = [aNode(1), aNode(2), aNode(10), aNode(9, { standing: "standby" }), aNode(4, { state: "down" }), aNode(5, { standing: "stopped" })];
+    expect(names(restartOrder(overview))).toBe("n9 n10 n2");
+  });
+
+  it("one is back when it was started anew, is heard and has caught up", () => {
+    const before = aNode(2, { generation: 3 });
+    const at = (more: Parameters<typeof aNode>[1]) => isBack(before, { ...anOverview(), nodes: [aNode(2, more)] });
+    expect(at({ generation: 3 })).toBe(false);
+    expect(at({ generation: 4, state: "unreachable" })).toBe(false);
+    expect(at({ generation: 4, lag: 5_000 })).toBe(false);
+    expect(at({ generation: 4, applied: null, lag: null })).toBe(false);
+    expect(at({ generation: 4 })).toBe(true);
+    expect(isBack(before, { ...anOverview(), nodes: [] })).toBe(false);
+  });
+});
+
 describe("U4: what may be lost", () => {
   it("is the same for an even number as for one fewer", () => {
     expect([1, 2, 3, 4, 5, 6, 7, 8, 9].map(losses)).toEqual([0, 0, 1, 1, 2, 2, 3, 3, 4]);
@@ -83,7 +123,7 @@ describe("U4: what may be lost", () => {
     const overview = anOverview({ voters: 3, voters_joined: 2, can_lose: 0 });
     overview.nodes = [aNode(1), aNode(2, { state: "down" }), aNode(3), aNode(10, { standing: "standby" }), aNode(9, { standing: "standby" })];
     const known = tolerance(overview);
-    expect(known).toEqual({ voters: 3, majority: 2, answering: 2, canLose: 0, away: ["n2"], standbys: ["n9", "n10"] });
+    expect(known).toEqual({ voters: 3, majority: 2, answering: 2, canLose: 0, away: ["n2"], standbys: ["n9", "n10"], stopped: [] });
     expect(texts.toleranceHead(known)).toBe("No other voting manager may be lost now");
     expect(texts.toleranceWhy(known)).toBe("Decisions need more than half of the voting managers: 2 of 3, and 2 answer (not n2).");
     expect(texts.toleranceStandby(known.standbys)).toContain("n9, n10 are standby");

@@ -18,7 +18,7 @@ export function anOverview(cluster: Partial<ClusterView> = {}): Overview {
     answered_by: "n1",
     cluster: {
       id: "c", name: "dev", health: "healthy", summary: "", leader: "n1", term: 1, voters: 3, voters_joined: 3,
-      can_lose: 1, applied: 1, version: "0.1.0", ...cluster,
+      can_lose: 1, voters_change: null, voters_next: null, manager_requires: null, applied: 1, version: "0.1.0", ...cluster,
     },
     nodes: [aNode(1), aNode(2), aNode(3)],
     services: [],

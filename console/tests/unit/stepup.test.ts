@@ -78,6 +78,21 @@ describe("a dangerous act", () => {
   });
 });
 
+it("waits between two acts, and ends where the wait does", async () => {
+  const server = new Guarded();
+  const tame = (name: string): Ask => ({ method: "POST", path: `/tame/${name}` });
+  const seen: string[] = [];
+  const between = async (done: number) => {
+    seen.push(`${done}: ${server.done.join(" ")}`);
+    return done === 2 ? { code: "not-back", message: "" } : null;
+  };
+  const outcome = await carryOut(server.send, [tame("a"), tame("b"), tame("c")], null, between);
+  expect(outcome).toMatchObject({ kind: "problem", problem: { code: "not-back" }, done: 2 });
+  expect(seen).toEqual(["1: /tame/a", "2: /tame/a /tame/b"]);
+  expect(await carryOut(server.send, [tame("d")], null, between)).toMatchObject({ kind: "done" });
+  expect(seen).toHaveLength(2);
+});
+
 it("an act that is not dangerous sends no password anywhere", async () => {
   const server = new Guarded();
   expect(await carryOut(server.send, [{ method: "PUT", path: "/tame" }], null)).toEqual({ kind: "done", answers: [null] });

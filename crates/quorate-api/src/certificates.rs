@@ -87,7 +87,7 @@ pub struct NodeCertificateView {
 /// The newest key of a kind, and how far its taking over is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct KeyView {
-    /// `authority`, `secrets` or `gossip`.
+    /// `authority` or `secrets`.
     #[schema(value_type = String)]
     pub key: KeyKind,
     pub number: u32,

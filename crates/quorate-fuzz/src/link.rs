@@ -82,6 +82,7 @@ fn look(body: &Body) {
             }
         }
         Body::Ping(_) => {}
+        Body::GossipKeys(keys) => drop(quorate_membership::seal::KeyRing::from_text(&keys.ring)),
         Body::Snapshot(head) => drop(quorate_store::databases::Manifest::read(&head.manifest)),
     }
 }

@@ -2,7 +2,7 @@
 //! convergence under loss, partitions and slow CPUs; how soon a crash and a clean stop are known
 //! everywhere; what a node sends.
 //!
-//! `cargo run --release -p quorate-membership --example convergence [quick]`
+//! `cargo run --release -p quorate-membership --example convergence [quick] [traffic]`
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program that prints what it measured")]
 #![allow(dead_code, reason = "the tests use more of the bed")]
 
@@ -18,11 +18,17 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "quick");
+    let asked = |word: &str| std::env::args().any(|argument| argument == word);
+    let quick = asked("quick");
+    let sizes: &[usize] = if quick { &[10, 50, 100] } else { &[10, 50, 100, 300, 1_000] };
+    if asked("traffic") {
+        traffic(sizes);
+        return;
+    }
     storms(if quick { 100 } else { 1_000 });
     lifeguard(if quick { 20 } else { 100 });
     speed(if quick { 50 } else { 300 });
-    traffic(if quick { &[10, 50, 100] } else { &[10, 50, 100, 300, 1_000] });
+    traffic(sizes);
 }
 
 /// Name, seconds, and on which side each node is.
@@ -106,14 +112,15 @@ fn speed(runs: u64) {
 
 fn traffic(sizes: &[usize]) {
     println!("## What a node sends, sealed payload, over one idle minute");
-    println!("| nodes | bytes a second | datagrams a second | most of one node |");
-    println!("|---|---|---|---|");
-    for nodes in sizes {
-        let mut bed = Bed::converged(*nodes, 1, Conditions::default());
+    println!("| nodes | lost | bytes a second | datagrams a second | most of one node |");
+    println!("|---|---|---|---|---|");
+    for (nodes, loss) in sizes.iter().flat_map(|nodes| [(*nodes, 0), (*nodes, 250)]) {
+        let mut bed = Bed::converged(nodes, 1, Conditions { loss, ..Conditions::default() });
         bed.reset_traffic();
         bed.run(seconds(60));
         let (sum, most) = (bed.bytes.iter().sum::<u64>(), bed.bytes.iter().max().unwrap());
-        let count = *nodes as u64 * 60;
-        println!("| {nodes} | {} | {:.1} | {} |", sum / count, bed.datagrams as f64 / count as f64, most / 60);
+        let count = nodes as u64 * 60;
+        let (bytes, datagrams) = (sum / count, bed.datagrams as f64 / count as f64);
+        println!("| {nodes} | {} % | {bytes} | {datagrams:.1} | {} |", loss / 10, most / 60);
     }
 }

@@ -37,6 +37,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use quorate_model::id::NodeId;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use window::Window;
@@ -187,9 +188,45 @@ impl KeyRing {
         Ok(())
     }
 
-    /// A key that opens.
+    /// The newest key, in use or not.
     #[must_use]
-    pub fn get(&self, id: KeyId) -> Option<&Key> {
+    pub fn newest(&self) -> KeyId {
+        self.newest_key().id
+    }
+
+    /// Takes over what another member has, so that all of them end with the same keys, in whatever
+    /// order they speak: a newer key is installed in place of the oldest, and used if the other one
+    /// uses it. Of two keys with one number, made by two leaders, the smaller secret stays. Returns
+    /// whether anything has changed.
+    pub fn learn(&mut self, theirs: &KeyRing) -> bool {
+        let (mine, other) = (self.newest_key().clone(), theirs.newest_key().clone());
+        let in_use = theirs.in_use() == other.id;
+        match other.id.cmp(&mine.id) {
+            Ordering::Less => false,
+            Ordering::Greater if in_use => {
+                self.keys = vec![other, mine];
+                true
+            }
+            Ordering::Greater => {
+                self.keys = vec![mine, other];
+                true
+            }
+            Ordering::Equal if other.secret < mine.secret => {
+                self.keys.iter_mut().filter(|key| key.id == other.id).for_each(|key| *key = other.clone());
+                true
+            }
+            Ordering::Equal if other.secret == mine.secret && in_use && self.in_use() != mine.id => {
+                self.make_use_of(mine.id).is_ok()
+            }
+            Ordering::Equal => false,
+        }
+    }
+
+    fn newest_key(&self) -> &Key {
+        self.keys.iter().max_by_key(|key| key.id).expect("a ring holds a key")
+    }
+
+    fn get(&self, id: KeyId) -> Option<&Key> {
         self.keys.iter().find(|key| key.id == id)
     }
 }

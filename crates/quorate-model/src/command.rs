@@ -55,13 +55,13 @@ pub enum Command {
     },
     /// Users, sessions, tokens, roles, secrets.
     Access(AccessCommand),
+    /// The cluster's own keys.
+    Trust(TrustCommand),
     /// Stands in the log for a command that the leader did not let in, for a reason that only it can
     /// see: whoever asked is answered, and the audit has it.
     Withheld {
         why: Refusal,
     },
-    /// The cluster's own keys.
-    Trust(TrustCommand),
 }
 
 /// One step of a plan.

@@ -32,6 +32,9 @@ pub enum Bug {
     SnapshotOfOwnVoters,
     /// A standby votes before it has caught up.
     PromotedBehind,
+    // ── Keys that change ──
+    /// A stage of a change of keys goes on when somebody has carried it out, not everybody.
+    StageBeforeAll,
     // ── Reads ──
     /// A leader answers linearizable reads without asking a majority whether it still leads.
     DeposedLeaderRead,

@@ -191,8 +191,8 @@ impl ClusterState {
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
             }
-            Command::Withheld { why } => return Err(why.clone()),
             Command::Trust(command) => self.decide_trust(&mut changes, command)?,
+            Command::Withheld { why } => return Err(why.clone()),
             Command::Access(command) => {
                 self.sealed_well(command).map_err(Refusal::Access)?;
                 let decided = self.access.decide(now, command).map_err(Refusal::Access)?;

@@ -1,7 +1,6 @@
-//! Keys that change while the cluster runs: its certificate authority, what seals its secrets, what
-//! seals gossip.
+//! Keys that change while the cluster runs: its certificate authority, and what seals its secrets.
 //!
-//! All three change in the same way, in steps that every holder confirms before the next one begins:
+//! Both change in the same way, in steps that every holder confirms before the next one begins:
 //!
 //! ```text
 //! Done ──begin──▶ Spread ──▶ Use ──▶ Drop ──▶ Done
@@ -39,12 +38,10 @@ pub enum KeyKind {
     Authority,
     /// What seals secrets. Managers hold it.
     Secrets,
-    /// What seals gossip. Every node holds it.
-    Gossip,
 }
 
 impl KeyKind {
-    pub const ALL: [KeyKind; 3] = [KeyKind::Authority, KeyKind::Secrets, KeyKind::Gossip];
+    pub const ALL: [KeyKind; 2] = [KeyKind::Authority, KeyKind::Secrets];
 
     /// The word in JSON.
     #[must_use]
@@ -52,7 +49,6 @@ impl KeyKind {
         match self {
             KeyKind::Authority => "authority",
             KeyKind::Secrets => "secrets",
-            KeyKind::Gossip => "gossip",
         }
     }
 
@@ -60,17 +56,8 @@ impl KeyKind {
     #[must_use]
     pub fn concerns(self, roles: &BTreeSet<Role>) -> bool {
         match self {
-            KeyKind::Authority | KeyKind::Gossip => true,
+            KeyKind::Authority => true,
             KeyKind::Secrets => roles.contains(&Role::Manager),
-        }
-    }
-
-    /// Whether a node with these roles has the key itself.
-    #[must_use]
-    pub fn is_held_by(self, roles: &BTreeSet<Role>) -> bool {
-        match self {
-            KeyKind::Gossip => true,
-            KeyKind::Authority | KeyKind::Secrets => roles.contains(&Role::Manager),
         }
     }
 }
@@ -255,7 +242,6 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Who is about to be removed for ever gets no key any more.
     fn may_hold(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|record| !record.expelling)
     }
@@ -266,7 +252,7 @@ impl ClusterState {
             let mut known = self.trust.key(kind);
             let had_it = known.sealed.remove(&node.identity.id).is_some();
             known.behind.remove(&node.identity.id);
-            if had_it || kind.is_held_by(&node.identity.roles) {
+            if had_it || node.identity.roles.contains(&Role::Manager) {
                 known.exposed = Some(Exposure { by: node.identity.name.clone(), at: changes.now });
             }
             if self.trust.keys.get(&kind) != Some(&known) && known != KeyRecord::first(kind) {

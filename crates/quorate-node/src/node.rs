@@ -512,7 +512,7 @@ impl Node {
                 }
             }
             // The shell's own: a connection's first frame, what a bulk connection carries, gossip's.
-            Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) => {}
+            Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
         }
     }
 
@@ -1035,8 +1035,8 @@ impl Node {
             replicas: self.replicas.clone(),
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
             trust: self.trust.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 

@@ -26,7 +26,7 @@ pub const VERSION: u32 = 1;
 /// One message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub body: Option<Body>,
 }
 
@@ -48,6 +48,8 @@ pub enum Body {
     Snapshot(SnapshotHead),
     #[prost(message, tag = "7")]
     Ping(Ping),
+    #[prost(message, tag = "8")]
+    GossipKeys(GossipKeys),
 }
 
 /// Gossip's second way: asks whether the other side's process still answers, where its datagrams do
@@ -56,6 +58,21 @@ pub enum Body {
 pub struct Ping {
     #[prost(bool, tag = "1")]
     pub is_answer: bool,
+}
+
+/// The keys that seal gossip, as the speaker has them. Said when a link opens and when they change.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct GossipKeys {
+    /// As `tls/gossip.key` has them.
+    #[prost(string, tag = "1")]
+    pub ring: String,
+}
+
+impl std::fmt::Debug for GossipKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GossipKeys")
+    }
 }
 
 /// Who is speaking. A connection whose hello does not fit is closed.

@@ -60,6 +60,8 @@ pub enum FaultKind {
     Expel,
     /// A manager is not to vote, or may vote again.
     ChangeVote,
+    /// The cluster's CA is exchanged.
+    RotateKeys,
     /// A server is told to end, tells the cluster that it leaves, and comes back.
     CleanStop,
     /// A service's process ends by itself.
@@ -70,7 +72,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Those that are chosen.
-    pub const ALL: [FaultKind; 29] = [
+    pub const ALL: [FaultKind; 30] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::KillAll,
@@ -98,6 +100,7 @@ impl FaultKind {
         FaultKind::Join,
         FaultKind::Expel,
         FaultKind::ChangeVote,
+        FaultKind::RotateKeys,
         FaultKind::CleanStop,
         FaultKind::ReplicaCrash,
     ];
@@ -132,6 +135,7 @@ impl FaultKind {
             FaultKind::Join => "join",
             FaultKind::Expel => "expel",
             FaultKind::ChangeVote => "change-vote",
+            FaultKind::RotateKeys => "rotate-keys",
             FaultKind::CleanStop => "clean-stop",
             FaultKind::ReplicaCrash => "replica-crash",
             FaultKind::Ambush => "ambush",
@@ -354,6 +358,10 @@ impl World {
             FaultKind::ChangeVote => {
                 let n = self.faults.dice.index(nodes);
                 return self.change_vote(n);
+            }
+            FaultKind::RotateKeys => {
+                let Some(n) = self.victim() else { return false };
+                return self.begin_rotation(n);
             }
             FaultKind::CleanStop => {
                 let Some(n) = self.victim() else { return false };

@@ -15,6 +15,7 @@ mod healing;
 mod leaders_are_elected;
 mod log_reaches_databases;
 mod majorities_meet;
+mod members_let_each_other_in;
 mod newest_assignment;
 mod node_states;
 mod one_leader_a_term;
@@ -66,6 +67,7 @@ impl Invariants {
                 Box::new(voters_of_the_log::VotersOfTheLog::new(identity)),
                 Box::new(promoted_when_caught_up::PromotedWhenCaughtUp::new(identity)),
                 Box::new(expelled_stay_out::ExpelledStayOut::new(identity)),
+                Box::<members_let_each_other_in::MembersLetEachOtherIn>::default(),
                 Box::<log_reaches_databases::LogReachesDatabases>::default(),
                 Box::<done_once::DoneOnce>::default(),
                 Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),

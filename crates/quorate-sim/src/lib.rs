@@ -23,6 +23,7 @@ mod clients;
 mod dice;
 mod faults;
 mod invariants;
+mod keys;
 mod machine;
 mod network;
 pub mod planted;

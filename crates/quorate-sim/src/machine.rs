@@ -6,7 +6,9 @@
 
 use crate::agent::Agent;
 use crate::dice::Dice;
+use crate::keys::Keys;
 use quorate_model::id::{ClusterId, LogIndex, NodeId, RequestId, Term};
+use quorate_model::observed::TrustReport;
 use quorate_model::state::{NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::consensus::{Append, CommittedEntry, EntryKind, LogEntry, RecoveredLog};
@@ -51,6 +53,11 @@ pub(crate) struct Machine {
     pub rotten: bool,
     /// Where it may find others before it has the cluster's records.
     pub contacts: BTreeMap<NodeId, String>,
+    /// What it proves itself with; on its disk.
+    pub keys: Keys,
+    /// Its process has said so much of that.
+    pub told: Option<TrustReport>,
+    pub keeper_due: bool,
     /// Its place in the cluster.
     pub standing: Standing,
     /// It was told to end and will.
@@ -247,6 +254,9 @@ impl Machine {
             promised: Durable::default(),
             rotten: false,
             contacts: BTreeMap::new(),
+            keys: Keys::default(),
+            told: None,
+            keeper_due: false,
             standing: Standing::Member,
             leaving: false,
             off: false,
@@ -394,6 +404,7 @@ impl Machine {
         }
         self.disk_fails = false;
         self.leaving = false;
+        (self.told, self.keeper_due) = (None, false);
         self.process = None;
         self.life += 1;
         self.paused_until = Timestamp::default();

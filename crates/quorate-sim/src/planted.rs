@@ -94,6 +94,13 @@ pub const ALL: &[Planted] = &[
         &["promoted_when_caught_up"],
         "A standby votes before it has caught up.",
     ),
+    // ── Keys that change ──
+    planted(
+        Bug::StageBeforeAll,
+        "stage-before-all",
+        &["members_let_each_other_in"],
+        "A stage of a change of keys goes on when somebody has carried it out, not everybody.",
+    ),
     // ── Reads ──
     planted(
         Bug::DeposedLeaderRead,

@@ -13,6 +13,7 @@ use quorate_model::id::NodeId;
 use quorate_model::sql::{Rows, Scalar, Statement};
 use quorate_model::state::Health;
 use quorate_model::time::Timestamp;
+use quorate_model::trust::Stage;
 use quorate_node::Configuration;
 use quorate_node::electorate::Action;
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,6 +159,7 @@ fn still(world: &World) -> bool {
         && agreed
         && all_are_back(world)
         && world.is_served()
+        && keys_rest(world)
         && world.clients.all_done()
         && newest >= world.invariants.committed.last()
 }
@@ -169,6 +171,15 @@ fn all_are_back(world: &World) -> bool {
     world.leader().is_some_and(|n| {
         let state = world.machines[n].process.as_ref().expect("it leads").node.state();
         !state.nodes.values().any(|node| node.health == Health::Down && living.contains(&node.identity.id))
+    })
+}
+
+/// Whether the exchange of the CA has ended. One that is away is waited for, for longer than a run.
+fn keys_rest(world: &World) -> bool {
+    world.leader().is_some_and(|n| {
+        let state = world.machines[n].process.as_ref().expect("it leads").node.state();
+        let away = state.nodes.values().any(|node| node.health != Health::Joined);
+        away || state.trust.keys.values().all(|record| record.stage == Stage::Done)
     })
 }
 

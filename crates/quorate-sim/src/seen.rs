@@ -1,5 +1,6 @@
 //! What invariants are shown.
 
+use crate::keys::Keys;
 use crate::machine::Durable;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
@@ -37,6 +38,8 @@ pub(crate) enum Seen<'a> {
     Configured { machine: usize, configuration: &'a Configuration },
     /// A node decided to put a snapshot in force.
     Installs { machine: usize, configured: LogIndex },
+    /// What the members prove themselves with changed on one of them.
+    Keys { members: &'a [(usize, Keys)] },
     /// Consensus gave entries out as committed.
     Committed { machine: usize, entries: &'a [CommittedEntry] },
     /// An entry was applied to the databases of a machine, whose state is as after its whole batch.

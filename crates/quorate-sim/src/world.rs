@@ -8,6 +8,7 @@
 //! - What was meant for a process that has ended since reaches nobody.
 
 mod disk;
+mod keeper;
 mod links;
 mod operator;
 mod server;
@@ -121,6 +122,11 @@ pub(crate) enum What {
     /// A replica's process comes to its next state.
     Agent {
         machine: usize,
+    },
+    /// A node's keeper of keys looks at what changed.
+    Keeper {
+        machine: usize,
+        life: u64,
     },
     /// An operator asks again for what is not done yet about this machine.
     Order {
@@ -285,6 +291,7 @@ impl World {
                     self.start(machine);
                 }
             }
+            What::Keeper { machine, life } => self.keeper_looks(machine, life),
             What::Order { machine } => self.ask_again(machine),
             What::Ends { machine, life } => self.ends(machine, life),
             What::Client { client, step } => self.client_moves(client, step),

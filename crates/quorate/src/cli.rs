@@ -223,6 +223,9 @@ pub(crate) enum Command {
         /// End when the process with this id ends
         #[arg(long, value_name = "PID")]
         end_with_pid: Option<u32>,
+        /// Trust the own judgement of others also when slow; to see what gossip's local health is good for
+        #[arg(long, hide = true)]
+        without_local_health: bool,
     },
     /// Run a gateway
     #[command(
@@ -355,13 +358,13 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
             screen.json(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }));
         }
         Command::Version => screen.data(concat!("quorate ", env!("CARGO_PKG_VERSION"))),
-        Command::Serve { data_dir, file, end_with_pid } => {
+        Command::Serve { data_dir, file, end_with_pid, without_local_health } => {
             // Before there is another thread.
             quorate_vfs::use_utc();
             hold(end_with_pid)?;
             let source = file.source();
             let loaded = source.load()?;
-            daemon::serve(data_dir.as_deref(), source, loaded)?;
+            daemon::serve(data_dir.as_deref(), source, loaded, !without_local_health)?;
         }
         Command::Gateway(args) => {
             hold(args.end_with_pid)?;

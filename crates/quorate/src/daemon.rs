@@ -5,6 +5,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::join::seed;
+use crate::serve::Configured;
 use crate::settings::{Loaded, LogFormat, LogSettings, Source};
 use anyhow::Context as _;
 use clap::Args;
@@ -59,11 +60,16 @@ pub(crate) struct ShimArgs {
 
 /// Runs the node whose `node.toml` is in `data_dir`, or in the one that the settings name, until
 /// SIGTERM or SIGINT. A server that is no node yet joins first, if its settings name seeds. `loaded` is
-/// what `source` says now.
+/// what `source` says now. `local_health`: on, unless to see what gossip does without.
 ///
 /// # Errors
 /// It cannot join, or cannot serve.
-pub(crate) fn serve(data_dir: Option<&Path>, source: Source, mut loaded: Loaded) -> Result<(), Failure> {
+pub(crate) fn serve(
+    data_dir: Option<&Path>,
+    source: Source,
+    mut loaded: Loaded,
+    local_health: bool,
+) -> Result<(), Failure> {
     let log = log_to_stderr(&loaded.settings.log)?;
     if let Some(data_dir) = data_dir {
         data_dir.clone_into(&mut loaded.settings.node.data_dir);
@@ -72,7 +78,7 @@ pub(crate) fn serve(data_dir: Option<&Path>, source: Source, mut loaded: Loaded)
     if seed::is_due(&data_dir, &loaded.settings) {
         seed::join(&loaded, std::thread::sleep)?;
     }
-    Ok(crate::serve::run(&data_dir, source, loaded.settings, log)?)
+    Ok(crate::serve::run(&data_dir, Configured { source, settings: loaded.settings, log, local_health })?)
 }
 
 /// Runs a gateway until SIGTERM or SIGINT.

@@ -1,7 +1,7 @@
 //! The keys that seal gossip, on a node's disk: `tls/gossip.key`, readable by its owner alone.
 //!
 //! `init` makes the first one and a server gets those of the manager that lets it in. How others take
-//! their place while the cluster runs is in `quorate_model::trust`.
+//! their place while the cluster runs is in [`crate::serve`], `gossip/keys.rs`.
 
 use crate::trust;
 use anyhow::{Context as _, bail};

@@ -22,6 +22,7 @@ mod disk;
 mod electors;
 mod gossip;
 mod inbox;
+mod incarnation;
 mod keeper;
 mod keychain;
 mod link;
@@ -49,6 +50,7 @@ use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode};
+use quorate_membership::seal::KeyRing;
 use quorate_model::command::Refusal;
 use quorate_model::member::NotAdmitted;
 use quorate_model::state::{NodeIdentity, Role};
@@ -78,13 +80,15 @@ const FAREWELL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// What cannot work at the start: the configuration, the disk, a port. Nothing runs then.
-pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogControl) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: &Path, configured: Configured) -> anyhow::Result<()> {
     let config = read_config(data_dir)?;
     let files = NodeFiles::read(data_dir)?;
     let manager = ManagerKeys::read(data_dir, &files.authorities)?;
+    let ring = gossip_keys::read(data_dir)?;
     let acceptor = tls::Acceptor::new(&config, &files)?;
-    let held = Held { files, manager, gossip: gossip_keys::read(data_dir)? };
+    let held = Held { files, manager };
     let _lock = lock(data_dir)?;
+    let config = incarnation::carry_out(data_dir, config)?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -92,21 +96,25 @@ pub(crate) fn run(data_dir: &Path, source: Source, settings: Settings, log: LogC
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let trust = Trust { held, acceptor };
-    runtime.block_on(serve(data_dir, config, trust, stored, Configured { source, settings, log }))
+    let trust = Trust { held, ring, acceptor };
+    runtime.block_on(serve(data_dir, config, trust, stored, configured))
 }
 
 /// What this node proves itself with.
 struct Trust {
     held: Held,
+    /// Seals gossip.
+    ring: Option<KeyRing>,
     acceptor: tls::Acceptor,
 }
 
 /// What the operator wants, and how it is changed later.
-struct Configured {
-    source: Source,
-    settings: Settings,
-    log: LogControl,
+pub(crate) struct Configured {
+    pub(crate) source: Source,
+    pub(crate) settings: Settings,
+    pub(crate) log: LogControl,
+    /// Gossip's; on, unless to see what happens without.
+    pub(crate) local_health: bool,
 }
 
 pub(crate) fn read_config(data_dir: &Path) -> anyhow::Result<NodeConfig> {
@@ -193,9 +201,9 @@ pub(crate) fn recovered_log(stored: &Stored<RealDisk>) -> anyhow::Result<Recover
 async fn serve(
     data_dir: &Path,
     config: NodeConfig,
-    Trust { held, acceptor }: Trust,
+    Trust { held, ring, acceptor }: Trust,
     (stored, log_options): (Stored<RealDisk>, LogOptions),
-    Configured { source, settings, log: log_control }: Configured,
+    Configured { source, settings, log: log_control, local_health }: Configured,
 ) -> anyhow::Result<()> {
     // From here on a SIGHUP does not end the process.
     let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
@@ -258,12 +266,14 @@ async fn serve(
     };
     thread("apply", move || applier.run())?;
 
-    let (beside, answered) = Beside::new();
+    let (beside, heard) = Beside::new();
+    let newer = watch::Sender::new(incarnation);
     let me = LinkIdentity {
         cluster: config.cluster.id,
         node: config.node.id,
         link: config.node.link_address(),
         incarnation,
+        newer: newer.clone(),
         lost: lost_seen,
         tls,
         beside: beside.clone(),
@@ -280,21 +290,29 @@ async fn serve(
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
     let (proofs, proofs_seen) = watch::channel(Arc::new(view::proofs(&node)));
-    let start = |ring| gossip::Start {
-        generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
-        timers: settings.cluster.timers,
-        local_health: true,
-        clock,
-        ring,
-        known: known_seen.clone(),
-        beside,
-        answered,
-        inbox: inbox.clone(),
-    };
-    let farewell = match keychain.watch_ring() {
-        Some(ring) => Some(gossip::start(&config, start(ring)).await?),
+    let gossip = match ring {
         None => None,
+        Some(ring) => {
+            let (ring, ring_seen) = watch::channel(ring);
+            let start = gossip::Start {
+                generation: node.state().nodes.get(&config.node.id).map_or(0, |record| record.generation),
+                timers: settings.cluster.timers,
+                local_health,
+                clock,
+                ring: ring_seen.clone(),
+                known: known_seen.clone(),
+                beside: beside.clone(),
+                answered: heard.answered,
+                inbox: inbox.clone(),
+            };
+            let farewell = gossip::start(&config, start).await?;
+            let (known, overview) = (known_seen.clone(), overview_seen.clone());
+            let keeper = gossip::keys::Keeper { data_dir: data_dir.to_owned(), ring, beside, known, overview };
+            tokio::spawn(keeper.run(heard.keys));
+            Some((farewell, ring_seen))
+        }
     };
+    let (farewell, ring_seen) = gossip.unzip();
     let (refused, refused_seen) = watch::channel(None);
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
@@ -336,10 +354,11 @@ async fn serve(
     thread("core", move || core.run())?;
 
     // Over plain HTTP a server that joins could not know to whom it speaks.
-    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone()));
+    let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
     let (signed_by, signed_by_seen) = watch::channel(None);
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
+    let (still_known, last_contact) = (known_seen.clone(), contact.clone());
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
@@ -388,8 +407,17 @@ async fn serve(
 
     tokio::spawn(tell_refusals(refused_seen));
 
+    let follower = incarnation::Follower {
+        config: config.clone(),
+        incarnation,
+        newer: newer.subscribe(),
+        known: still_known,
+        contact: last_contact,
+        started: clock.started,
+    };
     let mut anew = false;
     tokio::select! {
+        () = follower.wait(data_dir) => anew = true,
         () = crate::daemon::end_signal()? => {}
         () = leave.notified() => info!("asked to leave"),
         Ok(_) = restart_seen.wait_for(|asked| *asked) => anew = true,

@@ -156,3 +156,40 @@ fn a_text_that_is_no_ring_is_refused_without_showing_what_is_in_it() {
     let ring = KeyRing::from_text(&format!("7 {secret}")).unwrap();
     assert!(!format!("{ring:?}").contains("171"), "a secret is shown");
 }
+
+#[test]
+fn members_end_with_the_same_keys_in_whatever_order_they_speak() {
+    let ring = |ids: &[u32]| {
+        let mut ring = KeyRing::new(key(ids[0]));
+        ids[1..].iter().for_each(|id| ring.install(key(*id)).unwrap());
+        ring
+    };
+    // Two rings, what the first is after it heard of the second: the key in use comes first.
+    for (mine, theirs, after) in [
+        (&[1][..], &[1][..], &[1][..]),
+        (&[1], &[1, 2], &[1, 2]),
+        (&[1, 2], &[2], &[2, 1]),
+        (&[1, 2], &[2, 1], &[2, 1]),
+        (&[1], &[3], &[3, 1]),
+        (&[1, 2], &[2, 3], &[2, 3]),
+        (&[2, 1], &[1], &[2, 1]),
+        (&[2], &[1, 2], &[2]),
+    ] {
+        let mut learning = ring(mine);
+        let changed = learning.learn(&ring(theirs));
+        assert_eq!(learning, ring(after), "{mine:?} hears of {theirs:?}");
+        assert_eq!(changed, mine != after, "{mine:?} hears of {theirs:?}");
+    }
+}
+
+#[test]
+fn of_two_keys_with_one_number_the_same_one_stays_everywhere() {
+    let made = |secret| {
+        let mut ring = KeyRing::new(key(1));
+        ring.install(Key { id: KeyId(2), secret: [secret; 32] }).unwrap();
+        ring
+    };
+    let (mut first, mut second) = (made(7), made(9));
+    assert!(!first.learn(&second) && second.learn(&first));
+    assert_eq!(first, second);
+}

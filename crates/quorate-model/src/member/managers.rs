@@ -162,7 +162,7 @@ impl ClusterState {
             }
         }
         if let Some(record) = self.nodes.get(&survivor) {
-            changes.list.push(Change::Node(NodeRecord { vote: Vote::Auto, ..record.clone() }));
+            changes.list.push(Change::Node(NodeRecord { vote: Vote::Auto, expelling: false, ..record.clone() }));
         }
         changes.event(Happening::Recovered { node: survivor, incarnation });
         Ok(())

@@ -77,61 +77,59 @@ fn a_key_passes_its_stages_in_order_and_each_once() {
 #[test]
 fn one_change_of_a_key_at_a_time_and_for_members_only() {
     let mut state = cluster();
-    for wrong in [begin(KeyKind::Gossip, 1, &[]), begin(KeyKind::Gossip, 3, &[]), begin(KeyKind::Gossip, 2, &[9])] {
+    for wrong in [begin(KeyKind::Secrets, 1, &[]), begin(KeyKind::Secrets, 3, &[]), begin(KeyKind::Secrets, 2, &[9])] {
         let refused = run(&mut state, 2, &wrong).unwrap_err();
-        assert_eq!(refused, Refusal::KeyChanging { key: KeyKind::Gossip, number: 1, stage: Stage::Done });
+        assert_eq!(refused, Refusal::KeyChanging { key: KeyKind::Secrets, number: 1, stage: Stage::Done });
     }
-    run(&mut state, 2, &begin(KeyKind::Gossip, 2, &[1])).unwrap();
-    assert!(run(&mut state, 3, &begin(KeyKind::Gossip, 3, &[1])).is_err());
+    run(&mut state, 2, &begin(KeyKind::Secrets, 2, &[1])).unwrap();
+    assert!(run(&mut state, 3, &begin(KeyKind::Secrets, 3, &[1])).is_err());
     // Another kind does not wait for it.
-    run(&mut state, 3, &begin(KeyKind::Secrets, 2, &[1])).unwrap();
+    run(&mut state, 3, &begin(KeyKind::Authority, 2, &[1])).unwrap();
 }
 
 #[test]
 fn who_lacks_the_newest_key_is_handed_it() {
     let mut state = cluster();
-    run(&mut state, 2, &begin(KeyKind::Gossip, 2, &[1])).unwrap();
+    run(&mut state, 2, &begin(KeyKind::Secrets, 2, &[1])).unwrap();
     let hand = |number, to: u128| {
-        Command::Trust(TrustCommand::Hand { key: KeyKind::Gossip, number, node: node(to), envelope: envelope() })
+        Command::Trust(TrustCommand::Hand { key: KeyKind::Secrets, number, node: node(to), envelope: envelope() })
     };
     assert_eq!(run(&mut state, 3, &hand(1, 2)), Ok(0));
     assert_eq!(run(&mut state, 3, &hand(2, 9)), Ok(0));
     run(&mut state, 3, &hand(2, 3)).unwrap();
-    assert_eq!(state.trust.key(KeyKind::Gossip).sealed.into_keys().collect::<Vec<_>>(), [node(1), node(3)]);
+    assert_eq!(state.trust.key(KeyKind::Secrets).sealed.into_keys().collect::<Vec<_>>(), [node(1), node(3)]);
 }
 
-/// Removed for ever, in the two steps that it takes.
 fn remove(state: &mut ClusterState, at: u64, number: u128) {
-    let out = node(number);
-    run(state, at, &Command::Member(MemberCommand::Expel { node: out })).unwrap();
-    let gossip = state.trust.key(KeyKind::Gossip);
-    let hand = TrustCommand::Hand { key: KeyKind::Gossip, number: gossip.number, node: out, envelope: envelope() };
-    assert_eq!(run(state, at, &Command::Trust(hand)), Ok(0), "it gets no key any more");
-    run(state, at, &Command::Member(MemberCommand::CutOff { node: out })).unwrap();
+    run(state, at, &Command::Member(MemberCommand::Expel { node: node(number) })).unwrap();
+    assert!(run(state, at, &begin(KeyKind::Authority, 2, &[number])).is_err(), "it gets no key any more");
+    run(state, at, &Command::Member(MemberCommand::CutOff { node: node(number) })).unwrap();
 }
 
 #[test]
 fn what_an_expelled_node_knew_is_exposed_until_the_next_key_begins() {
     let mut state = cluster();
-    run(&mut state, 2, &begin(KeyKind::Gossip, 2, &[1, 2, 3])).unwrap();
-    remove(&mut state, 3, 3);
-    let gossip = state.trust.key(KeyKind::Gossip);
-    assert_eq!(gossip.exposed.as_ref().unwrap().by, "n3");
-    assert!(!gossip.sealed.contains_key(&node(3)) && !gossip.is_due(), "the change that runs ends first");
-    assert_eq!(state.trust.key(KeyKind::Secrets).exposed, None, "a worker does not hold it");
+    run(&mut state, 2, &begin(KeyKind::Secrets, 2, &[1, 2, 3])).unwrap();
+    remove(&mut state, 3, 2);
+    let secrets = state.trust.key(KeyKind::Secrets);
+    assert_eq!(secrets.exposed.as_ref().unwrap().by, "n2");
+    assert!(!secrets.sealed.contains_key(&node(2)) && !secrets.is_due(), "the change that runs ends first");
+    assert!(state.trust.key(KeyKind::Authority).is_due(), "a manager holds that one too");
     for from in [Stage::Spread, Stage::Use, Stage::Drop] {
-        run(&mut state, 4, &advance(KeyKind::Gossip, 2, from)).unwrap();
+        run(&mut state, 4, &advance(KeyKind::Secrets, 2, from)).unwrap();
     }
-    assert!(state.trust.key(KeyKind::Gossip).is_due());
+    assert!(state.trust.key(KeyKind::Secrets).is_due());
     // The key that follows must not be sealed for it.
-    assert!(run(&mut state, 5, &begin(KeyKind::Gossip, 3, &[1, 3])).is_err());
-    run(&mut state, 5, &begin(KeyKind::Gossip, 3, &[1, 2])).unwrap();
-    assert_eq!(state.trust.key(KeyKind::Gossip).exposed, None);
+    assert!(run(&mut state, 5, &begin(KeyKind::Secrets, 3, &[1, 2])).is_err());
+    run(&mut state, 5, &begin(KeyKind::Secrets, 3, &[1])).unwrap();
+    assert_eq!(state.trust.key(KeyKind::Secrets).exposed, None);
+}
 
-    remove(&mut state, 6, 2);
-    for kind in KeyKind::ALL {
-        assert!(state.trust.key(kind).exposed.is_some(), "a manager holds {kind}");
-    }
+#[test]
+fn a_worker_that_is_removed_knew_nothing_that_must_change() {
+    let mut state = cluster();
+    remove(&mut state, 2, 3);
+    assert_eq!(state.trust, TrustState::default());
 }
 
 #[test]

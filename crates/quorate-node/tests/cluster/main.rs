@@ -4,6 +4,7 @@
 
 mod lab;
 mod leaving;
+mod races;
 mod recovering;
 mod voters;
 

@@ -37,9 +37,9 @@ impl World {
         states.into_iter().any(|process| what(process.node.state()))
     }
 
-    fn order(&mut self, at: usize, command: MemberCommand) {
+    pub(super) fn order(&mut self, at: usize, command: &Command) {
         let id = RequestId::from_u128(self.dice.wide());
-        let proposal = Proposal::command(id, &Command::Member(command));
+        let proposal = Proposal::command(id, command);
         let deadline = self.machines[at].clocks(self.now).mono.plus(PATIENCE);
         self.tell(at, Event::Propose { proposal, deadline });
     }
@@ -81,7 +81,7 @@ impl World {
         if vote == Vote::Never && !self.harmless(Wish::StopVoting(id)) {
             return false;
         }
-        self.order(at, MemberCommand::SetVote { node: id, vote });
+        self.order(at, &Command::Member(MemberCommand::SetVote { node: id, vote }));
         true
     }
 
@@ -134,6 +134,7 @@ impl World {
             Standing::Joining => {
                 if self.known_by_anyone(|state| state.nodes.contains_key(&id)) {
                     self.machines[n].standing = Standing::Member;
+                    self.given_keys(n);
                     self.trace.note(self.now, "admitted", n, 0, 0);
                     self.start(n);
                     return;
@@ -147,7 +148,7 @@ impl World {
                     return;
                 }
                 if let Some(at) = self.member() {
-                    self.order(at, MemberCommand::Expel { node: id });
+                    self.order(at, &Command::Member(MemberCommand::Expel { node: id }));
                 }
             }
         }
@@ -173,7 +174,7 @@ impl World {
         });
         self.machines[n].contacts = other.into_iter().collect();
         let node = self.machines[n].identity();
-        self.order(at, MemberCommand::CreateToken { token });
-        self.order(at, MemberCommand::Admit { secret, node, vote: Vote::Auto });
+        self.order(at, &Command::Member(MemberCommand::CreateToken { token }));
+        self.order(at, &Command::Member(MemberCommand::Admit { secret, node, vote: Vote::Auto }));
     }
 }

@@ -253,7 +253,8 @@ impl World {
                 }
             }
             // Nobody waits for it: whether it worked is seen by who leads.
-            Effect::Transferred { .. } | Effect::Changed => {}
+            Effect::Transferred { .. } => {}
+            Effect::Changed => self.keeper_due(n),
             Effect::Peers(peers) => self.call(n, &peers),
             Effect::Left => self.has_left(n),
             Effect::Assign(assignment) => {

@@ -27,9 +27,9 @@ pub(super) const SCHEMA: &str = "
         used_by TEXT, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS expelled (id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS member_rules (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS cluster_keys (kind TEXT PRIMARY KEY, number INTEGER NOT NULL, stage TEXT NOT NULL,
         body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS member_rules (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS events (position INTEGER PRIMARY KEY, idx INTEGER NOT NULL, at_us INTEGER NOT NULL,
         kind TEXT NOT NULL, body TEXT NOT NULL);";
 
@@ -178,11 +178,11 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     for quota in records(connection, directory, "quota", "one")? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Quota { quota })]);
     }
-    for rule in records(connection, directory, "member_rules", "name")? {
-        state.absorb(state.planned_on, &[Change::Member(rule)]);
-    }
     for record in records(connection, directory, "cluster_keys", "kind")? {
         state.absorb(state.planned_on, &[Change::Trust(record)]);
+    }
+    for rule in records(connection, directory, "member_rules", "name")? {
+        state.absorb(state.planned_on, &[Change::Member(rule)]);
     }
     for node in expelled(connection).map_err(wrong)? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Expelled { node })]);

@@ -119,7 +119,6 @@ fn change(key: &KeyView) -> Option<String> {
     let what = match key.key {
         KeyKind::Authority => format!("CA {}", key.number),
         KeyKind::Secrets => format!("key {} of secrets", key.number),
-        KeyKind::Gossip => format!("key {} of gossip", key.number),
     };
     let step = match (key.stage, key.key) {
         (Stage::Spread, _) => "step 1 of 3: it is given to every node that needs it",

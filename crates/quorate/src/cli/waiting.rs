@@ -71,3 +71,45 @@ fn until(client: &Client, ready: impl Fn(&Overview) -> bool) -> Result<Overview,
     Err(Failure::new(Exit::TimedOut, "not-serving", "the node was started and does not serve yet")
         .fix("journalctl -u quorate.service"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Managers by what they are; the last is the one that joins.
+    fn overview(standings: &[(&str, &str)]) -> (Overview, NodeId) {
+        let id = |number: usize| NodeId::from_u128(number as u128 + 1);
+        let nodes: Vec<serde_json::Value> = (0..)
+            .zip(standings)
+            .map(|(number, (standing, state))| {
+                json!({
+                    "id": id(number), "name": format!("n{number}"), "state": state, "mode": "passive",
+                    "roles": ["manager"], "api": "", "link": "", "generation": 1, "since": 0, "lag": 0,
+                    "replicas": 0, "standing": standing,
+                })
+            })
+            .collect();
+        let overview = serde_json::from_value(json!({
+            "sequence": 1, "answered_by": "n0", "nodes": nodes, "services": [], "events": [], "gateways": [],
+            "cluster": {
+                "id": NodeId::from_u128(9), "name": "prod", "health": "healthy", "summary": "", "leader": "n0",
+                "term": 1, "voters": 1, "voters_joined": 1, "can_lose": 0, "applied": 1, "version": "0.0.0",
+            },
+        }));
+        (overview.unwrap(), id(standings.len() - 1))
+    }
+
+    #[test]
+    fn u4_a_manager_is_waited_for_only_where_it_is_about_to_vote() {
+        let is_to_vote = |standings: &[(&str, &str)]| {
+            let (overview, node) = overview(standings);
+            is_to_vote(&overview, node)
+        };
+        assert!(!is_to_vote(&[("voter", "joined"), ("standby", "joined")]), "the second stands by");
+        assert!(is_to_vote(&[("voter", "joined"), ("standby", "joined"), ("standby", "joined")]));
+        assert!(!is_to_vote(&[("voter", "joined"), ("voter", "joined"), ("voter", "joined")]), "it votes");
+        let left = [("voter", "joined"), ("standby", "removed"), ("standby", "joined")];
+        assert!(!is_to_vote(&left), "one that left does not make the third");
+    }
+}

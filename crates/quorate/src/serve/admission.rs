@@ -22,6 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{Backend as _, Invitation, InviteError, JoinError, Query};
 use quorate_api::join::{JOIN_VERSION, JoinAnswer, JoinCheck, JoinRequest, ManagerAddress};
 use quorate_api::view::NodeState;
+use quorate_membership::seal::KeyRing;
 use quorate_model::access::Actor;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Database, Outcome, Proposal};
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use throttle::Throttle;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Failed attempts of one address before it is not listened to.
@@ -61,6 +63,8 @@ const BEHIND_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Admission {
     config: NodeConfig,
     keychain: Arc<Keychain>,
+    /// Gossip's keys as they are now.
+    ring: Option<watch::Receiver<KeyRing>>,
     turn: tokio::sync::Mutex<()>,
     throttle: Mutex<Throttle>,
 }
@@ -75,9 +79,13 @@ struct Applicant {
 }
 
 impl Admission {
-    pub(super) fn new(config: &NodeConfig, keychain: Arc<Keychain>) -> Admission {
+    pub(super) fn new(
+        config: &NodeConfig,
+        keychain: Arc<Keychain>,
+        ring: Option<watch::Receiver<KeyRing>>,
+    ) -> Admission {
         let (turn, throttle) = (tokio::sync::Mutex::default(), Mutex::default());
-        Admission { config: config.clone(), keychain, turn, throttle }
+        Admission { config: config.clone(), keychain, ring, turn, throttle }
     }
 
     fn manager(&self) -> Result<ManagerKeys, InviteError> {
@@ -189,7 +197,7 @@ impl Admission {
             certificate,
             authorities: self.keychain.held().files.authorities.iter().map(|authority| authority.to_pem()).collect(),
             for_managers: is_manager.then(|| manager.to_text().to_string()),
-            gossip_keys: self.keychain.held().gossip.as_ref().map(|ring| ring.to_text()),
+            gossip_keys: self.ring.as_ref().map(|ring| ring.borrow().to_text()),
         })
     }
 

@@ -100,7 +100,8 @@ impl LeaderContact {
         self.0.store(micros, Ordering::Relaxed);
     }
 
-    fn age(&self, now: Timestamp) -> Option<Duration> {
+    /// How long ago that was.
+    pub(super) fn age(&self, now: Timestamp) -> Option<Duration> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             micros => Some(now.since(Timestamp(Duration::from_micros(micros)))),

@@ -17,6 +17,8 @@
 //!   answers of others are in the socket.
 //! - The key file is readable by its owner alone, or the node does not start.
 
+pub(super) mod keys;
+
 use super::core::Clock;
 use super::inbox::Inbox;
 use super::link::Beside;
@@ -189,14 +191,14 @@ impl Task {
                     }
                 }
                 Some(node) = ears.answered.recv() => self.step(&socket, Input::AnsweredOverStream(node)).await,
-                Ok(()) = ears.known.changed() => {
-                    let seen = ears.known.borrow_and_update().clone();
-                    self.look_around(&socket, &seen).await;
-                }
                 Ok(()) = ears.ring.changed() => {
                     let ring = ears.ring.borrow_and_update().clone();
                     info!(key = ring.in_use().0, keys = ring.ids().count(), "gossip is sealed");
                     self.seal.set_ring(ring);
+                }
+                Ok(()) = ears.known.changed() => {
+                    let seen = ears.known.borrow_and_update().clone();
+                    self.look_around(&socket, &seen).await;
                 }
                 () = tokio::time::sleep(wait) => {
                     read = 0;

@@ -24,14 +24,13 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::backend::{AccessView, Backend as _};
-use quorate_membership::seal::{Key, KeyId};
 use quorate_model::access::name::Digest;
 use quorate_model::access::{AccessCommand, AccessState, SecretRecord};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{ClusterId, NodeId, RequestId};
 use quorate_model::observed::TrustReport;
-use quorate_model::state::{ClusterState, NodeRecord};
+use quorate_model::state::{ClusterState, NodeRecord, Role};
 use quorate_model::trust::{KeyKind, KeyRecord, SealedKey, Stage, TrustCommand};
 use quorate_node::Event;
 use quorate_trust::ca::Ca;
@@ -165,16 +164,18 @@ impl Keeper {
     async fn hand_out(&self, sight: &Sight, record: &KeyRecord) -> anyhow::Result<()> {
         let kind = record.kind;
         let has = |report: &TrustReport| report.keys.get(&kind).is_some_and(|step| step.number >= record.number);
-        let mut holders = sight.proofs.of.iter().filter(|(node, report)| {
-            sight.known.nodes.get(node).is_some_and(|record| may_hold(kind, record)) && has(report)
-        });
+        let mut holders = sight
+            .proofs
+            .of
+            .iter()
+            .filter(|(node, report)| sight.known.nodes.get(node).is_some_and(may_hold) && has(report));
         if holders.next().is_none_or(|(first, _)| *first != self.config.node.id) {
             return Ok(());
         }
         let Some(secret) = own::secret_of(&sight.held, kind, record) else { return Ok(()) };
         for (node, report) in &sight.proofs.of {
             let Some(known) = sight.known.nodes.get(node) else { continue };
-            if !may_hold(kind, known) || has(report) {
+            if !may_hold(known) || has(report) {
                 continue;
             }
             let public = STANDARD.decode(&report.public).context("a node's public key is not base64")?;
@@ -238,9 +239,9 @@ pub(super) fn new_authority(
     })
 }
 
-/// Who is about to be removed for ever gets no key any more.
-fn may_hold(kind: KeyKind, record: &NodeRecord) -> bool {
-    kind.is_held_by(&record.identity.roles) && !record.expelling
+/// Managers hold both kinds of keys; not one that is about to be removed.
+fn may_hold(record: &NodeRecord) -> bool {
+    record.identity.roles.contains(&Role::Manager) && !record.expelling
 }
 
 /// A key for each node that holds this kind and says who it is.
@@ -252,8 +253,7 @@ fn envelopes(
     number: u32,
     secret: &[u8],
 ) -> anyhow::Result<BTreeMap<NodeId, SealedKey>> {
-    let holders =
-        proofs.of.iter().filter(|(node, _)| known.nodes.get(node).is_some_and(|record| may_hold(kind, record)));
+    let holders = proofs.of.iter().filter(|(node, _)| known.nodes.get(node).is_some_and(may_hold));
     holders
         .map(|(node, report)| {
             let public = STANDARD.decode(&report.public).context("a node's public key is not base64")?;
@@ -273,11 +273,6 @@ fn seal_for(
     let sealed = enclose(public, &purpose(cluster, kind, number, node), secret)
         .with_context(|| format!("sealing a key for node {node}"))?;
     Ok(SealedKey { holder: Digest::of(public), sealed: STANDARD.encode(sealed) })
-}
-
-/// A gossip key of 32 bytes.
-fn gossip_key(number: u32, secret: &[u8]) -> anyhow::Result<Key> {
-    Ok(Key { id: KeyId(number), secret: secret.try_into().context("a gossip key has 32 bytes")? })
 }
 
 fn cluster_key(number: u32, secret: &[u8]) -> anyhow::Result<ClusterKey> {

@@ -10,11 +10,9 @@
 use super::link::LinkTls;
 use super::tls::Acceptor;
 use crate::config::NodeConfig;
-use crate::gossip_keys;
 use crate::keys::ManagerKeys;
 use crate::trust::NodeFiles;
 use anyhow::Context as _;
-use quorate_membership::seal::KeyRing;
 use quorate_trust::ca::{CaCertificate, NodeCertificate};
 use quorate_trust::key::NodeKey;
 use std::path::{Path, PathBuf};
@@ -27,8 +25,6 @@ pub(super) struct Held {
     pub(super) files: NodeFiles,
     /// Of a manager.
     pub(super) manager: Option<ManagerKeys>,
-    /// Of a node that gossips.
-    pub(super) gossip: Option<KeyRing>,
 }
 
 /// The one place where it changes.
@@ -38,8 +34,6 @@ pub(super) struct Keychain {
     link: Arc<LinkTls>,
     api: Acceptor,
     held: watch::Sender<Arc<Held>>,
-    /// The part of it that gossip follows.
-    ring: Option<watch::Sender<KeyRing>>,
     turn: Mutex<()>,
 }
 
@@ -51,10 +45,8 @@ impl std::fmt::Debug for Keychain {
 
 impl Keychain {
     pub(super) fn new(data_dir: &Path, config: &NodeConfig, held: Held, link: Arc<LinkTls>, api: Acceptor) -> Keychain {
-        let ring = held.gossip.clone().map(watch::Sender::new);
         let held = watch::Sender::new(Arc::new(held));
-        let (data_dir, config, turn) = (data_dir.to_owned(), config.clone(), Mutex::default());
-        Keychain { data_dir, config, link, api, held, ring, turn }
+        Keychain { data_dir: data_dir.to_owned(), config: config.clone(), link, api, held, turn: Mutex::default() }
     }
 
     pub(super) fn held(&self) -> Arc<Held> {
@@ -63,11 +55,6 @@ impl Keychain {
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<Held>> {
         self.held.subscribe()
-    }
-
-    /// What seals gossip. `None`: the node started without it, and does not gossip.
-    pub(super) fn watch_ring(&self) -> Option<watch::Receiver<KeyRing>> {
-        self.ring.as_ref().map(watch::Sender::subscribe)
     }
 
     /// Shows another certificate from now on.
@@ -105,19 +92,6 @@ impl Keychain {
             manager.write(dir)?;
             Ok(Held { manager: Some(manager), ..held.clone() })
         })
-    }
-
-    /// Opens and seals gossip with these keys from now on.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(super) fn gossip_with(&self, ring: KeyRing) -> anyhow::Result<()> {
-        self.change(|held, dir| {
-            gossip_keys::write(dir, &ring)?;
-            Ok(Held { gossip: Some(ring.clone()), ..held.clone() })
-        })?;
-        self.ring.iter().for_each(|watched| drop(watched.send_replace(ring.clone())));
-        Ok(())
     }
 
     fn change(&self, make: impl FnOnce(&Held, &Path) -> anyhow::Result<Held>) -> anyhow::Result<()> {

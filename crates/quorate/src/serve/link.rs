@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
-pub(super) use beside::Beside;
+pub(super) use beside::{Beside, KeyNews};
 use outbox::Connection;
 pub(super) use outbox::Outbox;
 pub(super) use tls::{Accepted, Dialled, LinkTls, Stream};
@@ -77,6 +77,8 @@ pub(super) struct LinkIdentity {
     pub(super) link: SocketAddr,
     /// Of the cluster, as this node knows it.
     pub(super) incarnation: u64,
+    /// The newest incarnation that anybody spoke of.
+    pub(super) newer: watch::Sender<u64>,
     /// Members that were given up when the cluster was recovered.
     pub(super) lost: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) tls: Arc<LinkTls>,
@@ -120,17 +122,22 @@ impl LinkIdentity {
     fn check_incarnation(&self, hello: &Hello, peer: NodeId) -> io::Result<()> {
         let (ours, theirs) = (self.incarnation, hello.incarnation.max(1));
         if theirs > ours {
+            self.newer.send_if_modified(|known| {
+                let newer = theirs.max(*known);
+                std::mem::replace(known, newer) != newer
+            });
             return Err(tls::refused(format!(
-                "incompatible incarnation: the cluster was recovered without this node, which belongs to incarnation \
-                 {ours}, while node {peer} is of {theirs}. What is here is of the past and is not used any more: stop \
-                 this server, keep a copy of its data directory if it may hold something that is missed, empty it, and \
-                 join with a new token of `quorate add-node`"
+                "incompatible incarnation: this node is of {ours} and node {peer} of {theirs}: the cluster was \
+                 recovered without this one. If it is a manager, what it holds is not used any more: stop it, keep a \
+                 copy of its data directory if something may be missed, empty it, and join with a new token of \
+                 `quorate add-node`. Any other node follows by itself"
             )));
         }
         if theirs < ours || self.lost.borrow().contains(&peer) {
             return Err(tls::refused(format!(
-                "incompatible incarnation: node {peer} is of incarnation {theirs} and was given up when the cluster was \
-                 recovered; this one is {ours}. Its server may join with an empty data directory and a new token"
+                "incompatible incarnation: node {peer} is of {theirs} and this one of {ours}, since the cluster was \
+                 recovered. A manager that was given up may join with an empty data directory and a new token; any \
+                 other node follows by itself"
             )));
         }
         Ok(())
@@ -209,8 +216,8 @@ async fn dial(
     let mut up = false;
     // Known to have ended. One that was never there has not.
     let mut gone = true;
-    let mut told_expelled = false;
     let said = Mutex::new(None);
+    let mut told_expelled = false;
     loop {
         let known = links.borrow_and_update().clone();
         let Some(address) = known.get(choice % known.len().max(1)).copied() else {
@@ -235,6 +242,7 @@ async fn dial(
                 outbox.connect(connection);
                 debug!(%peer, %address, "link up");
                 inbox.send(Event::LinkUp { peer }).await;
+                me.beside.link_up(peer);
                 let ended = tokio::select! {
                     ended = outbox.closed(&stream) => ended,
                     ended = outbox.pump(&stream) => ended,

@@ -49,6 +49,32 @@ fn d5_nodes_that_joined_are_heard_of_by_gossip_when_they_fall_silent_return_and_
     }
 }
 
+/// D4: who stops cleanly says so itself. Two of three managers are dead, so nobody could decide it.
+#[test]
+fn d4_a_clean_stop_is_known_without_a_leader_and_a_silent_node_soon() {
+    let mut founded = Founded::grown(3);
+    founded.add("n4", &["--role", "worker"]);
+    founded.add("n5", &["--role", "worker"]);
+    for of in ["n4", "n5"] {
+        founded.wait_state(&["n3", "n4", "n5"], of, "joined");
+        wait_for("n3 hears it gossip", PATIENCE, || (rumor(&founded, "n3", of, "Alive") > 0).then_some(()));
+    }
+    founded.kill("n1");
+    founded.kill("n2");
+    wait_for("nobody leads", PATIENCE, || founded.status("n3")?["cluster"]["leader"].is_null().then_some(()));
+    let stopped = Instant::now();
+    signal(founded.pid("n4"), Signal::TERM);
+    founded.wait_state(&["n3", "n5"], "n4", "removed");
+    // Milliseconds, on a machine without other work.
+    assert!(stopped.elapsed() < Duration::from_secs(8), "after {:?}", stopped.elapsed());
+    assert!(founded.wait_end("n4"));
+    let stopped = Instant::now();
+    signal(founded.pid("n5"), Signal::STOP);
+    founded.wait_state(&["n3"], "n5", "unreachable");
+    // A second.
+    assert!(stopped.elapsed() < Duration::from_secs(10), "after {:?}", stopped.elapsed());
+}
+
 /// The key is the newest in use, and no other opens anything.
 fn has_key(founded: &Founded, node: &str, key: u32) -> bool {
     let file = std::fs::read_to_string(founded.home(node).join("tls/gossip.key")).unwrap();

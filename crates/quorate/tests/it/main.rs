@@ -19,6 +19,7 @@ mod leftovers;
 mod load;
 mod managers;
 mod members;
+mod races;
 mod secrets;
 mod seeds;
 mod services;

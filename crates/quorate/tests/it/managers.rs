@@ -228,13 +228,12 @@ fn one_survivor_goes_on_with_all_data_and_the_others_are_refused_when_they_come_
     cluster.start_node("n2");
     wait_for("it to be told what to do", PATIENCE, || {
         let log = cluster.server_log("n2");
-        (log.contains("incompatible incarnation: the cluster was recovered without this node")
-            && log.contains("join with a new token"))
-        .then_some(())
+        let told = ["incompatible incarnation", "recovered without this one", "empty it, and join with a new token"];
+        told.iter().all(|words| log.contains(words)).then_some(())
     });
     wait_for("the survivor to say it too", PATIENCE, || {
         let log = cluster.server_log("n1");
-        log.contains("is of incarnation 1 and was given up when the cluster was recovered").then_some(())
+        log.contains("is of 1 and this one of 2, since the cluster was recovered").then_some(())
     });
     let status = cluster.status("n1").unwrap();
     assert_eq!((&status["cluster"]["leader"], status["nodes"].as_array().unwrap().len()), (&json!("n1"), 1));
@@ -247,4 +246,42 @@ fn one_survivor_goes_on_with_all_data_and_the_others_are_refused_when_they_come_
         let (status, mut answer) = cluster.try_query("n1", "SELECT count(*) FROM t", "linearizable").ok()?;
         (status == 200 && answer["results"][0]["rows"].take() == json!([[52]])).then_some(())
     });
+}
+
+#[test]
+fn a_worker_follows_the_recovered_cluster_with_a_new_copy_of_its_data() {
+    let cluster = TestCluster::start();
+    cluster.wait_whole();
+    let (lost, others) = (cluster.leader(), cluster.followers());
+    let (survivor, worker) = (&others[0], &others[1]);
+    cluster.exec(&lost, "CREATE TABLE t (a INTEGER)");
+    cluster.ok(&["node", "roles", worker, "worker"]);
+    wait_for("one voter and a standby", PATIENCE, || {
+        let status = cluster.status(survivor)?;
+        let settled = status["cluster"]["voters"] == 1 && status["cluster"]["voters_change"].is_null();
+        (settled && standing(&cluster, survivor, survivor) == "standby").then_some(())
+    });
+    cluster.kill(survivor);
+    cluster.kill(&lost);
+    let done = recover(&cluster, survivor, &["--others-are-destroyed"]);
+    assert_eq!(done.code, 0, "a standby has everything too: {done:?}");
+    let done: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((&done["expelled"], &done["kept"]), (&json!([lost]), &json!([worker])));
+    cluster.start_node(survivor);
+    wait_for("the worker to be of the new incarnation", 2 * PATIENCE, || {
+        let status = cluster.status(worker)?;
+        let followed = status["cluster"]["incarnation"] == 2 && status["cluster"]["leader"] == survivor.as_str();
+        let nodes = cluster.status(survivor)?["nodes"].clone();
+        let joined = nodes.as_array()?.iter().all(|node| node["state"] == "joined");
+        (followed && joined && nodes.as_array()?.len() == 2).then_some(())
+    });
+    cluster.exec(worker, "INSERT INTO t VALUES (7)");
+    assert_eq!(cluster.rows(worker, "SELECT a FROM t"), json!([[7]]));
+    let healthy = || serde_json::from_str::<Value>(&cluster.ok(&["service", "show", "demo", "-o", "json"])).ok();
+    wait_for("the service to be whole", PATIENCE, || {
+        let service = healthy()?;
+        (service["healthy"] == service["want"]).then_some(())
+    });
+    let aside = cluster.node_dir(worker).join("earlier-incarnation");
+    assert!(aside.join("db").exists() && aside.join("log").exists(), "nothing is thrown away");
 }

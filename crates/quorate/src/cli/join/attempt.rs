@@ -43,6 +43,9 @@ pub(super) const PORT_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for a manager's answer: it tries this server's ports, and an election may be going on.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// How often all is tried again because another manager appeared meanwhile. Servers join one at a time.
+const CHECKED_AGAIN: u32 = 3;
+
 /// What a server wants to be.
 #[derive(Debug)]
 pub(super) struct Wish {
@@ -101,13 +104,25 @@ impl Applicant {
     /// # Errors
     /// Why it is not let in; the same may be tried again.
     pub(super) fn join(&mut self, address: &str) -> Result<Joined, Failure> {
+        let mut answer = self.ask(address);
+        for _ in 0..CHECKED_AGAIN {
+            match answer {
+                // A manager has started since it was asked who there is.
+                Err(failure) if failure.code == "ports-not-tried" => answer = self.ask(address),
+                _ => break,
+            }
+        }
+        let (answer, tried) = answer?;
+        let config = keep(&answer, &self.name, &self.place)?;
+        Ok(Joined { answer, config, tried })
+    }
+
+    fn ask(&mut self, address: &str) -> Result<(JoinAnswer, usize), Failure> {
         self.request.tried = BTreeSet::new();
         let check: JoinCheck = self.cluster.ask(address, "/v1/join/check", &mut self.request)?;
         self.request.tried = try_managers(&self.cluster, &check, &mut self.request)?;
-        let tried = self.request.tried.len();
-        let answer: JoinAnswer = self.cluster.ask(address, "/v1/join", &mut self.request)?;
-        let config = keep(&answer, &self.name, &self.place)?;
-        Ok(Joined { answer, config, tried })
+        let answer = self.cluster.ask(address, "/v1/join", &mut self.request)?;
+        Ok((answer, self.request.tried.len()))
     }
 
     /// Gives the ports back: from now on they are the node's.
@@ -258,7 +273,7 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place) -> Result<NodeConfig, Fa
         let certificate = NodeCertificate::from_pem(&answer.certificate).context("reading this node's certificate")?;
         let manager =
             answer.for_managers.as_ref().map(|text| ManagerKeys::from_text(text, &authorities)).transpose()?;
-        let files = NodeFiles { authorities, certificate, key: std::sync::Arc::new(joining_key(&place.data_dir)?) };
+        let files = NodeFiles { authorities, certificate, key: Arc::new(joining_key(&place.data_dir)?) };
         files.credentials(answer.cluster, answer.node)?;
         if let Some(text) = &answer.gossip_keys {
             let ring = KeyRing::from_text(text).context("reading the keys of gossip")?;

@@ -1,13 +1,12 @@
 //! A node's own part in a change of keys, and its report of how far it is.
 
-use super::{Keeper, Sight, cluster_key, gossip_key, purpose};
+use super::{Keeper, Sight, cluster_key, purpose};
 use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
 use crate::serve::keychain::Held;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use quorate_membership::seal::{KeyId, KeyRing};
 use quorate_model::access::name::Digest;
 use quorate_model::observed::{KeyStep, TrustReport};
 use quorate_model::state::Role;
@@ -33,7 +32,7 @@ impl Keeper {
             self.become_a_manager(sight)?;
             self.secrets(&trust.key(KeyKind::Secrets), sight)?;
         }
-        self.gossip(&trust.key(KeyKind::Gossip))
+        Ok(())
     }
 
     fn authority(&self, record: &KeyRecord, is_manager: bool) -> anyhow::Result<()> {
@@ -108,37 +107,6 @@ impl Keeper {
         Ok(())
     }
 
-    fn gossip(&self, record: &KeyRecord) -> anyhow::Result<()> {
-        let number = KeyId(record.number);
-        let held = self.keychain.held();
-        let has = held.gossip.as_ref().is_some_and(|ring| ring.ids().any(|id| id == number));
-        let mut ring = match (&held.gossip, has) {
-            (Some(ring), true) => ring.clone(),
-            (ring, _) => {
-                let Some(secret) = self.envelope(record) else { return Ok(()) };
-                let key = gossip_key(record.number, &secret)?;
-                match ring.clone() {
-                    None => KeyRing::new(key),
-                    Some(mut ring) => {
-                        forget_others(&mut ring)?;
-                        ring.install(key)?;
-                        ring
-                    }
-                }
-            }
-        };
-        if record.stage >= Stage::Use {
-            ring.make_use_of(number)?;
-        }
-        if record.stage >= Stage::Drop {
-            forget_others(&mut ring)?;
-        }
-        if held.gossip.as_ref() != Some(&ring) {
-            self.keychain.gossip_with(ring)?;
-        }
-        Ok(())
-    }
-
     /// This node's key in its envelope, if there is one that it can open.
     fn envelope(&self, record: &KeyRecord) -> Option<Zeroizing<Vec<u8>>> {
         let me = self.config.node.id;
@@ -146,12 +114,6 @@ impl Keeper {
         let purpose = purpose(self.config.cluster.id, record.kind, record.number, me);
         disclose(&self.keychain.held().files.key, &purpose, &sealed).ok()
     }
-}
-
-/// Nothing but the key in use opens.
-fn forget_others(ring: &mut KeyRing) -> anyhow::Result<()> {
-    let others: Vec<KeyId> = ring.ids().skip(1).collect();
-    others.into_iter().try_for_each(|id| ring.remove(id)).context("forgetting a gossip key")
 }
 
 /// The two authorities of a change; `None` where there was none yet.
@@ -206,10 +168,6 @@ pub(super) fn secret_of(held: &Held, kind: KeyKind, record: &KeyRecord) -> Optio
             let key = keys.find(|key| key.version() == KeyVersion(record.number))?;
             Some(Zeroizing::new(key.as_bytes().to_vec()))
         }
-        KeyKind::Gossip => {
-            let key = held.gossip.as_ref()?.get(KeyId(record.number))?;
-            Some(Zeroizing::new(key.secret.to_vec()))
-        }
     }
 }
 
@@ -223,7 +181,6 @@ pub(super) fn report(config: &NodeConfig, sight: &Sight, held: &Held) -> anyhow:
         authority_step(&trust.key(KeyKind::Authority), held, roles.contains(&Role::Manager))?,
     );
     keys.insert(KeyKind::Secrets, secrets_step(&trust.key(KeyKind::Secrets), sight, held));
-    keys.insert(KeyKind::Gossip, gossip_step(&trust.key(KeyKind::Gossip), held));
     let certificate = &held.files.certificate;
     let (from, until) = certificate.lasts()?;
     Ok(TrustReport {
@@ -282,17 +239,6 @@ fn secrets_step(record: &KeyRecord, sight: &Sight, held: &Held) -> KeyStep {
         (true, Some(_)) if all_new => at(record, Stage::Use),
         (true, Some(_)) => at(record, Stage::Spread),
         (false, Some(other)) if other.version() == number => at(record, Stage::Spread),
-        (false, _) => before(record),
-    }
-}
-
-fn gossip_step(record: &KeyRecord, held: &Held) -> KeyStep {
-    let Some(ring) = &held.gossip else { return NONE };
-    let number = KeyId(record.number);
-    match (ring.in_use() == number, ring.ids().count()) {
-        (true, 1) => at(record, Stage::Done),
-        (true, _) => at(record, Stage::Use),
-        (false, _) if ring.ids().any(|id| id == number) => at(record, Stage::Spread),
         (false, _) => before(record),
     }
 }

@@ -1,8 +1,9 @@
 //! What tasks of the shell say to those of other nodes, on the links that consensus has anyway: gossip
-//! asks whether a peer that its datagrams do not reach still answers.
+//! asks whether a peer that its datagrams do not reach still answers, and keys of gossip are passed on.
 //!
 //! # Invariants
-//! - Nothing waits: what a queue has no room for is dropped. Gossip asks again.
+//! - Nothing waits: what a queue has no room for is dropped. Gossip asks again, and keys are said again
+//!   whenever a link opens.
 
 use super::Outbox;
 use quorate_model::id::NodeId;
@@ -19,13 +20,31 @@ const WAITING_MAX: usize = 1_024;
 pub(in crate::serve) struct Beside {
     outboxes: Arc<Mutex<BTreeMap<NodeId, Arc<Outbox>>>>,
     answered: mpsc::Sender<NodeId>,
+    keys: mpsc::Sender<KeyNews>,
+}
+
+/// Where it is taken from.
+#[derive(Debug)]
+pub(in crate::serve) struct Heard {
+    /// Nodes that answered a [`Ping`].
+    pub(in crate::serve) answered: mpsc::Receiver<NodeId>,
+    pub(in crate::serve) keys: mpsc::Receiver<KeyNews>,
+}
+
+/// Something for the task that keeps the keys of gossip.
+#[derive(Debug)]
+pub(in crate::serve) enum KeyNews {
+    /// A link to the peer has opened: it may not know the newest keys.
+    LinkUp(NodeId),
+    /// What a peer has.
+    Ring { from: NodeId, text: String },
 }
 
 impl Beside {
-    /// And where nodes are heard of that answered a [`Ping`].
-    pub(in crate::serve) fn new() -> (Beside, mpsc::Receiver<NodeId>) {
-        let (answered, heard) = mpsc::channel(WAITING_MAX);
-        (Beside { outboxes: Arc::default(), answered }, heard)
+    pub(in crate::serve) fn new() -> (Beside, Heard) {
+        let (answers, answered) = mpsc::channel(WAITING_MAX);
+        let (news, keys) = mpsc::channel(WAITING_MAX);
+        (Beside { outboxes: Arc::default(), answered: answers, keys: news }, Heard { answered, keys })
     }
 
     /// Without a link to that node it is dropped.
@@ -33,6 +52,14 @@ impl Beside {
         let outbox = self.outboxes().get(&to).cloned();
         if let Some(outbox) = outbox {
             outbox.send(std::iter::once(message));
+        }
+    }
+
+    /// The same to everybody to whom there is a link.
+    pub(in crate::serve) fn say_to_all(&self, message: &Body) {
+        let outboxes: Vec<Arc<Outbox>> = self.outboxes().values().cloned().collect();
+        for outbox in outboxes {
+            outbox.send(std::iter::once(message.clone()));
         }
     }
 
@@ -44,11 +71,16 @@ impl Beside {
         self.outboxes().remove(&node);
     }
 
+    pub(super) fn link_up(&self, peer: NodeId) {
+        let _ = self.keys.try_send(KeyNews::LinkUp(peer));
+    }
+
     /// Takes what is for the shell. What is not is given back.
     pub(super) fn take(&self, from: NodeId, message: Body) -> Option<Body> {
         match message {
             Body::Ping(Ping { is_answer: false }) => self.say(from, Body::Ping(Ping { is_answer: true })),
             Body::Ping(Ping { is_answer: true }) => drop(self.answered.try_send(from)),
+            Body::GossipKeys(keys) => drop(self.keys.try_send(KeyNews::Ring { from, text: keys.ring })),
             for_the_core => return Some(for_the_core),
         }
         None

@@ -5,7 +5,7 @@ use super::*;
 use crate::cli::screen::wall_now;
 use crate::trust::{Founder, NodeFiles, lay_out};
 use quorate_model::time::WallTime;
-use quorate_node::wire::{Ping, SnapshotHead};
+use quorate_node::wire::{GossipKeys, Ping, SnapshotHead};
 use quorate_trust::ca::Ca;
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeSet;
@@ -19,8 +19,8 @@ const CLUSTER: u128 = 1;
 struct Member {
     me: LinkIdentity,
     expelled: watch::Sender<BTreeSet<NodeId>>,
-    files: NodeFiles,
     lost: watch::Sender<BTreeSet<NodeId>>,
+    files: NodeFiles,
 }
 
 fn member(authority: &tempfile::TempDir, node: u128) -> Member {
@@ -32,16 +32,10 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let tls = LinkTls::of(&files, cluster, node, seen).unwrap();
     let link = SocketAddr::from(([127, 0, 0, 1], 1));
     let (lost, lost_seen) = watch::channel(BTreeSet::new());
-    let me = LinkIdentity {
-        cluster,
-        node,
-        link,
-        incarnation: 1,
-        lost: lost_seen,
-        tls: Arc::new(tls),
-        beside: Beside::new().0,
-    };
-    Member { me, expelled, files, lost }
+    let (tls, beside) = (Arc::new(tls), Beside::new().0);
+    let newer = watch::Sender::new(1);
+    let me = LinkIdentity { cluster, node, link, incarnation: 1, newer, lost: lost_seen, tls, beside };
+    Member { me, expelled, lost, files }
 }
 
 /// The same files with another certificate: of `authority`, for `node`, made `days` ago.
@@ -244,11 +238,40 @@ async fn what_does_not_speak_tls_gets_no_word() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_on_the_link_back_and_does_not_reach_the_core() {
+async fn members_of_different_incarnations_are_told_so_on_both_sides() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.me.incarnation = 2;
+    let (address, heard) = listen(&survivor).await;
+    let error = why(handshake(&old.me, survivor.me.node, address).await);
+    assert!(error.starts_with("incompatible incarnation: this node is of 1 and node"), "{error}");
+    assert!(error.contains("of 2: the cluster was recovered without this one"), "{error}");
+    assert_eq!(*old.me.newer.borrow(), 2, "it knows what it would have to follow");
+    let (address, old_heard) = listen(&old).await;
+    let error = why(handshake(&survivor.me, old.me.node, address).await);
+    assert!(error.contains("is of 1 and this one of 2, since the cluster was recovered"), "{error}");
+    assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
+}
+
+#[tokio::test]
+async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() {
+    let authority = tempfile::tempdir().unwrap();
+    let (survivor, old) = (member(&authority, 2), member(&authority, 3));
+    survivor.lost.send_replace(BTreeSet::from([old.me.node]));
+    let (address, heard) = listen(&survivor).await;
+    // It is told by the end of the connection.
+    let _ = handshake(&old.me, survivor.me.node, address).await;
+    let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
+    assert!(error.contains("is of 1 and this one of 1, since the cluster was recovered"), "{error}");
+    assert!(heard.try_recv().is_err(), "it was not heard");
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_on_the_link_back_and_keys_of_gossip_do_not_reach_the_core() {
     let authority = tempfile::tempdir().unwrap();
     let (mut me, mut peer) = (member(&authority, 2), member(&authority, 3));
     let (mine, mut heard) = Beside::new();
-    let (theirs, _heard_there) = Beside::new();
+    let (theirs, mut heard_there) = Beside::new();
     (me.me.beside, peer.me.beside) = (mine.clone(), theirs.clone());
     let ((there, _events_there), (back, _events_back)) = (listen(&peer).await, listen(&me).await);
     for (from, to, address) in [(&me, &peer, there), (&peer, &me, back)] {
@@ -257,9 +280,13 @@ async fn a_ping_is_answered_on_the_link_back_and_does_not_reach_the_core() {
         let (event, _) = next(events).await;
         assert!(matches!(event, Event::LinkUp { .. }), "{event:?}");
     }
+    assert!(matches!(heard_there.keys.recv().await, Some(KeyNews::LinkUp(node)) if node == me.me.node));
     mine.say(peer.me.node, Body::Ping(Ping { is_answer: false }));
-    let answered = tokio::time::timeout(DEADLINE, heard.recv()).await.unwrap();
+    let answered = tokio::time::timeout(DEADLINE, heard.answered.recv()).await.unwrap();
     assert_eq!(answered, Some(peer.me.node));
+    mine.say_to_all(&Body::GossipKeys(GossipKeys { ring: "1 2".into() }));
+    let news = tokio::time::timeout(DEADLINE, heard_there.keys.recv()).await.unwrap();
+    assert!(matches!(news, Some(KeyNews::Ring { from, text }) if from == me.me.node && text == "1 2"));
 }
 
 #[tokio::test]
@@ -361,32 +388,4 @@ async fn certificates_that_ended_or_name_another_node_are_refused_with_the_reaso
     let error = why(handshake(&me.me, NodeId::from_u128(9), address).await);
     assert!(error.starts_with("the other side is refused: it is node") && error.contains("not 0000"), "{error}");
     assert!(heard.try_recv().is_err(), "nobody got in");
-}
-
-#[tokio::test]
-async fn members_of_different_incarnations_are_told_so_on_both_sides() {
-    let authority = tempfile::tempdir().unwrap();
-    let (mut survivor, old) = (member(&authority, 2), member(&authority, 3));
-    survivor.me.incarnation = 2;
-    let (address, heard) = listen(&survivor).await;
-    let error = why(handshake(&old.me, survivor.me.node, address).await);
-    assert!(error.starts_with("incompatible incarnation: the cluster was recovered without this node"), "{error}");
-    assert!(error.contains("incarnation 1") && error.contains("is of 2"), "{error}");
-    let (address, old_heard) = listen(&old).await;
-    let error = why(handshake(&survivor.me, old.me.node, address).await);
-    assert!(error.contains("is of incarnation 1 and was given up"), "{error}");
-    assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
-}
-
-#[tokio::test]
-async fn a_member_that_was_given_up_is_refused_whatever_incarnation_it_claims() {
-    let authority = tempfile::tempdir().unwrap();
-    let (survivor, old) = (member(&authority, 2), member(&authority, 3));
-    survivor.lost.send_replace(BTreeSet::from([old.me.node]));
-    let (address, heard) = listen(&survivor).await;
-    // It is told by the end of the connection.
-    let _ = handshake(&old.me, survivor.me.node, address).await;
-    let error = why(handshake(&survivor.me, old.me.node, listen(&old).await.0).await);
-    assert!(error.contains("was given up when the cluster was recovered"), "{error}");
-    assert!(heard.try_recv().is_err(), "it was not heard");
 }

@@ -1,0 +1,320 @@
+#!/usr/bin/env python3
+"""Real nodes, one in each of ten network namespaces: how soon the others see that one is gone, whom
+they take for gone who is not, what gossip costs while nothing happens, and how long a join takes.
+
+Arguments: any of gone alarms idle join (all of them by default), --nodes N, --runs N. Needs root. Every
+namespace is named after this process and removed again; no packet leaves them. A node's view is what
+it sends on its own `GET /v1/stream`, taken when it arrives here."""
+import contextlib, json, os, random, re, shutil, signal, socket, statistics, struct, subprocess, sys, tempfile, threading, time
+
+BINARY = os.environ["QUORATE_BINARY"]
+NAME = f"qmb{os.getpid()}"
+SWITCH = f"{NAME}-sw"
+
+
+def option(name, default):
+    if name in sys.argv:
+        at = sys.argv.index(name)
+        value = int(sys.argv[at + 1])
+        del sys.argv[at:at + 2]
+        return value
+    return default
+
+
+NODES, RUNS = option("--nodes", 10), option("--runs", 20)
+
+
+def sh(*args):
+    return subprocess.run(args, check=True, capture_output=True, text=True).stdout
+
+
+def inside(namespace, *args):
+    return ["ip", "netns", "exec", namespace, *args]
+
+
+class Network:
+    """A switch in a namespace of its own, and one cable to each node."""
+
+    def __init__(self):
+        self.nodes = [f"{NAME}-{i}" for i in range(NODES)]
+        sh("ip", "netns", "add", SWITCH)
+        sh(*inside(SWITCH, "ip", "link", "add", "br0", "type", "bridge"))
+        sh(*inside(SWITCH, "ip", "link", "set", "br0", "up"))
+        for i, node in enumerate(self.nodes):
+            sh("ip", "netns", "add", node)
+            sh(*inside(SWITCH, "ip", "link", "add", f"p{i}", "type", "veth", "peer", "name", "q0", "netns", node))
+            sh(*inside(SWITCH, "ip", "link", "set", f"p{i}", "master", "br0", "up"))
+            sh(*inside(node, "ip", "addr", "add", f"10.77.0.{i + 1}/24", "dev", "q0"))
+            sh(*inside(node, "ip", "link", "set", "q0", "up"))
+            sh(*inside(node, "ip", "link", "set", "lo", "up"))
+
+    def cable(self, i, plugged):
+        sh(*inside(SWITCH, "ip", "link", "set", f"p{i}", "master" if plugged else "nomaster", *(["br0"] if plugged else [])))
+
+    def remove(self):
+        for namespace in [*self.nodes, SWITCH]:
+            subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
+
+
+class Cluster:
+    def __init__(self, network, nodes=NODES, managers=3, flags=()):
+        self.network, self.flags = network, list(flags)
+        self.dir = tempfile.mkdtemp(prefix=NAME)
+        self.settings = f"{self.dir}/quorate.toml"
+        open(self.settings, "w").close()
+        self.servers = [None] * NODES
+        self.ids = [None] * NODES
+        self.cli(0, "init", "--name", "bench", "--node-name", "n1", *self.place(0), "--no-start")
+        self.start(0)
+        self.until(lambda: self.status(0)["cluster"]["leader"], "a leader")
+        for i in range(1, nodes):
+            role = "manager" if i < managers else "worker"
+            self.join(i, f"n{i + 1}", role)
+            self.start(i)
+            self.until(lambda: len(self.joined(0)) == i + 1, f"n{i + 1}")
+        for i in range(nodes):
+            self.until(lambda: len(self.joined(i)) == nodes, f"all nodes at n{i + 1}")
+        for node in self.status(0)["nodes"]:
+            self.ids[int(node["name"][1:]) - 1] = node["id"]
+
+    def place(self, i, name=None, port=7000):
+        address = f"10.77.0.{i + 1}"
+        return ["--data-dir", f"{self.dir}/{name or i}", "--listen", f"{address}:{port}", "--link",
+                f"{address}:{port + 1}", "--config", self.settings]
+
+    def cli(self, i, *args):
+        done = subprocess.run(inside(self.network.nodes[i], BINARY, *args), capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"quorate {' '.join(args)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def token(self, role):
+        made = self.cli(0, "--server", f"unix:{self.dir}/0/api.sock", "add-node", "--role", role, "-o", "json")
+        return json.loads(made)["commands"][0].split()[-1]
+
+    def join(self, i, name, role, directory=None, port=7000):
+        token = self.token(role)
+        started = time.monotonic()
+        self.cli(i, "join", token, "--name", name, *self.place(i, directory, port), "--no-start")
+        return time.monotonic() - started
+
+    def start(self, i):
+        log = open(f"{self.dir}/{i}.log", "ab")
+        command = [BINARY, "serve", "--data-dir", f"{self.dir}/{i}", "--config", self.settings, *self.flags]
+        self.servers[i] = subprocess.Popen(inside(self.network.nodes[i], *command), stdout=subprocess.DEVNULL, stderr=log)
+
+    def status(self, i):
+        try:
+            return json.loads(b"".join(self.request(i, "/v1/status")).split(b"\r\n\r\n", 1)[1])
+        except (OSError, IndexError, ValueError):
+            return {"cluster": {"leader": None}, "nodes": []}
+
+    def request(self, i, path):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(f"{self.dir}/{i}/api.sock")
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            while part := connection.recv(1 << 16):
+                yield part
+
+    def joined(self, i):
+        return [node for node in self.status(i)["nodes"] if node["state"] == "joined"]
+
+    def until(self, ready, what, patience=60):
+        deadline = time.monotonic() + patience
+        while not ready():
+            if time.monotonic() > deadline:
+                sys.exit(f"after {patience} s still not: {what}")
+            time.sleep(0.05)
+
+    def whole(self):
+        for i, server in enumerate(self.servers):
+            if server:
+                running = sum(server is not None for server in self.servers)
+                self.until(lambda: len(self.joined(i)) == running, f"all nodes at n{i + 1}")
+
+    def rumors(self, word):
+        """Who said it, and of whom."""
+        pattern = re.compile(r"gossip node=(\S+) generation=\d+ rumor=" + word)
+        found = []
+        for i in range(NODES):
+            with contextlib.suppress(FileNotFoundError):
+                lines = open(f"{self.dir}/{i}.log").read()
+                found += [(i, self.ids.index(node)) for node in pattern.findall(lines) if node in self.ids]
+        return found
+
+    def stop(self):
+        for server in filter(None, self.servers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGCONT)
+                server.kill()
+            server.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class View(threading.Thread):
+    """What one node shows of another, with the time at which it arrived here."""
+
+    def __init__(self, cluster, i, of):
+        super().__init__(daemon=True)
+        self.cluster, self.i, self.of = cluster, i, of
+        self.seen, self.ready, self.ended = [], threading.Event(), False
+        self.start()
+
+    def run(self):
+        text = b""
+        with contextlib.suppress(OSError):
+            for part in self.cluster.request(self.i, "/v1/stream"):
+                now = time.monotonic()
+                text += part
+                while b"\n\n" in text:
+                    event, text = text.split(b"\n\n", 1)
+                    data = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
+                    with contextlib.suppress(ValueError, KeyError, TypeError):
+                        nodes = json.loads(b"".join(data))["nodes"]
+                        self.seen += [(now, node["state"]) for node in nodes if node["name"] == self.of]
+                        self.ready.set()
+                if self.ended:
+                    return
+
+    def first(self, after, state):
+        return next((at - after for at, seen in self.seen if at >= after and state(seen)), None)
+
+
+def percentile(values, p):
+    return sorted(values)[min(len(values) - 1, int(len(values) * p / 100))]
+
+
+def ms(seconds):
+    return f"{seconds * 1000:,.0f}"
+
+
+def gone(network):
+    """Of one node, by each of the others: killed, without power, stopped."""
+    cluster = Cluster(network)
+    print(f"| {NODES} nodes, {RUNS} times each | shown as | p50 ms | p99 ms | longest ms | views |\n|---|---|---|---|---|---|")
+    for name, states in [("killed", ("unreachable", "down")), ("without power", ("unreachable", "down")), ("stopped cleanly", ("removed",))]:
+        took = []
+        for _ in range(RUNS):
+            victim = random.randrange(NODES)
+            others = [i for i in range(NODES) if i != victim]
+            views = [View(cluster, i, f"n{victim + 1}") for i in others]
+            for view in views:
+                view.ready.wait(10)
+            # Not in step with anybody's timers.
+            time.sleep(random.random())
+            at = time.monotonic()
+            if name == "without power":
+                network.cable(victim, False)
+            cluster.servers[victim].send_signal(signal.SIGTERM if name == "stopped cleanly" else signal.SIGKILL)
+            deadline = at + 15
+            shown = lambda state: state in states
+            while any(view.first(at, shown) is None for view in views) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            seen = [view.first(at, shown) for view in views]
+            if None in seen:
+                print(f"never seen by {sum(it is None for it in seen)} within 15 s", file=sys.stderr)
+            took += [15 if it is None else it for it in seen]
+            for view in views:
+                view.ended = True
+            cluster.servers[victim].wait()
+            network.cable(victim, True)
+            cluster.start(victim)
+            cluster.whole()
+        print(f"| {name} | {states[0]} | {ms(statistics.median(took))} | {ms(percentile(took, 99))} | {ms(max(took))} | {len(took)} |")
+    cluster.stop()
+
+
+def alarms(network, seconds=60):
+    """Two of the nodes stand still for 0.3 to 0.8 s of every 2 to 3 s."""
+    print(f"\n| {NODES} nodes, 2 of them slow, {seconds} s | false *unreachable* of nodes that are well | of slow ones |\n|---|---|---|")
+    for name, flags in [("local health", ()), ("without it", ("--without-local-health",))]:
+        cluster = Cluster(network, flags=flags)
+        slow = [NODES - 1, NODES - 2]
+        before = len(cluster.rumors("Unreachable"))
+
+        def falter(i, until):
+            pid = cluster.servers[i].pid
+            while time.monotonic() < until:
+                time.sleep(random.uniform(1.7, 2.2))
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(random.uniform(0.3, 0.8))
+                os.kill(pid, signal.SIGCONT)
+
+        threads = [threading.Thread(target=falter, args=(i, time.monotonic() + seconds)) for i in slow]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        said = cluster.rumors("Unreachable")[before:]
+        of_slow = sum(of in slow for _, of in said)
+        print(f"| {name} | {len(said) - of_slow} | {of_slow} |")
+        cluster.stop()
+
+
+def cpu(pid):
+    fields = open(f"/proc/{pid}/stat").read().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def count(seconds):
+    """Bytes of UDP payload by sender, at the switch; run in its namespace."""
+    tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    tap.settimeout(0.2)
+    sent, until = {}, time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(TimeoutError):
+            frame, (interface, _, kind, *_) = tap.recvfrom(1 << 16)
+            # What comes in at a port, once: not what the switch sends out again.
+            if interface.startswith("p") and kind != socket.PACKET_OUTGOING and frame[12:14] == b"\x08\x00" and frame[23] == 17:
+                payload = struct.unpack("!H", frame[14 + 4 * (frame[14] & 15) + 4:][:2])[0] - 8
+                sender = socket.inet_ntoa(frame[26:30])
+                sent[sender] = sent.get(sender, 0) + payload
+    print(json.dumps(sent))
+
+
+def idle(network, seconds=30):
+    used, sent = {}, {}
+    for name in ["with gossip", "without"]:
+        cluster = Cluster(network)
+        if name == "without":
+            # Its keys are what turns it on.
+            for i, server in enumerate(cluster.servers):
+                server.kill()
+                server.wait()
+                os.remove(f"{cluster.dir}/{i}/tls/gossip.key")
+                cluster.start(i)
+            cluster.whole()
+        time.sleep(10)
+        before = [cpu(server.pid) for server in cluster.servers]
+        counted = sh(*inside(SWITCH, sys.executable, __file__, "count", str(seconds)))
+        used[name] = [(cpu(server.pid) - past) / seconds * 100 for server, past in zip(cluster.servers, before)]
+        sent[name] = [byte / seconds for byte in json.loads(counted).values()]
+        cluster.stop()
+    mean = {name: statistics.mean(values) for name, values in used.items()}
+    print(f"\n| {NODES} nodes, idle, {seconds} s | mean | most |\n|---|---|---|")
+    print(f"| gossip sends, bytes/s of UDP payload a node | {statistics.mean(sent['with gossip']):,.0f} | {max(sent['with gossip']):,.0f} |")
+    for name, values in used.items():
+        print(f"| CPU of a node {name}, % of a core | {mean[name]:.2f} | {max(values):.2f} |")
+    print(f"| the difference | {mean['with gossip'] - mean['without']:.2f} | |")
+
+
+def join(network, times=100):
+    cluster = Cluster(network, nodes=3)
+    took = [cluster.join(3 + number % (NODES - 3), f"j{number}", "worker", f"j{number}", 8000 + 2 * number)
+            for number in range(times)]
+    print(f"\n| {times} joins one after another | p50 ms | p99 ms | longest ms |\n|---|---|---|---|")
+    print(f"| `quorate join`, until the server is a node | {ms(statistics.median(took))} | {ms(percentile(took, 99))} | {ms(max(took))} |")
+    cluster.stop()
+
+
+if sys.argv[1:2] == ["count"]:
+    count(float(sys.argv[2]))
+    sys.exit()
+print(f"load before: {open('/proc/loadavg').read().split()[0]}")
+network = Network()
+try:
+    for what in sys.argv[1:] or ["gone", "alarms", "idle", "join"]:
+        {"gone": gone, "alarms": alarms, "idle": idle, "join": join}[what](network)
+finally:
+    network.remove()
