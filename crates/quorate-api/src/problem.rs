@@ -300,9 +300,10 @@ fn harmful(harm: &Harm) -> (StatusCode, &'static str, String) {
         Harm::EvenVoters { .. } => {
             ("even-voters", "leave it to the cluster (vote `auto`): it will vote once another manager has joined")
         }
-        Harm::Active { .. } => {
-            ("is-active", "make another one Active first: quorate manager promote NODE; to restart it: --active")
-        }
+        Harm::Active { .. } => (
+            "is-active",
+            "make another one Active first: quorate manager promote NODE; to restart it: quorate manager restart --active",
+        ),
         // A harm of a newer model: its own words say more than a guess would.
         _ => ("refused", "nothing was changed"),
     };

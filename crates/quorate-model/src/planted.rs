@@ -11,6 +11,8 @@ pub enum Bug {
     // ── Consensus ──
     /// A vote leaves before it is on disk.
     VoteBeforeSync = 1,
+    /// A voter that is alone leads, and is heard, before its vote is on disk.
+    LeadsBeforeVote,
     /// The leader counts its own copy of an entry before its disk has it.
     LeaderCountsUnsynced,
     /// A leader commits entries of earlier terms by counting copies (Raft §5.4.2).

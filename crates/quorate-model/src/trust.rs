@@ -242,6 +242,7 @@ impl ClusterState {
         Ok(())
     }
 
+    /// Who is about to be removed for ever gets no key any more.
     fn may_hold(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|record| !record.expelling)
     }

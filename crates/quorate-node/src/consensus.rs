@@ -8,6 +8,8 @@
 //! # Invariants
 //! - A message that speaks of entries or votes leaves only after they are durable here, unless
 //!   this node leads (Raft thesis 10.2.1; commit still counts only durable copies).
+//! - Whoever leads says nothing before its vote for itself is durable. With others who vote it is: they
+//!   were asked after that. A voter that is alone leads at once, and could lead the same term twice.
 //! - Entries are handed out for applying in order, once, and only committed ones.
 //! - A configuration is in force from the moment at which its entry is handed out for applying.
 //! - `commit` is written to disk only together with something else: it can be learnt again.
@@ -158,6 +160,8 @@ pub(crate) enum NotProposed {
 struct Parked {
     number: u64,
     messages: Vec<eraftpb::Message>,
+    /// It brings another term or vote.
+    votes: bool,
     /// Nothing of this one has to be written; it only may not overtake those before it.
     free: bool,
 }
@@ -411,7 +415,7 @@ impl Consensus {
         while self.parked.front().is_some_and(|parked| parked.number <= number || parked.free) {
             let parked = self.parked.pop_front().expect("just looked");
             upto = Some(parked.number);
-            out.extend(parked.messages.into_iter().map(Output::Send));
+            out.extend(parked.messages.into_iter().map(sent));
         }
         if let Some(upto) = upto {
             self.raw.on_persist_ready(upto);
@@ -461,9 +465,8 @@ impl Consensus {
     pub(crate) fn flush(&mut self, out: &mut Vec<Output>) {
         while self.installing.is_none() && self.raw.has_ready() {
             let mut ready = self.raw.ready();
-            for message in ready.take_messages() {
-                out.extend(self.following(message).map(sent));
-            }
+            let messages: Vec<_> =
+                ready.take_messages().into_iter().filter_map(|message| self.following(message)).collect();
             for state in ready.take_read_states() {
                 if let Ok(round) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
                     out.push(Output::ReadConfirmed { round: u64::from_le_bytes(round), index: LogIndex(state.index) });
@@ -501,15 +504,24 @@ impl Consensus {
                 out.extend(parked_messages.extract_if(.., vote).map(Output::Send));
             }
             let writes = ready.must_sync() && !installs;
+            let mut votes = false;
             if writes {
                 let hard_state = self.hard_state();
                 let changed = hard_state != self.saved_hard_state;
+                votes = (hard_state.0, hard_state.1) != (self.saved_hard_state.0, self.saved_hard_state.1);
                 self.saved_hard_state = hard_state;
                 out.push(Output::Append(Append {
                     number,
                     hard_state: changed.then_some(hard_state),
                     entries: entries.into_iter().map(log_entry).collect(),
                 }));
+            }
+            let undurable = votes || self.parked.iter().any(|parked| parked.votes);
+            if self.leads() && undurable && !planted(Bug::LeadsBeforeVote) {
+                // Said in the order in which it was made.
+                parked_messages.splice(..0, messages);
+            } else {
+                out.extend(messages.into_iter().map(sent));
             }
             self.raw.advance_append_async(ready);
             if planted(Bug::LeaderCountsUnsynced) && self.leads() {
@@ -520,7 +532,7 @@ impl Consensus {
                 out.extend(parked_messages.into_iter().map(Output::Send));
                 self.raw.on_persist_ready(number);
             } else {
-                self.parked.push_back(Parked { number, messages: parked_messages, free });
+                self.parked.push_back(Parked { number, messages: parked_messages, votes, free });
             }
             if !committed.is_empty() {
                 let committed = committed.into_iter().map(|entry| self.take_committed(entry)).collect();
@@ -666,6 +678,24 @@ mod tests {
         consensus.snapshot_installed(LogIndex(100), &mut out);
         (60..90).for_each(|passed| consensus.advance_time(second(passed)));
         assert_eq!(consensus.raw.raft.state, StateRole::PreCandidate);
+    }
+
+    #[test]
+    fn a_voter_that_is_alone_says_nothing_before_its_vote_is_durable() {
+        let (me, learner) = (NodeId::from_u128(1 << 64), NodeId::from_u128(2 << 64));
+        let configuration = Configuration { learners: [learner].into(), ..Configuration::of([me].into()) };
+        let mut consensus =
+            Consensus::new(1, RecoveredLog { configuration, ..RecoveredLog::default() }, LogIndex(0), 7).unwrap();
+        let mut out = Vec::new();
+        (1..60).for_each(|second| consensus.advance_time(Timestamp(Duration::from_secs(second))));
+        assert!(consensus.leads());
+        consensus.flush(&mut out);
+        consensus.advance_time(Timestamp(Duration::from_secs(61)));
+        consensus.flush(&mut out);
+        let said = |out: &[Output]| out.iter().filter(|output| matches!(output, Output::Send(_))).count();
+        assert_eq!(said(&out), 0, "it could lead this term once more after a power cut: {out:?}");
+        consensus.persisted(u64::MAX, &mut out);
+        assert!(said(&out) > 0);
     }
 
     #[test]

@@ -178,11 +178,11 @@ mod tests {
         let all = [(1, done()), (2, done()), (3, done())];
         assert_eq!(goes_on(&record, &nodes, &all, Some(WAITED)), Some(BTreeSet::new()));
         // Of another key it misses nothing: it is handed that when it is back.
-        let secrets = KeyRecord { kind: KeyKind::Secrets, ..record.clone() };
-        nodes.get_mut(&node(2)).unwrap().health = Health::Down;
-        let said_of_it = [(1, says(KeyKind::Secrets, 2, Stage::Spread))];
-        assert_eq!(goes_on(&secrets, &nodes, &said_of_it, None), Some(BTreeSet::new()));
-        nodes.get_mut(&node(2)).unwrap().health = Health::Joined;
+        let mut others = nodes.clone();
+        others.get_mut(&node(2)).unwrap().health = Health::Down;
+        let of_secrets = KeyRecord { kind: KeyKind::Secrets, ..record.clone() };
+        let one = [(1, says(KeyKind::Secrets, 2, Stage::Spread))];
+        assert_eq!(goes_on(&of_secrets, &others, &one, None), Some(BTreeSet::new()));
         // Whoever is joined is waited for, however long it is silent.
         nodes.get_mut(&node(3)).unwrap().health = Health::Joined;
         assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED)), None);

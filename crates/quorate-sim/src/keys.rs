@@ -48,7 +48,8 @@ impl Keys {
     /// certificates of the new authority.
     pub(crate) fn carry_out(&mut self, record: &KeyRecord, me: NodeId, signed: bool) {
         let new = record.number;
-        if new == 1 {
+        // Its database may be of an earlier moment than its keys, after a power cut.
+        if new == 1 || new < self.shows {
             return;
         }
         if record.sealed.contains_key(&me) {

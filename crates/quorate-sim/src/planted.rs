@@ -33,6 +33,12 @@ pub const ALL: &[Planted] = &[
     // ── Consensus ──
     planted(Bug::VoteBeforeSync, "vote-before-sync", &["promises_are_durable"], "A vote leaves before it is on disk."),
     planted(
+        Bug::LeadsBeforeVote,
+        "leads-before-vote",
+        &["promises_are_durable"],
+        "A voter that is alone leads, and is heard, before its vote is on disk.",
+    ),
+    planted(
         Bug::LeaderCountsUnsynced,
         "leader-counts-unsynced",
         &["commits_are_counted"],

@@ -7,7 +7,7 @@ use crate::seen::Seen;
 use quorate_model::id::NodeId;
 use quorate_node::Event;
 use quorate_node::wire::Body;
-use raft_kinds::{APPEND, APPEND_RESPONSE, VOTE, VOTE_RESPONSE};
+use raft_kinds::{APPEND, APPEND_RESPONSE, HEARTBEAT, VOTE, VOTE_RESPONSE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ mod raft_kinds {
     pub(super) const APPEND_RESPONSE: i32 = 4;
     pub(super) const VOTE: i32 = 5;
     pub(super) const VOTE_RESPONSE: i32 = 6;
+    pub(super) const HEARTBEAT: i32 = 8;
 }
 
 impl World {
@@ -68,9 +69,9 @@ impl World {
             if raft.term >= durable.term {
                 self.show(&Seen::Acknowledged { machine: n, index: raft.index, durable: durable.last });
             }
-        } else if raft.kind == VOTE_RESPONSE || raft.kind == VOTE {
-            // Who stands votes for itself.
-            let candidate = if raft.kind == VOTE { raft.from } else { raft.to };
+        } else if [VOTE_RESPONSE, VOTE, APPEND, HEARTBEAT].contains(&raft.kind) {
+            // Who stands, or leads, has voted for itself.
+            let candidate = if raft.kind == VOTE_RESPONSE { raft.to } else { raft.from };
             self.show(&Seen::Voted { machine: n, term: raft.term, candidate, durable });
         }
     }

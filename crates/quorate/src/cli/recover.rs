@@ -144,10 +144,10 @@ fn told(survivor: &Survivor, present: &[(String, std::net::SocketAddr)]) -> Stri
         format!("  expels   {}: never let in again; their servers may join anew, empty", lost.join(", ")),
         format!("  may lose what the others decided after entry {}, {made}", recovery.last),
     ];
-    let unconfirmed = recovery.last.0.saturating_sub(recovery.confirmed.0);
-    if unconfirmed > 0 {
+    if recovery.confirmed < recovery.last {
+        let (from, to) = (recovery.confirmed.next(), recovery.last);
         lines.push(format!(
-            "  keeps too its {unconfirmed} newest entries, of which nobody here knows whether they were confirmed"
+            "  keeps too entries {from} to {to}, of which nobody here knows whether they were confirmed"
         ));
     }
     if !stay.is_empty() {

@@ -65,6 +65,17 @@ fn two_racers_with_one_token_are_one_node() {
 }
 
 #[test]
+fn u4_a_second_manager_that_asks_for_a_vote_is_refused_with_the_reason_and_its_token_is_not_used_up() {
+    let founded = Founded::new();
+    let token = founded.token(&[]);
+    let refused = founded.join(&token, "n2", &["--voter"]);
+    assert_eq!((refused.code, &*code(&refused)), (7, "even-voters"), "{refused:?}");
+    assert!(refused.stderr.contains("with n2 there would be 2 voters"), "{}", refused.stderr);
+    assert_eq!(founded.nodes(), ["n1"]);
+    assert_eq!(founded.ask(&["node", "tokens"])[0]["used_by"], Value::Null);
+}
+
+#[test]
 fn wrong_tokens_are_refused_and_change_nothing() {
     let (founded, other) = (Founded::new(), Founded::new());
     let token = founded.token(&[]);
