@@ -8,6 +8,7 @@ use quorate_model::id::RequestId;
 use quorate_model::member::{MemberCommand, Vote};
 use quorate_model::state::Role;
 use quorate_node::recovery::CannotRecover;
+use std::time::Duration;
 
 fn serves(lab: &mut Lab, n: usize, request: u128) {
     lab.until("it to lead alone", ms(5_000), |lab| lab.node(n).leads() && lab.voters() == [n]);
@@ -77,7 +78,7 @@ fn a_survivor_in_the_midst_of_a_change_of_voters_is_found_its_way_out() {
         let survivor = (leader + 1 + seed as usize % 4) % 5;
         let never = Command::Member(MemberCommand::SetVote { node, vote: Vote::Never });
         lab.propose(leader, Proposal::command(RequestId::from_u128(7), &never));
-        lab.run_for(ms(seed % 12));
+        lab.run_for(Duration::from_micros(seed * 250));
         joint += u32::from(lab.node(survivor).configuration().is_joint());
         (0..5).for_each(|n| lab.kill(n));
         lab.recover(survivor, 2).unwrap();
