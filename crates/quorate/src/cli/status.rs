@@ -130,7 +130,7 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     if cluster.health == ClusterHealth::NoQuorum {
         let missing = (cluster.voters / 2 + 1).saturating_sub(cluster.voters_joined);
         lines.push(if missing > 0 {
-            format!("✕ {}  Writes wait until {missing} more of the managers are back.", cluster.summary)
+            format!("✕ {}  Managers that must come back: {missing}.", cluster.summary)
         } else {
             format!("✕ {}  Writes wait until a leader is elected.", cluster.summary)
         });
