@@ -218,3 +218,34 @@ fn step(from: &Configuration, to: &Configuration) -> Option<ConfChangeV2> {
     change.set_changes(changes.into());
     Some(change)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::{Output, RecoveredLog};
+
+    fn of(voters: &[u128], learners: &[u128]) -> Configuration {
+        let ids = |numbers: &[u128]| numbers.iter().map(|number| NodeId::from_u128(number << 64)).collect();
+        Configuration { learners: ids(learners), ..Configuration::of(ids(voters)) }
+    }
+
+    #[test]
+    fn a_configuration_that_is_ahead_of_its_snapshot_is_not_taken_again_from_the_log() {
+        let mut node = Consensus::new(1, RecoveredLog::default(), LogIndex(0), 7).unwrap();
+        // The files were copied at two moments: the one with the voters has entries up to 102.
+        let newest = of(&[2, 3, 4], &[1]);
+        assert!(node.receive_snapshot(2, Term(1), (LogIndex(100), Term(1)), (newest.clone(), LogIndex(102))));
+        let mut out = Vec::new();
+        node.flush(&mut out);
+        assert!(out.iter().any(|output| matches!(output, Output::Install { .. })));
+        node.snapshot_installed(LogIndex(100), &mut out);
+        // At 101 the first of two learners came in; a step to it from the newest one would look possible.
+        let before = of(&[2, 3, 4], &[]);
+        let data: Bytes = Record { context: before.to_bytes().into() }.encode_to_vec().into();
+        let mut entry = eraftpb::Entry { index: 101, term: 1, data, ..Default::default() };
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        let taken = node.take_committed(entry);
+        assert_eq!(taken.content, Content::Configuration(before), "the file that is behind gets what the log says");
+        assert_eq!(*node.configuration(), newest);
+    }
+}
