@@ -368,6 +368,13 @@ impl Node {
         self.consensus.configuration()
     }
 
+    /// Whether consensus counts exactly those whom [`configuration`](Self::configuration) names, or that is
+    /// not known yet. Always so: this is for simulations, which do not believe it.
+    #[must_use]
+    pub fn counts_as_configured(&self) -> bool {
+        self.consensus.counts_as_configured()
+    }
+
     /// The nodes that vote; the new ones while voters change.
     #[must_use]
     pub fn voters(&self) -> &BTreeSet<NodeId> {
