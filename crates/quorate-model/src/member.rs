@@ -153,7 +153,7 @@ pub enum MemberCommand {
     CreateToken {
         token: JoinToken,
         /// High availability is switched on with it. Absent in logs that are older than the switch.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         turn_on_ha: bool,
     },
     RevokeToken {
