@@ -410,6 +410,13 @@ impl Node {
         self.book.peers()
     }
 
+    /// Whether other nodes may be there, so that this one has to be reached by them (K6). Before it has the
+    /// cluster's records, it knows them from what it was told.
+    #[must_use]
+    pub fn coordinates(&self) -> bool {
+        self.state.ha() || !self.book.peers().is_empty()
+    }
+
     /// Whether this node hears another one.
     #[must_use]
     pub fn hears(&self, node: NodeId) -> bool {

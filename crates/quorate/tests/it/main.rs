@@ -15,6 +15,7 @@ mod founded;
 mod gateway;
 mod gossiping;
 mod growing;
+mod ha;
 mod leftovers;
 mod load;
 mod managers;

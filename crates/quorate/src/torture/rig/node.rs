@@ -59,7 +59,12 @@ pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut L
     let ids: Vec<NodeId> = (0..count).map(|_| NodeId(Uuid::new_v4())).collect();
     let name = |i: usize| format!("n{}", i + 1);
     let voters: Vec<Voter> = (0..count).map(|i| Voter { id: ids[i], name: name(i), link: addresses[i].1 }).collect();
-    let cluster = ClusterConfig { id: ClusterId(Uuid::new_v4()), name: "torture".into(), incarnation: config::first() };
+    let cluster = ClusterConfig {
+        id: ClusterId(Uuid::new_v4()),
+        name: "torture".into(),
+        incarnation: config::first(),
+        ha: false,
+    };
     let mut nodes = Vec::new();
     for (i, port) in (1..=options.nodes).enumerate() {
         let name = name(i);
