@@ -4,6 +4,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
 use crate::cli::{Context, managers, service};
+use crate::settings::binding;
 use clap::Args;
 use quorate_api::view::{ClusterHealth, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
 use quorate_model::state::Role;
@@ -116,7 +117,8 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
             }),
         ));
     }
-    if let Some(announced) = &overview.announced {
+    // Which address was chosen is news only where one was chosen.
+    if let Some(announced) = overview.announced.as_ref().filter(|it| !binding::is_as_written(&it.because)) {
         parts.push(format!("{} is reached at {}: {}", overview.answered_by, announced.api, announced.because));
     }
     parts.extend(advice(overview, now, dev));
@@ -169,7 +171,11 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
 }
 
 pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
+    let has_alias = nodes.iter().any(|node| node.alias.is_some());
     let mut header = vec!["NODE", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE"];
+    if has_alias {
+        header.insert(1, "ALIAS");
+    }
     if wide {
         header.extend(["API", "LINK", "GENERATION", "ID"]);
     }
@@ -183,12 +189,16 @@ pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> Stri
             node.replicas.to_string(),
             age(now.since(node.since)),
         ];
+        if has_alias {
+            row.insert(1, node.alias.clone().unwrap_or_else(|| "-".into()));
+        }
         if wide {
             row.extend([node.api.clone(), node.link.clone(), node.generation.to_string(), node.id.to_string()]);
         }
         row
     });
-    screen::table(&header, &[4, 5], rows)
+    let lag = 4 + usize::from(has_alias);
+    screen::table(&header, &[lag, lag + 1], rows)
 }
 
 pub(crate) fn mode(mode: Option<NodeMode>) -> &'static str {
