@@ -257,6 +257,8 @@ impl World {
             Effect::Changed => self.keeper_due(n),
             Effect::Peers(peers) => self.call(n, &peers),
             Effect::Left => self.has_left(n),
+            // Nobody puts old disks back here, and nobody runs twice.
+            Effect::MustEnd(why) => self.broken("nobody_forgets", format!("n{}: {why}", n + 1)),
             Effect::Assign(assignment) => {
                 // The agent is somebody else: it hears late of it, and may hear of the next one before.
                 let life = self.machines[n].life;
