@@ -36,6 +36,8 @@ mod turned_away;
 mod view;
 mod workloads;
 
+pub(crate) use link::BRING_BACK;
+
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
 use crate::gossip_keys;

@@ -109,6 +109,16 @@ impl Founded {
         assert!(self.servers.insert(name.to_owned(), server).is_none(), "{name} runs already");
     }
 
+    /// Starts a node again so that its replicas end with the test, whatever happens.
+    pub(crate) fn tie(&mut self, name: &str) {
+        self.kill(name);
+        let file = self.home(name).join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let tied = format!("[node]\nend_with_pid = {}\n", std::process::id());
+        std::fs::write(&file, text.replacen("[node]\n", &tied, 1)).unwrap();
+        self.start(name);
+    }
+
     pub(crate) fn pid(&self, name: &str) -> u32 {
         self.servers[name].id()
     }

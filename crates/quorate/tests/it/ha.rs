@@ -144,12 +144,7 @@ fn k6_off_there_is_no_port_no_traffic_and_nothing_about_managers_and_it_is_switc
 /// The service `demo` on n1 alone, whose copies end with the test whatever happens.
 fn with_a_service() -> (Founded, BTreeSet<u32>) {
     let mut founded = Founded::new();
-    founded.kill("n1");
-    let file = founded.home("n1").join("node.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replacen("[node]\n", &format!("[node]\nend_with_pid = {}\n", std::process::id()), 1))
-        .unwrap();
-    founded.start("n1");
+    founded.tie("n1");
     let spec = founded.home("demo.toml");
     std::fs::write(&spec, demo("demo", 1, "")).unwrap();
     let spec = spec.display().to_string();
