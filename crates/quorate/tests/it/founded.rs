@@ -2,9 +2,10 @@
 //! TLS on all ports, addresses of loopback.
 
 use crate::cluster::{PATIENCE, Place, Ran, free_addresses, lives, signal, wait_for};
+use crate::show::{demo, is_whole, pids};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -80,6 +81,29 @@ impl Founded {
             status["cluster"]["leader"].is_string().then_some(())
         });
         founded
+    }
+
+    /// One node that runs one copy of `demo`, with a route to it; its processes end with the test whatever
+    /// happens.
+    pub(crate) fn with_a_service() -> (Founded, BTreeSet<u32>) {
+        let mut founded = Founded::new();
+        founded.kill("n1");
+        let file = founded.home("n1").join("node.toml");
+        let ends = format!("[node]\nend_with_pid = {}\n", std::process::id());
+        let text = std::fs::read_to_string(&file).unwrap().replacen("[node]\n", &ends, 1);
+        std::fs::write(&file, text).unwrap();
+        founded.start("n1");
+        let spec = founded.home("demo.toml");
+        std::fs::write(&spec, demo("demo", 1, "") + "[[route]]\nservice = 'demo'\n").unwrap();
+        let spec = spec.display().to_string();
+        wait_for("the spec is taken", PATIENCE, || {
+            (founded.command(&["service", "apply", "-f", &spec, "--yes"]).code == 0).then_some(())
+        });
+        let service = wait_for("demo runs", PATIENCE, || {
+            let service = founded.try_ask(&["service", "show", "demo", "-o", "json"])?;
+            is_whole(&service).then_some(service)
+        });
+        (founded, pids(&service))
     }
 
     /// A cluster of this many managers, all of them voters.
