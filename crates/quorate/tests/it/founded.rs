@@ -72,7 +72,7 @@ impl Founded {
         let mut init = quorate(&[&args[..], &["--listen", api, "--link", link]].concat());
         let made = init.envs(environment.iter().copied()).output().unwrap();
         let said = String::from_utf8(made.stdout).unwrap();
-        assert!(said.contains("Cluster prod is prepared with 1 node"), "{said}{:?}", made.stderr);
+        assert!(said.contains("Cluster prod is prepared with 1 manager"), "{said}{:?}", made.stderr);
         let (servers, settings) = (BTreeMap::new(), settings.to_owned());
         let mut founded = Founded { dir, api: api.to_owned(), servers, settings, _place: place };
         founded.start("n1");
