@@ -4,6 +4,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
 use crate::cli::{Context, managers, service};
+use crate::settings::binding;
 use clap::Args;
 use quorate_api::view::{ClusterHealth, ElectorsView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
 use quorate_model::member::ha::TWO_NODES;
@@ -121,7 +122,8 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
             }),
         ));
     }
-    if let Some(announced) = &overview.announced {
+    // Which address was chosen is news only where one was chosen.
+    if let Some(announced) = overview.announced.as_ref().filter(|it| !binding::is_as_written(&it.because)) {
         parts.push(format!("{} is reached at {}: {}", overview.answered_by, announced.api, announced.because));
     }
     parts.extend(advice(overview, now, dev));
@@ -176,31 +178,37 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     lines
 }
 
-/// Columns that a node alone has nothing to say in.
-const ABOUT_MANAGERS: [&str; 2] = ["MODE", "LAG"];
+const COLUMNS: [&str; 12] =
+    ["NODE", "ALIAS", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE", "API", "LINK", "GENERATION", "ID"];
 
 pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
     // A cluster has a manager; one that shows none has high availability off.
     let ha = nodes.iter().any(|node| node.mode.is_some());
-    let all = ["NODE", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE"];
-    let mut header: Vec<&str> = all.into_iter().filter(|column| ha || !ABOUT_MANAGERS.contains(column)).collect();
+    let aliased = nodes.iter().any(|node| node.alias.is_some());
+    let shown = |column: &&str| match *column {
+        "MODE" | "LAG" => ha,
+        "ALIAS" => aliased,
+        "API" | "LINK" | "GENERATION" | "ID" => wide,
+        _ => true,
+    };
+    let cell = |node: &NodeView, column: &str| match column {
+        "NODE" => node.name.clone(),
+        "ALIAS" => node.alias.clone().unwrap_or_else(|| "-".into()),
+        "MODE" => mode_word(node).into(),
+        "STATE" => state(node.state).into(),
+        "ROLES" => node.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(","),
+        "LAG" => node.lag.map_or_else(|| "-".into(), |lag| lag.to_string()),
+        "REPLICAS" => node.replicas.to_string(),
+        "SINCE" => age(now.since(node.since)),
+        "API" => node.api.clone(),
+        "LINK" => node.link.clone(),
+        "GENERATION" => node.generation.to_string(),
+        _ => node.id.to_string(),
+    };
+    let header: Vec<&str> = COLUMNS.into_iter().filter(shown).collect();
     let numbers: Vec<usize> =
         (0..header.len()).filter(|column| ["LAG", "REPLICAS"].contains(&header[*column])).collect();
-    if wide {
-        header.extend(["API", "LINK", "GENERATION", "ID"]);
-    }
-    let rows = nodes.iter().map(|node| {
-        let mut row = vec![node.name.clone()];
-        row.extend(ha.then(|| mode_word(node).into()));
-        row.push(state(node.state).into());
-        row.push(node.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(","));
-        row.extend(ha.then(|| node.lag.map_or_else(|| "-".into(), |lag| lag.to_string())));
-        row.extend([node.replicas.to_string(), age(now.since(node.since))]);
-        if wide {
-            row.extend([node.api.clone(), node.link.clone(), node.generation.to_string(), node.id.to_string()]);
-        }
-        row
-    });
+    let rows = nodes.iter().map(|node| header.iter().map(|column| cell(node, column)).collect());
     screen::table(&header, &numbers, rows)
 }
 
