@@ -11,6 +11,7 @@ mod dev;
 mod durability;
 mod examples;
 mod fake;
+mod feeding;
 mod founded;
 mod gateway;
 mod gossiping;
