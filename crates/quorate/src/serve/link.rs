@@ -75,6 +75,8 @@ pub(super) struct LinkIdentity {
     pub(super) node: NodeId,
     /// Where this node's own link is found.
     pub(super) link: SocketAddr,
+    /// Of the link's protocol.
+    pub(super) version: u32,
     /// Of the cluster, as this node knows it.
     pub(super) incarnation: u64,
     /// The newest incarnation that anybody spoke of.
@@ -88,7 +90,7 @@ pub(super) struct LinkIdentity {
 impl LinkIdentity {
     fn hello(&self, bulk: bool) -> Body {
         Body::Hello(Hello {
-            version: wire::VERSION,
+            version: self.version,
             cluster: Bytes::copy_from_slice(self.cluster.0.as_bytes()),
             node: Bytes::copy_from_slice(self.node.0.as_bytes()),
             bulk,
@@ -103,18 +105,23 @@ impl LinkIdentity {
         if hello.cluster != self.cluster.0.as_bytes().as_slice() {
             return refuse("the other side belongs to another cluster".into());
         }
-        if hello.version != wire::VERSION {
-            return refuse(format!(
-                "the other side speaks link version {}, this node {}",
-                hello.version,
-                wire::VERSION
-            ));
-        }
         let said = hello.node_id().map_err(io::Error::other)?;
         if said != shown {
             return refuse(format!("the other side says that it is node {said} and shows the certificate of {shown}"));
         }
         Ok(())
+    }
+
+    /// Both sides see both numbers here too.
+    fn check_version(&self, hello: &Hello, peer: NodeId) -> io::Result<()> {
+        let (ours, theirs) = (self.version, hello.version);
+        if ours == theirs {
+            return Ok(());
+        }
+        Err(tls::refused(format!(
+            "incompatible version: this node speaks version {ours} of the link and node {peer} version {theirs}: \
+             install the same quorate on both"
+        )))
     }
 
     /// Members of different incarnations do not speak to each other: what they hold may contradict. Both sides
@@ -309,7 +316,10 @@ async fn greeted(me: &LinkIdentity, peer: NodeId, address: SocketAddr, bulk: boo
     let body = tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?.map_err(tls::explain)?;
     said?;
     match body {
-        Body::Hello(hello) => me.check(&hello, peer).and_then(|()| me.check_incarnation(&hello, peer))?,
+        Body::Hello(hello) => {
+            me.check(&hello, peer)?;
+            me.check_version(&hello, peer).and_then(|()| me.check_incarnation(&hello, peer))?;
+        }
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the other side does not say hello")),
     }
     Ok(stream)
@@ -408,7 +418,7 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
     me.hello(hello.bulk).encode_into(&mut out);
     say(&mut stream, &out).await?;
     // Looked at after the answer, so that the other side knows as well what does not fit.
-    me.check_incarnation(&hello, from)?;
+    me.check_version(&hello, from).and_then(|()| me.check_incarnation(&hello, from))?;
     let serve = async {
         if hello.bulk {
             bulk.receive(from, stream).await;

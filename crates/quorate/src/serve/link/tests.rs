@@ -34,7 +34,17 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let (lost, lost_seen) = watch::channel(BTreeSet::new());
     let (tls, beside) = (Arc::new(tls), Beside::new().0);
     let newer = watch::Sender::new(1);
-    let me = LinkIdentity { cluster, node, link, incarnation: 1, newer, lost: lost_seen, tls, beside };
+    let me = LinkIdentity {
+        cluster,
+        node,
+        link,
+        version: wire::VERSION,
+        incarnation: 1,
+        newer,
+        lost: lost_seen,
+        tls,
+        beside,
+    };
     Member { me, expelled, lost, files }
 }
 
@@ -207,6 +217,21 @@ async fn a_connection_to_a_node_that_is_expelled_ends() {
     assert!(matches!(up, Event::LinkUp { .. }), "{up:?}");
     me.expelled.send_replace(BTreeSet::from([outcast.me.node]));
     assert_eq!(names(events, 1).await, ["down"]);
+}
+
+#[tokio::test]
+async fn a_node_of_another_version_is_refused_with_both_versions_named_on_both_sides() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut newer, old) = (member(&authority, 2), member(&authority, 3));
+    newer.me.version = wire::VERSION + 1;
+    let named = |here: u32, there: u32, said: &str| {
+        let words = [format!("speaks version {here} of the link"), format!("version {there}: install the same")];
+        words.iter().for_each(|words| assert!(said.contains(words), "no `{words}` in `{said}`"));
+    };
+    let (address, heard, mut refused) = listen_for_all(&newer).await;
+    named(wire::VERSION, wire::VERSION + 1, &why(handshake(&old.me, newer.me.node, address).await));
+    named(wire::VERSION + 1, wire::VERSION, &refused.recv().await.unwrap().1);
+    assert!(heard.try_recv().is_err(), "it was not heard");
 }
 
 #[tokio::test]
