@@ -277,6 +277,7 @@ async fn serve(
         cluster: config.cluster.id,
         node: config.node.id,
         link: config.node.link_address(),
+        version: quorate_node::wire::VERSION,
         incarnation,
         newer: newer.clone(),
         lost: lost_seen,
