@@ -81,7 +81,7 @@ fn look(body: &Body) {
                 assert_eq!(RaftMessage::from(native), *message, "a consensus message changed on its way");
             }
         }
-        Body::Ping(_) => {}
+        Body::Ping(_) | Body::Remembered(_) => {}
         Body::GossipKeys(keys) => drop(quorate_membership::seal::KeyRing::from_text(&keys.ring)),
         Body::Snapshot(head) => drop(quorate_store::databases::Manifest::read(&head.manifest)),
     }

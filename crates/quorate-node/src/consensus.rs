@@ -186,6 +186,8 @@ pub(crate) struct Consensus {
     campaign_at: Option<Timestamp>,
     /// Term, vote and commit as last handed out for writing.
     saved_hard_state: (u64, u64, u64),
+    /// What a leader knows this node to have had, which its log has not.
+    forgotten: Option<LogIndex>,
 }
 
 impl std::fmt::Debug for Consensus {
@@ -243,6 +245,7 @@ impl Consensus {
             last_tick: Timestamp::default(),
             campaign_at: None,
             saved_hard_state,
+            forgotten: None,
         };
         consensus.draw_timeout();
         Ok(consensus)
@@ -263,6 +266,23 @@ impl Consensus {
 
     pub(crate) fn committed(&self) -> LogIndex {
         LogIndex(self.raw.raft.raft_log.committed)
+    }
+
+    /// The end of this node's log.
+    pub(crate) fn last(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.last_index())
+    }
+
+    /// What this node acknowledged to a leader and has not any more.
+    pub(crate) fn forgotten(&self) -> Option<LogIndex> {
+        self.forgotten
+    }
+
+    /// A peer heard this node say that it had applied so much, which is durable when it is said.
+    pub(crate) fn reminded(&mut self, applied: LogIndex) {
+        if applied > self.last() {
+            self.forgotten = Some(applied);
+        }
     }
 
     /// When [`advance_time`](Self::advance_time) should be called at the latest.
@@ -337,6 +357,14 @@ impl Consensus {
             if !follows(&message) || full() {
                 return;
             }
+        }
+        // A leader names in a heartbeat nothing that this node has not acknowledged to it in that term. The
+        // library would panic.
+        let heartbeat = message.get_msg_type() == MessageType::MsgHeartbeat;
+        let current = message.term >= self.term().0;
+        if heartbeat && message.commit > self.last().0 && (current || message.term == 0) {
+            self.forgotten = current.then_some(LogIndex(message.commit)).or(self.forgotten);
+            return;
         }
         // An order to stand, late or of a leader that knows no better; see `advance_time`.
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some() {
@@ -678,6 +706,19 @@ mod tests {
         consensus.snapshot_installed(LogIndex(100), &mut out);
         (60..90).for_each(|passed| consensus.advance_time(second(passed)));
         assert_eq!(consensus.raw.raft.state, StateRole::PreCandidate);
+    }
+
+    #[test]
+    fn a_log_that_is_shorter_than_what_a_leader_was_told_is_noticed() {
+        let mut consensus = follower();
+        let mut heartbeat = eraftpb::Message { term: 1, from: 2, to: 1, commit: 8, ..Default::default() };
+        heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+        consensus.receive(heartbeat.clone());
+        assert_eq!(consensus.forgotten(), None);
+        consensus.receive(eraftpb::Message { commit: 9, term: 0, ..heartbeat.clone() });
+        assert_eq!(consensus.forgotten(), None, "of no term at all, which no leader sends");
+        consensus.receive(eraftpb::Message { commit: 9, ..heartbeat });
+        assert_eq!(consensus.forgotten(), Some(LogIndex(9)));
     }
 
     #[test]

@@ -150,6 +150,22 @@ pub enum Effect {
     Left,
     /// Something that people look at has changed.
     Changed,
+    /// This node must not say another word; it is silent from here on. The shell ends it.
+    MustEnd(Unfit),
+}
+
+/// Why a node must not go on: what it would say could contradict what it has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// An old copy was put in the place of its data, or the disk lost what it had confirmed.
+    #[error(
+        "this node had entry {had} of the log, and what is on its disk ends with {has}: it is older than what \
+             this node has said and promised"
+    )]
+    Forgot { had: LogIndex, has: LogIndex },
+    /// Another process registers under this node's id whenever this one does.
+    #[error("this node runs twice: a copy of its data directory has taken its place")]
+    Superseded,
 }
 
 /// Why a mutation will not be answered by its applying.

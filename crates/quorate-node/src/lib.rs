@@ -28,6 +28,6 @@ pub mod succession;
 pub mod wire;
 
 pub use configuration::Configuration;
-pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
+pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed, Unfit};
 pub use node::{Node, NodeOptions, PeerView, REPLACE_VOTER_AFTER, StartError};
 pub use sight::Sight;

@@ -7,12 +7,12 @@ use crate::configuration::Configuration;
 use crate::consensus::{CAUGHT_UP_ENTRIES, Consensus, Content, NotProposed, Output, RecoveredLog};
 use crate::digests::{Difference, Digests};
 use crate::electorate;
-use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed};
+use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed, Unfit};
 use crate::leading::{Chore, Leading, Seen, unheard_by_majority};
 use crate::reads::Reads;
 use crate::requests::Requests;
 use crate::sight::{Sight, Sights};
-use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Status, Transfer};
+use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Remembered, Status, Transfer};
 use prost::Message as _;
 use quorate_membership::{Input, LinkState, Membership, Opinion};
 use quorate_model::assignment::Assignment;
@@ -47,6 +47,9 @@ const OWN_PATIENCE: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Forwarded requests travel in messages of at most about this size.
 const FORWARD_BYTES: usize = 1 << 20;
+/// So often another process may register in this one's place before that is no late word of an earlier
+/// run any more, but a second one that does the same.
+const REPLACED_MAX: u32 = 3;
 /// The node's own read, by which it learns that it has caught up.
 const CATCH_UP: Ticket = Ticket(u64::MAX);
 
@@ -115,6 +118,13 @@ pub struct Node {
     digests: Digests,
     leading: Leading,
     transfers: Vec<Handover>,
+    /// The most that each peer said to have applied, in all its lives that this node has seen.
+    remembered: BTreeMap<NodeId, LogIndex>,
+    /// Whether the cluster's records name this run of the node, and how often they ceased to.
+    registered: bool,
+    replaced: u32,
+    /// From here on this node is silent.
+    unfit: Option<Unfit>,
     /// The newest word of each node about itself, this one's too.
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
@@ -199,6 +209,10 @@ impl Node {
             digests: Digests::default(),
             leading: Leading::new(options.replace_after),
             transfers: Vec::new(),
+            remembered: BTreeMap::new(),
+            registered: false,
+            replaced: 0,
+            unfit: None,
             peers: BTreeMap::new(),
             replicas: Vec::new(),
             trust: None,
@@ -237,13 +251,22 @@ impl Node {
     /// Feeds one event. Effects are appended to `out` in the order the shell must perform them;
     /// what several events lead to together comes with [`flush`](Self::flush).
     pub fn step(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        if self.unfit.is_some() {
+            return;
+        }
         match event {
             Event::Tick => {}
             Event::Received { from, message } => self.receive(now, from, message),
             Event::Called { peer, link } => self.members_due |= self.book.met(peer, link),
             // A link that was meant to be ended may still report.
             Event::LinkUp { peer } | Event::LinkDown { peer, .. } if !self.book.is_peer(peer) => {}
-            Event::LinkUp { peer } => self.link_up(now, peer),
+            Event::LinkUp { peer } => {
+                // Before anything else is said: it may be an old copy, which must not vote.
+                if let Some(LogIndex(applied)) = self.remembered.get(&peer).copied() {
+                    out.push(Effect::Send { to: peer, message: Body::Remembered(Remembered { applied }) });
+                }
+                self.link_up(now, peer);
+            }
             Event::LinkDown { peer, refused } => self.link_down(now, peer, refused),
             Event::Propose { proposal, deadline } => {
                 let request_id = proposal.request_id;
@@ -304,6 +327,9 @@ impl Node {
     /// after every run of [`step`](Self::step)s, and at [`next_wake`](Self::next_wake).
     pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.last_flush = now.mono;
+        if self.is_unfit(out) {
+            return;
+        }
         self.consensus.advance_time(now.mono);
         self.meet(now, out);
         self.hand_over_requests(now, out);
@@ -323,6 +349,21 @@ impl Node {
         if std::mem::take(&mut self.changed) {
             out.push(Effect::Changed);
         }
+    }
+
+    /// Whether this node must not go on; the shell is told once. What it was about to say is not said.
+    fn is_unfit(&mut self, out: &mut Vec<Effect>) -> bool {
+        let has = self.consensus.last();
+        let forgot = self.consensus.forgotten().map(|had| Unfit::Forgot { had, has });
+        let superseded = (self.replaced >= REPLACED_MAX).then_some(Unfit::Superseded);
+        if self.unfit.is_none()
+            && let Some(why) = forgot.or(superseded)
+        {
+            self.unfit = Some(why);
+            out.retain(|effect| !matches!(effect, Effect::Send { .. }));
+            out.push(Effect::MustEnd(why));
+        }
+        self.unfit.is_some()
     }
 
     /// When [`flush`](Self::flush) wants to be called at the latest.
@@ -368,6 +409,13 @@ impl Node {
         self.consensus.configuration()
     }
 
+    /// Whether consensus counts exactly those whom [`configuration`](Self::configuration) names, or that is
+    /// not known yet. Always so: this is for simulations, which do not believe it.
+    #[must_use]
+    pub fn counts_as_configured(&self) -> bool {
+        self.consensus.counts_as_configured()
+    }
+
     /// The nodes that vote; the new ones while voters change.
     #[must_use]
     pub fn voters(&self) -> &BTreeSet<NodeId> {
@@ -401,6 +449,13 @@ impl Node {
     #[must_use]
     pub fn peers_to_call(&self) -> &BTreeMap<NodeId, Vec<String>> {
         self.book.peers()
+    }
+
+    /// Whether other nodes may be there, so that this one has to be reached by them (K6). Before it has the
+    /// cluster's records, it knows them from what it was told.
+    #[must_use]
+    pub fn coordinates(&self) -> bool {
+        self.state.ha() || !self.book.peers().is_empty()
     }
 
     /// Whether this node hears another one.
@@ -506,6 +561,11 @@ impl Node {
                 }
             }
             Body::Status(status) => self.heard_status(now, from, &status),
+            // By one who decides as well: nobody else can make this node end.
+            Body::Remembered(remembered) if self.configuration().halves().any(|half| half.contains(&from)) => {
+                self.consensus.reminded(LogIndex(remembered.applied));
+            }
+            Body::Remembered(_) => {}
             Body::Transfer(transfer) => {
                 if let Ok(to) = transfer.node() {
                     self.consensus.transfer(to.raft_id());
@@ -528,6 +588,8 @@ impl Node {
             let differences = self.digests.heard(from, applied, [system, main]);
             self.note_differences(now, differences);
         }
+        let most = self.remembered.entry(from).or_default();
+        *most = applied.max(*most);
         let seen = PeerView { report, applied, fresh: true, at: now.mono };
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
@@ -665,6 +727,9 @@ impl Node {
                 let of_members = |change: &Change| matches!(change, Change::Node(_) | Change::Member(_));
                 self.members_due |= entry.changes.iter().any(of_members);
                 self.state.absorb(entry.index, &entry.changes);
+                let registered = self.state.nodes.get(&self.me.id).is_some_and(|me| me.boot == self.boot);
+                self.replaced += u32::from(self.registered && !registered);
+                self.registered = registered;
                 if self.state.members.expelled.contains(&self.me.id) {
                     let why = NotAdmitted::Expelled { node: self.me.id };
                     self.refused = Some((now.mono, Refusal::NotAdmitted { why }));
@@ -700,6 +765,7 @@ impl Node {
         for gone in before.keys().filter(|peer| !self.book.is_peer(**peer)) {
             self.membership.step(now.mono, Input::Removed(*gone));
             self.peers.remove(gone);
+            self.remembered.remove(gone);
             self.last_word.remove(gone);
             self.clocks.forget(*gone);
         }

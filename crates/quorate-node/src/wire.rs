@@ -26,7 +26,7 @@ pub const VERSION: u32 = 1;
 /// One message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +50,8 @@ pub enum Body {
     Ping(Ping),
     #[prost(message, tag = "8")]
     GossipKeys(GossipKeys),
+    #[prost(message, tag = "9")]
+    Remembered(Remembered),
 }
 
 /// Gossip's second way: asks whether the other side's process still answers, where its datagrams do
@@ -73,6 +75,15 @@ impl std::fmt::Debug for GossipKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("GossipKeys")
     }
+}
+
+/// What the listener told the speaker about itself before, said when a link opens: so a node whose data were
+/// put back to an earlier state gets to know it.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Remembered {
+    /// The largest index that the listener said to have applied.
+    #[prost(uint64, tag = "1")]
+    pub applied: u64,
 }
 
 /// Who is speaking. A connection whose hello does not fit is closed.

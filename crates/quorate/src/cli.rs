@@ -15,6 +15,7 @@ pub(crate) mod db;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod failure;
+pub(crate) mod ha;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod logs;
@@ -134,6 +135,9 @@ pub(crate) enum Command {
     /// The servers of the cluster
     #[command(subcommand)]
     Node(members::NodeCommand),
+    /// Whether nodes stand in for each other
+    #[command(subcommand)]
+    Ha(ha::HaCommand),
     /// The nodes that decide
     #[command(subcommand)]
     Manager(managers::ManagerCommand),
@@ -329,6 +333,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Leave(args) => members::leave(&context, &args)?,
         Command::Cluster(command) => members::cluster(&context, command)?,
         Command::Node(command) => members::node(&context, command)?,
+        Command::Ha(command) => ha::run(&context, &command)?,
         Command::Manager(command) => managers::run(&context, command)?,
         Command::Service(command) => service::run(&context, command)?,
         Command::Scale(args) => service::scale(&context, &args)?,

@@ -9,7 +9,7 @@ use quorate_node::configuration::Configuration;
 use quorate_node::consensus::{Append, CommittedEntry, Content, LogEntry, RecoveredLog};
 use quorate_node::recovery::{self, CannotRecover, Circumstances, Recovery};
 use quorate_node::wire::Body;
-use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed};
+use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed, Unfit};
 use raft::eraftpb::MessageType;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -22,7 +22,7 @@ pub(crate) fn ms(millis: u64) -> Duration {
 
 /// What one node has on its disk: it survives the node.
 #[derive(Default, Clone)]
-struct Disk {
+pub(crate) struct Disk {
     hard_state: (u64, u64, u64),
     before: (LogIndex, Term),
     entries: Vec<LogEntry>,
@@ -115,6 +115,8 @@ pub(crate) struct Lab {
     pub(crate) replace_voter_after: Duration,
     /// Nodes that said that nothing is left to wait for at their end.
     left: BTreeSet<usize>,
+    /// Nodes that ended because they must not go on.
+    unfit: BTreeMap<usize, Unfit>,
     trace: String,
 }
 
@@ -160,6 +162,7 @@ impl Lab {
             replace_after: Duration::ZERO,
             replace_voter_after: Duration::from_secs(30),
             left: BTreeSet::new(),
+            unfit: BTreeMap::new(),
             trace: String::new(),
         };
         (0..nodes).for_each(|n| lab.restart(n));
@@ -217,6 +220,20 @@ impl Lab {
 
     pub(crate) fn has_left(&self, n: usize) -> bool {
         self.left.contains(&n)
+    }
+
+    pub(crate) fn unfit(&self, n: usize) -> Option<Unfit> {
+        self.unfit.get(&n).copied()
+    }
+
+    /// A backup of what a node has on its disk now.
+    pub(crate) fn copy(&self, n: usize) -> Disk {
+        self.members[n].disk.clone()
+    }
+
+    /// Puts a backup in the place of what a node that does not run has.
+    pub(crate) fn put_back(&mut self, n: usize, copy: Disk) {
+        self.members[n].disk = copy;
     }
 
     pub(crate) fn leader(&self) -> Option<usize> {
@@ -570,6 +587,10 @@ impl Lab {
             Effect::Peers(peers) => self.calls(n, &peers),
             Effect::Left => {
                 self.left.insert(n);
+            }
+            Effect::MustEnd(why) => {
+                self.unfit.insert(n, why);
+                self.kill(n);
             }
             Effect::Assign(_) | Effect::Changed => {}
         }

@@ -2,6 +2,7 @@
 //! take a while. What the real simulator will do at length, here for the core's own behaviour.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod copies;
 mod lab;
 mod leaving;
 mod races;

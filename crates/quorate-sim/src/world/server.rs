@@ -179,7 +179,7 @@ impl World {
         }
         self.effects = effects;
         if let Some(process) = self.machines[n].process.as_ref().filter(|_| self.violation.is_none()) {
-            let seen = Seen::Configured { machine: n, configuration: process.node.configuration() };
+            let seen = Seen::Configured { machine: n, node: &process.node };
             self.violation = self.invariants.see(now, &seen).err();
         }
         if self.alive(n, life) {
@@ -257,6 +257,8 @@ impl World {
             Effect::Changed => self.keeper_due(n),
             Effect::Peers(peers) => self.call(n, &peers),
             Effect::Left => self.has_left(n),
+            // Nobody puts old disks back here, and nobody runs twice.
+            Effect::MustEnd(why) => self.broken("nobody_forgets", format!("n{}: {why}", n + 1)),
             Effect::Assign(assignment) => {
                 // The agent is somebody else: it hears late of it, and may hear of the next one before.
                 let life = self.machines[n].life;

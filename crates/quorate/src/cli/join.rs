@@ -19,6 +19,7 @@ use quorate_model::state::Role;
 use quorate_trust::token::{JoinToken, ParseTokenError};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 #[derive(Debug, Args)]
@@ -89,7 +90,9 @@ pub(crate) fn run(context: &Context, args: &JoinArgs) -> Result<(), Failure> {
     if start {
         place::start_unit(data_dir)?;
         standing = waiting::until_joined(context, data_dir, answer.node)?;
-        lines.push(format!("✔ database copied, {}   {}", position(is_manager, standing), took(started.elapsed())));
+        let copied = megabytes(bytes_below(&data_dir.join("db")));
+        let position = position(is_manager, standing);
+        lines.push(format!("✔ database copied ({copied}), {position}   {}", took(started.elapsed())));
     } else {
         lines.push(format!("  start it: quorate serve --data-dir {}", data_dir.display()));
     }
@@ -118,6 +121,20 @@ fn read_token(text: &str) -> Result<JoinToken, Failure> {
 /// What the settings say that this server is for; nothing, if they do not say it: the token decides then.
 fn wished_roles(loaded: &Loaded) -> BTreeSet<Role> {
     if loaded.origins.contains_key("node.roles") { loaded.settings.node.roles.clone() } else { BTreeSet::new() }
+}
+
+/// What the files below a directory hold; those that go while this looks do not count.
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))
+        .map(|(found, path)| if found.is_dir() { bytes_below(&path) } else { found.len() })
+        .sum()
+}
+
+fn megabytes(bytes: u64) -> String {
+    // Exact for any disk.
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 fn position(is_manager: bool, standing: Option<Standing>) -> &'static str {

@@ -519,17 +519,33 @@ fn replica_symbol(state: &str) -> char {
     }
 }
 
+/// A value of a spec as people write it: a command as it is typed.
+fn shown(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(words) if words.iter().all(serde_json::Value::is_string) => {
+            words.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(" ")
+        }
+        serde_json::Value::Array(several) => several.iter().map(shown).collect::<Vec<_>>().join("; "),
+        value if value.get("service").is_some() => {
+            let part = |key: &str| value[key].as_str().unwrap_or_default();
+            let listen = if part("listen") == "default" { "" } else { part("listen") };
+            let (host, path, service, balance) = (part("host"), part("path"), part("service"), part("balance"));
+            format!("{host}{listen}{path} → {service}, balance {balance}")
+        }
+        value => value.to_string(),
+    }
+}
+
 fn plan_text(plan: &Plan) -> String {
     let mut text = String::new();
     for service in &plan.services {
         text.push_str(&format!("{}  {}\n", service.service, service.action));
         for difference in &service.differences {
-            let shown = |value: &serde_json::Value| match value {
-                serde_json::Value::String(text) => text.clone(),
-                value => value.to_string(),
-            };
             let Difference { field, from, to } = difference;
             text.push_str(&match (from.is_null(), to.is_null()) {
+                // What is empty anyway needs no line.
+                (true, _) if to.as_array().is_some_and(Vec::is_empty) => String::new(),
                 (true, _) => format!("  + {field} {}\n", shown(to)),
                 (false, true) => format!("  - {field} {}\n", shown(from)),
                 (false, false) => format!("  ~ {field} {} → {}\n", shown(from), shown(to)),

@@ -192,7 +192,7 @@ impl Admission {
             node: applicant.identity.id,
             roles: applicant.identity.roles.clone(),
             managers,
-            voters: backend.overview().borrow().cluster.voters,
+            voters: backend.overview().borrow().cluster.electors.as_ref().map_or(1, |electors| electors.voters),
             admitted_managers: admitted_managers(backend, applicant.identity.id),
             certificate,
             authorities: self.keychain.held().files.authorities.iter().map(|authority| authority.to_pem()).collect(),

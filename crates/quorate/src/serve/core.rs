@@ -20,13 +20,14 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::state::ClusterState;
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
-use quorate_node::{Effect, Event, Node, Now};
+use quorate_node::{Effect, Event, Node, Now, Unfit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
+use tracing::error;
 
 /// Events taken in one turn, so that a flood does not keep the node from thinking.
 const EVENTS_PER_TURN: usize = 4_096;
@@ -82,6 +83,8 @@ pub(super) struct Core {
     /// What nodes that are heard prove themselves with.
     pub(super) proofs: watch::Sender<Arc<Proofs>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    /// Whether other nodes may be there.
+    pub(super) coordinates: watch::Sender<bool>,
     /// Why the cluster does not have this node.
     pub(super) refused: watch::Sender<Option<Refusal>>,
     pub(super) access: watch::Sender<AccessView>,
@@ -89,6 +92,20 @@ pub(super) struct Core {
     pub(super) restart: watch::Sender<bool>,
     /// Whether this node, asked to end, has nothing left to wait for.
     pub(super) left: watch::Sender<bool>,
+}
+
+/// What the operator of a node that must not go on may do.
+fn advice(why: Unfit, name: &str) -> String {
+    match why {
+        Unfit::Forgot { .. } => format!(
+            "A voter that forgets could decide twice, so this one ends. Put the newer data back, or bring the server \
+             back as a new node: `quorate node remove {name}` on another one, then empty the data directory and join \
+             with a new token."
+        ),
+        Unfit::Superseded => "Stop the one that is not wanted, and keep it stopped. A copy is no second node: for \
+                              that, join with a new token and an empty data directory."
+            .to_owned(),
+    }
 }
 
 impl Core {
@@ -159,6 +176,10 @@ impl Core {
                 Effect::Left => {
                     self.left.send_replace(true);
                 }
+                Effect::MustEnd(why) => {
+                    error!("{why}. {}", advice(why, &self.config.node.name));
+                    std::process::exit(1);
+                }
                 Effect::Changed => changed = true,
             }
         }
@@ -199,6 +220,10 @@ impl Core {
         if let Some(now) = recovery.map(|recovery| &recovery.lost).filter(|now| *self.lost.borrow() != **now) {
             self.lost.send_replace(now.clone());
         }
+        self.coordinates.send_if_modified(|known| {
+            let now = self.node.coordinates();
+            std::mem::replace(known, now) != now
+        });
         self.restart.send_if_modified(|known| {
             let now = self.node.restart_asked();
             std::mem::replace(known, now) != now

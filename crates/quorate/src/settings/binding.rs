@@ -208,6 +208,14 @@ pub(crate) enum NoAddress {
     NoSite(Family),
 }
 
+/// Why an address was taken that needed no choice.
+const AS_WRITTEN: &str = " is configured";
+
+/// Whether this is why an address was taken that somebody wrote down.
+pub(crate) fn is_as_written(because: &str) -> bool {
+    because.strip_suffix(AS_WRITTEN).is_some_and(|address| address.parse::<IpAddr>().is_ok())
+}
+
 impl Binding {
     /// What this means on a machine with these interfaces.
     ///
@@ -226,7 +234,7 @@ impl Binding {
                 let (site, how) = site(family, interfaces)?;
                 Ok(bound(*all, site, format!("{all} listens on every address and is announced as {site}, {how}")))
             }
-            Host::Address(address) => Ok(bound(*address, *address, format!("{address} is configured"))),
+            Host::Address(address) => Ok(bound(*address, *address, format!("{address}{AS_WRITTEN}"))),
             Host::Interface(name, family) => {
                 let address = on_interface(name, *family, interfaces)?;
                 let how = format!("{address} is the first {} address of interface {name}", family.name());

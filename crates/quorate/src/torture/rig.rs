@@ -255,7 +255,9 @@ impl Rig {
         self.wait_for(stop, |rig| {
             let answers = |node: &Node| {
                 let overview = rig.ask.status(node.seat.api)?;
-                (overview.answered_by == node.name && overview.cluster.voters_joined == voters).then_some(())
+                // One node that is alone has none.
+                let votes = overview.cluster.electors.map_or(1, |electors| electors.voters_joined);
+                (overview.answered_by == node.name && votes == voters).then_some(())
             };
             rig.leader().is_some() && rig.nodes.iter().all(|node| answers(node).is_some())
         })

@@ -25,12 +25,6 @@ pub(crate) fn run(args: &[&str]) -> Ran {
     Ran { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-pub(crate) fn ok(args: &[&str]) -> String {
-    let ran = run(args);
-    assert_eq!(ran.code, 0, "quorate {}: {}{}", args.join(" "), ran.stdout, ran.stderr);
-    ran.stdout
-}
-
 pub(crate) fn quorate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.env_remove("QUORATE_SERVER").env_remove("QUORATE_TOKEN_FILE").stdin(Stdio::null()).args(args);
@@ -63,14 +57,21 @@ impl Founded {
 
     /// Every server that is started gets these lines in its `quorate.toml`.
     pub(crate) fn with_settings(settings: &str) -> Founded {
+        Founded::found(settings, &[])
+    }
+
+    /// `init` runs with these variables in its environment.
+    pub(crate) fn found(settings: &str, environment: &[(&str, &str)]) -> Founded {
         let place = Place::shared();
         let dir = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
         let addresses = free_addresses(2);
         let home = dir.path().join("n1").display().to_string();
         let [api, link] = [&*addresses[0], &*addresses[1]];
         let args = ["init", "--name", "prod", "--node-name", "n1", "--data-dir", &home, "--no-start"];
-        let said = ok(&[&args[..], &["--listen", api, "--link", link]].concat());
-        assert!(said.contains("Cluster prod is prepared with 1 manager"), "{said}");
+        let mut init = quorate(&[&args[..], &["--listen", api, "--link", link]].concat());
+        let made = init.envs(environment.iter().copied()).output().unwrap();
+        let said = String::from_utf8(made.stdout).unwrap();
+        assert!(said.contains("Cluster prod is prepared with 1 node"), "{said}{:?}", made.stderr);
         let (servers, settings) = (BTreeMap::new(), settings.to_owned());
         let mut founded = Founded { dir, api: api.to_owned(), servers, settings, _place: place };
         founded.start("n1");

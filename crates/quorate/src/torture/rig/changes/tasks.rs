@@ -55,13 +55,12 @@ fn of(overview: &Overview, node: NodeId) -> Option<&NodeView> {
     overview.nodes.iter().find(|known| known.id == node)
 }
 
-/// Whether the voters are those that there should be.
-fn is_settled(overview: &Overview) -> bool {
-    let cluster = &overview.cluster;
-    cluster.leader.is_some()
-        && cluster.voters % 2 == 1
-        && cluster.voters_change.is_none()
-        && cluster.voters_next.is_none()
+/// How many vote, once they are those that there should be.
+fn settled(overview: &Overview) -> Option<u32> {
+    overview.cluster.leader.as_ref()?;
+    let electors = overview.cluster.electors.as_ref()?;
+    let rests = electors.voters_change.is_none() && electors.voters_next.is_none();
+    Some(electors.voters).filter(|voters| rests && voters % 2 == 1)
 }
 
 /// Removes a node for ever.
@@ -133,8 +132,8 @@ pub(super) fn roles(operator: &Operator, node: NodeId, manager: bool) -> Result<
     let asked = operator.wish(&Method::PUT, &path, &json!({ "roles": roles }))?;
     let standing = operator.until(|overview| {
         let standing = of(overview, node)?.standing;
-        let is_so = standing.is_some() == manager && is_settled(overview);
-        is_so.then_some((standing, overview.cluster.voters))
+        let voters = settled(overview).filter(|_| standing.is_some() == manager)?;
+        Some((standing, voters))
     })?;
     let part = match standing.0 {
         Some(Standing::Voter) => "votes",
@@ -150,12 +149,12 @@ pub(super) fn vote(operator: &Operator, node: NodeId) -> Result<Done, NotMade> {
     let never = operator.wish(&Method::PUT, &path, &json!({ "vote": "never" }))?;
     let without = operator.until(|overview| {
         let votes = of(overview, node)?.standing == Some(Standing::Voter);
-        (!votes && is_settled(overview)).then_some(overview.cluster.voters)
+        settled(overview).filter(|_| !votes)
     })?;
     let auto = operator.wish(&Method::PUT, &path, &json!({ "vote": "auto" }))?;
     let with = operator.until(|overview| {
         let may_vote = of(overview, node)?.standing.is_some();
-        (may_vote && is_settled(overview)).then_some(overview.cluster.voters)
+        settled(overview).filter(|_| may_vote)
     })?;
     Ok(Done::new(format!("{without} voted without it, {with} afterwards"), never + auto))
 }
