@@ -95,7 +95,7 @@ async fn k6_what_the_cluster_does_not_grant_is_answered_with_its_reason_and_what
     }
     fake.change(|overview| overview.nodes.truncate(2));
     let two = parsed(get(&fake, "/v1/ha").await);
-    assert!(two["summary"].as_str().unwrap().contains("a majority of two is both of them"), "{two}");
+    assert!(two["summary"].as_str().unwrap().contains("a majority of two would be both of them"), "{two}");
 }
 
 #[tokio::test]
@@ -121,4 +121,17 @@ async fn k6_off_the_one_node_is_restarted_and_nothing_else_is_done_to_managers()
     }
     assert_eq!(put("/v1/nodes/n1/roles", json!({ "roles": ["manager", "gateway"] })).await.0, 200);
     assert_eq!(get(&fake, "/v1/active").await.0, 200, "balancers go on");
+}
+
+#[tokio::test]
+async fn k6_asked_again_under_the_same_id_it_is_switched_once() {
+    let fake = alone();
+    for _ in 0..2 {
+        let request = Request::put("/v1/ha").header("quorate-request-id", "7f1de2d3-3d93-4bc9-829b-b76b22055142");
+        let response = send(&fake, request.body(r#"{"enabled":true}"#.into()).unwrap()).await;
+        assert_eq!(response.status(), 200);
+    }
+    assert_eq!(fake.set(|state| state.proposals.len()), 1);
+    let unknown = Request::put("/v1/ha").body(r#"{"enabled":true,"force":true}"#.into()).unwrap();
+    assert_eq!(send(&fake, unknown).await.status(), 400);
 }

@@ -18,8 +18,9 @@ use crate::command::Refusal;
 use crate::event::Happening;
 use crate::state::{Changes, ClusterState, Health};
 
-/// Why two nodes are no more available than one; `status` and refusals say it alike.
-pub const TWO_NODES: &str = "two nodes are not highly available: a majority of two is both of them, so the loss of either may stop every change";
+/// Why two nodes are no more available than one, whatever their roles; `status` and refusals say it alike.
+pub const TWO_NODES: &str = "two nodes are not highly available: a majority of two would be both of them, so one \
+                             decides alone, and its loss stops every change";
 
 impl ClusterState {
     /// Whether high availability is on.

@@ -181,7 +181,7 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     }
     if lines.is_empty() && cluster.electors.as_ref().is_some_and(|electors| electors.can_lose == 0) {
         lines.push(match quorate_api::ha::is_two_nodes(overview) {
-            true => format!("! No manager may be lost: {TWO_NODES}.  Next: quorate add-node"),
+            true => format!("! No manager may be lost; {TWO_NODES}.  Next: quorate add-node"),
             false => "! No manager may be lost.  Three of them survive the loss of one.".into(),
         });
     }

@@ -172,7 +172,7 @@ fn k6_add_node_switches_it_on_and_the_first_server_and_its_services_notice_nothi
     let two = refused(&founded, &["ha", "enable"]);
     assert_eq!(code(&two), "ha-needs-three");
     for said in [two.stderr, succeeds(&founded, &["status"]), succeeds(&founded, &["ha", "show"])] {
-        assert!(said.contains("a majority of two is both of them"), "{said}");
+        assert!(said.contains("a majority of two would be both of them"), "{said}");
     }
 
     founded.add("n3", &["--role", "manager"]);
