@@ -290,7 +290,10 @@ impl Client {
         let longest = if call.patient { WORK } else { ANSWER };
         // Zero would mean "no limit".
         let limit = longest.min(self.remaining()).max(Duration::from_millis(1));
-        let content = call.body.as_ref().map(|(_, content)| content.as_slice());
+        // A change without a body says that it is empty. Otherwise its end would be sent apart from its head, to a
+        // server that may have answered and hung up by then, and the answer would be lost.
+        let nothing = matches!(call.method, http::Method::POST | http::Method::PUT).then_some(&[][..]);
+        let content = call.body.as_ref().map(|(_, content)| content.as_slice()).or(nothing);
         let response = match content {
             Some(content) => run(agent, request.body(content)?, limit)?,
             None => run(agent, request.body(())?, limit)?,

@@ -1,10 +1,11 @@
 //! The commands of the first five minutes, typed on servers as people type them, and all that they print.
 
-use crate::cluster::{PATIENCE, wait_for};
+use crate::cluster::PATIENCE;
 use crate::lan::Lan;
 use expect_test::expect_file;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
+use std::time::Instant;
 
 /// What was typed and what was printed, as people see it.
 struct Session {
@@ -23,12 +24,15 @@ impl Session {
 
     /// Types it again until all of this is printed; the last time counts.
     fn types_until(&mut self, server: &str, line: &str, wanted: &[&str]) {
-        let before = self.transcript.len();
-        wait_for(&format!("{wanted:?}"), PATIENCE, || {
-            self.transcript.truncate(before);
+        let (before, deadline) = (self.transcript.len(), Instant::now() + PATIENCE);
+        loop {
             let printed = self.types(server, line);
-            wanted.iter().all(|words| printed.contains(words)).then_some(())
-        });
+            match wanted.iter().find(|words| !printed.contains(**words)) {
+                None => return,
+                Some(missing) => assert!(Instant::now() < deadline, "no `{missing}` in\n{printed}"),
+            }
+            self.transcript.truncate(before);
+        }
     }
 
     /// The command that `add-node` printed.
@@ -180,11 +184,11 @@ fn dev_and_the_death_of_its_leader_as_they_are_typed() {
     let line = format!("quorate dev kill {leader}");
     let told = lan.ok("laptop", &line);
     let next = leads();
-    // The three things that are waited for happen at once.
+    let told = of_dev(&told, &[(&leader, "LEADER"), (&next, "NEXT")]);
     let mut told: Vec<&str> = told.lines().collect();
+    // The three things that are waited for happen at once.
     told[1..].sort_unstable();
-    let told = of_dev(&told.join("\n"), &[(&leader, "LEADER"), (&next, "NEXT")]);
-    let transcript = of_dev(&said, &[]) + "laptop$ quorate dev kill LEADER\n" + &told;
+    let transcript = of_dev(&said, &[]) + "laptop$ quorate dev kill LEADER\n" + &told.join("\n") + "\n";
     expect_file!["typed/dev.txt"].assert_eq(&transcript);
     lan.interrupt("laptop");
     assert_eq!(lines.count(), 0, "Ctrl-C is clean");
