@@ -236,7 +236,8 @@ pub(crate) fn soak() -> Result<()> {
 /// The console of real clusters in Chromium: one of `dev`, and one that asks who is there, over TLS.
 fn browser() -> Result<()> {
     must("node", &["console/tests/real.mjs", "target/release/quorate"])?;
-    must("node", &["console/tests/members.mjs", "target/release/quorate"])
+    must("node", &["console/tests/members.mjs", "target/release/quorate"])?;
+    must("node", &["console/tests/alone.mjs", "target/release/quorate"])
 }
 
 /// Licences, sources and banned crates; works without a network.

@@ -435,6 +435,7 @@ fn overview() -> Overview {
     Overview {
         sequence: 1,
         answered_by: "n1".into(),
+        expelled_by: None,
         cluster: ClusterView {
             id: ClusterId::from_u128(1),
             name: "test".into(),

@@ -25,6 +25,10 @@ pub struct Overview {
     pub gateways: Vec<GatewayView>,
     /// The newest 50, newest first.
     pub events: Vec<EventView>,
+    /// The node that says that the one that answers was removed from the cluster, as long as it hears no
+    /// leader. What it shows is then as old as that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expelled_by: Option<String>,
     /// Under which address the node that answers is reached, if it had to be chosen, and why that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<AnnouncedView>,

@@ -188,6 +188,7 @@ fn frames() -> Vec<Vec<u8>> {
             bulk: false,
             link: "127.0.0.1:8102".into(),
             incarnation: 2,
+            refused: String::new(),
         }),
         Body::Raft(append),
         Body::Forward(Forward { proposals: vec![proposal] }),

@@ -105,6 +105,9 @@ pub struct Hello {
     /// Which incarnation of the cluster the speaker belongs to; 0 is the first, as 1 is.
     #[prost(uint64, tag = "6")]
     pub incarnation: u64,
+    /// Why the speaker does not listen on this connection; empty if it does.
+    #[prost(string, tag = "7")]
+    pub refused: String,
 }
 
 /// A consensus message; the fields of Raft's own.

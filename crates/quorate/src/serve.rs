@@ -36,6 +36,8 @@ mod turned_away;
 mod view;
 mod workloads;
 
+pub(crate) use link::BRING_BACK;
+
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
 use crate::gossip_keys;
@@ -275,6 +277,7 @@ async fn serve(
         cluster: config.cluster.id,
         node: config.node.id,
         link: config.node.link_address(),
+        version: quorate_node::wire::VERSION,
         incarnation,
         newer: newer.clone(),
         lost: lost_seen,

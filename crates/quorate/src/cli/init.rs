@@ -89,7 +89,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
         } else {
             context.screen.data(&format!(
                 "✔ certificates and configuration in {dir}   {took}\n\
-                 Cluster {} is prepared with 1 node\n\
+                 Cluster {} is prepared with 1 manager\n\
                  ├─ Start    quorate serve --data-dir {dir}\n\
                  ├─ Admin    quorate --server unix:{dir}/api.sock user create admin --role admin\n\
                  └─ Next     quorate --server unix:{dir}/api.sock add-node",
@@ -114,7 +114,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     } else {
         context.screen.data(&format!(
             "✔ certificates, database, systemd unit quorate.service   {took}\n\
-             Cluster {} is up with 1 node (add 2 for high availability)\n\
+             Cluster {} is up with 1 manager (cannot lose any; add 2 for high availability)\n\
              ├─ Console  {console}   user admin, password (shown once): {password}\n\
              └─ Next     sudo quorate add-node",
             args.name

@@ -4,6 +4,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
 use crate::cli::{Context, managers, service};
+use crate::serve::BRING_BACK;
 use crate::settings::binding;
 use clap::Args;
 use quorate_api::view::{ClusterHealth, ElectorsView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
@@ -75,6 +76,7 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
     let health = match cluster.health {
         ClusterHealth::Healthy => "✔ healthy",
         ClusterHealth::Degraded => "▲ degraded",
+        ClusterHealth::NoQuorum if overview.expelled_by.is_some() => "✕ not a member",
         ClusterHealth::NoQuorum => "✕ no quorum",
     };
     let mut head = format!("Cluster {} · {health}", cluster.name);
@@ -134,6 +136,14 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
 fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let cluster = &overview.cluster;
+    if let Some(by) = &overview.expelled_by {
+        let here = &overview.answered_by;
+        return vec![
+            format!("✕ {here} was removed from the cluster, says {by}.  What is above is as old as that."),
+            "  Nothing that it does counts, and its services are stopped here: they run elsewhere.".into(),
+            format!("  Next: {BRING_BACK}"),
+        ];
+    }
     if cluster.health == ClusterHealth::NoQuorum {
         let missing = |electors: &ElectorsView| (electors.voters / 2 + 1).saturating_sub(electors.voters_joined);
         lines.push(match cluster.electors.as_ref().map(missing) {

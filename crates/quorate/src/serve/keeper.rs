@@ -112,7 +112,8 @@ impl Keeper {
     }
 
     async fn look(&self, sight: &Sight, told: &mut Option<TrustReport>) -> anyhow::Result<()> {
-        let carried_out = self.carry_out(sight);
+        let own = own::Own { config: &self.config, keychain: &self.keychain, signed_by: &self.signed_by };
+        let carried_out = own.carry_out(sight);
         // Also of what was done before something failed.
         let report = own::report(&self.config, sight, &self.keychain.held())?;
         if told.as_ref() != Some(&report) {

@@ -11,6 +11,8 @@
 //! # Invariants
 //! - Nothing is said before both sides have shown a certificate of this cluster's authority, and
 //!   neither is expelled ([`tls`]). Connections with a node that is expelled later end at once.
+//! - Each node is heard on one connection at a time: a copy of it that runs elsewhere is not listened to
+//!   ([`voices`]).
 //! - The first frame of each side is a hello; one that does not fit, or that names another node than
 //!   the certificate does, ends the connection.
 //! - An outbox holds at most [`OUTBOX_MAX`] bytes; a peer that is further behind is disconnected.
@@ -19,6 +21,7 @@
 mod beside;
 mod outbox;
 mod tls;
+mod voices;
 
 use super::inbox::Inbox;
 use super::turned_away::TurnedAway;
@@ -41,6 +44,7 @@ pub(super) use beside::{Beside, KeyNews};
 use outbox::Connection;
 pub(super) use outbox::Outbox;
 pub(super) use tls::{Accepted, Dialled, LinkTls, Stream};
+use voices::{Voice, Voices};
 
 /// Bytes that may wait for one peer: a few appends of the largest size and a burst of requests.
 const OUTBOX_MAX: usize = 64 << 20;
@@ -66,7 +70,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What the operator of an expelled node may do.
-pub(super) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
+pub(crate) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
 
 /// Who this node is on the link.
 #[derive(Debug, Clone)]
@@ -75,6 +79,8 @@ pub(super) struct LinkIdentity {
     pub(super) node: NodeId,
     /// Where this node's own link is found.
     pub(super) link: SocketAddr,
+    /// Of the link's protocol.
+    pub(super) version: u32,
     /// Of the cluster, as this node knows it.
     pub(super) incarnation: u64,
     /// The newest incarnation that anybody spoke of.
@@ -86,15 +92,16 @@ pub(super) struct LinkIdentity {
 }
 
 impl LinkIdentity {
-    fn hello(&self, bulk: bool) -> Body {
-        Body::Hello(Hello {
-            version: wire::VERSION,
+    fn hello(&self, bulk: bool) -> Hello {
+        Hello {
+            version: self.version,
             cluster: Bytes::copy_from_slice(self.cluster.0.as_bytes()),
             node: Bytes::copy_from_slice(self.node.0.as_bytes()),
             bulk,
             link: self.link.to_string(),
             incarnation: self.incarnation,
-        })
+            refused: String::new(),
+        }
     }
 
     /// The hello of a node whose certificate is that of `shown`.
@@ -103,18 +110,23 @@ impl LinkIdentity {
         if hello.cluster != self.cluster.0.as_bytes().as_slice() {
             return refuse("the other side belongs to another cluster".into());
         }
-        if hello.version != wire::VERSION {
-            return refuse(format!(
-                "the other side speaks link version {}, this node {}",
-                hello.version,
-                wire::VERSION
-            ));
-        }
         let said = hello.node_id().map_err(io::Error::other)?;
         if said != shown {
             return refuse(format!("the other side says that it is node {said} and shows the certificate of {shown}"));
         }
         Ok(())
+    }
+
+    /// Both sides see both numbers here too.
+    fn check_version(&self, hello: &Hello, peer: NodeId) -> io::Result<()> {
+        let (ours, theirs) = (self.version, hello.version);
+        if ours == theirs {
+            return Ok(());
+        }
+        Err(tls::refused(format!(
+            "incompatible version: this node speaks version {ours} of the link and node {peer} version {theirs}: \
+             install the same quorate on both"
+        )))
     }
 
     /// Members of different incarnations do not speak to each other: what they hold may contradict. Both sides
@@ -267,8 +279,11 @@ async fn dial(
                     info!(%peer, %error, "still cannot reach the peer");
                 }
                 // The entry that expelled this node may never reach it: this is how its operator hears of it.
-                if tls::says_expelled(&error) && !std::mem::replace(&mut told_expelled, true) {
-                    error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
+                if tls::says_expelled(&error) {
+                    if !std::mem::replace(&mut told_expelled, true) {
+                        error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
+                    }
+                    inbox.send(Event::Expelled { by: peer }).await;
                 }
                 let pause = if tls::is_refusal(&error) { REFUSED } else { REDIAL[failures.min(REDIAL.len() - 1)] };
                 tokio::time::sleep(pause).await;
@@ -302,14 +317,20 @@ async fn greeted(me: &LinkIdentity, peer: NodeId, address: SocketAddr, bulk: boo
     let stream = connect(address).await?;
     let mut stream = tokio::time::timeout(SILENCE, me.tls.dial(stream, peer, address)).await??;
     let mut out = BytesMut::new();
-    me.hello(bulk).encode_into(&mut out);
+    Body::Hello(me.hello(bulk)).encode_into(&mut out);
     // The other side may have refused this node's certificate meanwhile. Then this fails because the
     // connection is closed, and what is read says why.
     let said = say(&mut stream, &out).await;
     let body = tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?.map_err(tls::explain)?;
     said?;
     match body {
-        Body::Hello(hello) => me.check(&hello, peer).and_then(|()| me.check_incarnation(&hello, peer))?,
+        Body::Hello(hello) => {
+            me.check(&hello, peer)?;
+            if !hello.refused.is_empty() {
+                return Err(tls::refused(hello.refused));
+            }
+            me.check_version(&hello, peer).and_then(|()| me.check_incarnation(&hello, peer))?;
+        }
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the other side does not say hello")),
     }
     Ok(stream)
@@ -357,6 +378,7 @@ pub(super) async fn accept<B: BulkReceiver>(
     refused: mpsc::Sender<TurnedAway>,
 ) {
     let said = Arc::new(Mutex::new(None));
+    let voices = Voices::default();
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -368,9 +390,9 @@ pub(super) async fn accept<B: BulkReceiver>(
             }
         };
         let (me, inbox, bulk, said) = (me.clone(), inbox.clone(), bulk.clone(), said.clone());
-        let refused = refused.clone();
+        let (refused, voices) = (refused.clone(), voices.clone());
         tokio::spawn(async move {
-            match serve_peer(stream, me, inbox, bulk).await {
+            match serve_peer((stream, from), me, inbox, bulk, voices).await {
                 Err(error) if tls::is_refusal(&error) => {
                     if is_time(&said) {
                         warn!(%from, %error, "not let in");
@@ -395,7 +417,13 @@ fn is_time(said: &Mutex<Option<Instant>>) -> bool {
     over
 }
 
-async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox: Inbox, bulk: B) -> io::Result<()> {
+async fn serve_peer<B: BulkReceiver>(
+    (stream, address): (TcpStream, SocketAddr),
+    me: LinkIdentity,
+    inbox: Inbox,
+    bulk: B,
+    voices: Voices,
+) -> io::Result<()> {
     tune(&stream)?;
     let validity = me.tls.validity();
     let (mut stream, from) = tokio::time::timeout(SILENCE, me.tls.accept(stream)).await??;
@@ -404,21 +432,23 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the first frame is no hello")),
     };
     me.check(&hello, from)?;
+    let voice = if hello.bulk { Ok(None) } else { voices.begin(from, address).map(Some) };
+    let refused = voice.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let mut out = BytesMut::new();
-    me.hello(hello.bulk).encode_into(&mut out);
+    Body::Hello(Hello { refused, ..me.hello(hello.bulk) }).encode_into(&mut out);
     say(&mut stream, &out).await?;
+    let voice = voice.map_err(|twice| tls::refused(twice.to_string()))?;
     // Looked at after the answer, so that the other side knows as well what does not fit.
-    me.check_incarnation(&hello, from)?;
+    me.check_version(&hello, from).and_then(|()| me.check_incarnation(&hello, from))?;
     let serve = async {
-        if hello.bulk {
+        let Some(voice) = voice else {
             bulk.receive(from, stream).await;
-            Ok(())
-        } else {
-            if !hello.link.is_empty() {
-                inbox.send(Event::Called { peer: from, link: hello.link }).await;
-            }
-            hear(from, stream, inbox, &me.beside).await
+            return Ok(());
+        };
+        if !hello.link.is_empty() {
+            inbox.send(Event::Called { peer: from, link: hello.link }).await;
         }
+        hear(from, stream, inbox, &me.beside, &voice).await
     };
     tokio::select! {
         ended = serve => ended,
@@ -426,7 +456,7 @@ async fn serve_peer<B: BulkReceiver>(stream: TcpStream, me: LinkIdentity, inbox:
     }
 }
 
-async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside) -> io::Result<()> {
+async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside, voice: &Voice) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
         while let Some(message) = Body::take(&mut buffer).map_err(io::Error::other)? {
@@ -437,6 +467,7 @@ async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside)
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
+        voice.speaks();
     }
 }
 

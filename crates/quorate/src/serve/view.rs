@@ -33,6 +33,7 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         cluster: scene.cluster(&nodes, &services),
         gateways: scene.gateways(),
         events: scene.events(),
+        expelled_by: node.expelled_by().map(|by| scene.name(by)),
         nodes,
         services,
         announced: config.node.announced.as_ref().map(|announced| AnnouncedView {

@@ -26,6 +26,8 @@ pub(crate) struct Guarded {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Value,
+    /// Seconds, if it says so.
+    retry_after: Option<u64>,
     took: Duration,
 }
 
@@ -175,7 +177,9 @@ impl Guarded {
         let end = head_end(&answer)?;
         let status = std::str::from_utf8(&answer[9..12]).ok()?.parse().ok()?;
         let body = serde_json::from_slice(&answer[end + 4..]).unwrap_or(Value::Null);
-        Some(Answer { status, body, took: began.elapsed() })
+        let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+        let retry_after = head.lines().find_map(|line| line.strip_prefix("retry-after: ")?.parse().ok());
+        Some(Answer { status, body, retry_after, took: began.elapsed() })
     }
 
     pub(crate) fn log_in(&self, node: &str, user: &str) -> String {
@@ -232,7 +236,7 @@ fn a_session_survives_the_death_of_the_node_that_opened_it() {
 
 #[test]
 fn guessing_over_five_nodes_is_evaluated_as_seldom_as_on_one() {
-    const TRIES: usize = 400;
+    const TRIES: usize = 2_000;
     let guarded = Guarded::start(5);
     guarded.create("admin", "admin");
     guarded.create("honest", "viewer");
@@ -252,7 +256,10 @@ fn guessing_over_five_nodes_is_evaluated_as_seldom_as_on_one() {
                     let answer = guarded.ask_from(from, &node, "POST", "/v1/login", &[], &body).unwrap();
                     match (answer.status, answer.code()) {
                         (401, "wrong-credentials") => evaluated.fetch_add(1, Ordering::Relaxed),
-                        (429, "too-many-tries") => refused.fetch_add(1, Ordering::Relaxed),
+                        (429, "too-many-tries") => {
+                            assert!(answer.retry_after >= Some(1), "{answer:?}");
+                            refused.fetch_add(1, Ordering::Relaxed)
+                        }
                         (200, _) => right.fetch_add(1, Ordering::Relaxed),
                         other => panic!("{other:?}: {answer:?}"),
                     };
@@ -274,8 +281,53 @@ fn guessing_over_five_nodes_is_evaluated_as_seldom_as_on_one() {
     // A right guess begins anew; with one in ten right, each of them may be followed by five more.
     assert!(evaluated <= allowed * (right + 1), "{evaluated} of {} in {seconds} s, {right} right", 5 * TRIES);
     assert!(evaluated >= 5 && evaluated + refused + right == 5 * TRIES, "{evaluated} {refused} {right}");
+    // Nobody is locked out for good: root not at all, and who knows the password after the wait.
+    assert!(guarded.as_root("n3", &["user", "list"]).contains("admin"));
+    let body = json!({ "user": "admin", "password": PASSWORD, "token": true });
+    let from = IpAddr::from([127, 3, 0, 1]);
+    wait_for("the right password is right again", 4 * PATIENCE, || {
+        let answer = guarded.ask_from(from, "n4", "POST", "/v1/login", &[], &body)?;
+        assert!(answer.status == 200 || answer.retry_after <= Some(seconds + 60), "{answer:?}");
+        (answer.status == 200).then_some(())
+    });
     honest.sort();
     assert!(honest[18] < Duration::from_secs(5), "honest logins meanwhile: {honest:?}");
+}
+
+/// Largest memory of a process so far, in KiB.
+fn memory_at_most(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+/// reliability.md §5.5, "login floods memory": a hash takes 19 MiB, and few are made at a time.
+#[test]
+fn a_thousand_logins_at_once_are_refused_rather_than_given_memory() {
+    let guarded = Guarded::start(1);
+    guarded.create("admin", "admin");
+    guarded.log_in("n1", "admin");
+    let pid = guarded.cluster.pid("n1").unwrap();
+    let before = memory_at_most(pid);
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let one = |number: u32| {
+            let guarded = &guarded;
+            // Another account each time, and another source: neither has to wait.
+            let from = IpAddr::from(std::net::Ipv4Addr::from(0x7f04_0000 + number * 3));
+            let body = json!({ "user": format!("user{number}"), "password": "wrong password", "token": true });
+            scope.spawn(move || guarded.ask_from(from, "n1", "POST", "/v1/login", &[], &body).unwrap())
+        };
+        let all: Vec<_> = (0..1_000).map(one).collect();
+        all.into_iter().map(|login| login.join().unwrap()).collect()
+    });
+    let grew = memory_at_most(pid).saturating_sub(before);
+    let looked_at = answers.iter().filter(|answer| answer.code() == "wrong-credentials").count();
+    let refused = answers.iter().filter(|it| it.code() == "overloaded" && it.retry_after == Some(1)).count();
+    assert_eq!(looked_at + refused, 1_000, "{:?}", answers.iter().find(|it| it.code() != "overloaded"));
+    assert!(looked_at > 0 && refused > 0, "{looked_at} looked at, {refused} refused");
+    // Two hashes, and a thousand connections.
+    assert!(grew <= 64 << 10, "{grew} KiB more");
+    guarded.log_in("n1", "admin");
 }
 
 /// The matrix that the API's own test declares, from another node than the leader, with real sessions.

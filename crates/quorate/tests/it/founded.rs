@@ -2,9 +2,10 @@
 //! TLS on all ports, addresses of loopback.
 
 use crate::cluster::{PATIENCE, Place, Ran, free_addresses, lives, signal, wait_for};
+use crate::show::{demo, is_whole, pids};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -71,7 +72,7 @@ impl Founded {
         let mut init = quorate(&[&args[..], &["--listen", api, "--link", link]].concat());
         let made = init.envs(environment.iter().copied()).output().unwrap();
         let said = String::from_utf8(made.stdout).unwrap();
-        assert!(said.contains("Cluster prod is prepared with 1 node"), "{said}{:?}", made.stderr);
+        assert!(said.contains("Cluster prod is prepared with 1 manager"), "{said}{:?}", made.stderr);
         let (servers, settings) = (BTreeMap::new(), settings.to_owned());
         let mut founded = Founded { dir, api: api.to_owned(), servers, settings, _place: place };
         founded.start("n1");
@@ -80,6 +81,24 @@ impl Founded {
             status["cluster"]["leader"].is_string().then_some(())
         });
         founded
+    }
+
+    /// One node that runs one copy of `demo`, with a route to it; its processes end with the test whatever
+    /// happens.
+    pub(crate) fn with_a_service() -> (Founded, BTreeSet<u32>) {
+        let mut founded = Founded::new();
+        founded.tie("n1");
+        let spec = founded.home("demo.toml");
+        std::fs::write(&spec, demo("demo", 1, "") + "[[route]]\nservice = 'demo'\n").unwrap();
+        let spec = spec.display().to_string();
+        wait_for("the spec is taken", PATIENCE, || {
+            (founded.command(&["service", "apply", "-f", &spec, "--yes"]).code == 0).then_some(())
+        });
+        let service = wait_for("demo runs", PATIENCE, || {
+            let service = founded.try_ask(&["service", "show", "demo", "-o", "json"])?;
+            is_whole(&service).then_some(service)
+        });
+        (founded, pids(&service))
     }
 
     /// A cluster of this many managers, all of them voters.
@@ -107,6 +126,16 @@ impl Founded {
         }
         let server = serve(&home);
         assert!(self.servers.insert(name.to_owned(), server).is_none(), "{name} runs already");
+    }
+
+    /// Starts a node again so that its replicas end with the test, whatever happens.
+    pub(crate) fn tie(&mut self, name: &str) {
+        self.kill(name);
+        let file = self.home(name).join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let tied = format!("[node]\nend_with_pid = {}\n", std::process::id());
+        std::fs::write(&file, text.replacen("[node]\n", &tied, 1)).unwrap();
+        self.start(name);
     }
 
     pub(crate) fn pid(&self, name: &str) -> u32 {

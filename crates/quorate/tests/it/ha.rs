@@ -2,7 +2,7 @@
 
 use crate::cluster::{PATIENCE, Ran, signal, wait_for};
 use crate::founded::{Founded, code};
-use crate::show::{demo, is_whole, lives, pids};
+use crate::show::{lives, pids};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -141,31 +141,9 @@ fn k6_off_there_is_no_port_no_traffic_and_nothing_about_managers_and_it_is_switc
     assert_eq!(audit.matches("ha-set").count(), 3, "who switched it, and to what: {audit}");
 }
 
-/// The service `demo` on n1 alone, whose copies end with the test whatever happens.
-fn with_a_service() -> (Founded, BTreeSet<u32>) {
-    let mut founded = Founded::new();
-    founded.kill("n1");
-    let file = founded.home("n1").join("node.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replacen("[node]\n", &format!("[node]\nend_with_pid = {}\n", std::process::id()), 1))
-        .unwrap();
-    founded.start("n1");
-    let spec = founded.home("demo.toml");
-    std::fs::write(&spec, demo("demo", 1, "")).unwrap();
-    let spec = spec.display().to_string();
-    wait_for("the spec is taken", PATIENCE, || {
-        (founded.command(&["service", "apply", "-f", &spec, "--yes"]).code == 0).then_some(())
-    });
-    let service = wait_for("demo runs", PATIENCE, || {
-        let service = founded.try_ask(&["service", "show", "demo", "-o", "json"])?;
-        is_whole(&service).then_some(service)
-    });
-    (founded, pids(&service))
-}
-
 #[test]
 fn k6_add_node_switches_it_on_and_the_first_server_and_its_services_notice_nothing() {
-    let (mut founded, running) = with_a_service();
+    let (mut founded, running) = Founded::with_a_service();
     let (pid, link) = (founded.pid("n1"), link_port(&founded, "n1"));
     let untouched = |founded: &Founded| {
         assert!(lives(pid), "the server runs on");

@@ -78,7 +78,7 @@ impl Server {
     fn line(&self, line: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.init.to_string(), "--mount", "--net", "--uts", "--pid"]);
-        command.args(["sh", "-c", &format!("cd \"$HOME\" && {line}")]).stdin(Stdio::null());
+        command.args(["sh", "-c", &format!("cd \"$HOME\" || exit; {line}")]).stdin(Stdio::null());
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", self.home.join("bin").display()));
         command.env("HOME", &self.home).env("TMPDIR", &self.home);
@@ -155,6 +155,54 @@ impl Lan {
     pub(crate) fn begin(&self, server: &str, command: &str) -> Child {
         let line = format!("echo $$ > command.pid && exec {command}");
         self.server(server).line(&line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// A cluster of managers, all of them voters, as it is made with `init`, `add-node` and `join`.
+    pub(crate) fn make_cluster(&self, servers: &[&str]) {
+        self.ok(servers[0], &format!("quorate init --name prod --advertise {}", self.address(servers[0])));
+        for server in &servers[1..] {
+            let printed = self.ok(servers[0], "quorate add-node");
+            let join = printed.lines().nth(1).unwrap().trim().strip_prefix("sudo ").unwrap();
+            self.ok(server, join);
+        }
+        for server in servers {
+            self.wait_status(server, "all vote and are heard", |status| {
+                let joined = status["nodes"].as_array()?.iter().filter(|node| node["state"] == "joined").count();
+                let cluster = &status["cluster"];
+                (joined == servers.len() && cluster["voters_joined"] == servers.len()).then_some(())
+            });
+        }
+    }
+
+    /// Starts the node in the usual place, as systemd would.
+    pub(crate) fn start(&self, server: &str) {
+        let serve = "setsid quorate serve --data-dir /var/lib/quorate < /dev/null > /dev/null 2>> server.log &";
+        self.ok(server, &format!("{serve} echo $! > server.pid"));
+    }
+
+    /// Whether the node that was started last has not ended.
+    pub(crate) fn runs(&self, server: &str) -> bool {
+        // Nobody asks for the status of what ended: it stays a zombie.
+        let state = self.types(server, "cut -d ' ' -f 3 /proc/$(cat server.pid)/stat").stdout;
+        !["", "Z"].contains(&state.trim())
+    }
+
+    /// Ends the node at once.
+    pub(crate) fn kill(&self, server: &str) {
+        self.signal(server, "KILL");
+        wait_for("the node is gone", PATIENCE, || (!self.runs(server)).then_some(()));
+    }
+
+    /// How a server sees another one.
+    pub(crate) fn state(&self, server: &str, of: &str) -> Option<String> {
+        let status = self.ask(server, "status")?;
+        let found = status["nodes"].as_array()?.iter().find(|node| node["name"] == of)?.clone();
+        found["state"].as_str().map(str::to_owned)
+    }
+
+    /// Writes at a server, as soon as there is a leader.
+    pub(crate) fn write(&self, server: &str, sql: &str) {
+        wait_for(sql, PATIENCE, || (self.types(server, &format!("quorate db exec '{sql}'")).code == 0).then_some(()));
     }
 
     /// `quorate … -o json` on this server, if it succeeds.

@@ -6,6 +6,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::screen::took;
 use crate::cli::target::Target;
+use crate::serve::BRING_BACK;
 use quorate_api::ha::is_two_nodes;
 use quorate_api::view::{ClusterHealth, ElectorsView, NodeState, NodeView, Overview};
 use quorate_model::member::ha::TWO_NODES;
@@ -38,6 +39,15 @@ pub(super) fn examine(context: &Context, target: &Target) -> Vec<Finding> {
     let dev = target.dev.is_some();
     let probes = probe(&overview, target);
     let mut findings = Vec::new();
+    if let Some(by) = &overview.expelled_by {
+        // Whatever else it says is as old as its removal.
+        return vec![Finding::bad(
+            "membership",
+            format!("{} was removed from the cluster, says {by}", overview.answered_by),
+            "nothing that it does counts, and its services are stopped here",
+            BRING_BACK,
+        )];
+    }
     // A node alone decides alone.
     if let Some(electors) = &overview.cluster.electors {
         findings.push(quorum(&overview, electors));

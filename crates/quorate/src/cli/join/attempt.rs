@@ -28,6 +28,8 @@ use quorate_model::state::Role;
 use quorate_node::wire;
 use quorate_trust::ca::{CaCertificate, NodeCertificate};
 use quorate_trust::key::NodeKey;
+use quorate_trust::pin::PinRefusal;
+use quorate_trust::refusal::Refusal;
 use quorate_trust::token::JoinToken;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -243,6 +245,13 @@ impl Cluster {
 
 fn unreachable(address: &str, path: &str, error: &ureq::Error) -> Failure {
     if let Some(refusal) = pinned::refusal(error) {
+        // It is the right cluster, with a certificate that is good at another moment than this server's clock says.
+        if let PinRefusal::Server(Refusal::NotYetValid { .. } | Refusal::Expired { .. }) = refusal {
+            let error = format!("the clocks of this server and of {address} do not agree; the secret was not sent");
+            return Failure::new(Exit::Conflict, "clock-off", error)
+                .why(refusal)
+                .fix("set the clocks, best by NTP, and run the same command again");
+        }
         return Failure::new(
             Exit::Conflict,
             "other-cluster",

@@ -1,9 +1,9 @@
 //! A node's own part in a change of keys, and its report of how far it is.
 
-use super::{Keeper, Sight, cluster_key, purpose};
+use super::{Sight, cluster_key, purpose};
 use crate::config::NodeConfig;
 use crate::keys::ManagerKeys;
-use crate::serve::keychain::Held;
+use crate::serve::keychain::{Held, Keychain};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,10 +17,18 @@ use quorate_trust::fingerprint::Fingerprint;
 use quorate_trust::sealing::{self, KeyVersion};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tracing::info;
 use zeroize::Zeroizing;
 
-impl Keeper {
+/// What a node carries out its own part with.
+pub(super) struct Own<'a> {
+    pub(super) config: &'a NodeConfig,
+    pub(super) keychain: &'a Keychain,
+    pub(super) signed_by: &'a watch::Sender<Option<Fingerprint>>,
+}
+
+impl Own<'_> {
     /// Does what is decided, as far as this node can now. What it cannot yet (no envelope is here, or
     /// its new certificate) is done at a later look.
     pub(super) fn carry_out(&self, sight: &Sight) -> anyhow::Result<()> {
@@ -257,3 +265,6 @@ fn secrets_step(record: &KeyRecord, sight: &Sight, held: &Held) -> KeyStep {
         (false, _) => before(record),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,17 @@ fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let (lost, lost_seen) = watch::channel(BTreeSet::new());
     let (tls, beside) = (Arc::new(tls), Beside::new().0);
     let newer = watch::Sender::new(1);
-    let me = LinkIdentity { cluster, node, link, incarnation: 1, newer, lost: lost_seen, tls, beside };
+    let me = LinkIdentity {
+        cluster,
+        node,
+        link,
+        version: wire::VERSION,
+        incarnation: 1,
+        newer,
+        lost: lost_seen,
+        tls,
+        beside,
+    };
     Member { me, expelled, lost, files }
 }
 
@@ -121,7 +131,7 @@ async fn a_peer_that_still_accepts_while_it_ends_is_soon_known_to_be_gone() {
     assert_eq!(shown, me.me.node);
     read_frame(&mut first).await.unwrap();
     let mut hello = BytesMut::new();
-    peer.me.hello(false).encode_into(&mut hello);
+    Body::Hello(peer.me.hello(false)).encode_into(&mut hello);
     say(&mut first, &hello).await.unwrap();
     drop(first);
     // The kernel goes on accepting for a process that is ending, until it closes the listener.
@@ -210,6 +220,21 @@ async fn a_connection_to_a_node_that_is_expelled_ends() {
 }
 
 #[tokio::test]
+async fn a_node_of_another_version_is_refused_with_both_versions_named_on_both_sides() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mut newer, old) = (member(&authority, 2), member(&authority, 3));
+    newer.me.version = wire::VERSION + 1;
+    let named = |here: u32, there: u32, said: &str| {
+        let words = [format!("speaks version {here} of the link"), format!("version {there}: install the same")];
+        words.iter().for_each(|words| assert!(said.contains(words), "no `{words}` in `{said}`"));
+    };
+    let (address, heard, mut refused) = listen_for_all(&newer).await;
+    named(wire::VERSION, wire::VERSION + 1, &why(handshake(&old.me, newer.me.node, address).await));
+    named(wire::VERSION + 1, wire::VERSION, &refused.recv().await.unwrap().1);
+    assert!(heard.try_recv().is_err(), "it was not heard");
+}
+
+#[tokio::test]
 async fn who_says_hello_for_another_node_than_its_certificate_names_is_sent_away() {
     let authority = tempfile::tempdir().unwrap();
     let (peer, liar) = (member(&authority, 3), member(&authority, 4));
@@ -228,7 +253,7 @@ async fn what_does_not_speak_tls_gets_no_word() {
     let (address, heard) = listen(&peer).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut hello = BytesMut::new();
-    peer.me.hello(false).encode_into(&mut hello);
+    Body::Hello(peer.me.hello(false)).encode_into(&mut hello);
     stream.write_all(&hello).await.unwrap();
     let mut answer = Vec::new();
     // An alert of TLS at most, and then the end, by whatever way.
@@ -251,6 +276,26 @@ async fn members_of_different_incarnations_are_told_so_on_both_sides() {
     let error = why(handshake(&survivor.me, old.me.node, address).await);
     assert!(error.contains("is of 1 and this one of 2, since the cluster was recovered"), "{error}");
     assert!(heard.try_recv().is_err() && old_heard.try_recv().is_err(), "neither was heard");
+}
+
+#[tokio::test]
+async fn a_node_that_runs_twice_is_heard_once_and_the_other_is_told_where() {
+    let authority = tempfile::tempdir().unwrap();
+    let (mine, peer) = (member(&authority, 2), member(&authority, 3));
+    let (address, _heard, mut refused) = listen_for_all(&mine).await;
+    let first = handshake(&peer.me, mine.me.node, address).await.unwrap();
+    let said = why(handshake(&peer.me, mine.me.node, address).await);
+    assert!(said.contains("is heard from 127.0.0.1:") && said.contains("does it run twice"), "{said}");
+    assert_eq!(refused.recv().await.unwrap().1, said);
+    // A connection for a snapshot is beside it.
+    connect_bulk(&peer.me, mine.me.node, &[address]).await.unwrap();
+    // When the first has ended, or is silent, the other takes its place.
+    drop(first);
+    let deadline = Instant::now() + DEADLINE;
+    while let Err(error) = handshake(&peer.me, mine.me.node, address).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -299,13 +344,17 @@ async fn a_new_certificate_is_shown_to_new_connections_and_leaves_open_ones_alon
     let (event, back) = next(heard).await;
     assert!(matches!(event, Event::Called { .. }), "{event:?}");
     heard = back;
-    let shown = |connection: &Connection| connection.tls.peer_certificates().unwrap()[0].clone();
-    let before = shown(&handshake(&me.me, peer.me.node, address).await.unwrap());
+    // For bulk: what a node says it says on one connection.
+    let shown = async || {
+        let stream = connect_bulk(&me.me, peer.me.node, &[address]).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+    };
+    let before = shown().await;
     assert_eq!(before, peer.files.certificate.chain()[0]);
 
     let renewed = with_certificate(&peer.files, &authority_in(&authority), peer.me.node, 0);
     peer.me.tls.put_in_force(&renewed).unwrap();
-    let after = shown(&handshake(&me.me, peer.me.node, address).await.unwrap());
+    let after = shown().await;
     assert_eq!(after, renewed.certificate.chain()[0]);
     assert_ne!(after, before);
     // What is said on the connection of before arrives.
@@ -322,7 +371,7 @@ async fn a_new_certificate_is_shown_to_new_connections_and_leaves_open_ones_alon
     // One that is not this node's changes nothing.
     let wrong = with_certificate(&peer.files, &authority_in(&authority), NodeId::from_u128(9), 0);
     peer.me.tls.put_in_force(&wrong).unwrap_err();
-    assert_eq!(shown(&handshake(&me.me, peer.me.node, address).await.unwrap()), after);
+    assert_eq!(shown().await, after);
 }
 
 #[tokio::test]
