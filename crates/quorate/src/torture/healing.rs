@@ -104,8 +104,8 @@ pub(crate) fn run_mark(run_id: u64) -> String {
     format!("{run_id:016x}")
 }
 
-/// How many processes of the run's service there are on this machine, of those that belong to the
-/// cluster: a server that was removed is nobody's, and ends what it ran when somebody stops it.
+/// How many processes of the run's service there are on this machine, of members: a server that was
+/// removed ends its own a while after it was told so, and the run does not wait for that.
 fn copies(members: &[Node], mark: &str) -> u32 {
     let marked = format!("{}={mark}", sql::MARK);
     let is_copy = |pid: u32| {

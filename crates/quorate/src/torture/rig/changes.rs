@@ -202,7 +202,11 @@ impl Rig {
                 let days = dice.pick(&OLD).unwrap_or(OLD[0]);
                 let name = self.nodes[node].name.clone();
                 let what = format!("{name} starts with a certificate of {days} days ago");
-                let old = self.age_certificate(node, days).map_err(|why| ChangeError::NoTarget(format!("{why:#}")))?;
+                let old = self.age_certificate(node, days).map_err(|why| {
+                    // It runs again, with what it had.
+                    self.nodes[node].busy = false;
+                    ChangeError::NoTarget(format!("{why:#}"))
+                })?;
                 let (node, task) = (Some(node), None);
                 return Ok(Changing { kind, what, node, old, patience, task });
             }

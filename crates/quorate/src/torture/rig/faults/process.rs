@@ -64,9 +64,9 @@ impl Rig {
                 return Err(RigError::NotInjected { kind, why });
             }
         }
-        for node in nodes {
-            self.wait_back(kind, *node)?;
-        }
+        // Each is waited for, also when one has not come back: the others are of use to what follows.
+        let back: Vec<Result<(), RigError>> = nodes.iter().map(|node| self.wait_back(kind, *node)).collect();
+        back.into_iter().collect::<Result<(), RigError>>()?;
         Ok(format!("answers {} after the start", millis(began.elapsed())))
     }
 
