@@ -136,6 +136,26 @@ try {
       console.log(`ok  ${scene}`);
     }
 
+    // K6: nothing about managers is on any page while high availability is off, but its switch.
+    mock.set("alone");
+    await page.waitForFunction(() => document.querySelector(".sentence")?.textContent === "1 node");
+    for (const key of ["o", "n"]) {
+      await page.locator("body").press(key);
+      await page.locator(key === "o" ? "#overview" : "#nodes-title").waitFor();
+      const shown = (await page.locator("main").innerText()).toLowerCase();
+      for (const word of ["leader", "active", "passive", "voting", "quorum", "may be lost", "lag", "mode", "behind"]) {
+        assert.ok(!shown.includes(word), `${word} is on the page of a node that is alone: ${shown}`);
+      }
+    }
+    await accessible("alone");
+    await page.getByRole("button", { name: "Switch on" }).click();
+    await page.getByText("quorate ha enable").waitFor();
+    await accessible("with the switch");
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.locator("body").press("o");
+    quiet("alone");
+    console.log("ok  alone");
+
     mock.set("calm");
     await page.locator(".sentence", { hasText: "All services" }).waitFor();
     mock.kill(0);

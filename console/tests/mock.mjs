@@ -73,7 +73,7 @@ const history = [
 function cluster(more = {}) {
   return {
     id: uuid(9000), name: "dev", health: "healthy", summary: "3 of 3 managers are joined, one may be lost. All services are healthy.",
-    leader: "n1", term: 2, voters: 3, voters_joined: 3, can_lose: 1, applied: 1284, version: "0.1.0", ...more,
+    leader: "n1", term: 2, ha: true, voters: 3, voters_joined: 3, can_lose: 1, applied: 1284, version: "0.1.0", ...more,
   };
 }
 
@@ -126,6 +126,10 @@ export const scenes = {
   empty: () => ({
     cluster: cluster({ voters: 1, voters_joined: 1, can_lose: 0, summary: "1 of 1 manager is joined, none may be lost. There is no service." }),
     nodes: [node(1)], services: [], gateways: [], events: [],
+  }),
+  alone: () => ({
+    cluster: { ...cluster({ ha: false, summary: "1 node" }), voters: undefined, voters_joined: undefined, can_lose: undefined },
+    nodes: [node(1, { mode: null, standing: null, lag: null })], services: [], gateways: [], events: [],
   }),
   crowd: () => ({
     cluster: cluster({

@@ -12,6 +12,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("quorate-vfs", &[]),
     ("quorate-membership", &["quorate-model"]),
     ("quorate-scheduler", &["quorate-model"]),
+    ("quorate-lease", &["quorate-model"]),
     ("quorate-store", &["quorate-model", "quorate-vfs"]),
     ("quorate-agent", &["quorate-model"]),
     ("quorate-check", &["quorate-model"]),

@@ -18,15 +18,17 @@ export interface ClusterView {
   summary: string;
   leader: string | null;
   term: number;
-  voters: number;
-  voters_joined: number;
-  can_lose: number;
+  /** Whether high availability is on. Off, the one node is alone, and what follows about voters is absent. */
+  ha: boolean;
+  voters?: number;
+  voters_joined?: number;
+  can_lose?: number;
   /** While the voters change, who decides meanwhile. */
-  voters_change: string | null;
+  voters_change?: string | null;
   /** What the Active node does about the voters next, and why. */
-  voters_next: { step: "change" | "hand-over" | "wait"; why: string } | null;
+  voters_next?: { step: "change" | "hand-over" | "wait"; why: string } | null;
   /** Managers are only on nodes that have this role too. */
-  manager_requires: Role | null;
+  manager_requires?: Role | null;
   applied: number;
   version: string;
 }
@@ -124,3 +126,10 @@ export interface Problem {
 
 /** Most replicas that one service may have (`ServiceSpec::MAX_REPLICAS`). */
 export const MAX_REPLICAS = 1000;
+
+/** An overview as the stream sends it. Of a node that is older than the switch, high availability is on. */
+export function readOverview(text: string): Overview {
+  const overview = JSON.parse(text) as Overview;
+  overview.cluster.ha ??= true;
+  return overview;
+}

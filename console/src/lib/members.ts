@@ -94,6 +94,8 @@ export function offered(node: NodeView, cluster: ClusterView, permissions: reado
   const write = permissions.includes("member-write");
   const mode = modeOf(node);
   const passive = mode === "passive" || mode === "standby";
+  // A node that is alone is restarted, and nothing else is done to it as a manager.
+  const alone = !cluster.ha;
   return {
     alias: control,
     roles: write,
@@ -101,9 +103,9 @@ export function offered(node: NodeView, cluster: ClusterView, permissions: reado
     activate: control && node.state === "joined" && mode === "passive" && cluster.leader !== null,
     stop: control && (passive ? true : mode === "active" ? "active" : false),
     start: control && mode === "stopped",
-    restart: control && passive && node.state === "joined",
+    restart: control && (passive || alone) && node.state === "joined",
     restartActive: control && mode === "active",
-    remove: write,
+    remove: write && !alone,
   };
 }
 
@@ -126,12 +128,13 @@ export function losses(voters: number): number {
 
 export function tolerance({ cluster, nodes }: Overview): Tolerance {
   const by = (wanted: NodeView["standing"]): NodeView[] => nodes.filter((node) => node.standing === wanted);
+  const voters = cluster.voters ?? 0;
   const away = by("voter").filter((node) => node.state !== "joined");
   return {
-    voters: cluster.voters,
-    majority: Math.floor(cluster.voters / 2) + 1,
-    answering: cluster.voters_joined,
-    canLose: cluster.can_lose,
+    voters,
+    majority: Math.floor(voters / 2) + 1,
+    answering: cluster.voters_joined ?? 0,
+    canLose: cluster.can_lose ?? 0,
     away: away.map((node) => node.name).sort(natural),
     standbys: by("standby").filter((node) => node.state !== "removed").map((node) => node.name).sort(natural),
     stopped: by("stopped").map((node) => node.name).sort(natural),

@@ -1,7 +1,7 @@
 // The I/O around `live.ts`: one EventSource, a health check while it is silent, and the move to
 // another node when this one is gone.
 
-import type { Overview } from "./api";
+import { readOverview } from "./api";
 import { readProblem } from "./http";
 import { type Live, type Signal, otherNodes, pageOn, shouldMove, start, step } from "./live";
 
@@ -48,7 +48,7 @@ export class Cluster {
       this.#signal({ kind: "opened", now: Date.now() });
     });
     source.addEventListener("overview", (event: MessageEvent<string>) => {
-      this.#signal({ kind: "overview", now: Date.now(), overview: JSON.parse(event.data) as Overview });
+      this.#signal({ kind: "overview", now: Date.now(), overview: readOverview(event.data) });
     });
     source.addEventListener("error", () => {
       // CLOSED means that something answered, and not with a stream.

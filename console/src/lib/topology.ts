@@ -58,7 +58,7 @@ export function layout(overview: Pick<Overview, "nodes" | "gateways" | "cluster"
   const present = overview.nodes.filter((node) => node.state !== "removed").sort(byName);
   const managers = present.filter((node) => node.roles.includes("manager"));
   const others = present.filter((node) => !node.roles.includes("manager"));
-  const leader = managers.find((node) => node.name === overview.cluster.leader) ?? null;
+  const leader = managers.find((node) => overview.cluster.ha && node.name === overview.cluster.leader) ?? null;
   const ring = managers.filter((node) => node !== leader);
   const radius = narrow && managers.length > 5 ? 27 : narrow ? 31 : 38;
   const gateways = [...overview.gateways].sort(byName);

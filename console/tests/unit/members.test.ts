@@ -2,6 +2,8 @@ import { describe, expect, it } from "vitest";
 import { nodes as texts } from "../../src/en/nodes";
 import type { ReplicaView, ServiceView } from "../../src/lib/api";
 import { filtered, hostOf, isBack, losses, matrix, modeOf, offered, restartOrder, sorted, tolerance } from "../../src/lib/members";
+import { readOverview } from "../../src/lib/api";
+import { layout } from "../../src/lib/topology";
 import { aNode, anOverview } from "./samples";
 
 const names = (nodes: { name: string }[]): string => nodes.map(({ name }) => name).join(" ");
@@ -111,6 +113,28 @@ describe("K4, K5: managers", () => {
     expect(at({ generation: 4, applied: null, lag: null })).toBe(false);
     expect(at({ generation: 4 })).toBe(true);
     expect(isBack(before, { ...anOverview(), nodes: [] })).toBe(false);
+  });
+});
+
+describe("K6: high availability off", () => {
+  const { voters: _voters, voters_joined: _joined, can_lose: _lose, ...rest } = anOverview().cluster;
+  const cluster = { ...rest, ha: false };
+
+  it("a node that is alone is restarted, gets roles and an alias, and nothing else is offered", () => {
+    const alone = aNode(1, { mode: null, standing: null, lag: null });
+    expect(offered(alone, cluster, ["manager-control", "member-write"])).toEqual({
+      alias: true, roles: true, activate: false, stop: false, start: false, restart: true, restartActive: false, remove: false,
+    });
+  });
+
+  it("no node is in the middle of the picture", () => {
+    const overview = { ...anOverview(), cluster, nodes: [aNode(1, { mode: null, standing: null })] };
+    expect(layout(overview, 900).nodes.map(({ leader }) => leader)).toEqual([false]);
+  });
+
+  it("an older node, which has no switch, has it on", () => {
+    const old = JSON.stringify({ ...anOverview(), cluster: { ...anOverview().cluster, ha: undefined } });
+    expect(readOverview(old).cluster.ha).toBe(true);
   });
 });
 

@@ -17,7 +17,7 @@ export function anOverview(cluster: Partial<ClusterView> = {}): Overview {
     sequence: 1,
     answered_by: "n1",
     cluster: {
-      id: "c", name: "dev", health: "healthy", summary: "", leader: "n1", term: 1, voters: 3, voters_joined: 3,
+      id: "c", name: "dev", health: "healthy", summary: "", leader: "n1", term: 1, ha: true, voters: 3, voters_joined: 3,
       can_lose: 1, voters_change: null, voters_next: null, manager_requires: null, applied: 1, version: "0.1.0", ...cluster,
     },
     nodes: [aNode(1), aNode(2), aNode(3)],

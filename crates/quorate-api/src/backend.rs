@@ -55,6 +55,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
         patience: Duration,
     ) -> impl Future<Output = Result<AuditPage, ReadError>> + Send;
 
+    /// Whether this node listens for others now.
+    fn link(&self) -> watch::Receiver<bool>;
+
+    /// Whether this node, which does not listen for others, could.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn try_link(&self) -> Result<(), String>;
+
     /// A gateway that this node feeds says how far it is. It counts as gone after 3 s of silence.
     fn gateway_report(&self, report: GatewayReport);
 

@@ -2,6 +2,7 @@
 
 use crate::access::Acting;
 use crate::backend::Backend;
+use crate::ha;
 use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
@@ -359,7 +360,7 @@ pub struct Leader {
 /// Hands leadership over to another manager.
 #[utoipa::path(post, path = "/v1/raft/transfer", tag = "cluster", request_body = Transfer,
     responses((status = 200, body = Leader), (status = 404, description = "unknown-node", body = Problem),
-        (status = 409, description = "cannot-lead", body = Problem),
+        (status = 409, description = "cannot-lead, ha-off", body = Problem),
         (status = 503, description = "no-leader", body = Problem), (status = 504, description = "not-taken", body = Problem)))]
 pub(crate) async fn transfer<B: Backend>(
     State(app): State<Shared<B>>,
@@ -371,6 +372,7 @@ pub(crate) async fn transfer<B: Backend>(
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let Transfer { node: wanted } = read_json(&read_body(&headers, body).await?)?;
     let overview = current(&app);
+    ha::is_on(&overview)?;
     let node = find_node(&overview, &wanted)?;
     acting.on(&app.access(), &node.name)?;
     if let Some(why) = cannot_lead(node) {

@@ -37,6 +37,8 @@ pub struct Ready {
 pub(crate) enum NotReady {
     #[error("{node} is not joined, it is {}", .state.map_or("not known to the cluster yet", state_word))]
     NotJoined { node: String, state: Option<NodeState> },
+    #[error("{node} was removed from the cluster, says {by}")]
+    Expelled { node: String, by: String },
     #[error("{joined} of {minimum} nodes are joined, as {node} sees it")]
     TooFew { node: String, joined: u32, minimum: u32 },
     #[error("there is no quorum: {summary}")]
@@ -55,6 +57,9 @@ fn state_word(state: NodeState) -> &'static str {
 /// Judges one moment of the cluster.
 pub(crate) fn readiness(overview: &Overview, minimum: u32, quorum: bool) -> Result<Ready, NotReady> {
     let node = overview.answered_by.clone();
+    if let Some(by) = overview.expelled_by.clone() {
+        return Err(NotReady::Expelled { node, by });
+    }
     let this = overview.nodes.iter().find(|known| known.name == node).map(|this| this.state);
     if this != Some(NodeState::Joined) {
         return Err(NotReady::NotJoined { node, state: this });
@@ -87,6 +92,11 @@ impl From<NotReady> for Failure {
                 "wait until the node has joined; `GET /v1/nodes` shows every node's state",
                 json!({ "state": state }),
             ),
+            NotReady::Expelled { by, .. } => (
+                "expelled",
+                "empty its data directory and join with a new token to bring the server back",
+                json!({ "by": by }),
+            ),
             NotReady::TooFew { joined, minimum, .. } => (
                 "too-few-nodes",
                 "start the missing nodes, or lower `cluster.minimum_nodes`",
@@ -112,7 +122,7 @@ pub(crate) struct HealthQuery {
 
 /// 200 while this node and enough others are joined: for load balancers.
 #[utoipa::path(get, path = "/v1/health", tag = "cluster", params(HealthQuery),
-    responses((status = 200, body = Ready), (status = 503, description = "not-joined, too-few-nodes, no-quorum", body = Problem)))]
+    responses((status = 200, body = Ready), (status = 503, description = "expelled, not-joined, too-few-nodes, no-quorum", body = Problem)))]
 pub(crate) async fn health<B: Backend>(State(app): State<Shared<B>>, uri: Uri) -> Result<Json<Ready>, Failure> {
     let query: HealthQuery = read_query(&uri)?;
     let quorum = match query.quorum {

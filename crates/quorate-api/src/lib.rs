@@ -17,6 +17,7 @@ mod cluster;
 mod console;
 mod database;
 mod guard;
+pub mod ha;
 mod health;
 pub mod join;
 mod json;

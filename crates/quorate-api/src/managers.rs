@@ -7,6 +7,7 @@
 use crate::access::Acting;
 use crate::backend::Backend;
 use crate::cluster::{command, shown};
+use crate::ha;
 use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Patience, patience, read_body, read_json, read_query};
@@ -59,7 +60,7 @@ pub struct Managers {
 /// services, agents and gateways go on. It outlives a restart of theirs.
 #[utoipa::path(post, path = "/v1/managers/stop", tag = "members", request_body = Which,
     responses((status = 200, body = Managers), (status = 404, description = "unknown-node", body = Problem),
-        (status = 409, description = "is-active, loses-majority, last-voter, not-manager, no-passive", body = Problem)))]
+        (status = 409, description = "is-active, loses-majority, last-voter, not-manager, no-passive, ha-off", body = Problem)))]
 pub(crate) async fn stop<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
@@ -75,7 +76,7 @@ pub(crate) async fn stop<B: Backend>(
 /// Starts them again. The cluster decides which of them vote.
 #[utoipa::path(post, path = "/v1/managers/start", tag = "members", request_body = Which,
     responses((status = 200, body = Managers), (status = 404, description = "unknown-node", body = Problem),
-        (status = 409, description = "not-manager, no-passive", body = Problem)))]
+        (status = 409, description = "not-manager, no-passive, ha-off", body = Problem)))]
 pub(crate) async fn start<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
@@ -98,6 +99,7 @@ async fn turn<B: Backend>(
 ) -> Result<Json<Managers>, Failure> {
     let patience = patience(read_query::<Patience>(uri)?.timeout_ms)?;
     let overview = app.backend.overview().borrow().clone();
+    ha::is_on(&overview)?;
     let meant = which.of(&overview)?;
     let names: Vec<&str> = meant.iter().map(|node| node.name.as_str()).collect();
     let actor = acting.on(&app.access(), &names.join(" "))?;
@@ -155,6 +157,8 @@ pub(crate) async fn restart<B: Backend>(
     let node = find_node(&overview, &wanted)?;
     acting.on(&app.access(), &node.name)?;
     match node.mode {
+        // A plain restart: nobody could take over.
+        None if !overview.cluster.ha => begin_anew(&app, id, &acting, &uri, node).await,
         Some(NodeMode::Passive) => begin_anew(&app, id, &acting, &uri, node).await,
         Some(NodeMode::Active) => {
             let message = format!("{} is the Active manager, and only passive ones are restarted like this", node.name);
@@ -181,7 +185,8 @@ pub(crate) async fn restart_active<B: Backend>(
     uri: Uri,
 ) -> Result<Json<Managers>, Failure> {
     let overview = app.backend.overview().borrow().clone();
-    let active = overview.nodes.iter().find(|node| node.mode == Some(NodeMode::Active)).ok_or_else(no_active)?;
+    let is_active = |node: &&NodeView| node.mode == Some(NodeMode::Active) || !overview.cluster.ha;
+    let active = overview.nodes.iter().find(is_active).ok_or_else(no_active)?;
     begin_anew(&app, id, &acting, &uri, active).await
 }
 
@@ -211,7 +216,8 @@ pub struct ManagerRule {
 /// Says where managers may be. It holds for roles and joins from now on; managers that would be misplaced
 /// have to be moved first.
 #[utoipa::path(put, path = "/v1/managers/rule", tag = "members", request_body = ManagerRule,
-    responses((status = 200, body = ManagerRule), (status = 422, description = "invalid", body = Problem)))]
+    responses((status = 200, body = ManagerRule), (status = 409, description = "ha-off", body = Problem),
+        (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn rule<B: Backend>(
     State(app): State<Shared<B>>,
     Extension(id): Extension<RequestId>,
@@ -222,6 +228,7 @@ pub(crate) async fn rule<B: Backend>(
 ) -> Result<Json<ManagerRule>, Failure> {
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let ManagerRule { requires } = read_json(&read_body(&headers, body).await?)?;
+    ha::is_on(&app.backend.overview().borrow())?;
     let target = requires.map_or_else(|| "none".to_owned(), |role| format!("{role:?}").to_lowercase());
     let actor = acting.on(&app.access(), &target)?;
     let index =

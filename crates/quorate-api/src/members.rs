@@ -3,6 +3,7 @@
 use crate::access::Acting;
 use crate::backend::Backend;
 use crate::cluster::{command, nearest, shown};
+use crate::ha;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, fresh_id, patience, read_body, read_json, read_query};
 use crate::server::Shared;
@@ -84,10 +85,10 @@ pub struct Invited {
     pub index: u64,
 }
 
-/// Makes a join token, which lets one server in, once.
+/// Makes a join token, which lets one server in, once. It switches high availability on.
 #[utoipa::path(post, path = "/v1/join-tokens", tag = "members", request_body = Invite,
     responses((status = 200, body = Invited),
-        (status = 409, description = "token-made-before, no-authority", body = Problem),
+        (status = 409, description = "token-made-before, no-authority, link-port-taken", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn invite<B: Backend>(
     State(app): State<Shared<B>>,
@@ -107,6 +108,7 @@ pub(crate) async fn invite<B: Backend>(
             .with_details(json!({ "field": "ttl" })));
     }
     let actor = acting.on(&app.access(), &format!("{role:?}").to_lowercase())?;
+    ha::may_listen(&app)?;
     let invitation = app.backend.invite()?;
     let created = wall_now();
     let token = JoinToken {
@@ -128,8 +130,9 @@ pub(crate) async fn invite<B: Backend>(
         used_at: None,
     };
     let wanted = token.id;
-    let create = Command::Member(MemberCommand::CreateToken { token });
+    let create = Command::Member(MemberCommand::CreateToken { token, turn_on_ha: true });
     let index = command(&app, id, &create, &actor, patience).await?;
+    ha::listens(&app, true).await;
     if !is_there(&app, wanted, index).await {
         // A request that is repeated is done once, and the secret of that once is gone.
         let message = "this request has made a join token before, whose secret was shown then";
@@ -319,7 +322,7 @@ pub struct Roles {
 #[utoipa::path(put, path = "/v1/nodes/{node}/roles", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
     request_body = Roles,
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
-        (status = 409, description = "quota-reached, quota-expired", body = Problem),
+        (status = 409, description = "quota-reached, quota-expired, ha-off", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn roles<B: Backend>(
     State(app): State<Shared<B>>,
@@ -331,6 +334,9 @@ pub(crate) async fn roles<B: Backend>(
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let Roles { roles } = read_json(&read_body(&headers, body).await?)?;
+    if !roles.contains(&Role::Manager) {
+        ha::is_on(&app.backend.overview().borrow())?;
+    }
     changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetRoles { node, roles }).await
 }
 
@@ -347,6 +353,7 @@ pub struct VoteWish {
 #[utoipa::path(put, path = "/v1/nodes/{node}/vote", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
     request_body = VoteWish,
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
+        (status = 409, description = "ha-off", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn vote<B: Backend>(
     State(app): State<Shared<B>>,
@@ -358,6 +365,7 @@ pub(crate) async fn vote<B: Backend>(
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let VoteWish { vote } = read_json(&read_body(&headers, body).await?)?;
+    ha::is_on(&app.backend.overview().borrow())?;
     changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetVote { node, vote }).await
 }
 

@@ -1,7 +1,7 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{certificates, cluster, database, health, join, log, managers, members, secrets, stream};
+use crate::{certificates, cluster, database, ha, health, join, log, managers, members, secrets, stream};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -39,6 +39,8 @@ use utoipa::OpenApi;
         managers::restart,
         managers::restart_active,
         managers::rule,
+        ha::show,
+        ha::set,
         members::leave,
         members::quota,
         members::set_quota,

@@ -304,6 +304,8 @@ fn harmful(harm: &Harm) -> (StatusCode, &'static str, String) {
             "is-active",
             "make another one Active first: quorate manager promote NODE; to restart it: quorate manager restart --active",
         ),
+        Harm::TwoNodes => ("ha-needs-three", "add a third node: quorate add-node"),
+        Harm::HaInUse { .. } => ("ha-in-use", "remove all nodes but one first: quorate node remove NODE"),
         // A harm of a newer model: its own words say more than a guess would.
         _ => ("refused", "nothing was changed"),
     };
@@ -543,6 +545,8 @@ mod tests {
             Refusal::Harm { harm: Harm::LastVoter { node: "n1".into() } }.into(),
             Refusal::Harm { harm: Harm::EvenVoters { node: "n2".into(), voters: 2 } }.into(),
             Refusal::Harm { harm: Harm::Active { node: "n1".into() } }.into(),
+            Refusal::Harm { harm: Harm::TwoNodes }.into(),
+            Refusal::Harm { harm: Harm::HaInUse { nodes: "n1, n2".into() } }.into(),
             InviteError::NoAuthority.into(),
             InviteError::NoRandomness("none".into()).into(),
             JoinError::Write(WriteError::Unknown { waited: second }).into(),
@@ -628,6 +632,8 @@ mod tests {
             409 last-voter
             409 even-voters
             409 is-active
+            409 ha-needs-three
+            409 ha-in-use
             409 no-authority
             500 no-randomness
             504 outcome-unknown

@@ -8,7 +8,7 @@ use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, to
 use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::{
-    certificates, cluster, console, database, guard, health, join, kuzzle, log, managers, members, openapi, rqlite,
+    certificates, cluster, console, database, guard, ha, health, join, kuzzle, log, managers, members, openapi, rqlite,
     secrets, stream,
 };
 use axum::Router;
@@ -133,6 +133,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/managers/restart").post(O::ManagerRestart, managers::restart::<B>),
         at("/v1/managers/restart-active").post(O::ActiveRestart, managers::restart_active::<B>),
         at("/v1/managers/rule").put(O::ManagerRule, managers::rule::<B>),
+        at("/v1/ha").get(O::ClusterRead, ha::show::<B>).put(O::HaSet, ha::set::<B>),
         at("/v1/leave").post(O::NodeLeave, members::leave::<B>),
         at("/v1/join-tokens")
             .get(O::JoinTokenRead, members::tokens::<B>)

@@ -8,8 +8,8 @@ use crate::backend::{
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::server::{ApiOptions, Plain, native, router, serve};
 use crate::view::{
-    ClusterHealth, ClusterView, EventView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView, Overview,
-    QuotaView, ServiceView, Standing,
+    ClusterHealth, ClusterView, ElectorsView, EventView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
+    Overview, QuotaView, ServiceView, Standing,
 };
 use axum::Router;
 use axum::body::Body;
@@ -43,6 +43,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 mod access;
+mod ha;
 mod managers;
 mod members;
 
@@ -77,6 +78,7 @@ struct Inner {
     members: watch::Sender<Arc<MembersView>>,
     routing: watch::Sender<Arc<RoutingTable>>,
     access: watch::Sender<AccessView>,
+    link: watch::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -98,6 +100,8 @@ struct State {
     /// What the leader says to the next command about members.
     withheld: Option<Refusal>,
     left: bool,
+    /// Why it cannot listen for others.
+    no_link: Option<String>,
     /// What the real state machine makes of commands about access.
     cluster: ClusterState,
     audit: Vec<AuditLink>,
@@ -112,6 +116,7 @@ impl Fake {
             members: watch::Sender::new(Arc::new(MembersView::default())),
             routing: watch::Sender::new(Arc::new(RoutingTable::default())),
             access: watch::Sender::new(AccessView::default()),
+            link: watch::Sender::new(true),
             state: Mutex::new(state),
         }))
     }
@@ -151,7 +156,7 @@ impl Fake {
                 };
             };
             match command {
-                MemberCommand::CreateToken { token } => members.tokens.push(JoinTokenView {
+                MemberCommand::CreateToken { token, .. } => members.tokens.push(JoinTokenView {
                     id: token.id,
                     role: token.role,
                     name: token.name.clone(),
@@ -171,7 +176,13 @@ impl Fake {
                     nodes.iter().for_each(|node| of(node, &|node| node.standing = Some(Standing::Voter)));
                 }
                 MemberCommand::RestartServer { node, .. } => of(node, &|node| node.generation += 1),
-                MemberCommand::SetManagerRule { requires } => overview.cluster.manager_requires = *requires,
+                MemberCommand::SetManagerRule { requires } => {
+                    overview.cluster.electors.iter_mut().for_each(|electors| electors.manager_requires = *requires);
+                }
+                MemberCommand::SetHa { on } => {
+                    overview.cluster.ha = *on;
+                    self.0.link.send_replace(*on);
+                }
                 MemberCommand::Expel { node } => overview.nodes.retain(|known| known.id != *node),
                 MemberCommand::SetQuota { quota } => {
                     members.quota = QuotaView {
@@ -304,6 +315,14 @@ impl Backend for Fake {
         })
     }
 
+    fn link(&self) -> watch::Receiver<bool> {
+        self.0.link.subscribe()
+    }
+
+    fn try_link(&self) -> Result<(), String> {
+        self.set(|state| state.no_link.clone()).map_or(Ok(()), Err)
+    }
+
     fn gateway_report(&self, report: GatewayReport) {
         self.set(|state| state.reports.push(report));
     }
@@ -416,6 +435,7 @@ fn overview() -> Overview {
     Overview {
         sequence: 1,
         answered_by: "n1".into(),
+        expelled_by: None,
         cluster: ClusterView {
             id: ClusterId::from_u128(1),
             name: "test".into(),
@@ -423,14 +443,17 @@ fn overview() -> Overview {
             summary: "3 of 3 managers, can lose 1".into(),
             leader: Some("n1".into()),
             term: 2,
-            voters: 3,
-            voters_joined: 3,
-            can_lose: 1,
-            can_lose_when_up: 1,
-            voters_change: None,
-            voters_next: None,
+            ha: true,
+            electors: Some(ElectorsView {
+                voters: 3,
+                voters_joined: 3,
+                can_lose: 1,
+                can_lose_when_up: 1,
+                voters_change: None,
+                voters_next: None,
+                manager_requires: None,
+            }),
             incarnation: 1,
-            manager_requires: None,
             applied: LogIndex(0),
             digests_compared: 0,
             version: "0.0.0".into(),

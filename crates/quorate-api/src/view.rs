@@ -25,6 +25,10 @@ pub struct Overview {
     pub gateways: Vec<GatewayView>,
     /// The newest 50, newest first.
     pub events: Vec<EventView>,
+    /// The node that says that the one that answers was removed from the cluster, as long as it hears no
+    /// leader. What it shows is then as old as that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expelled_by: Option<String>,
     /// Under which address the node that answers is reached, if it had to be chosen, and why that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<AnnouncedView>,
@@ -53,10 +57,40 @@ pub struct ClusterView {
     /// Name of the Active node; absent while there is none.
     pub leader: Option<String>,
     pub term: u64,
+    /// Whether high availability is on. Off, the one node is alone: nothing about managers is shown.
+    #[serde(default = "on")]
+    pub ha: bool,
+    /// Absent while `ha` is false.
+    #[serde(flatten)]
+    pub electors: Option<ElectorsView>,
+    /// 1, and one more for each time that the cluster was recovered from the loss of its majority.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// What this node has applied.
+    #[schema(value_type = u64)]
+    pub applied: LogIndex,
+    /// How often, since its start, this node compared its databases' digests with another node's
+    /// at one index. A difference is an event, `diverged`; 0 means that nothing was checked yet.
+    #[serde(default)]
+    pub digests_compared: u64,
+    pub version: String,
+}
+
+/// What an older node does not say.
+fn on() -> bool {
+    true
+}
+
+/// Those who decide, and how many of them may be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ElectorsView {
+    #[schema(required = false)]
     pub voters: u32,
     /// Voters that answer.
+    #[schema(required = false)]
     pub voters_joined: u32,
     /// How many more voters may be lost before writes stop.
+    #[schema(required = false)]
     pub can_lose: u32,
     /// The same once all that vote are up.
     #[serde(default)]
@@ -67,21 +101,10 @@ pub struct ClusterView {
     /// What the Active node does about the voters next, and why. A passive one says what it expects.
     #[serde(default)]
     pub voters_next: Option<VotersNext>,
-    /// 1, and one more for each time that the cluster was recovered from the loss of its majority.
-    #[serde(default)]
-    pub incarnation: u64,
     /// Managers are only on nodes that have this role too; `null`: on any.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub manager_requires: Option<Role>,
-    /// What this node has applied.
-    #[schema(value_type = u64)]
-    pub applied: LogIndex,
-    /// How often, since its start, this node compared its databases' digests with another node's
-    /// at one index. A difference is an event, `diverged`; 0 means that nothing was checked yet.
-    #[serde(default)]
-    pub digests_compared: u64,
-    pub version: String,
 }
 
 /// What happens to the voters next.
@@ -120,7 +143,7 @@ pub struct NodeView {
     pub id: NodeId,
     pub name: String,
     pub state: NodeState,
-    /// A manager's role in consensus; absent for other nodes.
+    /// A manager's role in consensus; absent for other nodes, and while high availability is off.
     pub mode: Option<NodeMode>,
     #[schema(value_type = Vec<String>)]
     pub roles: BTreeSet<Role>,
@@ -132,14 +155,14 @@ pub struct NodeView {
     /// Since when it is in its state.
     #[schema(value_type = u64)]
     pub since: WallTime,
-    /// Entries that it has not applied yet, as far as known.
+    /// Entries that it has not applied yet, as far as known; absent while high availability is off.
     pub lag: Option<u64>,
     /// Replicas that run on it.
     pub replicas: u32,
     /// Another name for people.
     #[serde(default)]
     pub alias: Option<String>,
-    /// Whether a manager votes; absent for other nodes.
+    /// Whether a manager votes; absent for other nodes, and while high availability is off.
     #[serde(default)]
     pub standing: Option<Standing>,
     /// How many microseconds its clock was ahead of the answering node's when it was heard last,

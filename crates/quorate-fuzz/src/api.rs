@@ -118,6 +118,14 @@ impl Backend for Mirror {
         Policy { minimum_nodes: 1, pages: Pages::Own }
     }
 
+    fn link(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
+    fn try_link(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn gateway_report(&self, _: GatewayReport) {}
 
     async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {

@@ -3,8 +3,8 @@
 //! Nodes check replicas too, with the service's own rules; this one notices within two periods what
 //! no node can see: that the path from this gateway is broken, or that a whole server is gone.
 
-use crate::control;
 use crate::endpoint::{CheckResult, Endpoint};
+use crate::manager;
 use crate::plane::Plane;
 use bytes::Bytes;
 use http::Request;
@@ -39,7 +39,7 @@ pub(crate) fn start(plane: Arc<Plane>, endpoint: Arc<Endpoint>, path: Option<Str
 }
 
 async fn check(address: SocketAddr, path: Option<&str>, period: Duration) -> CheckResult {
-    let mut sender = match timeout(period / 2, control::open(address)).await {
+    let mut sender = match timeout(period / 2, manager::open(address)).await {
         Ok(Ok(sender)) => sender,
         Ok(Err(_refused)) => return CheckResult::Failed,
         Err(_elapsed) => return CheckResult::Silent,

@@ -6,20 +6,18 @@
 //! On the wire: `GET /v1/gateway/stream?name=NAME` answers one [`RoutingTable`] per line as JSON, the
 //! first at once, and an empty line each second; `POST /v1/gateway/report` takes a `GatewayReport`.
 
-use crate::GatewayError;
+use crate::manager::{Manager, Managers, NoConnection};
 use crate::plane::{Origin, Plane};
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Body;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
 use quorate_model::routing::RoutingTable;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::sync::watch;
 
 /// Longest line that is taken. 1,000 services with 10 replicas each need about 2 MB.
@@ -29,39 +27,17 @@ const LINE_MAX: usize = 64 * 1024 * 1024;
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
-/// `HOST:PORT` of a manager.
-#[derive(Debug, Clone)]
-pub(crate) struct Manager {
-    authority: Arc<str>,
-    host: HeaderValue,
-}
-
-/// # Errors
-/// [`GatewayError::BadManager`] for what is not `http://HOST:PORT`.
-pub(crate) fn parse_managers(urls: &[String]) -> Result<Vec<Manager>, GatewayError> {
-    urls.iter()
-        .map(|url| {
-            let bad = || GatewayError::BadManager(url.clone());
-            let uri: http::Uri = url.parse().map_err(|_| bad())?;
-            let authority = uri.authority().filter(|authority| authority.port_u16().is_some()).ok_or_else(bad)?;
-            if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
-                return Err(bad());
-            }
-            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
-            Ok(Manager { authority: authority.as_str().into(), host })
-        })
-        .collect()
-}
-
 /// Why a manager feeds this gateway no longer.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    #[error("it cannot be reached")]
-    Connect(#[from] std::io::Error),
+    #[error(transparent)]
+    NoConnection(#[from] NoConnection),
     #[error("the connection broke")]
     Http(#[from] hyper::Error),
     #[error("it answered {0}")]
     Status(StatusCode),
+    #[error("it answered {0}: it wants a token of a user who may feed gateways, with the scope gateway-feed")]
+    NotLetIn(StatusCode),
     #[error("it was silent for {0:?}")]
     Silent(Duration),
     #[error("it closed the stream")]
@@ -72,30 +48,45 @@ enum Fault {
     TooLong,
 }
 
-/// A connection for a few requests of our own. It is driven by a task that ends with the sender.
-pub(crate) async fn open<B>(address: impl ToSocketAddrs) -> std::io::Result<SendRequest<B>>
-where
-    B: Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
-{
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-    // Its errors reach whoever waits for the response.
-    tokio::spawn(connection);
-    Ok(sender)
+impl Fault {
+    fn of(status: StatusCode) -> Fault {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Fault::NotLetIn(status),
+            other => Fault::Status(other),
+        }
+    }
+
+    /// Whether nothing changes before a person does something.
+    fn is_for_people(&self) -> bool {
+        matches!(self, Fault::NotLetIn(_) | Fault::NoConnection(NoConnection::Unproven(_)))
+    }
 }
 
 /// Takes tables from one manager after the other, for ever. `feeder` holds the one that feeds.
-pub(crate) async fn follow(plane: Arc<Plane>, managers: Vec<Manager>, feeder: watch::Sender<Option<Manager>>) {
-    if managers.is_empty() {
+pub(crate) async fn follow(plane: Arc<Plane>, managers: Arc<Managers>, feeder: watch::Sender<Option<Manager>>) {
+    if managers.list.is_empty() {
         return std::future::pending().await;
     }
     let mut pause = PAUSE_FIRST;
+    // What was said of each manager last, so that it is said once.
+    let mut told: BTreeMap<Arc<str>, String> = BTreeMap::new();
     loop {
-        for manager in &managers {
+        for manager in &managers.list {
             let mut fed = false;
-            let Err(fault) = feed(&plane, manager, &feeder, &mut fed).await;
+            let Err(fault) = feed(&plane, &managers, manager, &feeder, &mut fed).await;
             feeder.send_replace(None);
+            if matches!(fault, Fault::NotLetIn(_)) {
+                managers.read_token_again().await;
+            }
+            if fault.is_for_people() {
+                let words = chain(&fault);
+                if told.get(&manager.authority) != Some(&words) {
+                    tracing::warn!(manager = %manager.authority, fault = %words, "a manager does not feed routes");
+                    told.insert(manager.authority.clone(), words);
+                }
+            } else if fed {
+                told.remove(&manager.authority);
+            }
             if fed {
                 tracing::warn!(manager = %manager.authority, fault = %chain(&fault), "lost the manager that feeds routes; they stay as they are");
                 pause = PAUSE_FIRST;
@@ -123,6 +114,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Takes tables from one manager as long as it sends something.
 async fn feed(
     plane: &Arc<Plane>,
+    managers: &Managers,
     manager: &Manager,
     feeder: &watch::Sender<Option<Manager>>,
     fed: &mut bool,
@@ -130,13 +122,13 @@ async fn feed(
     let silence = plane.limits.manager_silence;
     let silent = |_| Fault::Silent(silence);
     let start = async {
-        let mut sender = open(&*manager.authority).await?;
+        let mut sender = managers.open(manager).await?;
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = stream_path(&plane.config.name);
-        request.headers_mut().insert(HOST, manager.host.clone());
+        managers.address(manager, &mut request);
         let response = sender.send_request(request).await?;
         if response.status() != StatusCode::OK {
-            return Err(Fault::Status(response.status()));
+            return Err(Fault::of(response.status()));
         }
         // The sender stays: hyper ends the connection without it.
         Ok((sender, response.into_body()))
@@ -185,7 +177,7 @@ fn stream_path(name: &str) -> http::Uri {
 
 /// Tells the manager that feeds this gateway how far it is: at once after a table came in force or
 /// a draining endpoint became free, and regularly.
-pub(crate) async fn report(plane: Arc<Plane>, mut fed_by: watch::Receiver<Option<Manager>>) {
+pub(crate) async fn report(plane: Arc<Plane>, managers: Arc<Managers>, mut fed_by: watch::Receiver<Option<Manager>>) {
     let mut received = plane.received.subscribe();
     let mut connection: Option<(Arc<str>, SendRequest<Full<Bytes>>)> = None;
     loop {
@@ -195,27 +187,33 @@ pub(crate) async fn report(plane: Arc<Plane>, mut fed_by: watch::Receiver<Option
             let reporting = async {
                 let mut sender = match connection.take() {
                     Some((authority, sender)) if authority == manager.authority && sender.is_ready() => sender,
-                    _ => open(&*manager.authority).await?,
+                    _ => managers.open(&manager).await?,
                 };
                 let body = serde_json::to_vec(&report)?;
                 let mut request = Request::new(Full::new(Bytes::from(body)));
                 *request.method_mut() = Method::POST;
                 *request.uri_mut() = http::Uri::from_static("/v1/gateway/report");
-                request.headers_mut().insert(HOST, manager.host.clone());
+                managers.address(&manager, &mut request);
                 request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 let response = sender.send_request(request).await?;
                 let status = response.status();
                 // Read to its end, so that the connection can be used again.
                 response.into_body().collect().await?;
                 if !status.is_success() {
-                    return Err(Fault::Status(status));
+                    return Err(Fault::of(status));
                 }
                 Ok(sender)
             };
             match tokio::time::timeout(plane.limits.manager_silence, reporting).await {
                 Ok(Ok(sender)) => connection = Some((manager.authority, sender)),
                 // The stream decides whether the manager is lost; a report comes again soon.
-                Ok(Err(fault)) => tracing::debug!(fault = %chain(&fault), "a report did not reach the manager"),
+                Ok(Err(fault)) => {
+                    tracing::debug!(fault = %chain(&fault), "a report did not reach the manager");
+                    // The stream that was begun with the token goes on; reports must, too.
+                    if matches!(fault, Fault::NotLetIn(_)) {
+                        managers.read_token_again().await;
+                    }
+                }
                 Err(_elapsed) => tracing::debug!("a report was not taken in time"),
             }
         }
@@ -277,20 +275,6 @@ fn write_snapshot(file: &Path, table: &RoutingTable) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_manager_is_named_by_scheme_host_and_port() {
-        for (url, good) in [
-            ("http://127.0.0.1:8001", true),
-            ("http://node-1:7000/", true),
-            ("https://127.0.0.1:8001", false),
-            ("127.0.0.1:8001", false),
-            ("http://node-1", false),
-            ("http://node-1:7000/v1", false),
-        ] {
-            assert_eq!(parse_managers(&[url.to_owned()]).is_ok(), good, "{url}");
-        }
-    }
 
     #[test]
     fn a_name_cannot_leave_its_parameter() {

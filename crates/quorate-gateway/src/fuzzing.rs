@@ -17,6 +17,8 @@ pub fn route(table: RoutingTable, asked: &[(&str, &str)]) -> Vec<Option<String>>
         name: "gateway".into(),
         listen: address,
         url: "http://127.0.0.1:8000".into(),
+        tls: None,
+        token_file: None,
         managers: Vec::new(),
         snapshot_file: None,
         retries: true,

@@ -29,6 +29,7 @@ mod endpoint;
 pub mod fuzzing;
 mod headers;
 mod listeners;
+mod manager;
 mod plane;
 mod proxy;
 mod reply;
@@ -38,6 +39,9 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
+pub use crate::manager::{BadManager, SecureManagers, Secured, Stream};
+
+use crate::manager::Managers;
 use crate::plane::Plane;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -55,8 +59,13 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     /// How clients reach it, for people: `http://HOST:PORT`.
     pub url: String,
-    /// `http://HOST:PORT` of managers. Any of them feeds it; the first that answers does.
+    /// `https://HOST:PORT` or `unix:/PATH` of managers; `http://HOST:PORT` in a test. Any of them feeds it;
+    /// the first that answers does.
     pub managers: Vec<String>,
+    /// What managers that are reached by `https` prove themselves to. Default: there are none.
+    pub tls: Option<Arc<dyn SecureManagers>>,
+    /// The file with the API token that managers are shown. Default: they do not ask.
+    pub token_file: Option<PathBuf>,
     /// Where the last table is kept, so that a gateway that starts while no manager answers can work.
     pub snapshot_file: Option<PathBuf>,
     /// Sends a request again, elsewhere, when that is safe. Off only to prove that it matters.
@@ -77,8 +86,8 @@ pub enum GatewayError {
         #[source]
         source: std::io::Error,
     },
-    #[error("`{0}` is not a manager's address: write http://HOST:PORT")]
-    BadManager(String),
+    #[error(transparent)]
+    BadManager(#[from] BadManager),
 }
 
 /// How long things may take. Tests shorten some of them.
@@ -161,7 +170,7 @@ pub(crate) async fn run_with(
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
-    let managers = control::parse_managers(&config.managers)?;
+    let managers = Arc::new(Managers::new(&config)?);
     let listener =
         listeners::bind(config.listen).map_err(|source| GatewayError::Bind { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| GatewayError::Bind { address: config.listen, source })?;
@@ -175,8 +184,8 @@ pub(crate) async fn run_with(
     tasks.spawn(downstream::sweep(plane.clone()));
     tasks.spawn(control::write_snapshots(plane.clone()));
     let (feeder, fed_by) = tokio::sync::watch::channel(None);
-    tasks.spawn(control::follow(plane.clone(), managers, feeder));
-    tasks.spawn(control::report(plane.clone(), fed_by));
+    tasks.spawn(control::follow(plane.clone(), managers.clone(), feeder));
+    tasks.spawn(control::report(plane.clone(), managers, fed_by));
     let listening = tasks.spawn(listeners::run(plane.clone(), listener));
     ready(address);
 

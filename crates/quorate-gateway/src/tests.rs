@@ -1,5 +1,5 @@
 //! A gateway over real sockets, with replicas and managers made here.
 
 mod requests;
-mod rig;
+pub(crate) mod rig;
 mod survival;

@@ -57,6 +57,10 @@ pub enum Happening {
         node: NodeId,
         incarnation: u64,
     },
+    /// High availability was switched.
+    HaSet {
+        on: bool,
+    },
     /// `None`: any number of nodes.
     QuotaSet {
         nodes: Option<u32>,

@@ -22,6 +22,7 @@
 //! - Seats: with a quota, the nodes that have one (see [`ClusterState::has_seat`]) are never more
 //!   than it allows, unless it was lowered below what runs: then nobody is stopped and nobody comes.
 
+pub mod ha;
 pub mod managers;
 
 use crate::command::Refusal;
@@ -141,6 +142,8 @@ pub struct Members {
     pub manager_requires: Option<Role>,
     /// The last time that the cluster went on without its majority.
     pub recovery: Option<Recovery>,
+    /// What was decided about high availability; see [`ClusterState::ha`].
+    pub ha: Option<bool>,
 }
 
 /// A mutation of the membership. In JSON the tag is `member`.
@@ -149,6 +152,9 @@ pub struct Members {
 pub enum MemberCommand {
     CreateToken {
         token: JoinToken,
+        /// High availability is switched on with it. Absent in logs that are older than the switch.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        turn_on_ha: bool,
     },
     RevokeToken {
         token: TokenId,
@@ -209,6 +215,10 @@ pub enum MemberCommand {
         #[serde(default)]
         requires: Option<Role>,
     },
+    /// Switches high availability; see [`ha`].
+    SetHa {
+        on: bool,
+    },
     /// The cluster goes on with one survivor. No node proposes it: `quorate recover` writes it into the
     /// survivor's log, where nobody else is left to object.
     Recover {
@@ -228,6 +238,7 @@ pub enum MemberChange {
     Expelled { node: NodeId },
     Quota { quota: Option<Quota> },
     ManagerRule { requires: Option<Role> },
+    Ha { on: bool },
     Recovered(Recovery),
 }
 
@@ -283,7 +294,7 @@ impl ClusterState {
 
     pub(crate) fn decide_member(&self, changes: &mut Changes, command: &MemberCommand) -> Result<(), Refusal> {
         match command {
-            MemberCommand::CreateToken { token } => self.create_token(changes, token),
+            MemberCommand::CreateToken { token, turn_on_ha } => self.create_token(changes, token, *turn_on_ha),
             MemberCommand::RevokeToken { token } => {
                 if !self.members.tokens.contains_key(token) {
                     return Err(Refusal::UnknownToken { token: *token });
@@ -377,6 +388,7 @@ impl ClusterState {
             MemberCommand::StartManagers { nodes } => self.start_managers(changes, nodes),
             MemberCommand::RestartServer { node, generation } => self.restart_server(changes, *node, *generation),
             MemberCommand::SetManagerRule { requires } => self.set_manager_rule(changes, *requires),
+            MemberCommand::SetHa { on } => self.set_ha(changes, *on),
             MemberCommand::Recover { survivor, incarnation, lost } => {
                 self.recover(changes, *survivor, *incarnation, lost)
             }
@@ -391,6 +403,7 @@ impl ClusterState {
             MemberChange::Expelled { node } => drop(self.members.expelled.insert(node)),
             MemberChange::Quota { quota } => self.members.quota = quota,
             MemberChange::ManagerRule { requires } => self.members.manager_requires = requires,
+            MemberChange::Ha { on } => self.members.ha = Some(on),
             MemberChange::Recovered(recovery) => self.members.recovery = Some(recovery),
         }
     }
@@ -420,7 +433,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn create_token(&self, changes: &mut Changes, token: &JoinToken) -> Result<(), Refusal> {
+    fn create_token(&self, changes: &mut Changes, token: &JoinToken, turn_on_ha: bool) -> Result<(), Refusal> {
         let known = &self.members.tokens;
         if known.contains_key(&token.id) {
             return Ok(());
@@ -433,6 +446,9 @@ impl ClusterState {
         }
         for token in forgotten {
             changes.member(MemberChange::TokenGone { token });
+        }
+        if turn_on_ha {
+            self.turn_on_ha(changes);
         }
         changes.member(MemberChange::Token(JoinToken { used: None, ..token.clone() }));
         Ok(())

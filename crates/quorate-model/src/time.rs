@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A moment on one node's monotonic clock: time since an arbitrary start of that node.
 ///
 /// Comparable only on the node that read it. Cores are given it; they never ask for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub Duration);
 
 impl Timestamp {

@@ -54,6 +54,7 @@ fn harm_of(command: &MemberCommand, seen: &Electorate<'_>) -> Result<(), Harm> {
         | MemberCommand::StartManagers { .. }
         | MemberCommand::RestartServer { .. }
         | MemberCommand::SetManagerRule { .. }
+        | MemberCommand::SetHa { .. }
         | MemberCommand::Recover { .. } => Ok(()),
     }
 }

@@ -61,6 +61,8 @@ pub enum Event {
     Replicas(Vec<ReplicaStatus>),
     /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.
     Gossip { node: NodeId, generation: u64, rumor: Rumor },
+    /// Node `by`, which showed the cluster's certificate, will not speak with this node: it was expelled.
+    Expelled { by: NodeId },
     /// A gateway that takes its routes from this node.
     Gateway(GatewayReport),
     /// A database from a leader lies ready to be installed. One of its files may be ahead of `index`, and

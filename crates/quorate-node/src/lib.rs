@@ -20,6 +20,7 @@ pub mod electorate;
 pub mod event;
 mod leading;
 mod node;
+mod outcast;
 mod reads;
 pub mod recovery;
 mod requests;

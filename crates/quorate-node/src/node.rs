@@ -9,6 +9,7 @@ use crate::digests::{Difference, Digests};
 use crate::electorate;
 use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed, Unfit};
 use crate::leading::{Chore, Leading, Seen, unheard_by_majority};
+use crate::outcast::Outcast;
 use crate::reads::Reads;
 use crate::requests::Requests;
 use crate::sight::{Sight, Sights};
@@ -155,6 +156,7 @@ pub struct Node {
     stamped: WallTime,
     /// When the cluster last refused to have this node, and why.
     refused: Option<(Timestamp, Refusal)>,
+    outcast: Outcast,
     changed: bool,
 }
 
@@ -236,6 +238,7 @@ impl Node {
             rng,
             stamped: WallTime::default(),
             refused: None,
+            outcast: Outcast::default(),
             changed: true,
             me: options.identity,
         };
@@ -297,6 +300,7 @@ impl Node {
                 self.sights.gossip(node, generation, rumor);
                 self.changed = true;
             }
+            Event::Expelled { by } => self.changed |= self.outcast.told(now.mono, by),
             Event::Gateway(report) => self.gateway(now, report),
             Event::SnapshotReceived { from, term, index, index_term, configuration, configured } => {
                 let expelled = self.state.members.expelled.contains(&from);
@@ -344,7 +348,11 @@ impl Node {
         self.drain_consensus(now, out);
         self.meet(now, out);
         self.answer_reads(out);
-        self.assign(out);
+        if self.outcast.is_out(now.mono, self.leader_heard(now.mono)) {
+            self.stop_replicas(out);
+        } else {
+            self.assign(out);
+        }
         self.say_status(now, out);
         if std::mem::take(&mut self.changed) {
             out.push(Effect::Changed);
@@ -409,6 +417,13 @@ impl Node {
         self.consensus.configuration()
     }
 
+    /// Whether consensus counts exactly those whom [`configuration`](Self::configuration) names, or that is
+    /// not known yet. Always so: this is for simulations, which do not believe it.
+    #[must_use]
+    pub fn counts_as_configured(&self) -> bool {
+        self.consensus.counts_as_configured()
+    }
+
     /// The nodes that vote; the new ones while voters change.
     #[must_use]
     pub fn voters(&self) -> &BTreeSet<NodeId> {
@@ -442,6 +457,13 @@ impl Node {
     #[must_use]
     pub fn peers_to_call(&self) -> &BTreeMap<NodeId, Vec<String>> {
         self.book.peers()
+    }
+
+    /// Whether other nodes may be there, so that this one has to be reached by them (K6). Before it has the
+    /// cluster's records, it knows them from what it was told.
+    #[must_use]
+    pub fn coordinates(&self) -> bool {
+        self.state.ha() || !self.book.peers().is_empty()
     }
 
     /// Whether this node hears another one.
@@ -492,6 +514,12 @@ impl Node {
     #[must_use]
     pub fn refused(&self) -> Option<&Refusal> {
         self.refused.as_ref().map(|(_, why)| why)
+    }
+
+    /// The node that says that this one was expelled, as long as no leader is heard.
+    #[must_use]
+    pub fn expelled_by(&self) -> Option<NodeId> {
+        self.outcast.by()
     }
 
     /// What the scheduler does not do, and why.
@@ -1063,6 +1091,17 @@ impl Node {
             out.push(Effect::Assign(assignment.clone()));
         }
         self.assigned = Some(assignment);
+    }
+
+    /// What runs here runs elsewhere, or is not wanted any more.
+    fn stop_replicas(&mut self, out: &mut Vec<Effect>) {
+        if self.assigned.as_ref().is_some_and(|known| known.replicas.is_empty()) {
+            return;
+        }
+        // No older than anything that this node was ever assigned: each was applied, so it is in the log.
+        let nothing = Assignment { node: self.me.id, revision: self.consensus.last(), replicas: Vec::new() };
+        out.push(Effect::Assign(nothing.clone()));
+        self.assigned = Some(nothing);
     }
 
     fn say_status(&mut self, now: Now, out: &mut Vec<Effect>) {

@@ -70,12 +70,7 @@ pub const ALL: &[Planted] = &[
         "What is known of a snapshot that arrived lacks the voters.",
     ),
     // ── Voters that change ──
-    planted(
-        Bug::LearnerCounted,
-        "learner-counted",
-        &["commits_are_counted", "leaders_are_elected"],
-        "Learners are counted like voters.",
-    ),
+    planted(Bug::LearnerCounted, "learner-counted", &["voters_are_of_the_log"], "Learners are counted like voters."),
     planted(
         Bug::JointSkipped,
         "joint-skipped",

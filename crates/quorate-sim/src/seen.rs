@@ -34,8 +34,8 @@ pub(crate) enum Seen<'a> {
     CalledDurable { machine: usize, what: Durably, unsynced: u64 },
     /// A node took a turn.
     Turned { machine: usize, node: &'a Node },
-    /// A node's turn is over and its effects are on their way: this is in force on it.
-    Configured { machine: usize, configuration: &'a Configuration },
+    /// A node's turn is over and its effects are on their way: its configuration is in force.
+    Configured { machine: usize, node: &'a Node },
     /// A node decided to put a snapshot in force.
     Installs { machine: usize, configured: LogIndex },
     /// What the members prove themselves with changed on one of them.

@@ -210,12 +210,13 @@ impl Databases {
             decoded.push(Decoded::read(entry)?);
         }
         let settled = self.system.applied().index.max(self.main.applied().index);
-        let state_before = self.state.clone_if(decoded.iter().any(Decoded::is_command));
         let result = self.run(&decoded, last);
         if result.is_err() {
             self.system.abandon();
             self.main.abandon();
-            if let Some(state) = state_before {
+            // What is committed counts again. A copy made before each batch would cost as much as the state.
+            // When even reading fails the node has nothing to go on with, and it is stopping.
+            if let Ok(state) = rows::load(&self.system, &self.directory) {
                 self.state = state;
             }
         }
@@ -309,17 +310,6 @@ impl Databases {
 /// Outcomes of one file's entries by index.
 type Outcomes = BTreeMap<LogIndex, execute::Ran>;
 
-/// A state that is kept in case a batch fails.
-trait CloneIf: Sized {
-    fn clone_if(&self, wanted: bool) -> Option<Self>;
-}
-
-impl CloneIf for ClusterState {
-    fn clone_if(&self, wanted: bool) -> Option<Self> {
-        wanted.then(|| self.clone())
-    }
-}
-
 /// An entry, taken apart once.
 #[derive(Debug)]
 struct Decoded {
@@ -348,10 +338,6 @@ impl Decoded {
             }
         };
         Ok(Decoded { index, term: entry.term, database, envelope, work })
-    }
-
-    fn is_command(&self) -> bool {
-        matches!(self.work, Work::Command(..))
     }
 }
 

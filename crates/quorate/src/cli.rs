@@ -15,6 +15,7 @@ pub(crate) mod db;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod failure;
+pub(crate) mod ha;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod logs;
@@ -134,6 +135,9 @@ pub(crate) enum Command {
     /// The servers of the cluster
     #[command(subcommand)]
     Node(members::NodeCommand),
+    /// Whether nodes stand in for each other
+    #[command(subcommand)]
+    Ha(ha::HaCommand),
     /// The nodes that decide
     #[command(subcommand)]
     Manager(managers::ManagerCommand),
@@ -230,7 +234,7 @@ pub(crate) enum Command {
     /// Run a gateway
     #[command(
         hide = true,
-        after_help = "Examples:\n  quorate gateway --listen 0.0.0.0:80 --name gw1 --url http://gw1 --manager http://n1:7000 --data-dir /var/lib/quorate/gw1"
+        after_help = "Examples:\n  quorate gateway --listen 0.0.0.0:80 --name gw1 --url http://gw1 --manager unix:/var/lib/quorate/api.sock --data-dir /var/lib/quorate/gw1\n  quorate gateway --listen 0.0.0.0:80 --name gw1 --url http://gw1 --manager https://n1:7000 --manager https://n2:7000 --ca-pin FINGERPRINT --token-file /etc/quorate/gateway.token --data-dir /var/lib/quorate-gw1"
     )]
     Gateway(daemon::GatewayArgs),
     /// Run the supervisor of one replica
@@ -313,11 +317,12 @@ fn report(screen: Screen, failure: &Failure) {
 
 fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
     let trust = cli.global.ca_pin.map(ServerTrust::Pin).or(cli.global.ca_file.map(ServerTrust::Authorities));
+    let token_file = cli.global.token_file;
     let context = Context {
         screen,
         choice: Choice { server: cli.global.server, keep: cli.global.keep, trust },
         timeout: cli.global.timeout.0,
-        token: cli.global.token_file.as_deref().map(password::from_file).transpose()?,
+        token: token_file.as_deref().map(password::from_file).transpose()?,
     };
     match cli.command {
         Command::Dev(args) => return dev::run(&context, args),
@@ -329,6 +334,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Leave(args) => members::leave(&context, &args)?,
         Command::Cluster(command) => members::cluster(&context, command)?,
         Command::Node(command) => members::node(&context, command)?,
+        Command::Ha(command) => ha::run(&context, &command)?,
         Command::Manager(command) => managers::run(&context, command)?,
         Command::Service(command) => service::run(&context, command)?,
         Command::Scale(args) => service::scale(&context, &args)?,
@@ -368,7 +374,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         }
         Command::Gateway(args) => {
             hold(args.end_with_pid)?;
-            daemon::gateway(&args)?;
+            daemon::gateway(&args, context.choice.trust.as_ref(), token_file)?;
         }
         Command::Shim(args) => return Ok(daemon::shim(&args)),
         Command::Demo(args) => demo::run(&args)?,

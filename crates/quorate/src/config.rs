@@ -45,6 +45,9 @@ pub(crate) struct ClusterConfig {
     /// Grows by one when `quorate recover` goes on with one survivor; members of others are not spoken to.
     #[serde(default = "first", skip_serializing_if = "is_first")]
     pub incarnation: u64,
+    /// It begins with high availability on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ha: bool,
 }
 
 /// The incarnation with which every cluster begins.

@@ -3,16 +3,21 @@
 //! Each is a process of its own and ends on SIGTERM. This file turns their command lines into what
 //! the crates that do the work want to know.
 
+mod managers;
+
 use crate::cli::failure::Failure;
 use crate::cli::join::seed;
+use crate::cli::target::ServerTrust;
 use crate::serve::Configured;
 use crate::settings::{Loaded, LogFormat, LogSettings, Source};
 use anyhow::Context as _;
 use clap::Args;
-use quorate_gateway::GatewayConfig;
+use managers::ManagersTls;
+use quorate_gateway::{GatewayConfig, SecureManagers};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -30,7 +35,7 @@ pub(crate) struct GatewayArgs {
     /// The URL under which clients reach it
     #[arg(long)]
     pub url: String,
-    /// API of a manager that may feed it; repeat for each
+    /// API of a manager that may feed it, or `unix:PATH`, the socket of the node here; repeat for each
     #[arg(long = "manager", value_name = "URL", required = true)]
     pub managers: Vec<String>,
     /// Where it keeps its last snapshot of the routes
@@ -81,8 +86,25 @@ pub(crate) fn serve(
     Ok(crate::serve::run(&data_dir, Configured { source, settings: loaded.settings, log, local_health })?)
 }
 
-/// Runs a gateway until SIGTERM or SIGINT.
-pub(crate) fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
+/// Runs a gateway until SIGTERM or SIGINT. `trust`: by what managers that are reached by `https` prove
+/// themselves; `token_file`: what it shows to those that ask who it is.
+///
+/// # Errors
+/// It cannot serve, or its managers cannot be used.
+pub(crate) fn gateway(
+    args: &GatewayArgs,
+    trust: Option<&ServerTrust>,
+    token_file: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let tls = trust.map(ServerTrust::config).transpose()?;
+    Ok(run_gateway(args, tls, token_file)?)
+}
+
+fn run_gateway(
+    args: &GatewayArgs,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    token_file: Option<PathBuf>,
+) -> anyhow::Result<()> {
     let level = std::env::var("QUORATE_LOG").unwrap_or_else(|_| LogSettings::default().level);
     log_to_stderr(&LogSettings { level, ..LogSettings::default() })?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("creating {}", args.data_dir.display()))?;
@@ -91,6 +113,8 @@ pub(crate) fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
         listen: args.listen,
         url: args.url.clone(),
         managers: args.managers.clone(),
+        tls: tls.map(|tls| Arc::new(ManagersTls::new(tls)) as Arc<dyn SecureManagers>),
+        token_file,
         snapshot_file: Some(args.data_dir.join("routes.json")),
         retries: !args.without_retries,
         draining: !args.without_draining,

@@ -9,7 +9,7 @@ use quorate_membership::seal::{Key, KeyId, KeyRing};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "gossip.key";
+pub(crate) const FILE: &str = "gossip.key";
 
 /// A key of random bits.
 ///

@@ -103,6 +103,23 @@ impl ManagerKeys {
         write().with_context(|| format!("writing into {}", data_dir.join(DIR).display()))
     }
 
+    /// Takes them out of `data_dir`, durably; also what an interrupted removal left.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn remove(data_dir: &Path) -> anyhow::Result<()> {
+        let dir = data_dir.join(DIR);
+        // First what says that the rest is there.
+        for name in [AUTHORITY_KEY, CLUSTER_KEY] {
+            let gone = match std::fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => trust::synced(&dir, data_dir),
+            };
+            gone.with_context(|| format!("removing {}", dir.join(name).display()))?;
+        }
+        Ok(())
+    }
+
     /// For a new manager.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(serde_json::to_string(&self.handed()).expect("keys are strings"))
@@ -225,6 +242,10 @@ mod tests {
         }
         let other = [made().authority.certificate().clone()];
         ManagerKeys::read(dir.path(), &other).unwrap_err();
+        ManagerKeys::remove(dir.path()).unwrap();
+        assert!(ManagerKeys::read(dir.path(), &authorities).unwrap().is_none());
+        assert!(!dir.path().join(DIR).join(CLUSTER_KEY).exists());
+        ManagerKeys::remove(dir.path()).unwrap();
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod core;
 mod disk;
 mod electors;
 mod gossip;
+mod ha;
 mod inbox;
 mod incarnation;
 mod keeper;
@@ -34,6 +35,8 @@ mod tls;
 mod turned_away;
 mod view;
 mod workloads;
+
+pub(crate) use link::BRING_BACK;
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
@@ -211,7 +214,6 @@ async fn serve(
         tracing::warn!(api = %config.node.api, "whoever reaches the API may do everything: node.auth is open");
     }
     let api_listener = bind(config.node.api, "API").await?;
-    let link_listener = bind(config.node.link, "node link").await?;
     let local_socket = bind_local(data_dir, config.node.auth)?;
     let clock = core::Clock { started: Instant::now() };
     let identity = NodeIdentity {
@@ -241,6 +243,9 @@ async fn serve(
     let mut node = Node::new(options, recovered_log(&stored)?, state, stored.applied, clock.now())?;
     node.show_unreachable_after(settings.cluster.timers.unreachable_after());
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
+    let (coordinates, coordinates_seen) = watch::channel(node.coordinates());
+    // What cannot work fails now; where nobody is to be listened for, the port stays closed.
+    let link_listener = if node.coordinates() { Some(bind(config.node.link, "node link").await?) } else { None };
 
     let (inbox, events) = inbox::inbox();
     let (disk_jobs, disk_queue) = channel();
@@ -281,7 +286,16 @@ async fn serve(
     };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
     let (refused_peers, turned_away) = mpsc::channel(turned_away::WAITING);
-    tokio::spawn(link::accept(link_listener, me.clone(), inbox.clone(), incoming.clone(), refused_peers));
+    let (link, link_seen) = watch::channel(link_listener.is_some());
+    let door = ha::Door {
+        address: config.node.link,
+        me: me.clone(),
+        inbox: inbox.clone(),
+        incoming: incoming.clone(),
+        refused: refused_peers,
+        listens: link,
+    };
+    tokio::spawn(door.run(link_listener, coordinates_seen));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
     tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
@@ -347,6 +361,7 @@ async fn serve(
         known,
         proofs,
         routing,
+        coordinates,
         refused,
         access,
         restart,
@@ -360,6 +375,7 @@ async fn serve(
     tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
     let leave = Arc::new(Notify::new());
     let (still_known, last_contact) = (known_seen.clone(), contact.clone());
+    let ha_wished = config.cluster.ha || settings.ha.enabled;
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
@@ -375,6 +391,7 @@ async fn serve(
         agent,
         config: config.clone(),
         keychain: keychain.clone(),
+        link: link_seen,
         proofs: proofs_seen.clone(),
         admission,
         leave: leave.clone(),
@@ -383,6 +400,9 @@ async fn serve(
         started: clock.started,
     }));
     tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
+    if ha_wished {
+        tokio::spawn(ha::switch_on(config.node.id, backend.clone()));
+    }
     let seen = keeper::Seen { known: backend.0.known.clone(), access: backend.0.access.clone(), proofs: proofs_seen };
     let keeper = Keeper { config: config.clone(), keychain, backend: backend.clone(), inbox: inbox.clone(), signed_by };
     tokio::spawn(keeper.run(seen));
@@ -404,7 +424,7 @@ async fn serve(
         tokio::spawn(quorate_api::serve_unix(socket, owner, backend, options, ends(stopped.clone())));
     }
     let api = tokio::spawn(quorate_api::serve(api_listener, acceptor, backend, api_options, ends(stopped)));
-    info!(api = %config.node.api, link = %config.node.link, "serving");
+    info!(api = %config.node.api, "serving");
 
     tokio::spawn(tell_refusals(refused_seen));
 

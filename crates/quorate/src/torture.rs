@@ -10,40 +10,42 @@
 //! - Whatever a run starts ends with it, however it ends ([`rig::arena`]).
 //! - Nothing is tried that was not announced, and what was announced and did not happen fails the run.
 
+mod census;
+pub(crate) mod change;
 mod dice;
 pub(crate) mod fault;
 mod healing;
+mod reach;
 mod record;
 pub(crate) mod rig;
 mod schedule;
+mod tormentor;
 mod verdict;
 mod workload;
 
 use crate::cli::Context;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{Screen, age, table};
+use change::ChangeKind;
 use clap::{Args, ValueEnum};
 use fault::FaultKind;
 use record::{Line, Recorder};
-use rig::{Arena, EnterOptions, Entered, Rig, RigError, RigOptions};
-use schedule::{Planned, Slot};
+use rig::{Arena, EnterOptions, Entered, Rig, RigOptions};
+use schedule::Slot;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tormentor::{Findings, Tormentor};
 use verdict::{Outcome, Report};
 use workload::client::{Client, Reply};
-use workload::{COPIES, Node, Shared, Workload, sql};
+use workload::{COPIES, Shared, Workload, sql};
 
 /// Name of the record in the directory of a run.
 const RECORD: &str = "record.jsonl";
-/// Clients work this long before the first fault, so that each has something to lose.
-const WARM_UP: Duration = Duration::from_secs(3);
 /// Longest wait for the tables and the service of a cluster that is well.
 const SET_UP: Duration = Duration::from_secs(60);
-/// How often a line tells people how far it is, where no live line can.
-const TELL_EVERY: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 #[command(
@@ -62,9 +64,9 @@ pub(crate) struct TortureArgs {
     /// How many nodes, 3 to 5 [default: 3, or 5 in the full profile]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=5))]
     nodes: Option<u8>,
-    /// Only these kinds of faults, separated by commas; see --list
+    /// Only these kinds of faults and changes, separated by commas; see --list
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
-    faults: Vec<FaultKind>,
+    faults: Vec<Kind>,
     /// Where the run's files are made, and kept if it fails [default: the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -77,7 +79,7 @@ pub(crate) struct TortureArgs {
     /// Say each fault with its evidence as it happens
     #[arg(short, long)]
     verbose: bool,
-    /// List the kinds of faults, what each needs, and which can be had here
+    /// List the kinds of faults and changes, what each needs, and which can be had here
     #[arg(long, conflicts_with = "check")]
     list: bool,
     /// Judge the record of an earlier run again
@@ -100,9 +102,29 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-fn kind(text: &str) -> Result<FaultKind, String> {
-    let names = || FaultKind::ALL.iter().map(|kind| kind.name());
-    FaultKind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| match failure::nearest(text, names()) {
+/// What may be chosen for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Fault(FaultKind),
+    Change(ChangeKind),
+}
+
+impl Kind {
+    fn all() -> impl Iterator<Item = Kind> {
+        FaultKind::ALL.into_iter().map(Kind::Fault).chain(ChangeKind::ALL.into_iter().map(Kind::Change))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Fault(kind) => kind.name(),
+            Kind::Change(kind) => kind.name(),
+        }
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    let names = || Kind::all().map(Kind::name);
+    Kind::all().find(|kind| kind.name() == text).ok_or_else(|| match failure::nearest(text, names()) {
         Some(similar) => format!("there is no such fault; did you mean `{similar}`?"),
         None => format!("there is no such fault; choose among {}", names().collect::<Vec<_>>().join(", ")),
     })
@@ -114,7 +136,7 @@ struct Settings {
     nodes: u8,
     length: Duration,
     /// Empty: all that can be had.
-    faults: Vec<FaultKind>,
+    kinds: Vec<Kind>,
     repeat: String,
 }
 
@@ -139,7 +161,7 @@ impl TortureArgs {
         if self.loopback {
             repeat.push_str(" --loopback");
         }
-        Settings { seed, nodes, length, faults: self.faults.clone(), repeat }
+        Settings { seed, nodes, length, kinds: self.faults.clone(), repeat }
     }
 }
 
@@ -181,19 +203,29 @@ fn torture(screen: Screen, verbose: bool, arena: &Arena, settings: &Settings) ->
     let options = RigOptions { nodes: settings.nodes, seed: settings.seed, ..RigOptions::default() };
     let mut rig = Rig::start(arena, &options)?;
     let slots = announce(&record, &rig, settings);
-    let nodes = rig.members().into_iter().map(|it| Node { name: it.name, url: format!("http://{}", it.api) }).collect();
     // Two runs of one seed on one machine are still two runs.
     let run_id = crate::cli::screen::wall_now().as_micros() ^ settings.seed.rotate_left(32);
-    let shared = Shared::new(settings.seed, run_id, nodes, record);
+    let shared = Shared::new(settings.seed, run_id, rig.reach(), record);
     set_up(&shared)?;
     let started = |error| Failure::new(Exit::Failed, "io", "a client cannot be started").why(error);
     let workload = Workload::start(&shared).map_err(started)?;
-    let mut tormentor =
-        Tormentor { screen, verbose, arena, shared: &shared, rig: &mut rig, findings: Findings::default() };
+    let mut tormentor = Tormentor {
+        screen,
+        verbose,
+        arena,
+        shared: &shared,
+        rig: &mut rig,
+        findings: Findings::default(),
+        under_way: Vec::new(),
+    };
     tormentor.run(&slots);
     // After an interruption it looks no further: what was seen so far is reported.
     healing::heal(&shared, workload, &arena.stop, &|what| screen.progress(&format!("healing: {what}")));
     let Findings { mut deaths, mut broken } = tormentor.findings;
+    if !arena.stop.is_raised() {
+        screen.progress("healing: calling the roll");
+        shared.record.write(Line::Members(rig.call_the_roll(&arena.stop)));
+    }
     deaths.extend(rig.unexpected_deaths().into_iter().map(|death| format!("{} {}", death.node, death.what)));
     broken.extend(rig.stop().into_iter().map(|error| error.to_string()));
     shared.record.write(Line::Over(record::Over {
@@ -211,11 +243,16 @@ fn torture(screen: Screen, verbose: bool, arena: &Arena, settings: &Settings) ->
 
 /// Decides what happens, and writes it into the record before it does.
 fn announce(record: &Recorder, rig: &Rig, settings: &Settings) -> Vec<Slot> {
-    let wanted = |kind: &FaultKind| settings.faults.is_empty() || settings.faults.contains(kind);
-    let possible: Vec<FaultKind> = rig.possible().into_iter().filter(wanted).collect();
-    let slots = schedule::plan(settings.seed, &possible, settings.length);
-    let counts = schedule::count(&slots);
-    let missing = rig.missing().into_iter().filter(|missing| wanted(&missing.kind));
+    let is_wanted = |kind: Kind| settings.kinds.is_empty() || settings.kinds.contains(&kind);
+    let possible: Vec<FaultKind> = rig.possible().into_iter().filter(|kind| is_wanted(Kind::Fault(*kind))).collect();
+    let wanted: Vec<ChangeKind> = ChangeKind::ALL.into_iter().filter(|kind| is_wanted(Kind::Change(*kind))).collect();
+    let mut slots = match possible.is_empty() {
+        true => schedule::without_faults(settings.length),
+        false => schedule::plan(settings.seed, &possible, settings.length),
+    };
+    schedule::changes::plan(settings.seed, &wanted, usize::from(settings.nodes), &mut slots);
+    let (counts, changes) = (schedule::count(&slots), schedule::changes::count(&slots));
+    let missing = rig.missing().into_iter().filter(|missing| is_wanted(Kind::Fault(missing.kind)));
     let mut left_out: Vec<record::LeftOut> = missing
         .map(|missing| record::LeftOut { kind: missing.kind.name().into(), why: missing.why, fix: missing.fix })
         .collect();
@@ -224,6 +261,11 @@ fn announce(record: &Recorder, rig: &Rig, settings: &Settings) -> Vec<Slot> {
         why: "the run is too short for all kinds".into(),
         fix: "more --minutes, or fewer --faults".into(),
     }));
+    left_out.extend(wanted.iter().filter(|kind| !changes.contains_key(kind)).map(|kind| record::LeftOut {
+        kind: kind.name().into(),
+        why: "the run is too short for all kinds, or without the joins that it needs".into(),
+        fix: "more --minutes, or other --faults".into(),
+    }));
     record.write(Line::Run(record::Run {
         format: record::FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -231,6 +273,7 @@ fn announce(record: &Recorder, rig: &Rig, settings: &Settings) -> Vec<Slot> {
         nodes: usize::from(settings.nodes),
         repeat: settings.repeat.clone(),
         planned: counts.into_iter().map(|(kind, times)| (kind.name().to_owned(), times)).collect(),
+        planned_changes: changes.into_iter().map(|(kind, times)| (kind.name().to_owned(), times)).collect(),
         left_out,
     }));
     slots
@@ -251,8 +294,8 @@ fn set_up(shared: &Arc<Shared>) -> Result<(), Failure> {
         let id = uuid::Uuid::new_v4();
         let mut turn = 0;
         loop {
-            let node = &shared.nodes[turn % shared.nodes.len()];
-            let why = match client.attempt(node, &request, Some(id), Duration::from_secs(10)) {
+            let nodes = shared.nodes();
+            let why = match client.attempt(&nodes[turn % nodes.len()], &request, Some(id), Duration::from_secs(10)) {
                 Reply::Answered(_) => break,
                 Reply::NotDone(code) | Reply::Lost(code) => code,
             };
@@ -264,144 +307,6 @@ fn set_up(shared: &Arc<Shared>) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// What the rig found by itself.
-#[derive(Debug, Default)]
-struct Findings {
-    deaths: Vec<String>,
-    broken: Vec<String>,
-}
-
-/// Makes the faults of a schedule, one slot after the other.
-struct Tormentor<'a> {
-    screen: Screen,
-    verbose: bool,
-    arena: &'a Arena,
-    shared: &'a Arc<Shared>,
-    rig: &'a mut Rig,
-    findings: Findings,
-}
-
-/// A fault that is in force.
-struct InForce {
-    injected: rig::Injected,
-    began: u64,
-    leader: bool,
-}
-
-impl Tormentor<'_> {
-    fn run(&mut self, slots: &[Slot]) {
-        if self.arena.stop.wait(WARM_UP) {
-            return;
-        }
-        let began = Instant::now();
-        let mut told = began;
-        let mut made = 0;
-        let planned: usize = slots.iter().map(|slot| slot.faults.len()).sum();
-        for slot in slots {
-            let early = slot.not_before.saturating_sub(began.elapsed());
-            if self.arena.stop.wait(early.max(slot.quiet)) {
-                return;
-            }
-            let in_force: Vec<InForce> = slot.faults.iter().filter_map(|fault| self.begin(fault)).collect();
-            made += slot.faults.len();
-            let names: Vec<&str> = slot.faults.iter().map(|fault| fault.kind.name()).collect();
-            let line = format!(
-                "{made} of {planned} faults, {} operations, {} since the start   {}",
-                self.shared.answered(),
-                age(began.elapsed()),
-                names.join(" and ")
-            );
-            self.screen.progress(&line);
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                self.screen.tell(&line);
-            }
-            self.arena.stop.wait(slot.hold);
-            in_force.into_iter().for_each(|fault| self.end(fault));
-            let deaths = self.rig.unexpected_deaths();
-            self.findings.deaths.extend(deaths.into_iter().map(|death| format!("{} {}", death.node, death.what)));
-            if self.arena.stop.is_raised() {
-                return;
-            }
-        }
-    }
-
-    fn begin(&mut self, planned: &Planned) -> Option<InForce> {
-        let leader = self.rig.leader();
-        let began = self.shared.record.now();
-        match self.rig.inject(planned.kind, planned.choice) {
-            Ok(injected) => {
-                let leader = leader.is_some_and(|leader| injected.nodes.contains(&leader));
-                Some(InForce { injected, began, leader })
-            }
-            Err(error) => {
-                self.note_broken(&error);
-                self.note(record::Fault {
-                    kind: planned.kind.name().into(),
-                    began,
-                    ended: self.shared.record.now(),
-                    what: String::new(),
-                    evidence: None,
-                    failed: Some(error.to_string()),
-                    leader: false,
-                    // Whom it was to hit is not known; a server may have ended before it failed.
-                    restarted: self.shared.nodes.iter().map(|node| node.name.clone()).collect(),
-                });
-                None
-            }
-        }
-    }
-
-    fn end(&mut self, fault: InForce) {
-        let InForce { injected, began, leader } = fault;
-        let rig::Injected { kind, nodes, what, evidence, handle } = injected;
-        let (evidence, failed) = match self.rig.end(handle) {
-            Ok(ended) => (format!("{evidence}; {}", ended.evidence), None),
-            Err(error) => {
-                self.note_broken(&error);
-                (evidence, matches!(error, RigError::NotInjected { .. }).then(|| error.to_string()))
-            }
-        };
-        let restarted = if schedule::leaves_processes_alone(kind) { Vec::new() } else { nodes };
-        self.note(record::Fault {
-            kind: kind.name().into(),
-            began,
-            ended: self.shared.record.now(),
-            what,
-            evidence: Some(evidence),
-            failed,
-            leader,
-            restarted,
-        });
-    }
-
-    /// A promise that the cluster did not keep, as opposed to a fault that could not be made.
-    fn note_broken(&mut self, error: &RigError) {
-        if let RigError::Broken { log, .. } = error {
-            self.screen.say(&format!("✕ {error}\n{log}"));
-            self.findings.broken.push(error.to_string());
-        }
-    }
-
-    /// Writes into the record, and for whoever watches, what became of a fault.
-    fn note(&self, fault: record::Fault) {
-        if self.verbose {
-            let seconds = (fault.ended - fault.began) as f64 / 1e9;
-            let (symbol, text) = match (&fault.failed, &fault.evidence) {
-                (Some(why), _) => ('✕', why.clone()),
-                (None, evidence) => ('✔', format!("{}: {}", fault.what, evidence.as_deref().unwrap_or("not seen"))),
-            };
-            self.screen.progress_over();
-            self.screen.say(&format!(
-                "{symbol} {:6.1} s  {} ({seconds:.1} s)  {text}",
-                fault.began as f64 / 1e9,
-                fault.kind
-            ));
-        }
-        self.shared.record.write(Line::Fault(fault));
-    }
 }
 
 /// `--check`: judges a record again.
@@ -420,19 +325,24 @@ fn list(screen: Screen, loopback: bool) {
     let missing: BTreeMap<FaultKind, rig::Missing> =
         rig::missing(loopback).into_iter().map(|missing| (missing.kind, missing)).collect();
     if screen.is_json() {
-        let kinds: Vec<serde_json::Value> = FaultKind::ALL
-            .iter()
-            .map(|kind| {
-                let missing = missing.get(kind);
-                serde_json::json!({
-                    "kind": kind.name(),
-                    "needs": kind.needs().iter().map(|need| need.name()).collect::<Vec<_>>(),
-                    "possible": missing.is_none(),
-                    "why": missing.map(|missing| &missing.why),
-                    "fix": missing.map(|missing| &missing.fix),
+        let kinds: Vec<serde_json::Value> =
+            FaultKind::ALL
+                .iter()
+                .map(|kind| {
+                    let missing = missing.get(kind);
+                    serde_json::json!({
+                        "kind": kind.name(),
+                        "is": "fault",
+                        "needs": kind.needs().iter().map(|need| need.name()).collect::<Vec<_>>(),
+                        "possible": missing.is_none(),
+                        "why": missing.map(|missing| &missing.why),
+                        "fix": missing.map(|missing| &missing.fix),
+                    })
                 })
-            })
-            .collect();
+                .chain(ChangeKind::ALL.iter().map(
+                    |kind| serde_json::json!({ "kind": kind.name(), "is": "change", "needs": [], "possible": true }),
+                ))
+                .collect();
         return screen.json(&kinds);
     }
     let rows = FaultKind::ALL.iter().map(|kind| {
@@ -444,7 +354,9 @@ fn list(screen: Screen, loopback: bool) {
         let needs = if needs.is_empty() { "-".into() } else { needs.join(" and ") };
         vec![format!("{symbol} {}", kind.name()), needs, why.into(), fix.into()]
     });
-    screen.data(&table(&["FAULT", "NEEDS", "WHY NOT HERE", "FIX"], &[], rows));
+    let changes =
+        ChangeKind::ALL.iter().map(|kind| vec![format!("✔ {kind}"), "-".into(), String::new(), String::new()]);
+    screen.data(&table(&["FAULT OR CHANGE", "NEEDS", "WHY NOT HERE", "FIX"], &[], rows.chain(changes)));
 }
 
 /// Copies the record and the logs to where they stay.

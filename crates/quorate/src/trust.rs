@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) const DIR: &str = "tls";
-const AUTHORITIES: &str = "ca.crt";
+pub(crate) const AUTHORITIES: &str = "ca.crt";
 pub(crate) const AUTHORITY_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "node.crt";
 pub(crate) const KEY: &str = "node.key";

@@ -1,6 +1,6 @@
 //! Replicas, managers, clients and a gateway for tests, on ports that the system chooses.
 
-use crate::{GatewayConfig, Limits, control, run_with};
+use crate::{GatewayConfig, Limits, manager, run_with};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -199,9 +199,13 @@ async fn reply(seen: Arc<Seen>, mut request: Request<Incoming>) -> Result<Answer
 }
 
 /// The gateway API of a manager.
-pub(super) struct Manager {
+pub(crate) struct Manager {
     pub table: watch::Sender<RoutingTable>,
     pub reports: watch::Receiver<Option<GatewayReport>>,
+    /// What it wants to see. `None`: it does not ask.
+    pub token: watch::Sender<Option<String>>,
+    /// How often it let nobody in.
+    pub turned_away: watch::Sender<usize>,
     pub url: String,
     server: Server,
 }
@@ -210,14 +214,21 @@ impl Manager {
     pub(super) async fn start(table: RoutingTable) -> Manager {
         let table = watch::Sender::new(table);
         let (reported, reports) = watch::channel(None);
-        let shared = Arc::new((table.clone(), reported));
+        let (token, turned_away) = (watch::Sender::new(None), watch::Sender::new(0));
+        let shared = Arc::new((table.clone(), reported, token.clone(), turned_away.clone()));
         let server = Server::start(move |stream| {
             let shared = shared.clone();
             async move {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let shared = shared.clone();
                     async move {
-                        let (table, reported) = &*shared;
+                        let (table, reported, token, turned_away) = &*shared;
+                        let shown = request.headers().get("authorization").cloned();
+                        let wanted = token.borrow().clone();
+                        if wanted.is_some_and(|wanted| shown.is_none_or(|shown| shown != format!("Bearer {wanted}"))) {
+                            turned_away.send_modify(|count| *count += 1);
+                            return Ok(answer(StatusCode::UNAUTHORIZED, ""));
+                        }
                         Ok::<_, Infallible>(if request.uri().path() == "/v1/gateway/report" {
                             let body = request.into_body().collect().await.unwrap().to_bytes();
                             reported.send_replace(Some(serde_json::from_slice(&body).unwrap()));
@@ -233,7 +244,7 @@ impl Manager {
             }
         })
         .await;
-        Manager { table, reports, url: format!("http://{}", server.address), server }
+        Manager { table, reports, token, turned_away, url: format!("http://{}", server.address), server }
     }
 
     pub(super) async fn kill(&mut self) {
@@ -309,12 +320,14 @@ pub(super) fn route(listen: &str, path: &str, service: &str) -> RouteSpec {
     }
 }
 
-pub(super) fn config(managers: &[&Manager]) -> GatewayConfig {
+pub(crate) fn config(managers: &[&Manager]) -> GatewayConfig {
     GatewayConfig {
         name: "gw".into(),
         listen: "127.0.0.1:0".parse().unwrap(),
         url: "http://gateway.test".into(),
         managers: managers.iter().map(|manager| manager.url.clone()).collect(),
+        tls: None,
+        token_file: None,
         snapshot_file: None,
         retries: true,
         draining: true,
@@ -354,7 +367,7 @@ impl Gateway {
     }
 
     pub(super) async fn client(&self) -> Browser {
-        Browser { sender: control::open(self.address).await.unwrap(), address: self.address }
+        Browser { sender: manager::open(self.address).await.unwrap(), address: self.address }
     }
 
     pub(super) async fn get(&self, path: &str) -> Got {

@@ -1,7 +1,7 @@
 //! What clients notice when replicas, managers and the gateway itself come and go.
 
 use super::rig::{DEADLINE, Gateway, Manager, Replica, config, reaches, table, within};
-use crate::Limits;
+use crate::{GatewayConfig, Limits};
 use quorate_model::routing::EndpointState::{Draining, Healthy};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -286,4 +286,26 @@ async fn a_get_that_waits_for_a_server_without_power_is_sent_elsewhere() {
     within("the request", request).await;
     manager.publish(table(2, vec![dead.endpoint(Healthy), alive.endpoint(Healthy)])).await;
     assert_eq!(within("the request", waiting).await.unwrap().text(), "r2");
+}
+
+/// The token of a gateway that stands alone ends some day. Its file gets another one, and nothing restarts.
+#[tokio::test]
+async fn a_token_that_was_replaced_in_its_file_is_shown_at_the_next_attempt_and_in_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "qt_old_1\n").unwrap();
+    let replica = Replica::start(1).await;
+    let mut manager = Manager::start(table(1, vec![replica.endpoint(Healthy)])).await;
+    manager.token.send_replace(Some("qt_new_2".into()));
+    let gateway = Gateway::start(GatewayConfig { token_file: Some(file.clone()), ..config(&[&manager]) }).await;
+    reaches("being turned away", &manager.turned_away, 2).await;
+    assert!(manager.reports.borrow().is_none());
+    std::fs::write(&file, "qt_new_2\n").unwrap();
+    manager.reported(|report| report.revision == 1).await;
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
+
+    // The stream that is open goes on; reports show the token that is good by then.
+    std::fs::write(&file, "qt_newest_3\n").unwrap();
+    manager.token.send_replace(Some("qt_newest_3".into()));
+    manager.publish(table(2, vec![replica.endpoint(Healthy)])).await;
 }

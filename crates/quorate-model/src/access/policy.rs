@@ -104,6 +104,7 @@ words!(
         ManagerRestart = "manager-restart",
         ActiveRestart = "active-restart",
         ManagerRule = "manager-rule",
+        HaSet = "ha-set",
         JoinTokenRead = "join-token-read",
         JoinTokenCreate = "join-token-create",
         JoinTokenRevoke = "join-token-revoke",
@@ -175,6 +176,7 @@ impl Operation {
             | O::ManagerRestart
             | O::ActiveRestart => Needs::Permission(P::ManagerControl),
             O::ManagerRule
+            | O::HaSet
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeLeave
@@ -218,6 +220,7 @@ impl Operation {
             | O::ManagerRestart
             | O::ActiveRestart
             | O::ManagerRule
+            | O::HaSet
             | O::JoinTokenCreate
             | O::CertificateRotate
             | O::SecretRemove

@@ -35,6 +35,10 @@ pub enum Harm {
     EvenVoters { node: String, voters: usize },
     #[error("{node} is the Active manager, and only passive ones are stopped")]
     Active { node: String },
+    #[error("{}", super::ha::TWO_NODES)]
+    TwoNodes,
+    #[error("high availability stays on while there are several nodes: {nodes}")]
+    HaInUse { nodes: String },
 }
 
 /// That a cluster went on with one survivor after its majority was lost for ever.

@@ -71,7 +71,7 @@ impl World {
     fn with_tokens(tokens: u8) -> World {
         let mut world = World::default();
         for number in 1..=tokens {
-            world.member(MemberCommand::CreateToken { token: token(number, Role::Worker) }).unwrap();
+            world.member(MemberCommand::CreateToken { token: token(number, Role::Worker), turn_on_ha: false }).unwrap();
         }
         world
     }
@@ -95,7 +95,10 @@ fn e1_a_token_admits_one_server_once() {
 fn a_token_that_does_not_fit_admits_nobody_and_is_not_used_up() {
     let mut world = World::with_tokens(1);
     world
-        .member(MemberCommand::CreateToken { token: JoinToken { name: Some("n7".into()), ..token(2, Role::Worker) } })
+        .member(MemberCommand::CreateToken {
+            token: JoinToken { name: Some("n7".into()), ..token(2, Role::Worker) },
+            turn_on_ha: false,
+        })
         .unwrap();
     let worker = identity(1, Role::Worker);
     assert_eq!(world.not_admitted(admit(9, worker.clone())), NotAdmitted::UnknownToken);
@@ -127,7 +130,7 @@ fn tokens_are_forgotten_a_day_after_they_expired() {
     let mut world = World::with_tokens(2);
     world.now = WallTime(HOUR + TOKEN_REMEMBERED_US + 1);
     let fresh = JoinToken { expires: WallTime(world.now.0 + HOUR), ..token(3, Role::Worker) };
-    world.member(MemberCommand::CreateToken { token: fresh }).unwrap();
+    world.member(MemberCommand::CreateToken { token: fresh, turn_on_ha: false }).unwrap();
     assert_eq!(world.state.members.tokens.keys().copied().collect::<Vec<_>>(), [TokenId::from_u128(3)]);
 }
 
@@ -151,7 +154,7 @@ fn names_and_addresses_of_present_nodes_differ() {
 #[test]
 fn d3_the_quota_counts_nodes_that_work_and_says_the_seeds_words() {
     let mut world = World::with_tokens(4);
-    world.member(MemberCommand::CreateToken { token: token(9, Role::Manager) }).unwrap();
+    world.member(MemberCommand::CreateToken { token: token(9, Role::Manager), turn_on_ha: false }).unwrap();
     world.member(MemberCommand::SetQuota { quota: Some(Quota { nodes: 1, expires: None }) }).unwrap();
     let first = identity(1, Role::Worker);
     world.member(admit(1, first.clone())).unwrap();
@@ -323,7 +326,7 @@ fn k8_a_manager_is_only_where_its_rule_allows() {
     let refusal = Refusal::ManagerNeeds { node: "n2".into(), requires: Role::Worker };
     assert_eq!(world.member(alone.clone()), Err(refusal));
     let token = token(9, Role::Manager);
-    world.member(MemberCommand::CreateToken { token }).unwrap();
+    world.member(MemberCommand::CreateToken { token, turn_on_ha: false }).unwrap();
     let why = world.not_admitted(admit(9, identity(9, Role::Manager)));
     assert_eq!(why, NotAdmitted::ManagerNeeds { requires: Role::Worker });
     world.member(rule(None)).unwrap();
@@ -347,4 +350,65 @@ fn a_recovered_cluster_forgets_the_lost_and_counts_on() {
     let returned = world.start(&identity(2, Role::Manager), 99);
     assert!(matches!(returned, Err(Refusal::NotAdmitted { why: NotAdmitted::Expelled { .. } })));
     assert!(!world.member(recover(2)).unwrap(), "an old one changes nothing");
+}
+
+#[test]
+fn k6_a_single_node_is_without_high_availability_until_somebody_switches_it_on_and_two_are_never_without() {
+    let mut world = managers(1);
+    let set = |on| MemberCommand::SetHa { on };
+    assert!(!world.state.ha());
+    let before = world.state.planned_on;
+    assert!(world.member(set(true)).unwrap());
+    assert!(world.state.ha());
+    assert!(!world.member(set(true)).unwrap(), "asked twice, it changes once");
+    assert!(world.member(set(false)).unwrap());
+    assert!(!world.state.ha());
+    assert_eq!(world.state.planned_on, before, "no plan depends on it, so no service moves");
+
+    world.start(&identity(2, Role::Worker), 2).unwrap();
+    assert!(world.state.ha(), "switched off before, and two nodes need it");
+    assert_eq!(world.member(set(true)), Err(Refusal::Harm { harm: Harm::TwoNodes }));
+    let in_use = Harm::HaInUse { nodes: "n1, n2".into() };
+    assert_eq!(world.member(set(false)), Err(Refusal::Harm { harm: in_use.clone() }));
+    world.start(&identity(3, Role::Manager), 3).unwrap();
+    assert!(world.member(set(true)).unwrap(), "three are enough");
+
+    // One that left may come back, and is to find somebody.
+    for number in [3, 2] {
+        let node = NodeId::from_u128(number << 64);
+        world.member(MemberCommand::Leave { node, generation: 1 }).unwrap();
+    }
+    assert!(matches!(world.member(set(false)), Err(Refusal::Harm { harm: Harm::HaInUse { .. } })));
+    for number in [3, 2] {
+        let node = NodeId::from_u128(number << 64);
+        world.member(MemberCommand::Expel { node }).unwrap();
+        world.member(MemberCommand::CutOff { node }).unwrap();
+    }
+    assert!(world.state.ha(), "it stays on until somebody switches it off");
+    assert!(world.member(set(false)).unwrap());
+    assert!(!world.state.ha());
+}
+
+#[test]
+fn k6_a_join_token_switches_it_on_and_none_waits_when_it_is_off() {
+    let mut world = managers(1);
+    world.member(MemberCommand::CreateToken { token: token(1, Role::Worker), turn_on_ha: true }).unwrap();
+    assert!(world.state.ha());
+    world.member(MemberCommand::SetHa { on: false }).unwrap();
+    assert!(world.state.members.tokens.is_empty());
+    assert_eq!(world.not_admitted(admit(1, identity(2, Role::Worker))), NotAdmitted::UnknownToken);
+}
+
+/// Entries that are older than the switch mean what they meant.
+#[test]
+fn k6_a_log_that_is_older_than_the_switch_decides_nothing_about_it() {
+    let mut world = managers(1);
+    let old = serde_json::json!({ "do": "member", "member": "create-token", "token": token(1, Role::Worker) });
+    world.run(serde_json::from_value(old).unwrap()).unwrap();
+    assert_eq!(world.state.members.ha, None);
+    world.member(admit(1, identity(2, Role::Worker))).unwrap();
+    assert!(world.state.ha());
+    world.member(MemberCommand::Expel { node: NodeId::from_u128(2 << 64) }).unwrap();
+    world.member(MemberCommand::CutOff { node: NodeId::from_u128(2 << 64) }).unwrap();
+    assert!(world.state.ha(), "who was expelled is told so when it calls");
 }

@@ -144,12 +144,12 @@ fn join_tokens_end_when_no_node_shows_the_authority_that_they_name() {
         expires: WallTime(1_000),
         used: None,
     };
-    run(&mut state, 2, &Command::Member(MemberCommand::CreateToken { token: token(1) })).unwrap();
+    run(&mut state, 2, &Command::Member(MemberCommand::CreateToken { token: token(1), turn_on_ha: false })).unwrap();
     run(&mut state, 2, &begin(KeyKind::Authority, 2, &[1])).unwrap();
     assert_eq!(state.members.tokens.len(), 1, "the old one is still shown");
     run(&mut state, 3, &advance(KeyKind::Authority, 2, Stage::Spread)).unwrap();
     assert!(state.members.tokens.is_empty());
-    run(&mut state, 4, &Command::Member(MemberCommand::CreateToken { token: token(2) })).unwrap();
+    run(&mut state, 4, &Command::Member(MemberCommand::CreateToken { token: token(2), turn_on_ha: false })).unwrap();
     run(&mut state, 5, &advance(KeyKind::Authority, 2, Stage::Use)).unwrap();
     assert_eq!(state.members.tokens.len(), 1, "one that was made since names the new one");
 }

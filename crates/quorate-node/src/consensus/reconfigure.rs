@@ -27,6 +27,17 @@ impl Consensus {
         &self.configuration
     }
 
+    /// Whether the library counts exactly those whom [`configuration`](Self::configuration) names, or that
+    /// is not known yet. Looks at all of them: for simulations and tests.
+    pub(crate) fn counts_as_configured(&self) -> bool {
+        let sorted = |state: ConfState| {
+            [state.voters, state.voters_outgoing, state.learners, state.learners_next]
+                .map(|numbers| numbers.into_iter().collect::<BTreeSet<u64>>())
+        };
+        let counted = self.raw.raft.prs().conf().to_conf_state();
+        !self.configuration.is_known() || sorted(counted) == sorted(conf_state(&self.configuration))
+    }
+
     /// Whether a change is on its way, or a new leader has not applied yet what may be one. The library
     /// would turn another one into an empty entry (traps A2 f).
     pub(crate) fn reconfigures(&self) -> bool {

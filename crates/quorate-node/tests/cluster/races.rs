@@ -34,7 +34,7 @@ fn token(number: u128) -> MemberCommand {
         expires: WallTime(u64::MAX),
         used: None,
     };
-    MemberCommand::CreateToken { token }
+    MemberCommand::CreateToken { token, turn_on_ha: true }
 }
 
 /// The server with this number asks with the token of that one.

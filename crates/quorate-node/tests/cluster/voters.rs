@@ -27,7 +27,7 @@ fn join(lab: &mut Lab, n: usize) {
         used: None,
     };
     let (at, number) = (lab.leader().unwrap(), 10_000 + 2 * n as u128);
-    lab.propose(at, member(number, MemberCommand::CreateToken { token }));
+    lab.propose(at, member(number, MemberCommand::CreateToken { token, turn_on_ha: true }));
     let mut node = lab.identity(n);
     node.api = format!("n{}:7000", n + 1);
     lab.propose(at, member(number + 1, MemberCommand::Admit { secret, node, vote: Vote::Auto }));

@@ -1,5 +1,5 @@
 //! What is in force on a node is the configuration of the log at the entry up to which it gave out
-//! committed entries, and its databases keep the same at a start.
+//! committed entries, its databases keep the same at a start, and consensus counts nobody else.
 //!
 //! `quorate_node::configuration`: the module's promise. A snapshot brings the configuration of exactly
 //! the entry that it names.
@@ -65,13 +65,16 @@ pub(super) struct VotersOfTheLog {
     /// Up to where each machine has given out entries, put a snapshot in force, or had a configuration
     /// in its database when it started.
     given_out: BTreeMap<usize, LogIndex>,
+    /// What each machine had in force when it was last looked at.
+    configured: BTreeMap<usize, Configuration>,
     changes_seen: u64,
 }
 
 impl VotersOfTheLog {
     pub(super) fn new(identity: &Identity) -> VotersOfTheLog {
         let genesis = identity.machines.iter().map(|machine| identity.voters.contains(machine)).collect();
-        VotersOfTheLog { history: History::new(identity), genesis, given_out: BTreeMap::new(), changes_seen: 0 }
+        let history = History::new(identity);
+        VotersOfTheLog { history, genesis, given_out: BTreeMap::new(), configured: BTreeMap::new(), changes_seen: 0 }
     }
 }
 
@@ -85,6 +88,7 @@ impl Invariant for VotersOfTheLog {
         match seen {
             Seen::Started { machine, configured, .. } => {
                 self.given_out.insert(*machine, *configured);
+                self.configured.remove(machine);
             }
             Seen::Installs { machine, configured } => {
                 self.given_out.insert(*machine, *configured);
@@ -95,13 +99,20 @@ impl Invariant for VotersOfTheLog {
                     *here = last.index.max(*here);
                 }
             }
-            Seen::Configured { machine, configuration } => {
+            Seen::Configured { machine, node } => {
+                let (n, configuration) = (machine + 1, node.configuration());
+                let known = self.configured.entry(*machine).or_default();
+                if known != configuration {
+                    known.clone_from(configuration);
+                    if !node.counts_as_configured() {
+                        return Err(format!("n{n} has {configuration:?} in force and counts others"));
+                    }
+                }
                 let at = self.given_out.get(machine).copied().unwrap_or_default();
                 let right = self.history.at(at);
                 let told = self.genesis[*machine] || !self.history.begins_unknown(at) || configuration.is_known();
                 self.changes_seen += u64::from(right.is_joint());
-                if told && *configuration != right {
-                    let n = machine + 1;
+                if told && configuration != right {
                     return Err(format!("n{n} has {configuration:?} in force at {at}, where the log has {right:?}"));
                 }
             }

@@ -174,7 +174,7 @@ impl World {
         });
         self.machines[n].contacts = other.into_iter().collect();
         let node = self.machines[n].identity();
-        self.order(at, &Command::Member(MemberCommand::CreateToken { token }));
+        self.order(at, &Command::Member(MemberCommand::CreateToken { token, turn_on_ha: false }));
         self.order(at, &Command::Member(MemberCommand::Admit { secret, node, vote: Vote::Auto }));
     }
 }

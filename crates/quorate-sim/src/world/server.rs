@@ -179,7 +179,7 @@ impl World {
         }
         self.effects = effects;
         if let Some(process) = self.machines[n].process.as_ref().filter(|_| self.violation.is_none()) {
-            let seen = Seen::Configured { machine: n, configuration: process.node.configuration() };
+            let seen = Seen::Configured { machine: n, node: &process.node };
             self.violation = self.invariants.see(now, &seen).err();
         }
         if self.alive(n, life) {

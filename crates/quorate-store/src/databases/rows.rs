@@ -134,6 +134,7 @@ fn member(connection: &Connection, change: &MemberChange) -> Result<(), Stop> {
             run(connection, "/*quorate*/ INSERT OR REPLACE INTO quota VALUES (1, ?1)", [body(quota)?])
         }
         MemberChange::ManagerRule { .. } => rule(connection, "manager-rule", change),
+        MemberChange::Ha { .. } => rule(connection, "ha", change),
         MemberChange::Recovered(_) => rule(connection, "recovered", change),
     }
 }

@@ -3,7 +3,7 @@
 //! A node that cannot be reached is passed over without a word. A mutation carries an id that is
 //! the same on every node that it is sent to, so it is done once, however often it was tried.
 
-mod tls;
+pub(crate) mod tls;
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::target::Target;
@@ -362,7 +362,8 @@ pub(crate) fn never_sent(error: &ureq::Error) -> bool {
     }
 }
 
-fn is_unproved(error: &std::io::Error) -> bool {
+/// Whether the server did not prove itself.
+pub(crate) fn is_unproved(error: &std::io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }

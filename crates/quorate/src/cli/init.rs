@@ -50,7 +50,12 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     }
     let taken = Place::take(node)?;
     let config = NodeConfig {
-        cluster: ClusterConfig { id: ClusterId(uuid::Uuid::new_v4()), name: args.name.clone(), incarnation: first() },
+        cluster: ClusterConfig {
+            id: ClusterId(uuid::Uuid::new_v4()),
+            name: args.name.clone(),
+            incarnation: first(),
+            ha: loaded.settings.ha.enabled,
+        },
         node: ThisNode {
             id: NodeId(uuid::Uuid::new_v4()),
             name: node_name.clone(),

@@ -4,10 +4,10 @@ use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::members::{describe, in_path};
 use crate::cli::screen::{self, took, wall_now};
-use crate::cli::{Context, status};
+use crate::cli::{Context, ha, status};
 use clap::{Args, Subcommand, ValueEnum};
 use quorate_api::managers::{ManagerRule, Managers, One, Which};
-use quorate_api::view::{ClusterView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
+use quorate_api::view::{ElectorsView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
 use quorate_model::id::NodeId;
 use quorate_model::state::Role;
 use serde_json::json;
@@ -99,7 +99,10 @@ pub(crate) fn run(context: &Context, command: ManagerCommand) -> Result<(), Fail
         ManagerCommand::List => {
             let nodes: Vec<NodeView> = context.client()?.get("/v1/nodes")?;
             let managers: Vec<NodeView> = nodes.into_iter().filter(|node| node.mode.is_some()).collect();
-            context.show(&managers, |managers| status::nodes_table(managers, wall_now(), context.screen.is_wide()))
+            context.show(&managers, |managers| match managers[..] {
+                [] => ha::OFF.to_owned(),
+                _ => status::nodes_table(managers, wall_now(), context.screen.is_wide()),
+            })
         }
         ManagerCommand::Show { node } => {
             let view: NodeView = context.client()?.get(&format!("/v1/nodes/{}", in_path(&node)))?;
@@ -112,7 +115,8 @@ pub(crate) fn run(context: &Context, command: ManagerCommand) -> Result<(), Fail
         ManagerCommand::Restart { which, active: false } => restart(context, &which),
         ManagerCommand::Rule { requires: None } => {
             let overview: Overview = context.client()?.get("/v1/status")?;
-            let rule = ManagerRule { requires: overview.cluster.manager_requires };
+            let requires = overview.cluster.electors.and_then(|electors| electors.manager_requires);
+            let rule = ManagerRule { requires };
             context.show(&rule, rule_text)
         }
         ManagerCommand::Rule { requires: Some(requires) } => {
@@ -141,17 +145,19 @@ fn turn(context: &Context, which: &WhichArgs, verb: &str) -> Result<(), Failure>
     let path = format!("/v1/managers/{verb}");
     let done: Managers = client.change(Method::POST, &path, Some(&which.read()?))?.json()?;
     let settled = until_settled(&client, done.index)?;
+    let electors = settled.cluster.electors.as_ref();
     let ids: Vec<NodeId> = done.nodes.iter().map(|node| node.id).collect();
     let nodes: Vec<&NodeView> = settled.nodes.iter().filter(|node| ids.contains(&node.id)).collect();
     let result = json!({
         "nodes": nodes,
         "index": done.index,
-        "voters": settled.cluster.voters,
-        "can_lose": settled.cluster.can_lose,
+        "voters": electors.map(|electors| electors.voters),
+        "can_lose": electors.map(|electors| electors.can_lose),
     });
     let done = if verb == "stop" { "stopped" } else { "started" };
     let names = nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-    context.done(&result, &format!("✔ {names} {done} · {}", tolerance(&settled.cluster)))
+    let tolerance = electors.map_or_else(String::new, |electors| format!(" · {}", tolerance(electors)));
+    context.done(&result, &format!("✔ {names} {done}{tolerance}"))
 }
 
 /// What the cluster looks like when the change is through, or as far as it is when that takes too long.
@@ -161,12 +167,14 @@ fn until_settled(client: &Client, index: u64) -> Result<Overview, Failure> {
         // The node that was asked may be one that is now stopped; the next one answers.
         let overview: Overview = client.get("/v1/status")?;
         let cluster = &overview.cluster;
-        let waits = cluster.voters_next.as_ref().is_some_and(|next| next.step == VotersStep::Wait);
-        let rests = cluster.voters_change.is_none() && cluster.voters_next.is_none() && cluster.leader.is_some();
+        // Switched off meanwhile: there is nothing to settle.
+        let Some(electors) = &cluster.electors else { return Ok(overview) };
+        let waits = electors.voters_next.as_ref().is_some_and(|next| next.step == VotersStep::Wait);
+        let rests = electors.voters_change.is_none() && electors.voters_next.is_none() && cluster.leader.is_some();
         // A standby that has just started is not counted on before it has been heard and has caught up.
         rests_since = if rests { rests_since.or(Some(Instant::now())) } else { None };
         let rested = rests_since.is_some_and(|since| since.elapsed() >= RESTED);
-        let settled = waits || rests && (cluster.voters == expected_voters(&overview.nodes) || rested);
+        let settled = waits || rests && (electors.voters == expected_voters(&overview.nodes) || rested);
         let late = client.remaining() < Duration::from_secs(1);
         if cluster.applied.0 >= index && settled || late {
             return Ok(overview);
@@ -183,20 +191,20 @@ fn expected_voters(nodes: &[NodeView]) -> u32 {
 }
 
 /// `3 managers vote, can lose 1`
-pub(crate) fn tolerance(cluster: &ClusterView) -> String {
+pub(crate) fn tolerance(electors: &ElectorsView) -> String {
     let votes =
-        if cluster.voters == 1 { "1 manager votes".into() } else { format!("{} managers vote", cluster.voters) };
-    format!("{votes}, {}", can_lose(cluster))
+        if electors.voters == 1 { "1 manager votes".into() } else { format!("{} managers vote", electors.voters) };
+    format!("{votes}, {}", can_lose(electors))
 }
 
 /// `can lose 1`, with what it will be once all are up if that is more.
-pub(crate) fn can_lose(cluster: &ClusterView) -> String {
-    let now = match cluster.can_lose {
+pub(crate) fn can_lose(electors: &ElectorsView) -> String {
+    let now = match electors.can_lose {
         0 => "cannot lose any".to_owned(),
         count => format!("can lose {count}"),
     };
-    match cluster.can_lose_when_up {
-        up if up > cluster.can_lose => format!("{now} now, {up} when all are up"),
+    match electors.can_lose_when_up {
+        up if up > electors.can_lose => format!("{now} now, {up} when all are up"),
         _ => now,
     }
 }

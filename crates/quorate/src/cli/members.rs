@@ -263,7 +263,10 @@ pub(crate) fn describe(node: &NodeView) -> String {
         Some(Standing::Stopped) => "stopped",
         None => "-",
     };
-    [
+    // While high availability is off there is nothing to say about managers, nor is the link open.
+    let about_managers = |row: &str| ["Mode", "Vote", "Link", "Lag"].contains(&row);
+    let ha_off = node.mode.is_none() && node.roles.contains(&Role::Manager);
+    let rows = [
         ("Name", node.name.clone()),
         ("Alias", node.alias.clone().unwrap_or_else(|| "-".into())),
         ("ID", node.id.to_string()),
@@ -277,8 +280,9 @@ pub(crate) fn describe(node: &NodeView) -> String {
         ("Replicas", node.replicas.to_string()),
         ("Lag", node.lag.map_or("-".into(), |lag| format!("{lag} entries"))),
     ]
-    .map(|(name, value)| format!("{name:<9} {value}"))
-    .join("\n")
+    .into_iter()
+    .filter(|(row, _)| !(ha_off && about_managers(row)));
+    rows.map(|(name, value)| format!("{name:<9} {value}")).collect::<Vec<_>>().join("\n")
 }
 
 fn tokens_table(tokens: &[JoinTokenView], now: WallTime) -> String {

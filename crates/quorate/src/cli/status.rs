@@ -4,9 +4,11 @@ use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
 use crate::cli::{Context, managers, service};
+use crate::serve::BRING_BACK;
 use crate::settings::binding;
 use clap::Args;
-use quorate_api::view::{ClusterHealth, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
+use quorate_api::view::{ClusterHealth, ElectorsView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
+use quorate_model::member::ha::TWO_NODES;
 use quorate_model::state::Role;
 use quorate_model::time::WallTime;
 use serde_json::json;
@@ -74,23 +76,28 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
     let health = match cluster.health {
         ClusterHealth::Healthy => "✔ healthy",
         ClusterHealth::Degraded => "▲ degraded",
+        ClusterHealth::NoQuorum if overview.expelled_by.is_some() => "✕ not a member",
         ClusterHealth::NoQuorum => "✕ no quorum",
     };
-    let leader = match &cluster.leader {
-        Some(leader) => format!("leader {leader} (term {})", cluster.term),
-        None => "no leader".into(),
-    };
-    let lose = managers::can_lose(cluster);
-    let mut head = format!(
-        "Cluster {} · {health} · {}/{} managers, {lose} · {leader}",
-        cluster.name, cluster.voters_joined, cluster.voters
-    );
+    let mut head = format!("Cluster {} · {health}", cluster.name);
+    match &cluster.electors {
+        None => head.push_str(" · 1 node"),
+        Some(electors) => {
+            let leader = match &cluster.leader {
+                Some(leader) => format!("leader {leader} (term {})", cluster.term),
+                None => "no leader".into(),
+            };
+            let (joined, voters, lose) = (electors.voters_joined, electors.voters, managers::can_lose(electors));
+            head.push_str(&format!(" · {joined}/{voters} managers, {lose} · {leader}"));
+        }
+    }
     if cluster.incarnation > 1 {
         head.push_str(&format!(" · incarnation {}", cluster.incarnation));
     }
     let mut parts = vec![head];
-    parts.extend(cluster.voters_change.iter().map(|words| format!("~ {words}")));
-    parts.extend(cluster.voters_next.iter().map(|next| {
+    let electors = || cluster.electors.iter();
+    parts.extend(electors().flat_map(|electors| &electors.voters_change).map(|words| format!("~ {words}")));
+    parts.extend(electors().flat_map(|electors| &electors.voters_next).map(|next| {
         let word = match next.step {
             VotersStep::Change => "next",
             VotersStep::HandOver => "first",
@@ -129,12 +136,20 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
 fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let cluster = &overview.cluster;
+    if let Some(by) = &overview.expelled_by {
+        let here = &overview.answered_by;
+        return vec![
+            format!("✕ {here} was removed from the cluster, says {by}.  What is above is as old as that."),
+            "  Nothing that it does counts, and its services are stopped here: they run elsewhere.".into(),
+            format!("  Next: {BRING_BACK}"),
+        ];
+    }
     if cluster.health == ClusterHealth::NoQuorum {
-        let missing = (cluster.voters / 2 + 1).saturating_sub(cluster.voters_joined);
-        lines.push(if missing > 0 {
-            format!("✕ {}  Managers that must come back: {missing}.", cluster.summary)
-        } else {
-            format!("✕ {}  Writes wait until a leader is elected.", cluster.summary)
+        let missing = |electors: &ElectorsView| (electors.voters / 2 + 1).saturating_sub(electors.voters_joined);
+        lines.push(match cluster.electors.as_ref().map(missing) {
+            Some(0) => format!("✕ {}  Writes wait until a leader is elected.", cluster.summary),
+            Some(missing) => format!("✕ {}  Managers that must come back: {missing}.", cluster.summary),
+            None => format!("✕ {}  Writes wait.", cluster.summary),
         });
     }
     for node in &overview.nodes {
@@ -164,41 +179,47 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     if lines.is_empty() && cluster.health != ClusterHealth::Healthy {
         lines.push(format!("! {}  Next: quorate events", cluster.summary));
     }
-    if lines.is_empty() && cluster.can_lose == 0 {
-        lines.push("! No manager may be lost.  Three of them survive the loss of one.".into());
+    if lines.is_empty() && cluster.electors.as_ref().is_some_and(|electors| electors.can_lose == 0) {
+        lines.push(match quorate_api::ha::is_two_nodes(overview) {
+            true => format!("! No manager may be lost; {TWO_NODES}.  Next: quorate add-node"),
+            false => "! No manager may be lost.  Three of them survive the loss of one.".into(),
+        });
     }
     lines
 }
 
+const COLUMNS: [&str; 12] =
+    ["NODE", "ALIAS", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE", "API", "LINK", "GENERATION", "ID"];
+
 pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
-    let has_alias = nodes.iter().any(|node| node.alias.is_some());
-    let mut header = vec!["NODE", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE"];
-    if has_alias {
-        header.insert(1, "ALIAS");
-    }
-    if wide {
-        header.extend(["API", "LINK", "GENERATION", "ID"]);
-    }
-    let rows = nodes.iter().map(|node| {
-        let mut row = vec![
-            node.name.clone(),
-            mode_word(node).into(),
-            state(node.state).into(),
-            node.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(","),
-            node.lag.map_or_else(|| "-".into(), |lag| lag.to_string()),
-            node.replicas.to_string(),
-            age(now.since(node.since)),
-        ];
-        if has_alias {
-            row.insert(1, node.alias.clone().unwrap_or_else(|| "-".into()));
-        }
-        if wide {
-            row.extend([node.api.clone(), node.link.clone(), node.generation.to_string(), node.id.to_string()]);
-        }
-        row
-    });
-    let lag = 4 + usize::from(has_alias);
-    screen::table(&header, &[lag, lag + 1], rows)
+    // A cluster has a manager; one that shows none has high availability off.
+    let ha = nodes.iter().any(|node| node.mode.is_some());
+    let aliased = nodes.iter().any(|node| node.alias.is_some());
+    let shown = |column: &&str| match *column {
+        "MODE" | "LAG" => ha,
+        "ALIAS" => aliased,
+        "API" | "LINK" | "GENERATION" | "ID" => wide,
+        _ => true,
+    };
+    let cell = |node: &NodeView, column: &str| match column {
+        "NODE" => node.name.clone(),
+        "ALIAS" => node.alias.clone().unwrap_or_else(|| "-".into()),
+        "MODE" => mode_word(node).into(),
+        "STATE" => state(node.state).into(),
+        "ROLES" => node.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(","),
+        "LAG" => node.lag.map_or_else(|| "-".into(), |lag| lag.to_string()),
+        "REPLICAS" => node.replicas.to_string(),
+        "SINCE" => age(now.since(node.since)),
+        "API" => node.api.clone(),
+        "LINK" => node.link.clone(),
+        "GENERATION" => node.generation.to_string(),
+        _ => node.id.to_string(),
+    };
+    let header: Vec<&str> = COLUMNS.into_iter().filter(shown).collect();
+    let numbers: Vec<usize> =
+        (0..header.len()).filter(|column| ["LAG", "REPLICAS"].contains(&header[*column])).collect();
+    let rows = nodes.iter().map(|node| header.iter().map(|column| cell(node, column)).collect());
+    screen::table(&header, &numbers, rows)
 }
 
 pub(crate) fn mode(mode: Option<NodeMode>) -> &'static str {

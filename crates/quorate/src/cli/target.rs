@@ -45,7 +45,7 @@ pub(crate) enum ServerTrust {
 }
 
 impl ServerTrust {
-    fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
         let config = match self {
             ServerTrust::Pin(fingerprint) => {
                 pin::pinned(*fingerprint, Arc::new(DefaultTimeProvider)).map_err(|error| error.to_string())

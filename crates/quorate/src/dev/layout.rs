@@ -154,7 +154,7 @@ impl Layout {
     fn write(&self, known: &[NodeConfig], ports: &Ports, log: &LogConfig) -> Result<(), Failure> {
         let new_id = || uuid::Uuid::new_v4();
         let cluster = known.first().map_or_else(
-            || ClusterConfig { id: ClusterId(new_id()), name: "dev".into(), incarnation: config::first() },
+            || ClusterConfig { id: ClusterId(new_id()), name: "dev".into(), incarnation: config::first(), ha: false },
             |config| config.cluster.clone(),
         );
         let ids: Vec<NodeId> = (0..self.nodes.len())

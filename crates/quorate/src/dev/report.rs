@@ -197,7 +197,8 @@ fn others(record: &Record, node: &str) -> Target {
 
 fn majority_left(before: &Overview, without: &str) -> bool {
     let left = before.nodes.iter().filter(|node| node.state == NodeState::Joined && node.name != without).count();
-    u32::try_from(left).is_ok_and(|left| left > before.cluster.voters / 2)
+    u32::try_from(left)
+        .is_ok_and(|left| left > before.cluster.electors.as_ref().map_or(1, |electors| electors.voters) / 2)
 }
 
 fn is_leader(before: &Overview, node: &str) -> bool {

@@ -185,19 +185,22 @@ impl Admission {
         }
         let manager = self.manager().map_err(JoinError::Invite)?;
         let certificate = sign(&manager, &applicant).map_err(|error| JoinError::NotSigned(format!("{error:#}")))?;
+        // Taken once, and not held: the core waits for whoever looks, and a second look would wait for the core.
+        let overview = backend.0.overview.borrow().clone();
+        let gossip_keys = self.ring.as_ref().map(|ring| ring.borrow().to_text());
         Ok(JoinAnswer {
             cluster: self.config.cluster.id,
             cluster_name: self.config.cluster.name.clone(),
-            incarnation: backend.overview().borrow().cluster.incarnation,
+            incarnation: overview.cluster.incarnation,
             node: applicant.identity.id,
             roles: applicant.identity.roles.clone(),
             managers,
-            voters: backend.overview().borrow().cluster.voters,
+            voters: overview.cluster.electors.as_ref().map_or(1, |electors| electors.voters),
             admitted_managers: admitted_managers(backend, applicant.identity.id),
             certificate,
             authorities: self.keychain.held().files.authorities.iter().map(|authority| authority.to_pem()).collect(),
             for_managers: is_manager.then(|| manager.to_text().to_string()),
-            gossip_keys: self.ring.as_ref().map(|ring| ring.borrow().to_text()),
+            gossip_keys,
         })
     }
 

@@ -125,6 +125,8 @@ pub(super) struct Inner {
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
     pub(super) config: NodeConfig,
     pub(super) keychain: Arc<Keychain>,
+    /// Whether this node listens for others.
+    pub(super) link: watch::Receiver<bool>,
     pub(super) proofs: watch::Receiver<Arc<Proofs>>,
     /// Of a node that can let others in.
     pub(super) admission: Option<Admission>,
@@ -239,6 +241,14 @@ impl Backend for NodeBackend {
     async fn audit(&self, after: u64, limit: u32, patience: Duration) -> Result<AuditPage, ReadError> {
         let page = tokio::time::timeout(patience, self.0.readers.audit(after, limit)).await;
         page.unwrap_or(Err(ReadError::TooSlow { limit: patience }))
+    }
+
+    fn link(&self) -> watch::Receiver<bool> {
+        self.0.link.clone()
+    }
+
+    fn try_link(&self) -> Result<(), String> {
+        super::ha::try_bind(self.0.config.node.link)
     }
 
     fn gateway_report(&self, report: GatewayReport) {

@@ -83,6 +83,8 @@ pub(super) struct Core {
     /// What nodes that are heard prove themselves with.
     pub(super) proofs: watch::Sender<Arc<Proofs>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    /// Whether other nodes may be there.
+    pub(super) coordinates: watch::Sender<bool>,
     /// Why the cluster does not have this node.
     pub(super) refused: watch::Sender<Option<Refusal>>,
     pub(super) access: watch::Sender<AccessView>,
@@ -218,6 +220,10 @@ impl Core {
         if let Some(now) = recovery.map(|recovery| &recovery.lost).filter(|now| *self.lost.borrow() != **now) {
             self.lost.send_replace(now.clone());
         }
+        self.coordinates.send_if_modified(|known| {
+            let now = self.node.coordinates();
+            std::mem::replace(known, now) != now
+        });
         self.restart.send_if_modified(|known| {
             let now = self.node.restart_asked();
             std::mem::replace(known, now) != now

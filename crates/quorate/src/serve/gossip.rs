@@ -6,7 +6,7 @@
 //! the node was told when it joined.
 //!
 //! Gossip runs where `tls/gossip.key` is. A node that knows nobody has no socket; it is bound with the
-//! first peer, so that a single node sends and hears nothing.
+//! first peer and closed with the last, so that a single node sends and hears nothing.
 //!
 //! Where datagrams do not arrive, the node link is asked ([`Beside`]): a firewall that swallows UDP makes
 //! nobody unreachable.
@@ -134,6 +134,14 @@ struct Ears {
     leaves: oneshot::Receiver<oneshot::Sender<()>>,
 }
 
+/// Why there is no more gossip.
+enum Ended {
+    /// This node ends, and the others know.
+    Left,
+    /// There are no others.
+    Alone,
+}
+
 struct Task {
     me: NodeId,
     address: SocketAddr,
@@ -150,14 +158,23 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, socket: Option<UdpSocket>, mut ears: Ears) {
-        let socket = match socket {
-            Some(socket) => socket,
-            None => match self.company(&mut ears).await {
-                Some(socket) => socket,
-                None => return,
-            },
-        };
+    async fn run(mut self, mut socket: Option<UdpSocket>, mut ears: Ears) {
+        loop {
+            let open = match socket.take() {
+                Some(open) => open,
+                None => match self.company(&mut ears).await {
+                    Some(open) => open,
+                    None => return,
+                },
+            };
+            match self.gossip(open, &mut ears).await {
+                Ended::Left => return,
+                Ended::Alone => info!("nobody is left to gossip with"),
+            }
+        }
+    }
+
+    async fn gossip(&mut self, socket: UdpSocket, ears: &mut Ears) -> Ended {
         let mut buffer = vec![0; DATAGRAM_MAX];
         let mut read = 0;
         let mut leaving = None;
@@ -173,7 +190,7 @@ impl Task {
                 biased;
                 leave = &mut ears.leaves, if leaving.is_none() => {
                     // The sender is gone only when the process ends in another way.
-                    let Ok(done) = leave else { return };
+                    let Ok(done) = leave else { return Ended::Left };
                     leaving = Some(done);
                     self.step(&socket, Input::Leave).await;
                 }
@@ -199,6 +216,9 @@ impl Task {
                 Ok(()) = ears.known.changed() => {
                     let seen = ears.known.borrow_and_update().clone();
                     self.look_around(&socket, &seen).await;
+                    if self.peers.is_empty() && leaving.is_none() {
+                        return Ended::Alone;
+                    }
                 }
                 () = tokio::time::sleep(wait) => {
                     read = 0;
@@ -209,6 +229,7 @@ impl Task {
         if let Some(done) = leaving {
             let _ = done.send(());
         }
+        Ended::Left
     }
 
     /// Waits until there is somebody to gossip with. `None`: there will be nobody, the process ends.

@@ -94,6 +94,21 @@ impl Keychain {
         })
     }
 
+    /// Holds no keys of a manager from now on; they are gone from the disk.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn give_up(&self) -> anyhow::Result<()> {
+        if self.held().manager.is_none() {
+            return Ok(());
+        }
+        tracing::info!("this node is no manager any more: it gives up the keys of one");
+        self.change(|held, dir| {
+            ManagerKeys::remove(dir)?;
+            Ok(Held { manager: None, ..held.clone() })
+        })
+    }
+
     fn change(&self, make: impl FnOnce(&Held, &Path) -> anyhow::Result<Held>) -> anyhow::Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.held();

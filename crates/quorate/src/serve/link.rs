@@ -70,7 +70,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What the operator of an expelled node may do.
-pub(super) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
+pub(crate) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
 
 /// Who this node is on the link.
 #[derive(Debug, Clone)]
@@ -279,8 +279,11 @@ async fn dial(
                     info!(%peer, %error, "still cannot reach the peer");
                 }
                 // The entry that expelled this node may never reach it: this is how its operator hears of it.
-                if tls::says_expelled(&error) && !std::mem::replace(&mut told_expelled, true) {
-                    error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
+                if tls::says_expelled(&error) {
+                    if !std::mem::replace(&mut told_expelled, true) {
+                        error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
+                    }
+                    inbox.send(Event::Expelled { by: peer }).await;
                 }
                 let pause = if tls::is_refusal(&error) { REFUSED } else { REDIAL[failures.min(REDIAL.len() - 1)] };
                 tokio::time::sleep(pause).await;

@@ -3,8 +3,8 @@
 use super::electors::{self, Electors};
 use crate::config::NodeConfig;
 use quorate_api::view::{
-    AnnouncedView, ClusterHealth, ClusterView, EventView, GatewayView, JoinTokenView, MembersView, NodeMode, NodeState,
-    NodeView, Overview, QuotaView, ReplicaView, ServiceView,
+    AnnouncedView, ClusterHealth, ClusterView, ElectorsView, EventView, GatewayView, JoinTokenView, MembersView,
+    NodeMode, NodeState, NodeView, Overview, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_model::assignment::Phase;
 use quorate_model::event::{Event, Happening};
@@ -32,7 +32,8 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         answered_by: config.node.name.clone(),
         cluster: scene.cluster(&nodes, &services),
         gateways: scene.gateways(),
-        events: node.state().events.iter().rev().take(EVENTS).map(|event| scene.event(event)).collect(),
+        events: scene.events(),
+        expelled_by: node.expelled_by().map(|by| scene.name(by)),
         nodes,
         services,
         announced: config.node.announced.as_ref().map(|announced| AnnouncedView {
@@ -132,6 +133,7 @@ impl Scene<'_> {
             (Health::Joined, Sight::Unreachable) => NodeState::Unreachable,
         };
         let leads = self.node.leader() == Some(id) && matches!(state, NodeState::Joined | NodeState::Unreachable);
+        let is_manager = self.node.coordinates() && record.identity.roles.contains(&Role::Manager);
         let applied = if id == self.config.node.id {
             Some(self.node.applied())
         } else {
@@ -142,20 +144,18 @@ impl Scene<'_> {
             id,
             name: record.identity.name.clone(),
             state,
-            mode: record.identity.roles.contains(&Role::Manager).then_some(if leads {
-                NodeMode::Active
-            } else {
-                NodeMode::Passive
-            }),
+            mode: is_manager.then_some(if leads { NodeMode::Active } else { NodeMode::Passive }),
             roles: record.identity.roles.clone(),
             api: self.url(&record.identity.api),
             link: record.identity.link.clone(),
             generation: record.generation,
             since: self.since(record, state),
-            lag: applied.map(|applied| self.node.committed().0.saturating_sub(applied.0)),
+            lag: applied
+                .filter(|_| self.node.coordinates())
+                .map(|applied| self.node.committed().0.saturating_sub(applied.0)),
             replicas: u32::try_from(running.count()).unwrap_or(u32::MAX),
             alias: record.alias.clone(),
-            standing: electors::standing(record, self.node.configuration()),
+            standing: electors::standing(record, self.node.configuration()).filter(|_| is_manager),
             clock_ahead_us: self.node.clock_ahead(id, self.now),
             applied,
             version: self.version(id),
@@ -195,8 +195,11 @@ impl Scene<'_> {
             Some(_) if away.is_empty() && short.is_empty() => ClusterHealth::Healthy,
             Some(_) => ClusterHealth::Degraded,
         };
-        let mut summary = format!("{} of {} managers", electors.joined, electors.voters);
+        let ha = self.node.coordinates();
+        let mut summary =
+            if ha { format!("{} of {} managers", electors.joined, electors.voters) } else { "1 node".to_owned() };
         match health {
+            ClusterHealth::NoQuorum if !ha => summary.push_str(": starting"),
             ClusterHealth::NoQuorum if !electors.can_decide => {
                 let needed = electors.needed;
                 summary.push_str(&format!(": no majority ({needed} needed), writes wait; start the others"));
@@ -204,6 +207,7 @@ impl Scene<'_> {
             ClusterHealth::NoQuorum => summary.push_str(": electing a leader"),
             ClusterHealth::Healthy | ClusterHealth::Degraded => {
                 summary.push_str(&match electors.can_lose {
+                    _ if !ha => String::new(),
                     0 => ", cannot lose another".to_owned(),
                     n => format!(", can lose {n}"),
                 });
@@ -222,14 +226,17 @@ impl Scene<'_> {
             summary,
             leader: leader.map(|id| self.name(id)),
             term: self.node.term().0,
-            voters: electors.voters,
-            voters_joined: electors.joined,
-            can_lose: electors.can_lose,
-            can_lose_when_up: electors.can_lose_when_up,
-            voters_change: electors::change(self.node.configuration(), |id| self.name(id)),
-            voters_next: electors::next(self.node, self.now),
+            ha,
+            electors: ha.then(|| ElectorsView {
+                voters: electors.voters,
+                voters_joined: electors.joined,
+                can_lose: electors.can_lose,
+                can_lose_when_up: electors.can_lose_when_up,
+                voters_change: electors::change(self.node.configuration(), |id| self.name(id)),
+                voters_next: electors::next(self.node, self.now),
+                manager_requires: self.node.state().members.manager_requires,
+            }),
             incarnation: self.node.state().incarnation(),
-            manager_requires: self.node.state().members.manager_requires,
             applied: self.node.applied(),
             digests_compared: self.node.digests_compared(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -324,6 +331,12 @@ impl Scene<'_> {
         gateways.into_values().collect()
     }
 
+    /// The newest. Who became Active is no news of a node that is alone.
+    fn events(&self) -> Vec<EventView> {
+        let shown = |event: &&Event| self.node.coordinates() || !matches!(event.what, Happening::LeaderElected { .. });
+        self.node.state().events.iter().rev().filter(shown).take(EVENTS).map(|event| self.event(event)).collect()
+    }
+
     fn event(&self, event: &Event) -> EventView {
         let (node, service) = subject(&event.what);
         EventView {
@@ -356,6 +369,8 @@ impl Scene<'_> {
                     "the cluster was recovered on {name}: the other managers are expelled (incarnation {incarnation})"
                 )
             }
+            Happening::HaSet { on: true } => "high availability was switched on".to_owned(),
+            Happening::HaSet { on: false } => "high availability was switched off".to_owned(),
             Happening::QuotaSet { nodes: Some(nodes) } => format!("at most {nodes} nodes may run"),
             Happening::QuotaSet { nodes: None } => "any number of nodes may run".to_owned(),
             Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),

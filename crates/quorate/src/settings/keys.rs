@@ -68,8 +68,10 @@ impl Key {
     }
 }
 
-/// Variables with shorter names: the one of KrakenD's `seed`, and the one that the log always had.
-const SHORT: &[(&str, &str)] = &[("cluster.seed", "QUORATE_SEED"), ("log.level", "QUORATE_LOG")];
+/// Variables with shorter names: those of KrakenD's `seed` and of Kyvos' switch, and the one that the log
+/// always had.
+const SHORT: &[(&str, &str)] =
+    &[("cluster.seed", "QUORATE_SEED"), ("ha.enabled", "ENABLE_HA"), ("log.level", "QUORATE_LOG")];
 
 /// The key with this path.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
@@ -300,8 +302,9 @@ pub(crate) static KEYS: &[Key] = &[
     Key {
         path: "ha.enabled",
         kind: Kind::Flag,
-        applies: Applies::Join,
-        about: "Whether the cluster is created with high availability on. Off, a single node runs without any coordination.",
+        applies: Applies::Restart,
+        about: "Switches high availability on, if no command has switched it yet. Off, a single node runs without any \
+                coordination; `quorate ha` switches it at any time, and the second node does.",
         get: |all| Some(Value::Flag(all.ha.enabled)),
         set: |all, value| {
             all.ha.enabled = *value == Value::Flag(true);

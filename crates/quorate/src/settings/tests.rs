@@ -104,7 +104,7 @@ fn every_mistake_is_named_at_once_with_its_place() {
          [ha]\nfailover_time = \"5s\"\nenabled = 1\n\
          [console]\nredirect = \"activ\"\nbalancer_url = \"lb\"\n\
          [log]\nlevel = \"inof\"\nformat = 3\n",
-        &[("QUORATE_HA_ENABLED", "yes")],
+        &[("QUORATE_HA_ENABLED", "perhaps")],
         &expect![[r#"
             config-bad-value: `node.name` has a value that it cannot have (quorate.toml, line 2, column 1): `-n1` is not such a name; it takes: 1 to 63 letters, digits, `-`, `_` or `.`, with none of these three at its ends
             config-bad-value: `node.roles` has a value that it cannot have (quorate.toml, line 3, column 1): there is no `managre`; did you mean "manager"?; it takes: `manager`, `worker` or `gateway`, or a list of them
@@ -120,7 +120,7 @@ fn every_mistake_is_named_at_once_with_its_place() {
             config-bad-value: `console.balancer_url` has a value that it cannot have (quorate.toml, line 15, column 1): `lb` is not a URL like https://console.example.com; it takes: URL with http or https
             config-bad-value: `log.level` has a value that it cannot have (quorate.toml, line 17, column 1): there is no level `inof`; it takes: `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,quorate_node=debug`
             config-bad-value: `log.format` has a value that it cannot have (quorate.toml, line 18, column 1): it is a number; it takes: `text`, `json`
-            config-bad-value: `ha.enabled` has a value that it cannot have (environment variable QUORATE_HA_ENABLED): `yes` is neither `true` nor `false`; it takes: `true` or `false`"#]],
+            config-bad-value: `ha.enabled` has a value that it cannot have (environment variable QUORATE_HA_ENABLED): `perhaps` is neither `true` nor `false`; it takes: `true` or `false`"#]],
     );
 }
 

@@ -117,8 +117,8 @@ impl Kind {
             Kind::Text(_) | Kind::OneOf(_) | Kind::Span(..) => Value::text(text),
             Kind::Whole(..) => Value::Whole(text.parse().map_err(|_| format!("`{text}` is not a whole number"))?),
             Kind::Flag => match text {
-                "true" => Value::Flag(true),
-                "false" => Value::Flag(false),
+                "true" | "yes" | "1" => Value::Flag(true),
+                "false" | "no" | "0" => Value::Flag(false),
                 _ => return Err(format!("`{text}` is neither `true` nor `false`")),
             },
             Kind::List(_) => Value::list(text.split(',').map(str::trim).filter(|item| !item.is_empty())),

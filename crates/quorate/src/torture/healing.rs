@@ -4,12 +4,13 @@
 //! then what is unknown, then followers) and reads what every node holds.
 
 use crate::dev::procfs;
+use crate::torture::reach::Node;
 use crate::torture::record::{Contents, Healed, Line};
 use crate::torture::rig::Stop;
 use crate::torture::verdict::{EQUAL_WITHIN_MS, LEADER_WITHIN_MS, SERVICE_WITHIN_MS};
 use crate::torture::workload::client::{Client, Reply, Request};
 use crate::torture::workload::sql::{self, Everything};
-use crate::torture::workload::{COPIES, Node, Shared, Workload};
+use crate::torture::workload::{COPIES, Shared, Workload};
 use quorate_api::view::{Overview, ReplicaView, ServiceView};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -60,14 +61,14 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, stop: &Stop, sa
         })
     });
     let service_ms = service_ms.map(|ms| ms.saturating_sub(u64::try_from(STEADY.as_millis()).unwrap_or(0)));
-    let copies_running = copies(&run_mark(shared.run_id));
+    let copies_running = copies(&shared.nodes(), &run_mark(shared.run_id));
     say("waiting for the followers of events");
     let newest = look.nodes().iter().find_map(|node| look.newest_event(node)).unwrap_or(0);
     workload.stop_followers(newest);
     if stop.is_raised() {
         return;
     }
-    for node in look.nodes() {
+    for node in look.nodes().iter() {
         if let Some(Everything { applied, registers, lists, rows }) = look.everything(node, "linearizable") {
             let at = shared.record.now();
             let contents = Contents { node: node.name.clone(), at, applied, registers, lists, rows };
@@ -103,8 +104,9 @@ pub(crate) fn run_mark(run_id: u64) -> String {
     format!("{run_id:016x}")
 }
 
-/// How many processes of the run's service there are on this machine.
-fn copies(mark: &str) -> u32 {
+/// How many processes of the run's service there are on this machine, of members: a server that was
+/// removed ends its own a while after it was told so, and the run does not wait for that.
+fn copies(members: &[Node], mark: &str) -> u32 {
     let marked = format!("{}={mark}", sql::MARK);
     let is_copy = |pid: u32| {
         let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -112,7 +114,8 @@ fn copies(mark: &str) -> u32 {
         read("cmdline").split(|byte| *byte == 0).nth(1) == Some(b"demo")
             && read("environ").split(|byte| *byte == 0).any(|variable| variable == marked.as_bytes())
     };
-    u32::try_from(procfs::processes().into_keys().filter(|pid| is_copy(*pid)).count()).unwrap_or(u32::MAX)
+    let of_members = members.iter().flat_map(|node| procfs::replica_processes(&node.data_dir, None));
+    u32::try_from(of_members.filter(|pid| is_copy(*pid)).count()).unwrap_or(u32::MAX)
 }
 
 struct Look<'a> {
@@ -122,8 +125,8 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn nodes(&self) -> &[Node] {
-        &self.client.shared.nodes
+    fn nodes(&self) -> Arc<[Node]> {
+        self.client.shared.nodes()
     }
 
     /// Milliseconds from the beginning until `what` is so; `None` if it is not even long after `limit_ms`.
@@ -179,7 +182,7 @@ impl Look<'_> {
     /// # Errors
     /// What one node says instead.
     fn is_whole(&self, wanted: u32) -> Result<(), String> {
-        for node in self.nodes() {
+        for node in self.nodes().iter() {
             let view = self.get(node, &format!("/v1/services/{}", sql::SERVICE));
             let Some(view) = view.and_then(|view| serde_json::from_value::<ServiceView>(view).ok()) else {
                 return Err(format!("{} says nothing of the service", node.name));

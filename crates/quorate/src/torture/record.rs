@@ -9,6 +9,7 @@
 //! - Times are nanoseconds since the run began, on the one clock that all clients share.
 //! - A line that says [`End::Unknown`] is never turned into *refused*: nobody knows.
 
+use quorate_model::id::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Version of the lines; a program judges only those that it knows.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub(crate) enum Line {
         end: End,
     },
     Fault(Fault),
+    Change(Change),
+    Census(Census),
     Watched(Watched),
     /// Events as the cluster's own table has them, in their order.
     Events {
@@ -45,6 +48,7 @@ pub(crate) enum Line {
     },
     Healed(Healed),
     Contents(Contents),
+    Members(Members),
     Over(Over),
 }
 
@@ -59,6 +63,8 @@ pub(crate) struct Run {
     pub repeat: String,
     /// Kinds of faults that the schedule has, with how often.
     pub planned: BTreeMap<String, u32>,
+    /// The same of changes.
+    pub planned_changes: BTreeMap<String, u32>,
     /// Kinds that cannot be had here.
     pub left_out: Vec<LeftOut>,
 }
@@ -187,6 +193,101 @@ pub(crate) struct Fault {
     /// Nodes that may have started anew in it; their own state may have gone back.
     #[serde(default)]
     pub restarted: Vec<String>,
+}
+
+/// Something that an operator did to the cluster, or was to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub kind: String,
+    pub began: u64,
+    pub ended: u64,
+    /// What was done, to whom.
+    pub what: String,
+    /// How it was seen to have come about.
+    pub evidence: Option<String>,
+    /// Why it was not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// How often the cluster was asked until it had answered.
+    pub asked: u32,
+    /// Kinds of the faults that were in force meanwhile.
+    #[serde(default)]
+    pub during: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Removed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
+    /// Nodes whose own state may have gone back in it.
+    #[serde(default)]
+    pub restarted: Vec<String>,
+}
+
+/// Who was removed for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    pub id: NodeId,
+    pub name: String,
+    /// No list of this index of the log or a later one names it.
+    pub gone_at: u64,
+}
+
+/// Who joined while the run went on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    pub id: NodeId,
+    pub name: String,
+}
+
+/// Whom a node calls members of the cluster: written when it is not what it said before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Census {
+    pub at: u64,
+    /// The node that says so.
+    pub node: String,
+    /// What it had applied.
+    pub applied: u64,
+    pub members: Vec<Member>,
+}
+
+/// A member, as a node says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Member {
+    pub id: NodeId,
+    pub name: String,
+    pub manager: bool,
+    pub votes: bool,
+}
+
+/// The members at the end, when all has healed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Members {
+    /// Until all said the same, and were heard; absent: not in time.
+    pub agreed_ms: Option<u64>,
+    /// What was not so, last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wrong: String,
+    /// Who should be one: by name, whether as a manager.
+    pub expected: BTreeMap<String, bool>,
+    pub seen: Vec<Seen>,
+    /// Servers that were removed and run: by name, whether they know a leader.
+    pub outcasts: BTreeMap<String, bool>,
+}
+
+/// What one member says and has at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub node: String,
+    pub members: Vec<Member>,
+    /// Names of those that it does not see as joined.
+    pub not_joined: Vec<String>,
+    /// Names of those of whom its gossip did not say last that they are alive.
+    pub not_alive: Vec<String>,
+    /// Number of the newest authority, and whether it is the only one.
+    pub authority: u32,
+    pub only_authority: bool,
+    /// SHA-256 of the authorities that lie on its disk, and of its gossip's keys.
+    pub authorities: String,
+    pub gossip_keys: String,
 }
 
 /// What one connection of a follower of events brought.
@@ -363,6 +464,7 @@ mod tests {
             nodes: 3,
             repeat: "quorate torture --seed 7".into(),
             planned: BTreeMap::from([("kill".into(), 2)]),
+            planned_changes: BTreeMap::from([("remove".into(), 1)]),
             left_out: Vec::new(),
         };
         recorder.write(Line::Run(run));

@@ -15,30 +15,41 @@
 
 pub(crate) mod arena;
 mod ask;
+mod changes;
 mod clock;
 mod dice;
 mod disk;
 mod faults;
+mod found;
 mod kernel;
 mod network;
 mod node;
+mod operator;
 mod process;
+mod roll;
+mod seat;
 mod tools;
 mod trace;
 
 pub(crate) use arena::{Arena, EnterOptions, Entered, Stop, enter, missing};
+pub(crate) use changes::{Change, ChangeError};
 pub(crate) use tools::Missing;
 
 use crate::cli::failure::{Exit, Failure};
 use crate::torture::fault::{FaultKind, Need};
+use crate::torture::reach::Reach;
 use ask::Ask;
+use changes::Changing;
 use faults::Active;
+use found::Ground;
 use network::Network;
-use node::Node;
+use node::{Belongs, Node};
+use operator::Operator;
 use process::Complaint;
+use quorate_model::state::Role;
+use seat::Seat;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tools::{Lack, Lacks};
 
@@ -50,10 +61,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Below this a run would soon end in a full disk that nobody ordered.
 const FREE_MIN: u64 = 512 << 20;
 
+/// Servers beyond the first nodes: one that joins, and one that was removed and knocks in vain.
+const SPARE: u8 = 2;
+
 /// What a rig is to be like.
 #[derive(Debug, Clone)]
 pub(crate) struct RigOptions {
-    /// 3 to 5.
+    /// With which the cluster begins: 3 to 5.
     pub nodes: u8,
     /// Decides which packets are lost, repeated and held.
     pub seed: u64,
@@ -63,24 +77,17 @@ pub(crate) struct RigOptions {
     pub disk_bytes: u64,
 }
 
+impl RigOptions {
+    /// How many servers there are, those that join later too.
+    fn seats(&self) -> u8 {
+        self.nodes + SPARE
+    }
+}
+
 impl Default for RigOptions {
     fn default() -> Self {
         RigOptions { nodes: 3, seed: 0, log_retain: 2 << 20, disk_bytes: 512 << 20 }
     }
-}
-
-/// One node, as it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Member {
-    pub name: String,
-    /// The same for the whole run.
-    pub api: SocketAddr,
-    /// Of its server, if that runs.
-    pub pid: Option<u32>,
-    pub data_dir: PathBuf,
-    pub log: PathBuf,
-    /// Whether nothing has been done to it that keeps it from working (faults of the network apart).
-    pub well: bool,
 }
 
 /// Ends one fault.
@@ -142,18 +149,23 @@ pub(crate) struct Death {
 pub(crate) struct Rig {
     // The order is that of dropping: tracers, processes and disks, the network.
     active: BTreeMap<u64, (FaultKind, Active)>,
+    changing: BTreeMap<u64, Changing>,
+    /// How many authorities the cluster was asked to have, one after the other.
+    authorities: u32,
+    /// All that ever were, in the order in which they came.
     nodes: Vec<Node>,
+    seats: Vec<Arc<Seat>>,
     network: Option<Network>,
     lacks: Lacks,
     deaths: Vec<Death>,
     ask: Ask,
-    executable: PathBuf,
-    dir: PathBuf,
+    reach: Arc<Reach>,
+    ground: Ground,
     next: u64,
 }
 
 impl Rig {
-    /// Starts a cluster and waits until every node answers and one leads.
+    /// Makes a cluster as users do, and waits until every node answers and votes.
     ///
     /// # Errors
     /// When there is too little disk, or the cluster does not come up; nothing is left of it then.
@@ -174,7 +186,7 @@ impl Rig {
             );
             return Err(Failure::new(Exit::Failed, "disk-full", what).fix("choose a directory on another disk"));
         }
-        let wanted = u64::from(options.nodes) * options.disk_bytes;
+        let wanted = u64::from(options.seats()) * options.disk_bytes;
         if free < wanted {
             let why = format!(
                 "{} has {} MiB of free disk space and the nodes' disks need {}",
@@ -187,34 +199,73 @@ impl Rig {
         let network = match lacks.contains_key(&Need::Network) {
             true => None,
             false => Some(
-                Network::new(options.nodes, options.seed)
+                Network::new(options.seats(), options.seed)
                     .map_err(|error| failed("the network of the run cannot be made", &error))?,
             ),
         };
-        let nodes = node::make(&arena.dir, options, network.is_some(), &mut lacks)
-            .map_err(|error| failed("the nodes cannot be made", &error))?;
-        let mut rig = Rig {
-            active: BTreeMap::new(),
-            nodes,
-            network,
-            lacks,
-            deaths: Vec::new(),
-            ask: Ask::new(),
-            executable,
-            dir: arena.dir.clone(),
-            next: 0,
-        };
-        for node in 0..rig.nodes.len() {
-            rig.spawn(node).map_err(|error| failed("a server cannot be started", &error))?;
-        }
-        rig.come_up(&arena.stop)?;
+        let seats = seat::make(&arena.dir, options, network.as_ref(), &mut lacks)
+            .map_err(|error| failed("the servers cannot be made", &error))?;
+        let ground = Ground { executable, dir: arena.dir.clone(), log_retain: options.log_retain };
+        let (nodes, reach) = (Vec::new(), Reach::new());
+        let (active, changing, authorities) = (BTreeMap::new(), BTreeMap::new(), 1);
+        let (deaths, ask, next) = (Vec::new(), Ask::new(&reach), 0);
+        let mut rig =
+            Rig { active, changing, authorities, nodes, seats, network, lacks, deaths, ask, reach, ground, next };
+        rig.found(usize::from(options.nodes), &arena.stop)?;
         Ok(rig)
     }
 
-    fn come_up(&mut self, stop: &Stop) -> Result<(), Failure> {
+    /// `init`, and `join` for each of the others.
+    fn found(&mut self, nodes: usize, stop: &Stop) -> Result<(), Failure> {
+        let failed = |what: &str, why: &dyn std::fmt::Display| Failure::new(Exit::Failed, "rig", what).why(why);
+        let first = self.ground.init(&self.seats[0], "n1").map_err(|why| failed("no cluster can be made", &why))?;
+        self.nodes.push(first);
+        self.start_first(0, stop)?;
+        let token = found::admins_token(&self.nodes[0]).map_err(|why| failed("no user can be made", &why))?;
+        self.reach.set_token(token);
+        self.tell_clients();
+        self.come_up(stop, 1)?;
+        let operator = Operator::new(&self.reach);
+        operator.patience().ends_in(BACK);
+        for number in 1..nodes {
+            let seat = self.seats[number].clone();
+            let name = format!("n{}", number + 1);
+            let joined = seat.emptied().map_err(found::NotMade::from).and_then(|data_dir| {
+                let token = operator.invite(Role::Manager, &name)?;
+                self.ground.join(&seat, &name, &token, &data_dir, Role::Manager)
+            });
+            self.nodes.push(joined.map_err(|why| failed("a server cannot join", &why))?);
+            self.spawn(number).map_err(|error| failed("a server cannot be started", &error))?;
+        }
+        self.tell_clients();
+        self.come_up(stop, nodes - usize::from(nodes.is_multiple_of(2)))
+    }
+
+    /// Starts it, and waits until its own socket is there: nobody can log in before.
+    fn start_first(&mut self, node: usize, stop: &Stop) -> Result<(), Failure> {
+        let failed = |error| Failure::new(Exit::Failed, "rig", "a server cannot be started").why(error);
+        self.spawn(node).map_err(failed)?;
+        let socket = self.nodes[node].data_dir.join(crate::config::API_SOCKET);
+        self.wait_for(stop, |_| socket.exists())
+    }
+
+    /// Waits until all answer, and so many vote.
+    fn come_up(&mut self, stop: &Stop, voters: usize) -> Result<(), Failure> {
+        let voters = u32::try_from(voters).unwrap_or(u32::MAX);
+        self.wait_for(stop, |rig| {
+            let answers = |node: &Node| {
+                let overview = rig.ask.status(node.seat.api)?;
+                // One node that is alone has none.
+                let votes = overview.cluster.electors.map_or(1, |electors| electors.voters_joined);
+                (overview.answered_by == node.name && votes == voters).then_some(())
+            };
+            rig.leader().is_some() && rig.nodes.iter().all(|node| answers(node).is_some())
+        })
+    }
+
+    fn wait_for(&mut self, stop: &Stop, is_so: impl Fn(&Rig) -> bool) -> Result<(), Failure> {
         let deadline = Instant::now() + BACK;
-        let leads = |rig: &Rig| rig.nodes.iter().all(|node| rig.answers(node)) && rig.leader().is_some();
-        while !leads(self) {
+        while !is_so(self) {
             if stop.is_raised() {
                 return Err(Failure::new(Exit::Interrupted, "interrupted", "the start was interrupted"));
             }
@@ -233,6 +284,26 @@ impl Rig {
         Ok(())
     }
 
+    /// How clients find the cluster.
+    pub(crate) fn reach(&self) -> Arc<Reach> {
+        self.reach.clone()
+    }
+
+    /// Clients ask those that belong to the cluster, and those that are being removed while they run.
+    fn tell_clients(&self) {
+        let asked = self.nodes.iter().filter(|node| match node.belongs {
+            Belongs::Yes => true,
+            Belongs::Leaves => node.child.is_some(),
+            Belongs::No => false,
+        });
+        self.reach.set_nodes(asked.map(Node::reached).collect());
+    }
+
+    /// Those that faults may hit.
+    fn present(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].belongs == Belongs::Yes)
+    }
+
     /// Kinds that this machine cannot do, in the order of [`FaultKind::ALL`].
     pub(crate) fn missing(&self) -> Vec<Missing> {
         tools::missing(&self.lacks)
@@ -244,30 +315,14 @@ impl Rig {
         FaultKind::ALL.into_iter().filter(|kind| missing.iter().all(|missing| missing.kind != *kind)).collect()
     }
 
-    pub(crate) fn members(&self) -> Vec<Member> {
-        self.nodes
-            .iter()
-            .map(|node| Member {
-                name: node.name.clone(),
-                api: node.api,
-                pid: node.pid(),
-                data_dir: node.data_dir.clone(),
-                log: node.log.path.clone(),
-                well: node.child.is_some() && !node.busy,
-            })
-            .collect()
-    }
-
     /// The leader, by the word of the node that knows the newest term.
     pub(crate) fn leader(&self) -> Option<String> {
-        let stands_still = |node: &Node| {
+        let stands_still = |node: usize| {
             let mut active = self.active.values().map(|(_, active)| active);
-            active.any(
-                |active| matches!(active, Active::Paused { node: paused } if self.nodes[*paused].port == node.port),
-            )
+            active.any(|active| matches!(active, Active::Paused { node: paused } if *paused == node))
         };
-        let asked = self.nodes.iter().filter(|node| node.child.is_some() && !stands_still(node));
-        let answers = asked.filter_map(|node| self.ask.status(node.api));
+        let asked = self.present().filter(|node| self.nodes[*node].child.is_some() && !stands_still(*node));
+        let answers = asked.filter_map(|node| self.ask.status(self.nodes[node].seat.api));
         let newest =
             answers.filter(|overview| overview.cluster.leader.is_some()).max_by_key(|overview| overview.cluster.term);
         newest.and_then(|overview| overview.cluster.leader)
@@ -330,17 +385,17 @@ impl Rig {
         }
         for node in &mut self.nodes {
             problems.extend(node.ended_orderly(FaultKind::Restart).err());
+            node.end_replicas();
         }
         problems
     }
 
     fn spawn(&mut self, node: usize) -> std::io::Result<()> {
-        let namespace = self.network.as_ref().map(|network| network.namespace(self.nodes[node].port));
-        self.nodes[node].spawn(&self.executable, namespace)
+        self.nodes[node].spawn(&self.ground.executable)
     }
 
     fn answers(&self, node: &Node) -> bool {
-        self.ask.status(node.api).is_some_and(|overview| overview.answered_by == node.name)
+        self.ask.status(node.seat.api).is_some_and(|overview| overview.answered_by == node.name)
     }
 }
 
@@ -348,6 +403,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         // Tracers first: a server that they hold would not die.
         self.active.clear();
+        self.changing.clear();
         for node in &mut self.nodes {
             node.kill();
         }

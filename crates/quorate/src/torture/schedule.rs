@@ -1,4 +1,4 @@
-//! Which fault happens when: a pure function of the seed and of what can be had.
+//! Which fault happens when ([`changes`]: and which change beside it): a pure function of the seed and of what can be had.
 //!
 //! A schedule is a row of slots. In a slot one fault is made, or two at once (the rig takes another
 //! node for the second);
@@ -11,8 +11,11 @@
 //! - At most one disk is broken at a time, and what hits all nodes happens alone: everything else
 //!   would be a loss that no cluster promises to survive.
 
+pub(crate) mod changes;
+
 use crate::torture::dice::Dice;
 use crate::torture::fault::FaultKind;
+use changes::PlannedChange;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -40,6 +43,8 @@ pub(crate) struct Slot {
     pub(crate) quiet: Duration,
     pub(crate) faults: Vec<Planned>,
     pub(crate) hold: Duration,
+    /// What operators begin in it; see [`changes`].
+    pub(crate) changes: Vec<PlannedChange>,
 }
 
 /// Makes the schedule of a run that breaks things for `length`.
@@ -68,9 +73,22 @@ pub(crate) fn plan(seed: u64, kinds: &[FaultKind], length: Duration) -> Vec<Slot
             let quiet = dice.between(budget / 20, budget / 5);
             let hold = dice.between(budget / 5, budget / 2);
             let hold = if dice.chance(LONG) { hold * 3 } else { hold };
-            Slot { not_before: budget * number, quiet, faults, hold }
+            Slot { not_before: budget * number, quiet, faults, hold, changes: Vec::new() }
         })
         .collect()
+}
+
+/// Slots of a run that breaks nothing: only changes happen in them.
+pub(crate) fn without_faults(length: Duration) -> Vec<Slot> {
+    let count = u32::try_from(length.as_secs() / FAULT_EVERY.as_secs()).unwrap_or(u32::MAX).max(1);
+    let slot = |number: u32| Slot {
+        not_before: FAULT_EVERY * number,
+        quiet: Duration::ZERO,
+        faults: Vec::new(),
+        hold: Duration::ZERO,
+        changes: Vec::new(),
+    };
+    (0..count).map(slot).collect()
 }
 
 /// How often each kind is in a schedule.

@@ -11,11 +11,14 @@
 
 mod gaps;
 mod histories;
+mod members;
 mod render;
 #[cfg(test)]
 mod tests;
 
-use crate::torture::record::{Call, Contents, End, Fault, Healed, LeftOut, Line, Operation, Over, Run};
+use crate::torture::record::{
+    Call, Census, Change, Contents, End, Fault, Healed, LeftOut, Line, Members, Operation, Over, Run,
+};
 use quorate_check::history::Verdict;
 use quorate_check::{linearizable, list_append, stream, witness};
 use serde::Serialize;
@@ -25,12 +28,15 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const LEADER_WITHIN_MS: u64 = 5_000;
 /// Longest time until all nodes answer, and until they hold the same.
 pub(crate) const EQUAL_WITHIN_MS: u64 = 30_000;
+/// Longest time until all members agree who they are, once all else is as it should be.
+pub(crate) const MEMBERS_WITHIN_MS: u64 = 30_000;
 /// Longest time until the service is as wanted: starting a copy and its first checks of health,
 /// behind whatever backing off the faults have caused.
 pub(crate) const SERVICE_WITHIN_MS: u64 = 60_000;
 
 /// Failures that clients are told to expect while nodes die. Any other code fails the run.
-const DECLARED: [&str; 9] = [
+const DECLARED: [&str; 10] = [
+    "manager-stopped",
     "overloaded",
     "shutting-down",
     "outcome-unknown",
@@ -66,6 +72,7 @@ pub(crate) struct Report {
     pub operations: usize,
     pub repeat: String,
     pub faults: Vec<FaultRow>,
+    pub changes: Vec<ChangeRow>,
     pub checkers: Vec<CheckerRow>,
     pub promises: Vec<PromiseRow>,
     /// How often each attempt of a client failed with which code.
@@ -86,6 +93,23 @@ pub(crate) struct FaultRow {
     /// Longest time without an acknowledged write in each of them.
     pub gap_median_ms: Option<u64>,
     pub gap_worst_ms: Option<u64>,
+    /// What was seen, once.
+    pub evidence: String,
+}
+
+/// One kind of change.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ChangeRow {
+    pub kind: String,
+    pub planned: u32,
+    pub happened: u32,
+    /// How often the cluster carried it out while something was broken.
+    pub during_faults: u32,
+    /// How often the cluster had to be asked, at most.
+    pub asked_most: u32,
+    /// From the first wish until it was seen to be so.
+    pub median_ms: Option<u64>,
+    pub worst_ms: Option<u64>,
     /// What was seen, once.
     pub evidence: String,
 }
@@ -113,6 +137,10 @@ struct Sorted {
     /// With what was found out later.
     operations: Vec<Operation>,
     faults: Vec<Fault>,
+    changes: Vec<Change>,
+    /// In their order.
+    censuses: Vec<Census>,
+    members: Option<Members>,
     contents: Vec<Contents>,
     /// Lines about events, in their order.
     events: Vec<Line>,
@@ -133,6 +161,7 @@ pub(crate) fn judge(lines: Vec<Line>) -> Option<Report> {
         operations: sorted.operations.iter().filter(|one| matches!(one.end, End::Answered { .. })).count(),
         repeat: sorted.run.repeat.clone(),
         faults: fault_rows(&sorted),
+        changes: change_rows(&sorted),
         checkers: checker_rows(&sorted),
         promises: promise_rows(&sorted),
         errors: sorted.over.as_ref().map(|over| over.errors.clone()).unwrap_or_default(),
@@ -145,8 +174,18 @@ pub(crate) fn judge(lines: Vec<Line>) -> Option<Report> {
 fn sort(lines: Vec<Line>) -> Option<Sorted> {
     let mut lines = lines.into_iter();
     let Some(Line::Run(run)) = lines.next() else { return None };
-    let (operations, faults, contents, events) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut sorted = Sorted { run, operations, faults, contents, events, healed: None, over: None };
+    let mut sorted = Sorted {
+        run,
+        operations: Vec::new(),
+        faults: Vec::new(),
+        changes: Vec::new(),
+        censuses: Vec::new(),
+        members: None,
+        contents: Vec::new(),
+        events: Vec::new(),
+        healed: None,
+        over: None,
+    };
     let mut resolved = BTreeMap::new();
     for line in lines {
         match line {
@@ -155,6 +194,9 @@ fn sort(lines: Vec<Line>) -> Option<Sorted> {
                 resolved.insert(operation, end);
             }
             Line::Fault(fault) => sorted.faults.push(fault),
+            Line::Change(change) => sorted.changes.push(change),
+            Line::Census(census) => sorted.censuses.push(census),
+            Line::Members(members) => sorted.members = Some(members),
             Line::Contents(contents) => sorted.contents.push(contents),
             Line::Healed(healed) => sorted.healed = Some(healed),
             Line::Over(over) => sorted.over = Some(over),
@@ -199,6 +241,27 @@ fn fault_rows(sorted: &Sorted) -> Vec<FaultRow> {
     kinds.into_iter().map(row).collect()
 }
 
+fn change_rows(sorted: &Sorted) -> Vec<ChangeRow> {
+    let made = sorted.changes.iter().map(|change| &*change.kind);
+    let kinds: BTreeSet<&str> = sorted.run.planned_changes.keys().map(String::as_str).chain(made).collect();
+    let row = |kind: &str| {
+        let happened = || sorted.changes.iter().filter(move |change| change.kind == kind && change.failed.is_none());
+        let mut times: Vec<u64> = happened().map(|change| (change.ended - change.began) / 1_000_000).collect();
+        times.sort_unstable();
+        ChangeRow {
+            kind: kind.to_owned(),
+            planned: sorted.run.planned_changes.get(kind).copied().unwrap_or(0),
+            happened: u32::try_from(times.len()).unwrap_or(u32::MAX),
+            during_faults: u32::try_from(happened().filter(|it| !it.during.is_empty()).count()).unwrap_or(u32::MAX),
+            asked_most: happened().map(|change| change.asked).max().unwrap_or(0),
+            median_ms: times.get(times.len() / 2).copied(),
+            worst_ms: times.last().copied(),
+            evidence: happened().find_map(|change| change.evidence.clone()).unwrap_or_default(),
+        }
+    };
+    kinds.into_iter().map(row).collect()
+}
+
 fn checker_rows(sorted: &Sorted) -> Vec<CheckerRow> {
     let row = |checker, operations: usize, verdict: Verdict| {
         let (premises, holds, detail) = match verdict {
@@ -209,7 +272,7 @@ fn checker_rows(sorted: &Sorted) -> Vec<CheckerRow> {
         let detail = if holds || !detail.is_empty() { detail } else { "nothing was there to check".into() };
         CheckerRow { checker, operations: operations as u64, premises, holds, detail }
     };
-    let evidence = histories::witness(&sorted.operations, &sorted.faults, sorted.contents.first());
+    let evidence = histories::witness(&sorted.operations, &absences(sorted), sorted.contents.first());
     let registers = histories::registers(&sorted.operations, &sorted.contents);
     let transactions = histories::transactions(&sorted.operations, &sorted.contents);
     let (topic, received) = histories::streams(&sorted.events);
@@ -220,6 +283,15 @@ fn checker_rows(sorted: &Sorted) -> Vec<CheckerRow> {
         row("transactions", transactions.len(), list_append::check(&transactions)),
         row("events", got, stream::check(&topic, &received)),
     ]
+}
+
+/// When which nodes may have started anew.
+fn absences(sorted: &Sorted) -> Vec<histories::Absence<'_>> {
+    let faults =
+        sorted.faults.iter().map(|it| histories::Absence { began: it.began, ended: it.ended, of: &it.restarted });
+    let changes =
+        sorted.changes.iter().map(|it| histories::Absence { began: it.began, ended: it.ended, of: &it.restarted });
+    faults.chain(changes).collect()
 }
 
 /// What became of the inserts: numbers of rows.
@@ -280,8 +352,8 @@ fn promise_rows(sorted: &Sorted) -> Vec<PromiseRow> {
         let different = differences(&sorted.contents);
         let measured = if different.is_empty() { "0".into() } else { different.join(", ") };
         promise("nodes whose contents differ", measured, different.is_empty());
-        let compared = sorted.contents.len();
-        promise("nodes compared", format!("{compared} of {}", sorted.run.nodes), compared == sorted.run.nodes);
+        let (compared, all) = (sorted.contents.len(), sorted.members.as_ref().map_or(0, |it| it.expected.len()));
+        promise("nodes compared", format!("{compared} of {all}"), compared == all);
     }
     if let Some(healed) = &sorted.healed {
         let mut within = |what: &str, measured: Option<u64>, limit: u64| {
@@ -308,6 +380,10 @@ fn promise_rows(sorted: &Sorted) -> Vec<PromiseRow> {
         promise("digests compared", digests.to_string(), digests > 0);
         promise("nodes diverged", some_texts(&healed.diverged), healed.diverged.is_empty());
     }
+    rows.extend(members::rows(sorted));
+    let mut promise = |promise: &str, measured: String, holds: bool| {
+        rows.push(PromiseRow { promise: promise.into(), measured, holds });
+    };
     if let Some(over) = &sorted.over {
         promise("unexpected deaths", some_texts(&over.unexpected_deaths), over.unexpected_deaths.is_empty());
         let strange: Vec<String> =
@@ -352,6 +428,15 @@ fn conclude(sorted: &Sorted, report: &mut Report) {
         } else if row.seen < row.happened {
             absent.push(format!("{kind} was not seen to be there {} times", row.happened - row.seen));
         }
+    }
+    for row in report.changes.iter().filter(|row| row.happened == 0 && row.planned > 0) {
+        let kind = &row.kind;
+        let why = sorted.changes.iter().filter(|change| change.kind == *kind).find_map(|it| it.failed.as_ref());
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        absent.push(format!("{kind} was planned and never happened{why}"));
+    }
+    if sorted.members.is_none() {
+        absent.push("who the members are at the end was not asked".into());
     }
     if sorted.contents.is_empty() {
         absent.push("what the nodes hold at the end was not read".into());

@@ -15,6 +15,8 @@ pub(crate) mod client;
 pub(crate) mod sql;
 mod watch;
 
+use crate::torture::census;
+use crate::torture::reach::{Node, Reach};
 use crate::torture::record::{Answer, Call, End, Line, Operation, Recorder, Step};
 use client::Client;
 use std::collections::{BTreeMap, VecDeque};
@@ -46,21 +48,13 @@ const RESEND_PAUSE: Duration = Duration::from_millis(500);
 /// Fewest and most copies of the service that are asked for while faults happen.
 pub(crate) const COPIES: [u32; 2] = [2, 3];
 
-/// A node as clients know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Node {
-    pub(crate) name: String,
-    /// Of its API, without a slash at the end.
-    pub(crate) url: String,
-}
-
 /// What all clients share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) seed: u64,
     /// Part of every request id.
     pub(crate) run_id: u64,
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) reach: Arc<Reach>,
     pub(crate) record: Recorder,
     /// Writers end.
     stop: AtomicBool,
@@ -86,11 +80,11 @@ struct Pending {
 }
 
 impl Shared {
-    pub(crate) fn new(seed: u64, run_id: u64, nodes: Vec<Node>, record: Recorder) -> Arc<Shared> {
+    pub(crate) fn new(seed: u64, run_id: u64, reach: Arc<Reach>, record: Recorder) -> Arc<Shared> {
         Arc::new(Shared {
             seed,
             run_id,
-            nodes,
+            reach,
             record,
             stop: AtomicBool::new(false),
             last_event: AtomicU64::new(u64::MAX),
@@ -102,6 +96,11 @@ impl Shared {
             unknown: Mutex::default(),
             errors: Mutex::default(),
         })
+    }
+
+    /// Those that serve clients now.
+    pub(crate) fn nodes(&self) -> Arc<[Node]> {
+        self.reach.nodes()
     }
 
     /// Operations that were answered so far.
@@ -128,7 +127,7 @@ impl Shared {
         self.values.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
@@ -177,6 +176,7 @@ impl Workload {
             writers.push(start("inserts", Box::new(inserts))?);
         }
         writers.push(start("scaling", Box::new(scaling))?);
+        writers.push(start("census", Box::new(census::take))?);
         let followers = (0..WATCHERS).map(|_| start("follower", Box::new(watch::follow))).collect::<Result<_, _>>()?;
         let historian = start("history", Box::new(watch::keep_history))?;
         let resend = Arc::new(AtomicBool::new(true));
@@ -228,8 +228,8 @@ fn registers(mut client: Client) {
         let call = match (client.dice.below(100), seen.get(&key).copied()) {
             (0..35, _) => Call::Get { key },
             (35..50, _) => {
-                let node = client.dice.below(client.shared.nodes.len());
-                Call::GetLocal { key, node: client.shared.nodes[node].name.clone() }
+                let nodes = client.shared.nodes();
+                Call::GetLocal { key, node: nodes[client.dice.below(nodes.len())].name.clone() }
             }
             (50..75, Some(from)) => Call::Cas { key, from, value },
             _ => Call::Put { key, value },
@@ -329,7 +329,7 @@ impl Client {
     }
 
     /// Pauses until `over`, at most for `span`.
-    fn sleep(&self, span: Duration, over: impl Fn(&Shared) -> bool) {
+    pub(crate) fn sleep(&self, span: Duration, over: impl Fn(&Shared) -> bool) {
         let until = Instant::now() + span;
         while !over(&self.shared) && Instant::now() < until {
             std::thread::sleep(PACE.min(until.saturating_duration_since(Instant::now())));

@@ -482,6 +482,8 @@ fn the_audit_of_a_run_holds_on_every_node_and_an_edited_export_does_not() {
 #[test]
 fn people_log_in_programs_have_tokens_and_root_needs_neither() {
     let guarded = Guarded::start(1);
+    // Without it there is no leadership to hand over.
+    guarded.as_root("n1", &["ha", "enable"]);
     let api = guarded.cluster.node("n1").api.clone();
     let on_api = |args: &[&str]| guarded.command(&api, args);
     let refused = on_api(&["status"]);

@@ -88,6 +88,26 @@ fn a_worker_goes_along_with_a_rotation_and_gets_the_keys_when_it_becomes_a_manag
     names.iter().for_each(|name| wait_key(&cluster, name, "authority", 3, "done"));
 }
 
+/// K8: the role is taken away. What is on its disk fits no later CA, and is of no use to it.
+#[test]
+fn k8_a_manager_that_became_a_worker_starts_after_a_rotation_and_has_no_keys_of_a_manager() {
+    let mut cluster =
+        Trusting::start(&Plan { nodes: 4, keepers: &["n1", "n2", "n3", "n4"], made: now(), found_at: None });
+    cluster.ask("n1", &["node", "roles", "n4", "worker"]);
+    assert_eq!(cluster.ran("n1", &["cert", "rotate", "--yes"]).code, 0);
+    ["n1", "n2", "n3", "n4"].iter().for_each(|name| wait_key(&cluster, name, "authority", 2, "done"));
+    cluster.kill("n4");
+    cluster.run("n4");
+    cluster.whole();
+    let tls = cluster.server("n4").dir.join("tls");
+    wait_for("it gives the keys up", PATIENCE, || (!tls.join("ca.key").exists()).then_some(()));
+    wait_for("both of them", PATIENCE, || (!tls.join("cluster.key").exists()).then_some(()));
+    // It may become one again, and is handed those of now.
+    cluster.ask("n1", &["node", "roles", "n4", "manager", "worker"]);
+    let key = |name: &str| std::fs::read_to_string(cluster.server(name).dir.join("tls/ca.key")).ok();
+    wait_for("the keys of a manager", PATIENCE, || (key("n4").is_some() && key("n4") == key("n1")).then_some(()));
+}
+
 /// A cluster that was switched off for months has nobody with a good certificate to ask.
 #[test]
 fn a_whole_cluster_whose_certificates_ended_starts_again() {

@@ -20,8 +20,8 @@ fn wall_us() -> u64 {
 fn one_node_is_a_whole_cluster() {
     let cluster = TestCluster::start_with(&["--nodes", "1"]);
     let status = cluster.json(&["status"]);
-    assert_eq!((&status["cluster"]["voters"], &status["cluster"]["can_lose"]), (&json!(1), &json!(0)));
-    assert_eq!(cluster.said["nodes"][0]["mode"], "active");
+    assert_eq!((&status["cluster"]["ha"], &status["cluster"]["voters"]), (&json!(false), &Value::Null));
+    assert_eq!(cluster.said["nodes"][0]["mode"], Value::Null, "nobody could be Active in its place");
     assert_eq!(ask(cluster.gateway_address(), "/").unwrap().status, 200);
     // There is nobody who could notice; the order itself is reported.
     cluster.ok(&["dev", "kill", "n1"]);

@@ -2,9 +2,10 @@
 //! TLS on all ports, addresses of loopback.
 
 use crate::cluster::{PATIENCE, Place, Ran, free_addresses, lives, signal, wait_for};
+use crate::show::{demo, is_whole, pids};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -23,12 +24,6 @@ pub(crate) fn run(args: &[&str]) -> Ran {
     let output = quorate(args).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-pub(crate) fn ok(args: &[&str]) -> String {
-    let ran = run(args);
-    assert_eq!(ran.code, 0, "quorate {}: {}{}", args.join(" "), ran.stdout, ran.stderr);
-    ran.stdout
 }
 
 pub(crate) fn quorate(args: &[&str]) -> Command {
@@ -63,14 +58,21 @@ impl Founded {
 
     /// Every server that is started gets these lines in its `quorate.toml`.
     pub(crate) fn with_settings(settings: &str) -> Founded {
+        Founded::found(settings, &[])
+    }
+
+    /// `init` runs with these variables in its environment.
+    pub(crate) fn found(settings: &str, environment: &[(&str, &str)]) -> Founded {
         let place = Place::shared();
         let dir = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
         let addresses = free_addresses(2);
         let home = dir.path().join("n1").display().to_string();
         let [api, link] = [&*addresses[0], &*addresses[1]];
         let args = ["init", "--name", "prod", "--node-name", "n1", "--data-dir", &home, "--no-start"];
-        let said = ok(&[&args[..], &["--listen", api, "--link", link]].concat());
-        assert!(said.contains("Cluster prod is prepared with 1 manager"), "{said}");
+        let mut init = quorate(&[&args[..], &["--listen", api, "--link", link]].concat());
+        let made = init.envs(environment.iter().copied()).output().unwrap();
+        let said = String::from_utf8(made.stdout).unwrap();
+        assert!(said.contains("Cluster prod is prepared with 1 manager"), "{said}{:?}", made.stderr);
         let (servers, settings) = (BTreeMap::new(), settings.to_owned());
         let mut founded = Founded { dir, api: api.to_owned(), servers, settings, _place: place };
         founded.start("n1");
@@ -79,6 +81,24 @@ impl Founded {
             status["cluster"]["leader"].is_string().then_some(())
         });
         founded
+    }
+
+    /// One node that runs one copy of `demo`, with a route to it; its processes end with the test whatever
+    /// happens.
+    pub(crate) fn with_a_service() -> (Founded, BTreeSet<u32>) {
+        let mut founded = Founded::new();
+        founded.tie("n1");
+        let spec = founded.home("demo.toml");
+        std::fs::write(&spec, demo("demo", 1, "") + "[[route]]\nservice = 'demo'\n").unwrap();
+        let spec = spec.display().to_string();
+        wait_for("the spec is taken", PATIENCE, || {
+            (founded.command(&["service", "apply", "-f", &spec, "--yes"]).code == 0).then_some(())
+        });
+        let service = wait_for("demo runs", PATIENCE, || {
+            let service = founded.try_ask(&["service", "show", "demo", "-o", "json"])?;
+            is_whole(&service).then_some(service)
+        });
+        (founded, pids(&service))
     }
 
     /// A cluster of this many managers, all of them voters.
@@ -106,6 +126,16 @@ impl Founded {
         }
         let server = serve(&home);
         assert!(self.servers.insert(name.to_owned(), server).is_none(), "{name} runs already");
+    }
+
+    /// Starts a node again so that its replicas end with the test, whatever happens.
+    pub(crate) fn tie(&mut self, name: &str) {
+        self.kill(name);
+        let file = self.home(name).join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let tied = format!("[node]\nend_with_pid = {}\n", std::process::id());
+        std::fs::write(&file, text.replacen("[node]\n", &tied, 1)).unwrap();
+        self.start(name);
     }
 
     pub(crate) fn pid(&self, name: &str) -> u32 {

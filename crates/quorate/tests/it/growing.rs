@@ -112,6 +112,31 @@ fn an_expelled_node_is_cut_off_told_why_and_never_comes_back() {
     assert_ne!(founded.ask(&["node", "show", "n3"])["id"], Value::from(id));
 }
 
+/// It keeps running, hears nobody any more, and what it ran runs elsewhere.
+#[test]
+fn an_expelled_node_stops_its_services_and_says_why() {
+    let mut founded = Founded::grown(3);
+    ["n1", "n2", "n3"].into_iter().for_each(|name| founded.tie(name));
+    founded.wait_voters("n1", 3);
+    let spec = founded.home("demo.toml");
+    std::fs::write(&spec, crate::show::demo("demo", 3, "")).unwrap();
+    let spec = spec.display().to_string();
+    let applied = || (founded.command(&["service", "apply", "-f", &spec, "--yes"]).code == 0).then_some(());
+    wait_for("the spec is taken", PATIENCE, applied);
+    let pid = wait_for("a copy runs on n3", PATIENCE, || {
+        let demo = founded.try_ask(&["service", "show", "demo", "-o", "json"])?;
+        let here = demo["replicas"].as_array()?.iter().find(|replica| replica["node"] == "n3")?.clone();
+        (here["state"] == "healthy").then(|| here["pid"].as_u64())?
+    });
+    assert_eq!(founded.command_at("n2", &["node", "remove", "n3", "--yes"]).code, 0);
+    let gone = || (!crate::show::lives(u32::try_from(pid).unwrap())).then_some(());
+    wait_for("the copy on n3 ends", PATIENCE, gone);
+    let status = founded.command_at("n3", &["status"]);
+    assert!(status.stdout.contains("n3 was removed from the cluster, says n"), "{}", status.stdout);
+    assert!(status.stdout.contains("Next: Empty the data directory and join with a new token"), "{}", status.stdout);
+    assert_eq!(founded.command(&["service", "remove", "demo", "--yes"]).code, 0);
+}
+
 #[test]
 fn who_joins_without_a_start_is_told_how_to_start() {
     let founded = Founded::new();

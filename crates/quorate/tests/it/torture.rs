@@ -73,6 +73,31 @@ fn a_short_run_breaks_what_it_says_proves_what_it_promises_and_leaves_nothing() 
     assert_eq!(kept.collect::<Vec<_>>(), [""; 0]);
 }
 
+fn change<'a>(verdict: &'a Value, kind: &str) -> &'a Value {
+    let changes = verdict["changes"].as_array().unwrap();
+    changes.iter().find(|row| row["kind"] == kind).unwrap_or_else(|| panic!("no {kind} in {verdict:#}"))
+}
+
+/// K4, E1: what operators do while servers are killed and stand still.
+#[test]
+fn k4_servers_join_and_are_removed_and_the_ca_is_exchanged_while_others_are_killed() {
+    let _machine = Place::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let changes = ["join-manager", "remove", "rotate-ca"];
+    let kinds = ["kill", "pause"].iter().chain(&changes).copied().collect::<Vec<_>>().join(",");
+    let args = ["--loopback", "--minutes", "0.35", "--seed", "4", "--faults", &kinds];
+    let (code, verdict) = torture(dir.path(), &args);
+    assert_eq!((code, verdict["outcome"].as_str().unwrap()), (PROVEN, "proven"), "{verdict:#}");
+    for kind in changes {
+        let row = change(&verdict, kind);
+        assert!(row["happened"].as_u64() >= Some(1) && row["happened"] == row["planned"], "{row}");
+    }
+    let promises = verdict["promises"].as_array().unwrap();
+    let measured = |promise: &str| promises.iter().find(|row| row["promise"] == promise).map(|row| &row["measured"]);
+    assert_eq!(measured("removed members seen again").unwrap(), "0", "{verdict:#}");
+    assert_eq!(processes_in(dir.path()), [""; 0]);
+}
+
 #[test]
 fn on_loopback_the_faults_of_network_and_disks_are_left_out_with_the_reason() {
     let _machine = Place::alone();
@@ -135,6 +160,8 @@ fn the_kinds_are_listed_and_a_misspelt_one_is_refused_with_the_right_one() {
     let kinds: Value = serde_json::from_str(&out).unwrap();
     let loss = kinds.as_array().unwrap().iter().find(|kind| kind["kind"] == "loss").unwrap();
     assert_eq!((&loss["possible"], &loss["needs"][0]), (&Value::Bool(false), &Value::from("network")));
+    let rotate = kinds.as_array().unwrap().iter().find(|kind| kind["kind"] == "rotate-ca").unwrap();
+    assert_eq!((&rotate["is"], &rotate["possible"]), (&Value::from("change"), &Value::Bool(true)));
     let (code, _, err) = run(&["torture", "--faults", "kil"]);
     assert_eq!(code, USAGE);
     assert!(err.contains("did you mean `kill`?"), "{err}");

@@ -78,6 +78,11 @@ fn normalised(text: &str) -> String {
                 words[i] = "PIN".into();
             }
         }
+        // A healthy manager may be an entry behind at the moment that it is asked.
+        let roles = words.iter().position(|word| word == "manager,worker").unwrap_or(words.len());
+        if let Some(lag) = words.iter_mut().skip(roles + 1).find(|word| !word.is_empty()).filter(|lag| *lag == "1") {
+            *lag = "0".into();
+        }
         // Where the first two copies run is nobody's choice.
         if words[0] == "web" && words[1] == "create" && words.len() > 4 {
             words.iter_mut().for_each(|word| {

@@ -16,6 +16,7 @@ fn token(number: u8) -> MemberCommand {
             expires: WallTime(START + 3_600 * SECOND),
             used: None,
         },
+        turn_on_ha: true,
     }
 }
 
@@ -55,6 +56,7 @@ fn what_is_decided_about_members_survives_a_restart() {
     assert_eq!(used.by, NodeId::from_u128(10));
     assert_eq!(before.members.expelled, BTreeSet::from([NodeId::from_u128(11)]));
     assert_eq!(before.nodes.len(), 1);
+    assert_eq!(before.members.ha, Some(true));
     drop(databases);
     let after = open(root.path());
     assert_eq!(after.state().members, before.members);

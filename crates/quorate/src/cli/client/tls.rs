@@ -15,7 +15,7 @@ use ureq::unversioned::transport::{
 
 /// Puts TLS over connections to `https://` servers.
 #[derive(Debug)]
-pub(super) struct TlsConnector(pub Arc<ClientConfig>);
+pub(crate) struct TlsConnector(pub Arc<ClientConfig>);
 
 impl<In: Transport> Connector<In> for TlsConnector {
     type Out = Either<In, TlsTransport>;
@@ -39,7 +39,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-pub(super) struct TlsTransport {
+pub(crate) struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }

@@ -6,7 +6,10 @@ use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::screen::took;
 use crate::cli::target::Target;
-use quorate_api::view::{ClusterHealth, ClusterView, NodeState, NodeView, Overview};
+use crate::serve::BRING_BACK;
+use quorate_api::ha::is_two_nodes;
+use quorate_api::view::{ClusterHealth, ElectorsView, NodeState, NodeView, Overview};
+use quorate_model::member::ha::TWO_NODES;
 use quorate_model::state::Role;
 use std::collections::BTreeMap;
 use std::io;
@@ -34,9 +37,24 @@ pub(super) fn examine(context: &Context, target: &Target) -> Vec<Finding> {
         Err(failure) => return vec![not_found(&failure)],
     };
     let dev = target.dev.is_some();
-    let probes = probe(&overview.nodes, target);
-    let mut findings = vec![quorum(&overview.cluster)];
-    findings.extend(odd_number(&overview.cluster));
+    let probes = probe(&overview, target);
+    let mut findings = Vec::new();
+    if let Some(by) = &overview.expelled_by {
+        // Whatever else it says is as old as its removal.
+        return vec![Finding::bad(
+            "membership",
+            format!("{} was removed from the cluster, says {by}", overview.answered_by),
+            "nothing that it does counts, and its services are stopped here",
+            BRING_BACK,
+        )];
+    }
+    // A node alone decides alone.
+    if let Some(electors) = &overview.cluster.electors {
+        findings.push(quorum(&overview, electors));
+        findings.extend(odd_number(electors));
+    } else if overview.cluster.health == ClusterHealth::NoQuorum {
+        findings.push(starting());
+    }
     findings.extend(nodes(&overview.nodes, dev));
     findings.extend(ports(&probes, dev));
     findings.extend(clocks(&overview));
@@ -44,6 +62,9 @@ pub(super) fn examine(context: &Context, target: &Target) -> Vec<Finding> {
     findings.extend(versions(&overview, &probes));
     findings
 }
+
+/// The port for other nodes.
+const LINK: &str = "node link";
 
 /// What was learned by turning to one node itself.
 struct Probe {
@@ -71,17 +92,21 @@ enum Unreached {
 }
 
 /// Turns to all nodes at once.
-fn probe(nodes: &[NodeView], target: &Target) -> Vec<Probe> {
+fn probe(overview: &Overview, target: &Target) -> Vec<Probe> {
+    let ha = overview.cluster.ha;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(|| probe_one(node, target))).collect();
+        let threads: Vec<_> =
+            overview.nodes.iter().map(|node| scope.spawn(move || probe_one(node, target, ha))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
-fn probe_one(node: &NodeView, target: &Target) -> Probe {
+fn probe_one(node: &NodeView, target: &Target, ha: bool) -> Probe {
     let api = node.api.rsplit('/').next().unwrap_or(&node.api).to_owned();
-    let ports: Vec<_> = [Port { what: "API", address: api }, Port { what: "node link", address: node.link.clone() }]
+    let ports: Vec<_> = [Port { what: "API", address: api }, Port { what: LINK, address: node.link.clone() }]
         .into_iter()
+        // Nobody listens for other nodes while there can be none.
+        .filter(|port| ha || port.what != LINK)
         .map(|port| {
             let reached = connect(&port.address);
             (port, reached)
@@ -110,10 +135,16 @@ fn connect(address: &str) -> Result<(), Unreached> {
     }
 }
 
-fn quorum(cluster: &ClusterView) -> Finding {
-    let what =
-        format!("{} of {} managers answer, can lose {}", cluster.voters_joined, cluster.voters, cluster.can_lose);
-    let missing = (cluster.voters / 2 + 1).saturating_sub(cluster.voters_joined);
+fn starting() -> Finding {
+    let why = "it reads what it has written before, and changes wait meanwhile";
+    Finding::bad("changes", "the node does not take any yet", why, "wait a moment; see journalctl -u quorate.service")
+}
+
+fn quorum(overview: &Overview, electors: &ElectorsView) -> Finding {
+    let cluster = &overview.cluster;
+    let ElectorsView { voters, voters_joined, can_lose, .. } = electors;
+    let what = format!("{voters_joined} of {voters} managers answer, can lose {can_lose}");
+    let missing = (voters / 2 + 1).saturating_sub(*voters_joined);
     match (cluster.health, &cluster.leader) {
         (ClusterHealth::NoQuorum, _) | (_, None) => Finding::bad(
             "quorum",
@@ -124,11 +155,11 @@ fn quorum(cluster: &ClusterView) -> Finding {
                 missing => format!("start {missing} more of the managers"),
             },
         ),
-        (_, Some(_)) if cluster.can_lose == 0 => Finding::doubtful(
+        (_, Some(_)) if *can_lose == 0 => Finding::doubtful(
             "quorum",
             what,
-            "the next manager that is lost stops every change",
-            if cluster.voters_joined < cluster.voters {
+            if is_two_nodes(overview) { TWO_NODES } else { "the next manager that is lost stops every change" },
+            if voters_joined < voters {
                 "bring the missing managers back"
             } else {
                 "three managers survive the loss of one"
@@ -138,8 +169,8 @@ fn quorum(cluster: &ClusterView) -> Finding {
     }
 }
 
-fn odd_number(cluster: &ClusterView) -> Option<Finding> {
-    let voters = cluster.voters;
+fn odd_number(electors: &ElectorsView) -> Option<Finding> {
+    let voters = electors.voters;
     (voters > 0 && voters.is_multiple_of(2)).then(|| {
         Finding::bad(
             "voters",

@@ -304,6 +304,7 @@ fn keep(answer: &JoinAnswer, name: &str, place: &Place) -> Result<NodeConfig, Fa
             id: answer.cluster,
             name: answer.cluster_name.clone(),
             incarnation: answer.incarnation,
+            ha: false,
         },
         node: ThisNode {
             id: answer.node,

@@ -35,6 +35,11 @@ impl Own<'_> {
         let trust = &sight.known.trust;
         let mine = sight.known.nodes.get(&self.config.node.id);
         let is_manager = mine.is_some_and(|record| record.identity.roles.contains(&Role::Manager));
+        if mine.is_some() && !is_manager {
+            // First: what it keeps of an authority that others give up later fits nothing that it believes
+            // then, and a server does not start on keys that fit nothing.
+            self.keychain.give_up()?;
+        }
         self.authority(&trust.key(KeyKind::Authority), is_manager)?;
         if is_manager {
             self.become_a_manager(sight)?;

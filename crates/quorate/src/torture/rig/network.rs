@@ -203,7 +203,7 @@ fn ip(script: &str) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Network {
     /// Those of the nodes: port 1 is the first.
-    namespaces: Vec<Namespace>,
+    namespaces: Vec<Arc<Namespace>>,
     /// One at each node, in its namespace.
     probes: Vec<UdpSocket>,
     shared: Arc<Shared>,
@@ -233,7 +233,7 @@ impl Network {
             let (namespace, tap) = Namespace::new()?;
             namespace.run(|| ip(&interface_script(port, ports)))?;
             probes.push(namespace.run(|| UdpSocket::bind((address(port), PROBE_PORT)))?);
-            namespaces.push(namespace);
+            namespaces.push(Arc::new(namespace));
             taps.push(tap);
         }
         let shared = Arc::new(Shared { rules: Mutex::new(Rules::new(seed)), over: false.into() });
@@ -244,8 +244,8 @@ impl Network {
     }
 
     /// Where a node lives.
-    pub(super) fn namespace(&self, port: Port) -> &Namespace {
-        &self.namespaces[usize::from(port) - 1]
+    pub(super) fn namespace(&self, port: Port) -> Arc<Namespace> {
+        self.namespaces[usize::from(port) - 1].clone()
     }
 
     pub(super) fn add(&self, links: BTreeSet<Link>, effect: Effect) -> RuleId {

@@ -1,46 +1,48 @@
 //! One node of the rig: its files, its server, and what is known of both.
 
-use super::clock::{self, Clock};
-use super::disk::Disk;
-use super::network::{self, Namespace, Port};
+use super::clock;
 use super::process::{Complaint, LogFile, Start, ended_within, ending};
-use super::tools::{Lack, Lacks};
-use super::{Death, LEAVE, LOOK_EVERY, RigError, RigOptions, is_finding};
-use crate::config::{self, ClusterConfig, LogConfig, NodeConfig, ThisNode, Timers, Voter};
-use crate::dev::{layout, procfs, signal};
-use crate::torture::fault::{FaultKind, Need};
-use crate::trust::{self, Founder};
-use quorate_model::id::{ClusterId, NodeId};
-use quorate_model::state::Role;
+use super::seat::Seat;
+use super::{Death, LEAVE, LOOK_EVERY, RigError, is_finding};
+use crate::dev::{procfs, signal};
+use crate::torture::fault::FaultKind;
+use crate::torture::reach;
+use quorate_model::id::NodeId;
 use rustix::process::Signal;
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
-
-/// In its own namespace nobody else can have a node's ports.
-const API_PORT: u16 = 7_000;
-const LINK_PORT: u16 = 7_001;
 
 /// A process that was killed is gone in milliseconds, unless it waits for a disk.
 const GONE: Duration = Duration::from_secs(2);
+
+/// Whether a node belongs to the cluster, as far as the rig knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Belongs {
+    /// Faults may hit it.
+    Yes,
+    /// It is being removed; only its removal touches it.
+    Leaves,
+    /// It was removed for ever. Its server may run, and is let in by nobody.
+    No,
+}
 
 /// A node.
 #[derive(Debug)]
 pub(super) struct Node {
     pub name: String,
-    pub port: Port,
-    pub api: SocketAddr,
+    pub id: NodeId,
+    /// As it was decided last.
+    pub manager: bool,
+    pub belongs: Belongs,
+    pub seat: Arc<Seat>,
     pub data_dir: PathBuf,
     /// Not on the node's own disk: it tells of the disk's end.
     pub log: LogFile,
-    pub clock: Option<Clock>,
     /// The server, while it runs and is not known to have ended.
     pub child: Option<Child>,
-    pub disk: Option<Disk>,
     /// A fault of its own is in force.
     pub busy: bool,
     /// That fault is one of its disk: it may stop, and say so.
@@ -49,99 +51,36 @@ pub(super) struct Node {
     pub stopped: Option<String>,
 }
 
-/// Makes the files of all nodes. Disks that cannot be made are left out and become a lack.
-pub(super) fn make(dir: &Path, options: &RigOptions, inside: bool, lacks: &mut Lacks) -> io::Result<Vec<Node>> {
-    let count = usize::from(options.nodes);
-    let addresses = match inside {
-        true => (1..=options.nodes).map(inside_addresses).collect(),
-        false => layout::free_addresses(count)?,
-    };
-    let ids: Vec<NodeId> = (0..count).map(|_| NodeId(Uuid::new_v4())).collect();
-    let name = |i: usize| format!("n{}", i + 1);
-    let voters: Vec<Voter> = (0..count).map(|i| Voter { id: ids[i], name: name(i), link: addresses[i].1 }).collect();
-    let cluster = ClusterConfig { id: ClusterId(Uuid::new_v4()), name: "torture".into(), incarnation: config::first() };
-    let mut nodes = Vec::new();
-    for (i, port) in (1..=options.nodes).enumerate() {
-        let name = name(i);
-        let home = dir.join(&name);
-        std::fs::create_dir_all(&home)?;
-        let disk = match lacks.contains_key(&Need::Disks) {
-            true => None,
-            false => match Disk::make(dir.join(format!("{name}.img")), home.clone(), options.disk_bytes) {
-                Ok(disk) => Some(disk),
-                Err(error) => {
-                    let why = format!("a disk for a node cannot be made: {error}");
-                    lacks.insert(Need::Disks, Lack::new(why, "run it where ext4 and loop devices work"));
-                    None
-                }
-            },
-        };
-        let clock = match lacks.contains_key(&Need::Clock) {
-            true => None,
-            false => Some(Clock::new(dir.join(format!("{name}.clock")))?),
-        };
-        let data_dir = home.join("data");
-        std::fs::create_dir_all(&data_dir)?;
-        let (api, link) = addresses[i];
-        let config = NodeConfig {
-            cluster: cluster.clone(),
-            node: ThisNode {
-                id: ids[i],
-                name: name.clone(),
-                roles: BTreeSet::from([Role::Manager, Role::Worker]),
-                api,
-                link,
-                announced: None,
-                plain_http: true,
-                console_token: None,
-                auth: quorate_api::AuthMode::Open,
-                end_with_pid: Some(std::process::id()),
-                api_certificate: None,
-            },
-            timers: Timers::default(),
-            log: LogConfig { retain: options.log_retain },
-            voters: voters.clone(),
-            peers: Vec::new(),
-        };
-        std::fs::write(data_dir.join(config::FILE), toml::to_string(&config).map_err(io::Error::other)?)?;
-        let founder = Founder { node: ids[i], data_dir: &data_dir, host: api.ip() };
-        trust::lay_out(dir, cluster.id, &[founder]).map_err(io::Error::other)?;
-        // As after an installation: what is written once is on the disk before the first power cut.
-        std::fs::File::open(data_dir.join(config::FILE))?.sync_all()?;
-        for made in [&data_dir, &home] {
-            std::fs::File::open(made)?.sync_all()?;
-        }
-        let log = LogFile::new(dir.join(format!("{name}.log")));
-        nodes.push(Node {
-            name,
-            port,
-            api,
+impl Node {
+    /// One that has its directory and does not run. Its log is in `logs`.
+    pub(super) fn new(seat: Arc<Seat>, name: &str, id: NodeId, manager: bool, data_dir: PathBuf, logs: &Path) -> Node {
+        Node {
+            name: name.to_owned(),
+            id,
+            manager,
+            belongs: Belongs::Yes,
+            seat,
             data_dir,
-            log,
-            clock,
+            log: LogFile::new(free_log(logs, name)),
             child: None,
-            disk,
             busy: false,
             excused: false,
             stopped: None,
-        });
+        }
     }
-    Ok(nodes)
-}
 
-fn inside_addresses(port: Port) -> (SocketAddr, SocketAddr) {
-    let ip = IpAddr::V4(network::address(port));
-    (SocketAddr::new(ip, API_PORT), SocketAddr::new(ip, LINK_PORT))
-}
+    /// How clients reach it.
+    pub(super) fn reached(&self) -> reach::Node {
+        let url = format!("https://{}", self.seat.api);
+        reach::Node { name: self.name.clone(), url, data_dir: self.data_dir.clone() }
+    }
 
-impl Node {
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    pub(super) fn spawn(&mut self, executable: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
-        let start =
-            Start { executable, data_dir: &self.data_dir, log: &self.log.path, clock: self.clock.as_ref(), namespace };
+    pub(super) fn spawn(&mut self, executable: &Path) -> io::Result<()> {
+        let start = Start { executable, data_dir: &self.data_dir, log: &self.log.path, seat: &self.seat };
         self.child = Some(start.spawn()?);
         self.stopped = None;
         Ok(())
@@ -158,11 +97,17 @@ impl Node {
         let status = child.wait().ok()?;
         clock::forget(child.id());
         // What was born while we looked would keep the disk mounted.
+        self.end_replicas();
+        Some(ending(status))
+    }
+
+    /// Kills what a server leaves behind that ends in an orderly way: copies of services live on.
+    pub(super) fn end_replicas(&self) {
         let deadline = Instant::now() + GONE;
         loop {
             let left = procfs::replica_processes(&self.data_dir, None);
             if left.is_empty() || Instant::now() >= deadline {
-                return Some(ending(status));
+                return;
             }
             left.iter().for_each(|pid| signal(*pid, Signal::KILL));
             std::thread::sleep(LOOK_EVERY);
@@ -218,4 +163,11 @@ impl Node {
     pub(super) fn broken(&self, kind: FaultKind, what: impl Into<String>) -> RigError {
         RigError::Broken { kind, node: self.name.clone(), what: what.into(), log: self.log.tail() }
     }
+}
+
+/// A replaced server had the same name, and its log is kept.
+fn free_log(logs: &Path, name: &str) -> PathBuf {
+    let mut named = std::iter::once(format!("{name}.log")).chain((2..).map(|life| format!("{name}-{life}.log")));
+    let free = named.find_map(|name| Some(logs.join(name)).filter(|path| !path.exists()));
+    free.expect("there is always a next number")
 }

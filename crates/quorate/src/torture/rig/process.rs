@@ -1,8 +1,7 @@
 //! The servers' processes and what they say.
 
 use super::arena;
-use super::clock::Clock;
-use super::network::Namespace;
+use super::seat::Seat;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -20,8 +19,7 @@ pub(super) struct Start<'a> {
     pub executable: &'a Path,
     pub data_dir: &'a Path,
     pub log: &'a Path,
-    pub clock: Option<&'a Clock>,
-    pub namespace: Option<&'a Namespace>,
+    pub seat: &'a Seat,
 }
 
 impl Start<'_> {
@@ -41,13 +39,10 @@ impl Start<'_> {
             // Ctrl-C is for the run, which ends its servers in order.
             .process_group(0);
         arena::not_inside(&mut command);
-        if let Some(clock) = self.clock {
+        if let Some(clock) = &self.seat.clock {
             clock.rule(&mut command);
         }
-        match self.namespace {
-            Some(namespace) => namespace.run(|| command.spawn()),
-            None => command.spawn(),
-        }
+        self.seat.inside(|| command.spawn())
     }
 }
 

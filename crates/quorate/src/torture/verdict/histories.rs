@@ -3,7 +3,7 @@
 //! The last look at the contents joins every history as reads of a client of its own: what was
 //! acknowledged and is gone then contradicts an answer.
 
-use crate::torture::record::{self, Contents, End, Fault, Line, Operation, Step};
+use crate::torture::record::{self, Contents, End, Line, Operation, Step};
 use quorate_check::history::{self, Client, Moment};
 use quorate_check::register::{Answer, Call, Content, Key, Value};
 use quorate_check::witness::{Asked, Evidence, FinalState, Life, Seen};
@@ -55,8 +55,17 @@ fn operation<C, A>(
     Some(history::Operation { client: Client(of.client), asked: Moment(of.asked), call, end })
 }
 
+/// A time in which nodes may have started anew, so that their own state may have gone back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Absence<'a> {
+    pub began: u64,
+    pub ended: u64,
+    /// By name.
+    pub of: &'a [String],
+}
+
 /// Registers with the log indexes of their answers.
-pub(super) fn witness(operations: &[Operation], faults: &[Fault], contents: Option<&Contents>) -> Evidence {
+pub(super) fn witness(operations: &[Operation], absences: &[Absence<'_>], contents: Option<&Contents>) -> Evidence {
     let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
     let mut history = Vec::new();
     for one in operations {
@@ -65,7 +74,7 @@ pub(super) fn witness(operations: &[Operation], faults: &[Fault], contents: Opti
             record::Call::GetLocal { node, .. } => {
                 let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
                 let number = *numbers.entry(node).or_insert(next);
-                let life = life(one, node, faults).map(|start| Life { node: number, start });
+                let life = life(one, node, absences).map(|start| Life { node: number, start });
                 Asked::Local { key: call.key(), life }
             }
             _ => Asked::Linearizable(call),
@@ -83,13 +92,13 @@ pub(super) fn witness(operations: &[Operation], faults: &[Fault], contents: Opti
 
 /// In which life of its node a read was answered: how often the node may have started anew before.
 /// `None` where it may have done so during the read.
-fn life(read: &Operation, node: &str, faults: &[Fault]) -> Option<u32> {
+fn life(read: &Operation, node: &str, absences: &[Absence<'_>]) -> Option<u32> {
     let End::Answered { at, .. } = read.end else { return None };
-    let of_node = || faults.iter().filter(|fault| fault.restarted.iter().any(|name| name == node));
-    if of_node().any(|fault| fault.began <= at && read.asked <= fault.ended) {
+    let of_node = || absences.iter().filter(|absence| absence.of.iter().any(|name| name == node));
+    if of_node().any(|absence| absence.began <= at && read.asked <= absence.ended) {
         return None;
     }
-    u32::try_from(of_node().filter(|fault| fault.ended < read.asked).count()).ok()
+    u32::try_from(of_node().filter(|absence| absence.ended < read.asked).count()).ok()
 }
 
 /// Registers without indexes, with the last look at every one.

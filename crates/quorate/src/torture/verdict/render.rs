@@ -7,7 +7,7 @@ use std::time::Duration;
 impl Report {
     /// All tables and the last word.
     pub(crate) fn render(&self) -> String {
-        let mut parts = vec![self.faults_table(), self.checkers_table(), self.promises_table()];
+        let mut parts = vec![self.faults_table(), self.changes_table(), self.checkers_table(), self.promises_table()];
         if !self.errors.is_empty() {
             let rows = self.errors.iter().map(|(code, times)| vec![code.clone(), times.to_string()]);
             parts.push(table(&["ERROR SEEN BY CLIENTS", "TIMES"], &[1], rows));
@@ -42,6 +42,29 @@ impl Report {
         )
     }
 
+    fn changes_table(&self) -> String {
+        if self.changes.is_empty() {
+            return String::new();
+        }
+        let seconds = |span: Option<u64>| span.map_or_else(|| "-".into(), |ms| format!("{:.1} s", ms as f64 / 1_000.0));
+        let rows = self.changes.iter().map(|row| {
+            vec![
+                format!("{} {}", if row.happened > 0 { "✔" } else { "✕" }, row.kind),
+                format!("{}/{}", row.happened, row.planned),
+                row.during_faults.to_string(),
+                row.asked_most.to_string(),
+                seconds(row.median_ms),
+                seconds(row.worst_ms),
+                row.evidence.clone(),
+            ]
+        });
+        table(
+            &["CHANGE", "MADE", "IN FAULTS", "ASKED", "TOOK", "WORST", "EVIDENCE (ONE OF THEM)"],
+            &[1, 2, 3, 4, 5],
+            rows,
+        )
+    }
+
     fn checkers_table(&self) -> String {
         let rows = self.checkers.iter().map(|row| {
             vec![
@@ -65,8 +88,13 @@ impl Report {
     fn last_word(&self) -> String {
         let made: u32 = self.faults.iter().map(|row| row.happened).sum();
         let kinds = self.faults.iter().filter(|row| row.happened > 0).count();
+        let changed: u32 = self.changes.iter().map(|row| row.happened).sum();
+        let changes = match self.changes.iter().filter(|row| row.happened > 0).count() {
+            0 => String::new(),
+            kinds => format!(" and {changed} changes of {kinds} kinds"),
+        };
         let what = format!(
-            "{made} faults of {kinds} kinds on {} nodes in {}, {} operations of clients, seed {}",
+            "{made} faults of {kinds} kinds{changes} on {} nodes in {}, {} operations of clients, seed {}",
             self.nodes,
             age(Duration::from_secs(self.seconds)),
             self.operations,

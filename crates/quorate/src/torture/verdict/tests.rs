@@ -1,10 +1,11 @@
 //! A small record that proves everything, and what one changed line does to it.
 
 use super::*;
-use crate::torture::record::Answer;
+use crate::torture::record::{Answer, Member};
 use expect_test::expect;
 
-/// 3 nodes, one kill, one partition, and one of everything that clients do.
+/// 3 nodes, one kill, one partition, a server that is replaced, another authority, and one of
+/// everything that clients do.
 const SMALL: &str = include_str!("../testdata/small.jsonl");
 
 fn small() -> Vec<Line> {
@@ -42,6 +43,25 @@ fn with_faults(mut change: impl FnMut(&mut Fault)) -> impl FnMut(&mut Line) {
     }
 }
 
+fn with_members(mut change: impl FnMut(&mut Members)) -> impl FnMut(&mut Line) {
+    move |line| {
+        if let Line::Members(members) = line {
+            change(members);
+        }
+    }
+}
+
+/// The list of members that a node gave last.
+fn with_last_census(mut change: impl FnMut(&mut Census)) -> impl FnMut(&mut Line) {
+    move |line| {
+        if let Line::Census(census) = line
+            && census.applied == 21
+        {
+            change(census);
+        }
+    }
+}
+
 fn with_over(mut change: impl FnMut(&mut Over)) -> impl FnMut(&mut Line) {
     move |line| {
         if let Line::Over(over) = line {
@@ -59,36 +79,49 @@ fn a_record_in_which_everything_was_tried_and_held_proves_it() {
         ✔ kill             1/1     1        1      1.8 s  1.8 s  ended with signal 9; answers 64 ms after the start
         ✔ partition-node   1/1     1        0      2.8 s  2.8 s  a probe passed before and is dropped now; 43 frames were met by it; a probe passes again
 
+        CHANGE       MADE  IN FAULTS  ASKED   TOOK  WORST  EVIDENCE (ONE OF THEM)
+        ✔ replace     1/1          1      3  1.4 s  1.4 s  out of the list at index 21; then serves 653 ms after its start
+        ✔ rotate-ca   1/1          1      1  1.4 s  1.4 s  CA 2 is the only one, 1.3 s after the wish
+
         CHECKER         OPERATIONS  PREMISES  VERDICT
         ✔ witness                8        13  holds
         ✔ linearizable          13        10  holds
         ✔ transactions           9        19  holds
         ✔ events                 8        10  holds
 
-        PROMISE                                   MEASURED
-        ✔ inserts acknowledged                    3
-        ✔ acknowledged inserts lost               0
-        ✔ inserts done twice                      0
-        ✔ refused inserts done                    0
-        ✔ nodes whose contents differ             0
-        ✔ nodes compared                          3 of 3
-        ✔ a leader within 5 s                     0.0 s
-        ✔ all nodes answer within 30 s            0.1 s
-        ✔ all nodes are equal within 30 s         0.3 s
-        ✔ the service is whole within 60 s        0.9 s
-        ✔ copies of the service that run          2 of 2
-        ✔ digests compared                        71
-        ✔ nodes diverged                          0
-        ✔ unexpected deaths                       0
-        ✔ errors that no client expects           0
-        ✔ servers that did not come back or stop  0
+        PROMISE                                         MEASURED
+        ✔ inserts acknowledged                          3
+        ✔ acknowledged inserts lost                     0
+        ✔ inserts done twice                            0
+        ✔ refused inserts done                          0
+        ✔ nodes whose contents differ                   0
+        ✔ nodes compared                                3 of 3
+        ✔ a leader within 5 s                           0.0 s
+        ✔ all nodes answer within 30 s                  0.1 s
+        ✔ all nodes are equal within 30 s               0.3 s
+        ✔ the service is whole within 60 s              0.9 s
+        ✔ copies of the service that run                2 of 2
+        ✔ digests compared                              71
+        ✔ nodes diverged                                0
+        ✔ two members of one id or name                 0
+        ✔ removed members seen again                    0
+        ✔ removed servers that know a leader            0
+        ✔ members that differ about members             0
+        ✔ members that hold other keys                  0
+        ✔ members without all inserts that joined late  0
+        ✔ voters at the end                             3 of 3 managers
+        ✔ the authority at the end                      number 2 after 1 rotations
+        ✔ all members agree within 30 s                 0.1 s
+        ✔ unexpected deaths                             0
+        ✔ errors that no client expects                 0
+        ✔ servers that did not come back or stop        0
 
         ERROR SEEN BY CLIENTS  TIMES
         connection-lost            1
         outcome-unknown            1
         unreachable                3
 
-        ✔ PROVEN: 2 faults of 2 kinds on 3 nodes in 13s, 15 operations of clients, seed 7"#]].assert_eq(&report.render());
+        ✔ PROVEN: 2 faults of 2 kinds and 2 changes of 2 kinds on 3 nodes in 13s, 15 operations of clients, seed 7"#]].assert_eq(&report.render());
 }
 
 #[test]
@@ -240,7 +273,7 @@ fn what_was_left_out_makes_the_proof_incomplete() {
 fn a_run_that_was_stopped_is_incomplete_and_still_tells_what_it_saw_broken() {
     let stopped: Vec<Line> = small()
         .into_iter()
-        .filter(|line| !matches!(line, Line::Contents(_) | Line::Healed(_)))
+        .filter(|line| !matches!(line, Line::Contents(_) | Line::Healed(_) | Line::Members(_)))
         .map(|mut line| {
             with_over(|over| over.interrupted = true)(&mut line);
             line
@@ -260,4 +293,109 @@ fn a_run_that_was_stopped_is_incomplete_and_still_tells_what_it_saw_broken() {
 fn a_checker_without_anything_to_check_fails_the_run() {
     let report = judge(small().into_iter().filter(|line| !matches!(line, Line::Watched(_))).collect()).unwrap();
     assert_eq!(report.outcome, Outcome::Failed, "{:?}", report.failures);
+}
+
+/// The member that was removed, as it was before.
+fn removed() -> Member {
+    let before = small().into_iter().find_map(|line| match line {
+        Line::Census(census) => census.members.into_iter().find(|member| member.name == "n3"),
+        _ => None,
+    });
+    before.unwrap()
+}
+
+#[test]
+fn e1_a_removed_member_that_is_listed_again_is_found() {
+    let reason = only_failure(with_last_census(|census| {
+        census.members.retain(|member| member.name != "n3");
+        census.members.push(removed());
+    }));
+    assert_eq!(reason, "removed members seen again: 1: n3 in the list of n1 at index 21, gone at 21");
+    let earlier = judged(|line| {
+        if let Line::Change(crate::torture::record::Change { removed: Some(removed), .. }) = line {
+            removed.gone_at = 22;
+        }
+    });
+    assert_eq!(earlier.outcome, Outcome::Proven, "before its end it may be listed");
+    let at_the_end = judged(with_members(|members| members.seen[1].members.push(removed())));
+    assert!(at_the_end.failures[1].starts_with("removed members seen again: 1: n3 in the list of n2"));
+}
+
+#[test]
+fn two_members_of_one_id_and_one_id_of_two_names_are_found() {
+    let twice = only_failure(with_last_census(|census| {
+        let again = Member { name: "n9".into(), ..census.members[2].clone() };
+        census.members.push(again);
+    }));
+    assert!(twice.starts_with("two members of one id or name: 2: "), "{twice}");
+    let renamed = only_failure(with_last_census(|census| census.members[1].name = "n8".into()));
+    assert!(renamed.contains("is n2 and n8"), "{renamed}");
+}
+
+#[test]
+fn members_that_have_not_come_to_agree_fail_the_run() {
+    let alone = only_failure(with_members(|members| {
+        members.seen[2].members.retain(|member| member.name == "n3");
+    }));
+    assert_eq!(alone, "members that differ about members: 1: n3 counts n3");
+    let silent = only_failure(with_members(|members| members.seen[0].not_alive.push("n2".into())));
+    assert_eq!(silent, "members that differ about members: 1: n1 does not hear n2 gossip");
+    let late = only_failure(with_members(|members| {
+        (members.agreed_ms, members.wrong) = (None, "n1 does not see n2 as joined".into());
+    }));
+    assert_eq!(late, "all members agree within 30 s: not in time: n1 does not see n2 as joined");
+}
+
+#[test]
+fn an_even_number_of_voters_fails_the_run() {
+    let reason = only_failure(with_members(|members| members.seen[0].members[1].votes = false));
+    assert_eq!(reason, "voters at the end: 2 of 3 managers");
+}
+
+#[test]
+fn a_member_with_other_keys_fails_the_run() {
+    let gossip = only_failure(with_members(|members| members.seen[2].gossip_keys = "g1".into()));
+    assert_eq!(gossip, "members that hold other keys: 1: n3 has other keys of gossip than n1");
+    let both = only_failure(with_members(|members| members.seen[1].only_authority = false));
+    assert_eq!(both, "members that hold other keys: 1: n2 believes more than CA 2");
+    let not_rotated = only_failure(with_members(|members| members.seen.iter_mut().for_each(|seen| seen.authority = 1)));
+    assert_eq!(not_rotated, "the authority at the end: number 1 after 1 rotations");
+}
+
+#[test]
+fn a_removed_server_that_is_let_in_fails_the_run() {
+    let reason = only_failure(with_members(|members| {
+        members.outcasts.insert("n3".into(), true);
+    }));
+    assert_eq!(reason, "removed servers that know a leader: 1: n3");
+}
+
+#[test]
+fn a_server_that_joined_late_has_to_hold_what_was_acknowledged_before() {
+    let report = judged(with_contents(|contents| {
+        if contents.node == "n3" {
+            contents.rows.retain(|row| *row != 3);
+        }
+    }));
+    let late = "members without all inserts that joined late: 1: n3 lacks 1, first 3";
+    assert!(report.failures.iter().any(|reason| reason == late), "{:?}", report.failures);
+}
+
+#[test]
+fn a_change_that_was_planned_and_never_happened_fails_the_run() {
+    let reason = only_failure(|line| {
+        if let Line::Change(change) = line
+            && change.kind == "replace"
+        {
+            change.failed = Some("no server is free".into());
+        }
+    });
+    assert_eq!(reason, "replace was planned and never happened: no server is free");
+}
+
+#[test]
+fn without_the_roll_at_the_end_nothing_is_proven() {
+    let lines: Vec<Line> = small().into_iter().filter(|line| !matches!(line, Line::Members(_))).collect();
+    let report = judge(lines).unwrap();
+    assert!(report.failures.contains(&"who the members are at the end was not asked".to_owned()), "{report:?}");
 }

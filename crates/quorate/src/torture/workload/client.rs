@@ -6,8 +6,9 @@
 
 use crate::cli::client::never_sent;
 use crate::torture::dice::Dice;
+use crate::torture::reach::Node;
 use crate::torture::record::{Call, End, Line, Operation};
-use crate::torture::workload::{Node, Shared, sql};
+use crate::torture::workload::{Shared, sql};
 use quorate_api::view::Problem;
 use serde_json::Value;
 use std::sync::Arc;
@@ -70,7 +71,8 @@ impl Client {
             .timeout_connect(Some(CONNECT))
             .user_agent("quorate-torture")
             .build();
-        Client { number, dice: Dice::new(shared.seed, 1_000 + u64::from(number)), agent: config.into(), shared }
+        let (dice, agent) = (Dice::new(shared.seed, 1_000 + u64::from(number)), shared.reach.agent(config));
+        Client { number, dice, agent, shared }
     }
 
     /// Asks until an answer comes or the deadline, and writes the operation into the record.
@@ -109,12 +111,16 @@ impl Client {
                     Reply::Lost(code) => lost = Some(code),
                 }
                 if Instant::now() >= deadline {
-                    let at = self.shared.record.now();
-                    return match lost {
-                        Some(code) => End::Unknown { at, code },
-                        None => End::Refused { at, code: refused },
-                    };
+                    break;
                 }
+            }
+            // A node that was removed meanwhile is asked by nobody: there may be none to ask.
+            if order.is_empty() || Instant::now() >= deadline {
+                let at = self.shared.record.now();
+                return match lost {
+                    Some(code) => End::Unknown { at, code },
+                    None => End::Refused { at, code: refused },
+                };
             }
             std::thread::sleep(PAUSE);
         }
@@ -131,8 +137,8 @@ impl Client {
                 let problem = serde_json::from_slice::<Problem>(&body);
                 let code = problem.map_or_else(|_| format!("http-{status}"), |problem| problem.code);
                 match code.as_str() {
-                    // The documented meaning of these two: nothing was written, retry elsewhere.
-                    "overloaded" | "shutting-down" => Reply::NotDone(code),
+                    // The documented meaning of these: nothing was written, retry elsewhere.
+                    "overloaded" | "shutting-down" | "manager-stopped" => Reply::NotDone(code),
                     _ => Reply::Lost(code),
                 }
             }
@@ -157,7 +163,8 @@ impl Client {
         let mut builder = http::Request::builder()
             .method(request.method.clone())
             .uri(format!("{}{}", node.url, request.path))
-            .header(http::header::CONTENT_TYPE, "application/json");
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::AUTHORIZATION, self.shared.reach.authorization());
         if let Some(id) = id {
             builder = builder.header("Quorate-Request-Id", id.to_string());
         }
@@ -178,13 +185,15 @@ impl Client {
         path: &str,
         limit: Duration,
     ) -> Result<ureq::BodyReader<'static>, ureq::Error> {
-        let request = self.agent.get(format!("{}{path}", node.url)).config().timeout_global(Some(limit)).build();
+        let request = self.agent.get(format!("{}{path}", node.url));
+        let request = request.header(http::header::AUTHORIZATION, self.shared.reach.authorization());
+        let request = request.config().timeout_global(Some(limit)).build();
         Ok(request.call()?.into_body().into_reader())
     }
 
     /// Which nodes are asked in which order.
     fn order(&mut self, call: &Call) -> Vec<Node> {
-        let nodes = &self.shared.nodes;
+        let nodes = self.shared.nodes();
         if let Call::GetLocal { node, .. } = call {
             return nodes.iter().filter(|one| one.name == *node).cloned().collect();
         }

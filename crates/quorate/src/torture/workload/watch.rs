@@ -5,6 +5,7 @@
 //! events at each change, so a follower can tell by itself whether it missed any: when the oldest
 //! of a full window is newer than the last one that it knows. That is written down and is no gap.
 
+use crate::torture::reach::Node;
 use crate::torture::record::{Event, Line, Watched};
 use crate::torture::workload::client::{Client, Reply};
 use crate::torture::workload::{Shared, sql};
@@ -30,8 +31,8 @@ pub(crate) fn follow(mut client: Client) {
     let mut after = 0;
     let mut give_up = None;
     loop {
-        let node = client.dice.below(client.shared.nodes.len());
-        after = read_stream(&client, node, after);
+        let node = any_node(&mut client);
+        after = read_stream(&client, &node, after);
         if let Some(last) = client.shared.last_event() {
             let give_up = *give_up.get_or_insert_with(|| Instant::now() + LAST_EVENT_WITHIN);
             if after >= last || Instant::now() >= give_up {
@@ -42,9 +43,13 @@ pub(crate) fn follow(mut client: Client) {
     }
 }
 
+fn any_node(client: &mut Client) -> Node {
+    let nodes = client.shared.nodes();
+    nodes[client.dice.below(nodes.len())].clone()
+}
+
 /// Reads one node's stream for as long as it lasts. Returns the last event that is known.
-fn read_stream(client: &Client, node: usize, mut after: u64) -> u64 {
-    let node = &client.shared.nodes[node];
+fn read_stream(client: &Client, node: &Node, mut after: u64) -> u64 {
     // However it ends, the next stream goes on from what is known.
     let Ok(stream) = client.open(node, "/v1/stream", CONNECTION) else { return after };
     for line in BufReader::new(stream).lines() {
@@ -94,8 +99,8 @@ pub(crate) fn keep_history(mut client: Client) {
     let mut give_up = None;
     loop {
         let complete = client.shared.table_complete();
-        let node = client.dice.below(client.shared.nodes.len());
-        let read = read_history(&client, node, &mut position);
+        let node = any_node(&mut client);
+        let read = read_history(&client, &node, &mut position);
         if complete {
             let give_up = *give_up.get_or_insert_with(|| Instant::now() + LAST_EVENT_WITHIN);
             if read == Some(0) || Instant::now() >= give_up {
@@ -108,8 +113,7 @@ pub(crate) fn keep_history(mut client: Client) {
 }
 
 /// Reads what is new in the table. How much that was; `None` if the node did not answer.
-fn read_history(client: &Client, node: usize, position: &mut u64) -> Option<usize> {
-    let node = &client.shared.nodes[node];
+fn read_history(client: &Client, node: &Node, position: &mut u64) -> Option<usize> {
     let Reply::Answered(answer) = client.attempt(node, &sql::events_after(*position), None, ANSWER) else {
         return None;
     };

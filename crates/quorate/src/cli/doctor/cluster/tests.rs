@@ -32,6 +32,10 @@ fn three(ahead: [Option<i64>; 3]) -> Overview {
     overview(&nodes, 3, 3, 1)
 }
 
+fn judge(overview: &Overview) -> Finding {
+    quorum(overview, overview.cluster.electors.as_ref().unwrap())
+}
+
 fn check(findings: impl IntoIterator<Item = Finding>, expected: &Expect) {
     let lines: Vec<String> = findings.into_iter().map(|finding| finding.line(false)).collect();
     expected.assert_eq(&lines.join("\n"));
@@ -64,7 +68,7 @@ fn the_clock_that_is_wrong_is_named_and_not_the_others() {
 
 #[test]
 fn a_quorum_is_judged_by_what_may_still_be_lost() {
-    let judged = |voters, joined, can_lose| quorum(&overview(&[], voters, joined, can_lose).cluster);
+    let judged = |voters, joined, can_lose| judge(&overview(&[], voters, joined, can_lose));
     check(
         [judged(3, 3, 1), judged(3, 2, 0), judged(3, 1, 0), judged(1, 1, 0)],
         &expect![[r#"
@@ -75,9 +79,17 @@ fn a_quorum_is_judged_by_what_may_still_be_lost() {
     );
 }
 
+/// K6: two nodes are told why they are no more available than one.
+#[test]
+fn k6_two_nodes_are_told_why_they_may_lose_nobody() {
+    let two = overview(&[node(1, "joined", None), node(2, "joined", Some(0))], 1, 1, 0);
+    let finding = judge(&two).line(true);
+    assert!(finding.contains("a majority of two would be both of them"), "{finding}");
+}
+
 #[test]
 fn u4_an_even_number_of_voters_is_refused_and_an_odd_one_not_mentioned() {
-    let judged = |voters| odd_number(&overview(&[], voters, voters, 0).cluster);
+    let judged = |voters| odd_number(overview(&[], voters, voters, 0).cluster.electors.as_ref().unwrap());
     assert!([1, 3, 5, 7, 9].into_iter().all(|voters| judged(voters).is_none()));
     check(
         [2, 4].into_iter().filter_map(judged),
