@@ -12,8 +12,8 @@ use quorate_model::sql::{Scalar, SqlBatch, SqlOutcome, Statement, StatementResul
 use quorate_model::state::{Health, NodeIdentity, Role};
 use quorate_model::time::WallTime;
 use quorate_node::wire::{
-    self, Body, Forward, ForwardedProposal, GossipKeys, Hello, Ping, RaftEntry, RaftMessage, SnapshotHead, Status,
-    Transfer,
+    self, Body, Forward, ForwardedProposal, GossipKeys, Hello, Ping, RaftEntry, RaftMessage, Remembered, SnapshotHead,
+    Status, Transfer,
 };
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeMap;
@@ -195,6 +195,7 @@ fn frames() -> Vec<Vec<u8>> {
         Body::Status(Status::new(&report, LogIndex(8), Some([1, 2]), WallTime(1_700_000_000_000_000))),
         Body::Transfer(Transfer::new(link::id(1))),
         Body::Ping(Ping { is_answer: true }),
+        Body::Remembered(Remembered { applied: 7 }),
         Body::GossipKeys(GossipKeys { ring: format!("1 {}\n", "07".repeat(32)) }),
         Body::Snapshot(SnapshotHead { term: 3, manifest: disk::real_manifest().into() }),
     ];

@@ -107,6 +107,15 @@ fn wrong_tokens_are_refused_and_change_nothing() {
     founded.ask(&["node", "revoke", &revoked]);
     assert_eq!(code(&founded.join(&token, "n2", &[])), "token-unknown");
     assert_eq!(founded.nodes(), ["n1"]);
+    // Whoever was turned away is written down, with why and from where; whoever asked nobody is not.
+    let refused = wait_for("the audit has all of them", PATIENCE, || {
+        let audit = founded.ask(&["audit", "list"]);
+        let joins = audit.as_array()?.iter().filter(|entry| entry["what"] == "join");
+        let joins: Vec<String> = joins.map(|entry| entry.to_string()).collect();
+        let codes = ["token-unknown", "wrong-role", "wrong-name", "token-expired"];
+        codes.iter().all(|code| joins.iter().any(|entry| entry.contains(code))).then_some(joins)
+    });
+    assert!(refused.iter().all(|entry| entry.contains("127.0.0.1") && !entry.contains("bad-token")), "{refused:?}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use crate::lan::Lan;
 use std::time::{Duration, Instant};
 
 const ALL: [&str; 3] = ["n1", "n2", "n3"];
-/// Gossip without its second way suspects somebody within 2 s.
-const WATCHED: Duration = Duration::from_secs(5);
+/// Without its second way gossip suspects somebody within 2 s.
+const WATCHED: Duration = Duration::from_secs(3);
 
 /// Datagrams that this server's programs have got, and those that they have sent.
 fn datagrams(lan: &Lan, server: &str) -> (u64, u64) {
