@@ -18,7 +18,7 @@ use crate::keys::ManagerKeys;
 use crate::serve::admission::certificate_names;
 use crate::torture::change::ChangeKind;
 use crate::torture::record::{Joined, Removed};
-use crate::torture::schedule::changes::PlannedChange;
+use crate::torture::schedule::changes::{MANAGERS_MIN, PlannedChange};
 use crate::trust::{self, NodeFiles};
 use quorate_model::id::NodeId;
 use quorate_model::state::Role;
@@ -146,6 +146,7 @@ impl Rig {
                 (None, what, self.joining(operator, seat, name, role, None))
             }
             ChangeKind::Remove => {
+                self.can_spare(!planned.worker)?;
                 let node = self.concerned(dice, !planned.worker)?;
                 let (id, name) = self.who(node);
                 self.nodes[node].belongs = Belongs::Leaves;
@@ -162,6 +163,7 @@ impl Rig {
                 (Some(node), what, self.joining(operator, seat, name, Role::Manager, Some(id)))
             }
             ChangeKind::Roles => {
+                self.can_spare(!planned.worker)?;
                 let node = self.concerned(dice, !planned.worker)?;
                 let (id, name) = self.who(node);
                 let manager = planned.worker;
@@ -219,6 +221,15 @@ impl Rig {
         (self.nodes[node].id, self.nodes[node].name.clone())
     }
 
+    /// The plan counts on changes that came about. After one that did not, there may be too few managers.
+    fn can_spare(&self, manager: bool) -> Result<(), ChangeError> {
+        let managers = self.present().filter(|node| self.nodes[*node].manager).count();
+        match manager && managers <= MANAGERS_MIN {
+            true => Err(ChangeError::NoTarget(format!("there are {managers} managers only"))),
+            false => Ok(()),
+        }
+    }
+
     /// Those without a fault of their own.
     fn managers(&self, manager: bool) -> Vec<usize> {
         self.present().filter(|node| self.is_free(*node) && self.nodes[*node].manager == manager).collect()
@@ -250,10 +261,12 @@ impl Rig {
             return Ok(seat.clone());
         }
         let belongs = |seat: &Arc<Seat>| self.nodes.iter().any(|it| is_on(seat, it) && it.belongs != Belongs::No);
-        let removed = self.nodes.iter().position(|node| node.belongs == Belongs::No && !belongs(&node.seat));
-        let removed = removed.ok_or_else(|| ChangeError::NoTarget("no server is free".into()))?;
-        self.nodes[removed].kill();
-        Ok(self.nodes[removed].seat.clone())
+        let mut removed = self.nodes.iter().filter(|node| node.belongs == Belongs::No).map(|node| &node.seat);
+        let free = removed.find(|seat| !belongs(seat)).cloned();
+        let seat = free.ok_or_else(|| ChangeError::NoTarget("no server is free".into()))?;
+        // It may have been several nodes, one after the other; the last one knocks until now.
+        self.nodes.iter_mut().filter(|node| is_on(&seat, node)).for_each(|node| drop(node.kill()));
+        Ok(seat)
     }
 
     /// Lets a server join, once whoever had its name is removed.

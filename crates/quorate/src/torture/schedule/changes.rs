@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 /// One change in this many slots, on average. Quick: about 15; full: about 160.
 const SLOTS_EACH: usize = 3;
 /// Managers that are never removed: two of them are a majority.
-const MANAGERS_MIN: usize = 3;
+pub(crate) const MANAGERS_MIN: usize = 3;
 /// A change lasts for one slot, or in so many of 100 cases for two; a change of the CA up to three.
 const LASTS: usize = 40;
 /// In so many of 100 cases it is begun while the slot's faults are in force, else before them.
