@@ -31,6 +31,8 @@ use tasks::Done;
 
 /// A removed node that reaches its former cluster is told so within a second.
 const TOLD: Duration = Duration::from_secs(30);
+/// How long it is waited for three voters before one of them is lost for ever.
+const VOTERS_WITHIN: Duration = Duration::from_secs(15);
 /// What a removed node says of itself. After the authority was exchanged it hears that instead.
 const OUT: [&str; 2] = ["this node was expelled", "CA of this cluster"];
 /// Ages of certificates in days: of 30, both are to be renewed, and the second has ended.
@@ -153,6 +155,7 @@ impl Rig {
                 (Some(node), format!("{name} is removed"), spawn(move || tasks::remove(&operator, id)))
             }
             ChangeKind::Replace => {
+                self.can_lose_one()?;
                 let node = self.concerned(dice, true)?;
                 let (id, name) = self.who(node);
                 self.nodes[node].belongs = Belongs::Leaves;
@@ -227,6 +230,23 @@ impl Rig {
         match manager && managers <= MANAGERS_MIN {
             true => Err(ChangeError::NoTarget(format!("there are {managers} managers only"))),
             false => Ok(()),
+        }
+    }
+
+    /// Who is lost for ever must not be the only one that votes: no cluster survives that by itself.
+    fn can_lose_one(&self) -> Result<(), ChangeError> {
+        let deadline = Instant::now() + VOTERS_WITHIN;
+        loop {
+            let asked = self.present().filter_map(|node| self.ask.status(self.nodes[node].seat.api));
+            let newest = asked.max_by_key(|overview| overview.cluster.applied);
+            let electors = newest.and_then(|overview| overview.cluster.electors);
+            match electors {
+                Some(electors) if electors.voters >= 3 && electors.voters_change.is_none() => return Ok(()),
+                _ if Instant::now() >= deadline => {
+                    return Err(ChangeError::NoTarget(format!("fewer than three voted for {VOTERS_WITHIN:?}")));
+                }
+                _ => std::thread::sleep(LOOK_EVERY),
+            }
         }
     }
 
