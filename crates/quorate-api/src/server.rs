@@ -387,9 +387,7 @@ async fn run<B: Backend, D: Door>(
 ) {
     let node = options.node_name.clone();
     let (sender, open) = watch::channel(());
-    let app = Arc::new(App::new(backend, options, open.clone(), None));
-    let service = TowerToHyperService::new(build(&app));
-    tokio::task::spawn_blocking(move || app.hashing.prepare());
+    let service = TowerToHyperService::new(build(&Arc::new(App::new(backend, options, open.clone(), None))));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).pipeline_flush(true);
     let mut connections = JoinSet::new();

@@ -14,7 +14,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use http::StatusCode;
 use quorate_model::secret::Secret;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -32,6 +32,11 @@ const CHARS_MAX: usize = 256;
 /// Letters and digits that nobody takes for another; 20 of them are 98 bits.
 const ALPHABET: &[u8; 31] = b"abcdefghijkmnpqrstuvwxyz2345678";
 const GENERATED: usize = 20;
+
+/// What unknown users are compared with, so that they take as long as known ones: a hash that was not made
+/// from a password. Making one would cost each start 19 MiB for nothing.
+static NOBODY: LazyLock<String> =
+    LazyLock::new(|| phc_of(&Recipe::of_today(), &[0; 16], &[0; Params::DEFAULT_OUTPUT_LEN]));
 
 /// Memory for hashes that nobody makes now.
 static MEMORY: Mutex<Vec<Vec<Block>>> = Mutex::new(Vec::new());
@@ -81,13 +86,17 @@ impl Recipe {
 /// When the system gives no randomness: then nothing secret can be made at all.
 #[must_use]
 pub fn hash_password(password: &Secret<String>) -> String {
-    let bytes = random::<16>();
-    let salt = SaltString::encode_b64(&bytes).expect("16 bytes are a salt");
-    let recipe = Recipe::of_today();
+    let salt = random::<16>();
+    let hash = Recipe::of_today().hash(password, &salt, Params::DEFAULT_OUTPUT_LEN);
+    let hash = hash.expect("a password and a salt of these lengths can be hashed");
+    phc_of(&Recipe::of_today(), &salt, hash.as_bytes())
+}
+
+fn phc_of(recipe: &Recipe, salt: &[u8; 16], hash: &[u8]) -> String {
+    let salt = SaltString::encode_b64(salt).expect("16 bytes are a salt");
     let params = ParamsString::try_from(&recipe.params).expect("the parameters can be written down");
     let (algorithm, version) = (recipe.algorithm.ident(), Some(recipe.version.into()));
-    let hash = recipe.hash(password, &bytes, Params::DEFAULT_OUTPUT_LEN);
-    let hash = Some(hash.expect("a password and a salt of these lengths can be hashed"));
+    let hash = Some(Output::new(hash).expect("argon2 makes hashes of this length"));
     PasswordHash { algorithm, version, params, salt: Some(salt.as_salt()), hash }.to_string()
 }
 
@@ -157,8 +166,6 @@ static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::
 pub(crate) struct Hashing {
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
-    /// Of a password that nobody knows: unknown users take as long as known ones.
-    nobody: OnceLock<String>,
 }
 
 /// The right to compute a hash.
@@ -178,7 +185,7 @@ impl Hashing {
     }
 
     fn with(permits: Arc<Semaphore>) -> Hashing {
-        Hashing { permits, waiting: AtomicUsize::new(0), nobody: OnceLock::new() }
+        Hashing { permits, waiting: AtomicUsize::new(0) }
     }
 
     /// Waits for a turn, unless too many do.
@@ -206,24 +213,18 @@ impl Hashing {
 
     /// Compares with `phc`; `None` takes as long and is wrong.
     pub(crate) async fn compare(&self, turn: Turn, phc: Option<String>, password: Secret<String>) -> Compared {
-        let nobody = self.nobody.get().cloned();
         let compared = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let (known, phc) = match phc {
-                Some(phc) => (true, phc),
-                None => (false, nobody.unwrap_or_else(|| hash_password(&generate_password()))),
-            };
-            let right = verify(&phc, &password) && known;
-            (
-                if right { Compared::Right { outdated: is_outdated(&phc) } } else { Compared::Wrong },
-                (!known).then_some(phc),
-            )
+            match phc {
+                Some(phc) if verify(&phc, &password) => Compared::Right { outdated: is_outdated(&phc) },
+                Some(_) => Compared::Wrong,
+                None => {
+                    verify(&NOBODY, &password);
+                    Compared::Wrong
+                }
+            }
         });
-        let Ok((compared, nobody)) = compared.await else { return Compared::Wrong };
-        if let Some(nobody) = nobody {
-            let _ = self.nobody.set(nobody);
-        }
-        compared
+        compared.await.unwrap_or(Compared::Wrong)
     }
 
     pub(crate) async fn hash(&self, password: Secret<String>) -> Result<String, Failure> {
@@ -233,11 +234,6 @@ impl Hashing {
             hash_password(&password)
         });
         Ok(hashed.await.expect("hashing does not panic"))
-    }
-
-    /// Makes the hash that unknown users are compared with, so that the first of them takes no longer.
-    pub(crate) fn prepare(&self) {
-        let _ = self.nobody.get_or_init(|| hash_password(&generate_password()));
     }
 }
 

@@ -176,8 +176,8 @@ impl Look<'_> {
         self.nodes().iter().any(|node| self.ask(node, &request, ANSWER).is_some())
     }
 
-    /// Whether every node says that exactly so many copies are wanted, there and healthy, one for
-    /// each ordinal.
+    /// Whether every node says that exactly so many copies are wanted, there and healthy, each with an
+    /// ordinal of its own. Where one was lost while fewer were wanted, its ordinal stays free.
     ///
     /// # Errors
     /// What one node says instead.
@@ -189,9 +189,11 @@ impl Look<'_> {
             };
             let mut ordinals: Vec<u32> = view.replicas.iter().map(|replica| replica.ordinal).collect();
             ordinals.sort_unstable();
+            ordinals.dedup();
             let whole = view.want == wanted
                 && view.healthy == wanted
-                && ordinals.iter().copied().eq(0..wanted)
+                && view.replicas.len() == ordinals.len()
+                && ordinals.len() == wanted as usize
                 && view.replicas.iter().all(|replica| replica.state == "healthy");
             if !whole {
                 let one = |it: &ReplicaView| format!("{} {} on {} {}", it.ordinal, it.state, it.node, it.detail);
