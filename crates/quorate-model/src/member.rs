@@ -334,7 +334,7 @@ impl ClusterState {
                     return Err(Refusal::Invalid { field: "node".into(), problem });
                 }
                 let name = known.identity.name.clone();
-                self.expose(changes, known);
+                self.expose(changes, &[known]);
                 changes.member(MemberChange::Expelled { node: *node });
                 changes.member(MemberChange::NodeGone { node: *node });
                 changes.event(Happening::NodeExpelled { node: *node, name });

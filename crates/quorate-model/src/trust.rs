@@ -247,14 +247,20 @@ impl ClusterState {
         self.nodes.get(&node).is_some_and(|record| !record.expelling)
     }
 
-    /// What somebody who is removed for ever knew must not be of use any more.
-    pub(crate) fn expose(&self, changes: &mut Changes, node: &NodeRecord) {
+    /// What those who are removed for ever knew must not be of use any more.
+    pub(crate) fn expose(&self, changes: &mut Changes, nodes: &[&NodeRecord]) {
         for kind in KeyKind::ALL {
             let mut known = self.trust.key(kind);
-            let had_it = known.sealed.remove(&node.identity.id).is_some();
-            known.behind.remove(&node.identity.id);
-            if had_it || node.identity.roles.contains(&Role::Manager) {
-                known.exposed = Some(Exposure { by: node.identity.name.clone(), at: changes.now });
+            let mut by = Vec::new();
+            for node in nodes {
+                let had_it = known.sealed.remove(&node.identity.id).is_some();
+                known.behind.remove(&node.identity.id);
+                if had_it || node.identity.roles.contains(&Role::Manager) {
+                    by.push(node.identity.name.as_str());
+                }
+            }
+            if !by.is_empty() {
+                known.exposed = Some(Exposure { by: by.join(", "), at: changes.now });
             }
             if self.trust.keys.get(&kind) != Some(&known) && known != KeyRecord::first(kind) {
                 changes.list.push(Change::Trust(known));

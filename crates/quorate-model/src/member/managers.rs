@@ -159,6 +159,8 @@ impl ClusterState {
         let recovery =
             Recovery { incarnation, survivor, at: changes.now, lost: before.chain(&lost).copied().collect() };
         changes.member(MemberChange::Recovered(recovery));
+        // Whoever has their disks has the keys.
+        self.expose(changes, &lost.iter().filter_map(|node| self.nodes.get(node)).collect::<Vec<_>>());
         for node in &lost {
             changes.member(MemberChange::Expelled { node: *node });
             if self.nodes.contains_key(node) {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::command::Command;
 use crate::id::LogIndex;
+use crate::trust::KeyKind;
 
 const HOUR: u64 = 3600 * 1_000_000;
 
@@ -347,6 +348,9 @@ fn a_recovered_cluster_forgets_the_lost_and_counts_on() {
     assert_eq!(world.state.nodes.keys().copied().collect::<BTreeSet<_>>(), ids(&[1]));
     assert_eq!(world.state.nodes[&survivor].vote, Vote::Auto, "there is nobody else to start it");
     assert_eq!(world.state.members.expelled, ids(&[2, 3]));
+    let secrets = world.state.trust.key(KeyKind::Secrets);
+    assert_eq!(secrets.exposed.expect("those who have the lost disks have it").by, "n2, n3");
+    assert!(world.state.trust.key(KeyKind::Authority).is_due());
     let returned = world.start(&identity(2, Role::Manager), 99);
     assert!(matches!(returned, Err(Refusal::NotAdmitted { why: NotAdmitted::Expelled { .. } })));
     assert!(!world.member(recover(2)).unwrap(), "an old one changes nothing");
