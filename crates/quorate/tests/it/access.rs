@@ -361,13 +361,18 @@ fn k12_every_role_may_do_what_the_matrix_says_on_a_follower() {
             ("POST", "/v1/managers/stop" | "/v1/managers/start") => json!({ "nodes": [node] }),
             ("POST", "/v1/managers/restart") => json!({ "node": node }),
             ("PUT", "/v1/managers/rule") => json!({ "requires": null }),
+            ("PUT", "/v1/ha") => json!({ "enabled": true }),
+            ("PUT", "/v1/nodes/{node}/roles") => json!({ "roles": ["worker"] }),
+            ("PUT", "/v1/nodes/{node}/vote") => json!({ "vote": "never" }),
             ("POST", "/v1/users" | "/v1/first-admin") => json!({ "name": "new" }),
             ("PUT", "/v1/users/{name}/password") => json!({}),
             ("POST", "/v1/roles") => json!({ "name": "new", "from": "viewer" }),
             ("POST", "/v1/me/tokens" | "/v1/users/{name}/tokens") => json!({ "scopes": [] }),
             _ => Value::Null,
         };
-        let uri = path.replace("{permission}", "log-read").replace(['{', '}'], "");
+        // Names that nobody has, unless nothing can happen for want of a confirmation.
+        let named = if line.contains("confirm") { node.as_str() } else { "node" };
+        let uri = path.replace("{permission}", "log-read").replace("{node}", named).replace(['{', '}'], "");
         for role in roles {
             let (at, _) = columns.iter().find(|(_, name)| *name == role).unwrap();
             let cell = line.get(*at..).unwrap_or_default();

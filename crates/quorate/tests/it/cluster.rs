@@ -418,10 +418,11 @@ fn tail(text: &str) -> String {
 }
 
 /// Addresses that nothing listens on, below the ports that Linux gives to outgoing connections: one
-/// of those could take the number before its owner listens.
+/// of those could take the number before its owner listens. Below those that `dev` and agents choose from,
+/// too, which run at the same time.
 pub(crate) fn free_addresses(count: usize) -> Vec<String> {
     let somewhere = usize::from(uuid::Uuid::new_v4().as_fields().1);
-    let candidates = (10_000u16..20_000).cycle().skip(somewhere % 10_000).take(10_000);
+    let candidates = (6_000u16..10_000).cycle().skip(somewhere % 4_000).take(4_000);
     // Held until all are chosen, so that they differ.
     let held: Vec<TcpListener> =
         candidates.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(count).collect();
