@@ -4,6 +4,8 @@
 //! - A request that may have reached a replica is sent again only if its method is idempotent and it
 //!   has no body; one that reached none is sent again whatever it is, body and all.
 //! - The same replica is tried twice only when there is no other.
+//! - A client sees nothing of a short response to such a request before all of it is here, so that a
+//!   replica that dies between head and body is not noticed.
 
 use crate::downstream::{Client, Phase};
 use crate::endpoint::{Endpoint, InFlight};
@@ -12,6 +14,7 @@ use crate::plane::Plane;
 use crate::reply::{Refusal, Relay, Reply};
 use crate::table::{Avoid, Pick};
 use crate::upstream::{Link, Lost, RequestBody};
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -20,10 +23,15 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often a request may be sent to a replica, the first time included.
 const SENDS_MAX: u32 = 3;
+/// A response of at most so many bytes, which says so, is waited for as a whole.
+const SHORT: u64 = 16 << 10;
+/// What it may take from the head to the end of a short response before it is passed on as it comes.
+const SHORTLY: Duration = Duration::from_millis(100);
 
 /// Answers one request of a client.
 pub(crate) async fn serve(
@@ -67,7 +75,7 @@ async fn forward(
         }
     });
 
-    let (response, link, in_flight) = send(plane, client, request).await?;
+    let Answer { response, early, link, in_flight } = send(plane, client, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let tunnel = tunnel.ok_or(Refusal::Garbled)?;
         client.enter(Phase::Relaying);
@@ -76,15 +84,20 @@ async fn forward(
     client.enter(Phase::Relaying);
     let (mut head, incoming) = response.into_parts();
     headers::prepare_response(&mut head.headers);
-    Ok(Response::from_parts(head, Reply::Relay(Relay::new(incoming, client.clone(), link, in_flight))))
+    Ok(Response::from_parts(head, Reply::Relay(Relay::new(early, incoming, client.clone(), link, in_flight))))
+}
+
+/// What a replica answered.
+struct Answer {
+    response: Response<Incoming>,
+    /// What is here of the body already.
+    early: Bytes,
+    link: Link,
+    in_flight: InFlight,
 }
 
 /// Finds a replica that answers.
-async fn send(
-    plane: &Plane,
-    client: &Client,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Link, InFlight), Refusal> {
+async fn send(plane: &Plane, client: &Client, mut request: Request<RequestBody>) -> Result<Answer, Refusal> {
     let repeatable = plane.config.retries && is_idempotent(request.method()) && request.body().is_empty();
     let mut avoid = Avoid::default();
     let mut sends = 0;
@@ -135,10 +148,17 @@ async fn send(
         }
         sends += 1;
         let again = (repeatable && sends < SENDS_MAX).then(|| copy_head(&request));
-        match link.exchange(request, client, endpoint).await {
-            Ok(response) => {
+        let mut answer = link.exchange(request, client, endpoint).await;
+        let mut early = Ok(Bytes::new());
+        if let (Ok(response), Some(_)) = (&mut answer, &again)
+            && response.body().size_hint().exact().is_some_and(|length| (1..=SHORT).contains(&length))
+        {
+            early = link.gather(response.body_mut(), SHORTLY).await;
+        }
+        match early.and_then(|early| answer.map(|response| (response, early))) {
+            Ok((response, early)) => {
                 endpoint.answered();
-                return Ok((response, link, pick.endpoint));
+                return Ok(Answer { response, early, link, in_flight: pick.endpoint });
             }
             Err(Lost::Timeout) => return Err(Refusal::Timeout),
             Err(Lost::Garbled) => return Err(Refusal::Garbled),

@@ -112,6 +112,8 @@ pub(crate) enum Reply {
 /// A response on its way from a replica. The request is in flight until this is at its end.
 #[derive(Debug)]
 pub(crate) struct Relay {
+    /// The beginning of the body, if it is not on its way any more.
+    early: Bytes,
     incoming: Incoming,
     client: Arc<Client>,
     /// Gone once the response is complete and the connection back in its pool.
@@ -119,15 +121,15 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn new(incoming: Incoming, client: Arc<Client>, link: Link, in_flight: InFlight) -> Self {
-        let mut relay = Relay { incoming, client, upstream: Some((link, in_flight)) };
+    pub(crate) fn new(early: Bytes, incoming: Incoming, client: Arc<Client>, link: Link, in_flight: InFlight) -> Self {
+        let mut relay = Relay { early, incoming, client, upstream: Some((link, in_flight)) };
         relay.settle();
         relay
     }
 
     /// Ends the exchange if the response is complete.
     fn settle(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.early.is_empty() && self.incoming.is_end_stream() {
             self.complete();
         }
     }
@@ -163,6 +165,11 @@ impl Body for Reply {
             Reply::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Reply::Relay(relay) => relay,
         };
+        if !relay.early.is_empty() {
+            let early = std::mem::take(&mut relay.early);
+            relay.settle();
+            return Poll::Ready(Some(Ok(Frame::data(early))));
+        }
         let mut frame = Pin::new(&mut relay.incoming).poll_frame(cx);
         // Asking first tells the connection that there is room; then it may bring something.
         if frame.is_pending()
@@ -182,14 +189,17 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Reply::Text(text) => text.is_none(),
-            Reply::Relay(relay) => relay.incoming.is_end_stream(),
+            Reply::Relay(relay) => relay.early.is_empty() && relay.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Reply::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Reply::Relay(relay) => relay.incoming.size_hint(),
+            Reply::Relay(relay) => match relay.incoming.size_hint().exact() {
+                Some(left) => SizeHint::with_exact(relay.early.len() as u64 + left),
+                None => SizeHint::new(),
+            },
         }
     }
 }

@@ -127,6 +127,36 @@ impl Link {
         .await
     }
 
+    /// Waits for all of a body, or for what comes of it within `patience`.
+    pub(crate) async fn gather(&mut self, body: &mut Incoming, patience: Duration) -> Result<Bytes, Lost> {
+        let mut here: Vec<Bytes> = Vec::new();
+        let whole = std::future::poll_fn(|cx| {
+            loop {
+                let mut frame = Pin::new(&mut *body).poll_frame(cx);
+                if frame.is_pending() {
+                    self.drive(cx);
+                    frame = Pin::new(&mut *body).poll_frame(cx);
+                }
+                match frame {
+                    Poll::Ready(Some(Ok(frame))) => here.extend(frame.into_data().ok()),
+                    Poll::Ready(Some(Err(error))) if error.is_parse() => return Poll::Ready(Err(Lost::Garbled)),
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Lost::Reset)),
+                    Poll::Ready(None) => return Poll::Ready(Ok(())),
+                    Poll::Pending => return Poll::Pending,
+                }
+                if body.is_end_stream() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        });
+        // Late is no loss: the rest is passed on as it comes.
+        tokio::time::timeout(patience, whole).await.unwrap_or(Ok(()))?;
+        Ok(match here.as_slice() {
+            [one] => one.clone(),
+            _ => here.concat().into(),
+        })
+    }
+
     /// Drives what is left of the connection, for instance until it is handed over to a tunnel.
     pub(crate) async fn finish(self) {
         if let Some(driver) = self.driver {

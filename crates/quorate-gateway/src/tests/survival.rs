@@ -2,9 +2,15 @@
 
 use super::rig::{DEADLINE, Gateway, Manager, Replica, config, reaches, table, within};
 use crate::{GatewayConfig, Limits};
+use quorate_model::id::ReplicaId;
+use quorate_model::routing::Endpoint;
 use quorate_model::routing::EndpointState::{Draining, Healthy};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// Kills one of three replicas while it holds requests, and returns how many GETs of all clients
@@ -308,4 +314,69 @@ async fn a_token_that_was_replaced_in_its_file_is_shown_at_the_next_attempt_and_
     std::fs::write(&file, "qt_newest_3\n").unwrap();
     manager.token.send_replace(Some("qt_newest_3".into()));
     manager.publish(table(2, vec![replica.endpoint(Healthy)])).await;
+}
+
+/// A replica that answers each connection's first request with this and then, once it is told to, hangs up
+/// with the rest. Returns where it listens and how often it was asked.
+async fn in_two(
+    begin: &'static str,
+    rest: &'static str,
+    goes_on: &Arc<Notify>,
+) -> (SocketAddr, watch::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, seen) = watch::channel(0);
+    let goes_on = goes_on.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && matches!(stream.read_buf(&mut head).await, Ok(1..)) {}
+            if head.is_empty() {
+                continue;
+            }
+            asked.send_modify(|asked| *asked += 1);
+            stream.write_all(begin.as_bytes()).await.unwrap();
+            goes_on.notified().await;
+            let _ = stream.write_all(rest.as_bytes()).await;
+        }
+    });
+    (address, seen)
+}
+
+const HALF: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe";
+
+#[tokio::test]
+async fn a_get_whose_short_answer_breaks_off_is_sent_elsewhere() {
+    let (alive, goes_on) = (Replica::start(1).await, Arc::new(Notify::new()));
+    let (address, mut asked) = in_two(HALF, "", &goes_on).await;
+    let broken = Endpoint { replica: ReplicaId::from_u128(2), address, ..alive.endpoint(Healthy) };
+    let manager = Manager::start(table(1, vec![alive.endpoint(Healthy), broken])).await;
+    let gateway = Gateway::start(config(&[&manager])).await;
+    let mut seen = 0;
+    // Whichever is asked first.
+    while *asked.borrow_and_update() == 0 {
+        goes_on.notify_one();
+        let got = gateway.get("/").await;
+        assert_eq!((got.status, got.text()), (200, "r1"));
+        seen += 1;
+        assert!(seen < 100, "the other one is never asked");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_slowly_is_passed_on_as_it_comes() {
+    let (any, goes_on) = (Replica::start(1).await, Arc::new(Notify::new()));
+    let (address, _asked) = in_two(HALF, "llo", &goes_on).await;
+    let slow = Endpoint { replica: ReplicaId::from_u128(2), address, ..any.endpoint(Healthy) };
+    let manager = Manager::start(table(1, vec![slow])).await;
+    let gateway = Gateway::start(config(&[&manager])).await;
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"\r\n\r\nhe") {
+        assert_ne!(within("the first half", client.read_buf(&mut got)).await.unwrap(), 0);
+    }
+    goes_on.notify_one();
+    within("the second half", client.read_to_end(&mut got)).await.unwrap();
+    assert!(got.ends_with(b"\r\n\r\nhello"));
 }
