@@ -29,7 +29,7 @@ use tokio::time::Instant;
 /// How often a request may be sent to a replica, the first time included.
 const SENDS_MAX: u32 = 3;
 /// A response of at most so many bytes, which says so, is waited for as a whole.
-const SHORT: u64 = 16 << 10;
+const SHORT: u64 = 8 << 10;
 /// What it may take from the head to the end of a short response before it is passed on as it comes.
 const SHORTLY: Duration = Duration::from_millis(100);
 
