@@ -25,7 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "ip"),
     ("e2fsprogs", "mkfs.ext4"),
     ("chromium", "chromium"),
-    ("libfaketime", "faketime"),
+    ("faketime", "faketime"),
     ("sqlite3", "sqlite3"),
 ];
 
