@@ -420,7 +420,15 @@ mod tests {
         std::fs::write(&inside, "").unwrap();
         let mut by_place = Command::new("cat").arg("-").current_dir(&run.path).stdin(Stdio::piped()).spawn().unwrap();
         let mut by_name = Command::new("tail").arg("-f").arg(&inside).stdin(Stdio::piped()).spawn().unwrap();
-        let left = left_of(&run.path);
+        // The kernel shows what a process was called with a moment after it was begun.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let left = loop {
+            let left = left_of(&run.path);
+            if left.len() == 2 || Instant::now() > deadline {
+                break left;
+            }
+            std::thread::yield_now();
+        };
         for process in [&mut by_place, &mut by_name] {
             process.kill().unwrap();
             process.wait().unwrap();
