@@ -36,7 +36,7 @@ mod turned_away;
 mod view;
 mod workloads;
 
-pub(crate) use link::BRING_BACK;
+pub(crate) use link::{BRING_BACK, MISSED_ROTATION, join_anew};
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;

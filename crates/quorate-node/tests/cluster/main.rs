@@ -5,8 +5,10 @@
 mod copies;
 mod lab;
 mod leaving;
+mod programs;
 mod races;
 mod recovering;
+mod rotating;
 mod voters;
 
 use lab::{Lab, ms};
