@@ -4,6 +4,7 @@
 use crate::cluster::{PATIENCE, wait_for};
 use crate::founded::{Founded, code};
 use crate::show::lives;
+use crate::trusting::{Plan, Trusting, days_ago, now};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -121,4 +122,22 @@ fn processes_on(founded: &Founded, node: &str) -> bool {
     let home = founded.home(node).display().to_string();
     let server = founded.pid(node);
     crate::cluster::processes_of(&home).keys().any(|pid| *pid != server)
+}
+
+/// Its certificate ended meanwhile, so nobody looks far enough to see that it was expelled; whom it asks for a
+/// new one says so.
+#[test]
+fn a_worker_that_was_expelled_and_off_until_its_certificate_ended_is_told_by_whom_it_asks_for_another() {
+    let all = &["n1", "n2", "n3"];
+    let mut cluster = Trusting::start(&Plan { nodes: 4, keepers: all, made: now(), found_at: None });
+    cluster.kill("n4");
+    assert_eq!(cluster.ran("n1", &["node", "remove", "n4", "--yes"]).code, 0);
+    cluster.certify("n4", days_ago(40));
+    cluster.run("n4");
+    let by = wait_for("it is told", PATIENCE, || {
+        cluster.try_ask("n4", &["status"])?["expelled_by"].as_str().map(str::to_owned)
+    });
+    assert!(all.contains(&&*by), "{by}");
+    let status = cluster.ran("n4", &["status"]).stdout;
+    assert!(status.contains("Next: Empty the data directory and join with a new token"), "{status}");
 }
