@@ -9,6 +9,7 @@ mod programs;
 mod races;
 mod recovering;
 mod rotating;
+mod upgrades;
 mod voters;
 
 use lab::{Lab, ms};
