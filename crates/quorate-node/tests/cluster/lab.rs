@@ -1,6 +1,7 @@
 //! The laboratory: nodes, a network, disks and a clock, all simulated, all decided by a seed.
 
 use crate::programs::Program;
+use prost::Message as _;
 use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
@@ -10,7 +11,7 @@ use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::configuration::Configuration;
 use quorate_node::consensus::{Append, CommittedEntry, Content, LogEntry, RecoveredLog};
 use quorate_node::recovery::{self, CannotRecover, Circumstances, Recovery};
-use quorate_node::wire::Body;
+use quorate_node::wire::{Body, FRAME_MAX};
 use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed, Unfit};
 use raft::eraftpb::MessageType;
 use rand_chacha::ChaCha8Rng;
@@ -629,6 +630,7 @@ impl Lab {
         *last = (*last).max(at);
         let delay = last.since(self.now);
         if let Body::Raft(raft) = &message {
+            assert!(raft.encoded_len() < FRAME_MAX, "no peer accepts a frame of {} bytes", raft.encoded_len());
             // What a follower promises is on its disk: it may lose power right now.
             let disk = &self.members[from].disk;
             if raft.kind == MessageType::MsgAppendResponse as i32 && !raft.reject {
