@@ -39,6 +39,8 @@ pub(crate) enum NotReady {
     NotJoined { node: String, state: Option<NodeState> },
     #[error("{node} was removed from the cluster, says {by}")]
     Expelled { node: String, by: String },
+    #[error("{node} and {} do not believe each other's certificates: the CA was rotated while {node} was away", .strangers.join(", "))]
+    Stranger { node: String, strangers: Vec<String> },
     #[error("{joined} of {minimum} nodes are joined, as {node} sees it")]
     TooFew { node: String, joined: u32, minimum: u32 },
     #[error("there is no quorum: {summary}")]
@@ -59,6 +61,9 @@ pub(crate) fn readiness(overview: &Overview, minimum: u32, quorum: bool) -> Resu
     let node = overview.answered_by.clone();
     if let Some(by) = overview.expelled_by.clone() {
         return Err(NotReady::Expelled { node, by });
+    }
+    if !overview.strangers.is_empty() {
+        return Err(NotReady::Stranger { node, strangers: overview.strangers.clone() });
     }
     let this = overview.nodes.iter().find(|known| known.name == node).map(|this| this.state);
     if this != Some(NodeState::Joined) {
@@ -96,6 +101,11 @@ impl From<NotReady> for Failure {
                 "expelled",
                 "empty its data directory and join with a new token to bring the server back",
                 json!({ "by": by }),
+            ),
+            NotReady::Stranger { strangers, .. } => (
+                "missed-rotation",
+                "`quorate node remove` it on another node, empty its data directory and join with a new token",
+                json!({ "strangers": strangers }),
             ),
             NotReady::TooFew { joined, minimum, .. } => (
                 "too-few-nodes",

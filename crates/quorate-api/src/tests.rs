@@ -436,6 +436,7 @@ fn overview() -> Overview {
         sequence: 1,
         answered_by: "n1".into(),
         expelled_by: None,
+        strangers: Vec::new(),
         cluster: ClusterView {
             id: ClusterId::from_u128(1),
             name: "test".into(),

@@ -29,6 +29,11 @@ pub struct Overview {
     /// leader. What it shows is then as old as that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expelled_by: Option<String>,
+    /// Nodes that do not believe the certificate of the one that answers, or whose certificates it does not
+    /// believe, when they are so many that it can hear no leader any more: the CA was rotated while it was
+    /// away. What it shows is then as old as that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<String>,
     /// Under which address the node that answers is reached, if it had to be chosen, and why that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<AnnouncedView>,

@@ -17,11 +17,13 @@
 //! # Sources
 //! Ongaro: Consensus: Bridging Theory and Practice, 2014. tikv/raft-rs 0.7.0.
 
+mod parts;
 pub(crate) mod reconfigure;
 mod storage;
 
 use crate::configuration::Configuration;
 use bytes::Bytes;
+use parts::parts;
 use quorate_model::id::{LogIndex, Term};
 use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
@@ -493,8 +495,12 @@ impl Consensus {
     pub(crate) fn flush(&mut self, out: &mut Vec<Output>) {
         while self.installing.is_none() && self.raw.has_ready() {
             let mut ready = self.raw.ready();
-            let messages: Vec<_> =
-                ready.take_messages().into_iter().filter_map(|message| self.following(message)).collect();
+            let messages: Vec<_> = ready
+                .take_messages()
+                .into_iter()
+                .filter_map(|message| self.following(message))
+                .flat_map(parts)
+                .collect();
             for state in ready.take_read_states() {
                 if let Ok(round) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
                     out.push(Output::ReadConfirmed { round: u64::from_le_bytes(round), index: LogIndex(state.index) });
@@ -524,8 +530,12 @@ impl Consensus {
                 }
             }
             // A leader that was deposed in this very turn still has appends to send.
-            let mut parked_messages: Vec<_> =
-                ready.take_persisted_messages().into_iter().filter_map(|message| self.following(message)).collect();
+            let mut parked_messages: Vec<_> = ready
+                .take_persisted_messages()
+                .into_iter()
+                .filter_map(|message| self.following(message))
+                .flat_map(parts)
+                .collect();
             if planted(Bug::VoteBeforeSync) {
                 let vote =
                     |message: &mut eraftpb::Message| message.get_msg_type() == MessageType::MsgRequestVoteResponse;

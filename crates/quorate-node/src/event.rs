@@ -63,6 +63,8 @@ pub enum Event {
     Gossip { node: NodeId, generation: u64, rumor: Rumor },
     /// Node `by`, which showed the cluster's certificate, will not speak with this node: it was expelled.
     Expelled { by: NodeId },
+    /// Node `peer` and this one do not believe each other: their certificates are of different authorities.
+    Stranger { peer: NodeId },
     /// A gateway that takes its routes from this node.
     Gateway(GatewayReport),
     /// A database from a leader lies ready to be installed. One of its files may be ahead of `index`, and

@@ -300,6 +300,7 @@ impl Node {
                 self.changed = true;
             }
             Event::Expelled { by } => self.changed |= self.outcast.told(now.mono, by),
+            Event::Stranger { peer } => self.changed |= self.outcast.is_stranger(now.mono, peer),
             Event::Gateway(report) => self.gateway(now, report),
             Event::SnapshotReceived { from, term, index, index_term, configuration, configured } => {
                 let expelled = self.state.members.expelled.contains(&from);
@@ -347,7 +348,7 @@ impl Node {
         self.drain_consensus(now, out);
         self.meet(now, out);
         self.answer_reads(out);
-        if self.outcast.is_out(now.mono, self.leader_heard(now.mono)) {
+        if self.outcast.is_out(now.mono, self.leader_heard(now.mono), self.consensus.configuration()) {
             self.stop_replicas(out);
         } else {
             self.assign(out);

@@ -29,6 +29,14 @@ fn misses(kind: KeyKind) -> bool {
     kind == KeyKind::Authority
 }
 
+/// Whether a node that says this of itself uses the new key already. It is believed whenever it is back then,
+/// and learns by itself what it missed.
+#[must_use]
+pub fn is_believed(record: &KeyRecord, report: Option<&TrustReport>) -> bool {
+    let uses = KeyStep { number: record.number, stage: Stage::Use };
+    report.and_then(|trust| trust.keys.get(&record.kind)).is_some_and(|at| *at >= uses)
+}
+
 /// Nodes that have not carried out the present stage of a key: those that are waited for, and those
 /// that are not.
 #[must_use]
@@ -66,13 +74,16 @@ pub fn next<'a>(
     if record.stage == Stage::Done || nodes.is_empty() {
         return None;
     }
-    let (waited, behind) = missing(record, nodes, report, away_for);
+    let (waited, behind) = missing(record, nodes, &report, away_for);
     let all_gone = behind.len() == nodes.len();
     let early = planted(Bug::StageBeforeAll) && waited.len() < nodes.len();
     if (!waited.is_empty() && !early) || all_gone {
         return None;
     }
-    let behind = if misses(record.kind) { behind } else { BTreeSet::new() };
+    let behind = match misses(record.kind) {
+        true => behind.into_iter().filter(|node| !is_believed(record, report(*node))).collect(),
+        false => BTreeSet::new(),
+    };
     Some(TrustCommand::Advance { key: record.kind, number: record.number, from: record.stage, behind })
 }
 
@@ -174,6 +185,11 @@ mod tests {
         assert_eq!(goes_on(&record, &nodes, &said, None), None);
         assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED - Duration::from_secs(1))), None);
         assert_eq!(goes_on(&record, &nodes, &said, Some(WAITED)), Some(BTreeSet::from([node(3)])));
+        // It uses the new one already, and believes the old one still: it will be let in.
+        let dropping = KeyRecord { stage: Stage::Drop, ..record.clone() };
+        let drops = [(1, says(kind, 2, Stage::Done)), (2, says(kind, 2, Stage::Done)), (3, says(kind, 2, Stage::Use))];
+        assert_eq!(goes_on(&dropping, &nodes, &drops, None), None);
+        assert_eq!(goes_on(&dropping, &nodes, &drops, Some(WAITED)), Some(BTreeSet::new()));
         // It had done it before it went.
         let all = [(1, done()), (2, done()), (3, done())];
         assert_eq!(goes_on(&record, &nodes, &all, Some(WAITED)), Some(BTreeSet::new()));

@@ -36,7 +36,7 @@ mod turned_away;
 mod view;
 mod workloads;
 
-pub(crate) use link::BRING_BACK;
+pub(crate) use link::{BRING_BACK, MISSED_ROTATION, join_anew};
 
 use crate::config::{self, NodeConfig};
 use crate::daemon::LogControl;
@@ -372,7 +372,7 @@ async fn serve(
     // Over plain HTTP a server that joins could not know to whom it speaks.
     let admission = (!config.node.plain_http).then(|| Admission::new(&config, keychain.clone(), ring_seen.clone()));
     let (signed_by, signed_by_seen) = watch::channel(None);
-    tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen));
+    tokio::spawn(renewal::run(config.clone(), keychain.clone(), known_seen.clone(), signed_by_seen, inbox.clone()));
     let leave = Arc::new(Notify::new());
     let (still_known, last_contact) = (known_seen.clone(), contact.clone());
     let ha_wished = config.cluster.ha || settings.ha.enabled;

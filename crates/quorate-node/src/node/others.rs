@@ -103,6 +103,7 @@ impl Node {
 
     pub(super) fn link_up(&mut self, now: Now, peer: NodeId) {
         self.sights.linked(peer);
+        self.outcast.meets(peer);
         self.membership.step(now.mono, Input::LinkUp(peer));
         self.last_word.insert(peer, now.mono);
         self.consensus.may_elect(now.mono, &self.alive());

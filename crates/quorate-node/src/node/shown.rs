@@ -148,6 +148,14 @@ impl Node {
         self.outcast.by()
     }
 
+    /// Nodes whose certificates are of an authority that this node does not believe, or that do not know
+    /// the one of its own, if they are so many that no leader can be elected without them: the authority was
+    /// exchanged while this node was away.
+    #[must_use]
+    pub fn strangers(&self) -> BTreeSet<NodeId> {
+        self.outcast.strangers(self.configuration())
+    }
+
     /// What the scheduler does not do, and why.
     #[must_use]
     pub fn held(&self) -> &[Held] {

@@ -1,5 +1,8 @@
 //! The laboratory: nodes, a network, disks and a clock, all simulated, all decided by a seed.
 
+use crate::programs::Program;
+use prost::Message as _;
+use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
 use quorate_model::sql::SqlOutcome;
@@ -8,7 +11,7 @@ use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::configuration::Configuration;
 use quorate_node::consensus::{Append, CommittedEntry, Content, LogEntry, RecoveredLog};
 use quorate_node::recovery::{self, CannotRecover, Circumstances, Recovery};
-use quorate_node::wire::Body;
+use quorate_node::wire::{Body, FRAME_MAX};
 use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed, Unfit};
 use raft::eraftpb::MessageType;
 use rand_chacha::ChaCha8Rng;
@@ -85,6 +88,8 @@ struct Member {
     calls: BTreeSet<NodeId>,
     /// Microseconds by which its wall clock is ahead.
     skew: i64,
+    /// Which version of the program it is, as the others hear it.
+    program: Program,
 }
 
 struct Due {
@@ -117,6 +122,8 @@ pub(crate) struct Lab {
     left: BTreeSet<usize>,
     /// Nodes that ended because they must not go on.
     unfit: BTreeMap<usize, Unfit>,
+    /// What each node was told last to run, in its present life.
+    assigned: BTreeMap<usize, Assignment>,
     trace: String,
 }
 
@@ -142,6 +149,7 @@ impl Lab {
                 corrupt: false,
                 calls: BTreeSet::new(),
                 skew: 0,
+                program: Program::This,
             })
             .collect();
         let mut lab = Lab {
@@ -163,6 +171,7 @@ impl Lab {
             replace_voter_after: Duration::from_secs(30),
             left: BTreeSet::new(),
             unfit: BTreeMap::new(),
+            assigned: BTreeMap::new(),
             trace: String::new(),
         };
         (0..nodes).for_each(|n| lab.restart(n));
@@ -224,6 +233,16 @@ impl Lab {
 
     pub(crate) fn unfit(&self, n: usize) -> Option<Unfit> {
         self.unfit.get(&n).copied()
+    }
+
+    /// How many replicas a node was told to run since it started; `None`: it was told nothing yet.
+    pub(crate) fn assigned(&self, n: usize) -> Option<usize> {
+        self.assigned.get(&n).map(|assignment| assignment.replicas.len())
+    }
+
+    /// From now on this node speaks as another version of the program does.
+    pub(crate) fn install(&mut self, n: usize, program: Program) {
+        self.members[n].program = program;
     }
 
     /// A backup of what a node has on its disk now.
@@ -378,6 +397,7 @@ impl Lab {
         };
         let node = Node::new(options, log, disk.state.clone(), disk.applied, self.clocks(n)).unwrap();
         self.members[n].node = Some(node);
+        self.assigned.remove(&n);
         // Whom it calls it says itself.
         self.members[n].calls.clear();
         for other in self.alive() {
@@ -592,7 +612,10 @@ impl Lab {
                 self.unfit.insert(n, why);
                 self.kill(n);
             }
-            Effect::Assign(_) | Effect::Changed => {}
+            Effect::Assign(assignment) => {
+                self.assigned.insert(n, assignment);
+            }
+            Effect::Changed => {}
         }
     }
 
@@ -607,6 +630,7 @@ impl Lab {
         *last = (*last).max(at);
         let delay = last.since(self.now);
         if let Body::Raft(raft) = &message {
+            assert!(raft.encoded_len() < FRAME_MAX, "no peer accepts a frame of {} bytes", raft.encoded_len());
             // What a follower promises is on its disk: it may lose power right now.
             let disk = &self.members[from].disk;
             if raft.kind == MessageType::MsgAppendResponse as i32 && !raft.reject {
@@ -623,6 +647,7 @@ impl Lab {
                 raft.index
             ));
         }
+        let message = self.members[from].program.says(message);
         let from = self.id(from);
         self.later(delay, target, Event::Received { from, message });
     }

@@ -5,8 +5,11 @@
 mod copies;
 mod lab;
 mod leaving;
+mod programs;
 mod races;
 mod recovering;
+mod rotating;
+mod upgrades;
 mod voters;
 
 use lab::{Lab, ms};

@@ -4,7 +4,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
 use crate::cli::{Context, managers, service};
-use crate::serve::BRING_BACK;
+use crate::serve::{BRING_BACK, MISSED_ROTATION, join_anew};
 use crate::settings::binding;
 use clap::Args;
 use quorate_api::view::{ClusterHealth, ElectorsView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
@@ -77,6 +77,7 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
         ClusterHealth::Healthy => "✔ healthy",
         ClusterHealth::Degraded => "▲ degraded",
         ClusterHealth::NoQuorum if overview.expelled_by.is_some() => "✕ not a member",
+        ClusterHealth::NoQuorum if !overview.strangers.is_empty() => "✕ not believed",
         ClusterHealth::NoQuorum => "✕ no quorum",
     };
     let mut head = format!("Cluster {} · {health}", cluster.name);
@@ -142,6 +143,14 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
             format!("✕ {here} was removed from the cluster, says {by}.  What is above is as old as that."),
             "  Nothing that it does counts, and its services are stopped here: they run elsewhere.".into(),
             format!("  Next: {BRING_BACK}"),
+        ];
+    }
+    if !overview.strangers.is_empty() {
+        let (here, strangers) = (&overview.answered_by, overview.strangers.join(", "));
+        return vec![
+            format!("✕ {here} {MISSED_ROTATION}: it and {strangers} do not believe each other's certificates."),
+            "  What is above is as old as that. Its services are stopped here: they run elsewhere.".into(),
+            format!("  Next: {}", join_anew(here)),
         ];
     }
     if cluster.health == ClusterHealth::NoQuorum {

@@ -13,6 +13,7 @@ use quorate_model::trust::{KeyKind, KeyRecord, Stage};
 use quorate_node::succession;
 use quorate_trust::fingerprint::Fingerprint;
 use quorate_trust::renewal::renew_at;
+use std::collections::BTreeSet;
 
 /// Joins what was decided with what nodes say.
 pub(super) fn view(known: &ClusterState, proofs: &Proofs, held: &Held) -> CertificatesView {
@@ -29,7 +30,7 @@ pub(super) fn view(known: &ClusterState, proofs: &Proofs, held: &Held) -> Certif
         })
         .collect();
     let believed: Vec<Digest> = held.files.authorities.iter().map(|ca| Digest(*ca.fingerprint().as_bytes())).collect();
-    let behind = &known.trust.key(KeyKind::Authority).behind;
+    let behind = behind(&known.trust.key(KeyKind::Authority), proofs);
     let mut nodes: Vec<NodeCertificateView> = known
         .nodes
         .values()
@@ -103,9 +104,16 @@ fn key(known: &ClusterState, proofs: &Proofs, record: &KeyRecord) -> KeyView {
         stage: record.stage,
         since: record.since,
         waits_for,
-        behind: record.behind.iter().map(name).collect(),
+        behind: behind(record, proofs).iter().map(name).collect(),
         exposed_by: record.exposed.as_ref().map(|exposed| exposed.by.clone()),
     }
+}
+
+/// Nodes without which a stage began. One that uses the new key was only thought to have missed it: the leader
+/// of then had not heard how far it was.
+fn behind(record: &KeyRecord, proofs: &Proofs) -> BTreeSet<NodeId> {
+    let is_behind = |id: &&NodeId| !succession::is_believed(record, proofs.of.get(id));
+    record.behind.iter().filter(is_behind).copied().collect()
 }
 
 fn advice(keys: &[KeyView]) -> Vec<String> {

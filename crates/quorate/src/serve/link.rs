@@ -72,6 +72,17 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 /// What the operator of an expelled node may do.
 pub(crate) const BRING_BACK: &str = "Empty the data directory and join with a new token to bring the server back.";
 
+/// What happened to a node that takes so many of the others for strangers that it hears no leader.
+pub(crate) const MISSED_ROTATION: &str = "was away while the CA was rotated";
+
+/// What its operator may do.
+pub(crate) fn join_anew(node: &str) -> String {
+    format!(
+        "`quorate node remove {node}` on another node if it is still listed there. Then empty the data directory here \
+         and join with a new token."
+    )
+}
+
 /// Who this node is on the link.
 #[derive(Debug, Clone)]
 pub(super) struct LinkIdentity {
@@ -284,6 +295,9 @@ async fn dial(
                         error!(%peer, "this node was expelled, says a node of its cluster. {BRING_BACK}");
                     }
                     inbox.send(Event::Expelled { by: peer }).await;
+                }
+                if tls::is_of_another_authority(&error) {
+                    inbox.send(Event::Stranger { peer }).await;
                 }
                 let pause = if tls::is_refusal(&error) { REFUSED } else { REDIAL[failures.min(REDIAL.len() - 1)] };
                 tokio::time::sleep(pause).await;

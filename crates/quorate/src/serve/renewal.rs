@@ -6,23 +6,30 @@
 //! managers' APIs, one after the other: not the link, which lets nobody in with a certificate that has
 //! ended.
 //!
+//! One that was expelled while it was away for so long hears of it here, and nowhere else: the link does not
+//! look further than the end of its certificate. The manager that says so is believed as one that gives a
+//! certificate is, by its own.
+//!
 //! What is answered is believed if it is this node's, for its new key, and by an authority that it
 //! believes already. So it does not matter who answers.
 
 use super::admission::certificate_names;
+use super::inbox::Inbox;
 use super::keychain::Keychain;
+use super::link::BRING_BACK;
 use crate::cli::pinned;
 use crate::cli::screen::wall_now;
 use crate::config::NodeConfig;
 use crate::trust::{NodeFiles, serial};
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::certificates::{RenewAnswer, RenewRefused, RenewRequest};
 use quorate_api::view::Problem;
 use quorate_model::id::NodeId;
 use quorate_model::state::{ClusterState, Role};
-use quorate_trust::ca::{CaCertificate, NodeCertificate};
+use quorate_node::Event;
+use quorate_trust::ca::{CaCertificate, NodeCertificate, NodeCertificateError};
 use quorate_trust::fingerprint::Fingerprint;
 use quorate_trust::key::{CertificateRequest, NodeKey};
 use quorate_trust::renewal::{RenewError, renewing, verified, vouch};
@@ -50,6 +57,7 @@ pub(super) async fn run(
     keychain: Arc<Keychain>,
     mut known: watch::Receiver<Arc<ClusterState>>,
     mut signed_by: watch::Receiver<Option<Fingerprint>>,
+    inbox: Inbox,
 ) {
     let mut pause = PAUSE;
     loop {
@@ -67,6 +75,9 @@ pub(super) async fn run(
                 Err(error) => {
                     let again = pause;
                     warn!("this node's certificate is not renewed yet: {error:#}");
+                    if let Some(SaysExpelled { by }) = error.downcast_ref() {
+                        inbox.send(Event::Expelled { by: *by }).await;
+                    }
                     pause = (pause * 2).min(PAUSE_MAX);
                     again
                 }
@@ -123,16 +134,23 @@ async fn renew(
     Ok(())
 }
 
-/// APIs of managers other than this node.
-fn managers(config: &NodeConfig, known: &ClusterState) -> Vec<String> {
+/// A manager says that this node was expelled.
+#[derive(Debug, thiserror::Error)]
+#[error("this node was expelled, says node {by}. {BRING_BACK}")]
+struct SaysExpelled {
+    by: NodeId,
+}
+
+/// Managers other than this node, with their APIs.
+fn managers(config: &NodeConfig, known: &ClusterState) -> Vec<(NodeId, String)> {
     let others = known.nodes.values().map(|record| &record.identity);
     let others = others.filter(|other| other.id != config.node.id && other.roles.contains(&Role::Manager));
-    others.map(|other| other.api.clone()).collect()
+    others.map(|other| (other.id, other.api.clone())).collect()
 }
 
 /// The first certificate that one of the managers gives.
 fn ask(
-    managers: &[String],
+    managers: &[(NodeId, String)],
     files: &NodeFiles,
     request: &CertificateRequest,
     plain: bool,
@@ -145,14 +163,18 @@ fn ask(
     };
     let body = serde_json::to_string(&body)?;
     let mut failure = anyhow::anyhow!("this node knows of no other manager");
-    for api in managers {
+    for (manager, api) in managers {
         // Whichever authority the manager's own certificate is of.
         for authority in &files.authorities {
             let agent = agent((!plain).then(|| authority.fingerprint()))?;
             let url = if plain { format!("http://{api}") } else { format!("https://{api}") };
             match answer(&agent, &url, &body) {
                 Ok(certificate) => return Ok(certificate),
-                Err(error) => failure = error.context(format!("asking {api}")),
+                // Over plain HTTP anybody could say so.
+                Err(NotGiven::Refused(problem)) if problem.code == "node-expelled" && !plain => {
+                    return Err(SaysExpelled { by: *manager }.into());
+                }
+                Err(error) => failure = anyhow::Error::new(error).context(format!("asking {api}")),
             }
         }
     }
@@ -172,18 +194,31 @@ fn agent(pin: Option<Fingerprint>) -> anyhow::Result<ureq::Agent> {
     })
 }
 
-fn answer(agent: &ureq::Agent, url: &str, body: &str) -> anyhow::Result<NodeCertificate> {
+/// Why a manager gave no certificate.
+#[derive(Debug, thiserror::Error)]
+enum NotGiven {
+    #[error("{} ({})", .0.message, .0.code)]
+    Refused(Problem),
+    #[error("HTTP status {0}")]
+    Status(ureq::http::StatusCode),
+    #[error("no answer")]
+    NoAnswer(#[from] ureq::Error),
+    #[error("reading the answer")]
+    NoJson(#[from] serde_json::Error),
+    #[error("reading the new certificate")]
+    NoCertificate(#[from] NodeCertificateError),
+}
+
+fn answer(agent: &ureq::Agent, url: &str, body: &str) -> Result<NodeCertificate, NotGiven> {
     let url = format!("{url}/v1/certificates");
     let mut response = agent.post(&url).header("content-type", "application/json").send(body)?;
     let text = response.body_mut().read_to_string()?;
     if !response.status().is_success() {
-        match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => bail!("{} ({})", problem.message, problem.code),
-            Err(_) => bail!("HTTP status {}", response.status()),
-        }
+        let problem = serde_json::from_str(&text);
+        return Err(problem.map_or(NotGiven::Status(response.status()), NotGiven::Refused));
     }
-    let answer: RenewAnswer = serde_json::from_str(&text).context("reading the answer")?;
-    NodeCertificate::from_pem(&answer.certificate).context("reading the new certificate")
+    let answer: RenewAnswer = serde_json::from_str(&text)?;
+    Ok(NodeCertificate::from_pem(&answer.certificate)?)
 }
 
 /// A manager's part: a new certificate for a node that shows its old one.

@@ -34,6 +34,7 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         gateways: scene.gateways(),
         events: scene.events(),
         expelled_by: node.expelled_by().map(|by| scene.name(by)),
+        strangers: scene.strangers(),
         nodes,
         services,
         announced: config.node.announced.as_ref().map(|announced| AnnouncedView {
@@ -110,6 +111,12 @@ impl Scene<'_> {
             told.into_iter().find(|node| node.id == id).map(|node| node.name.clone())
         };
         known.or_else(configured).unwrap_or_else(|| id.to_string())
+    }
+
+    fn strangers(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.node.strangers().into_iter().map(|stranger| self.name(stranger)).collect();
+        names.sort_by_key(|name| natural(name));
+        names
     }
 
     /// All nodes of a cluster speak TLS, or none does.

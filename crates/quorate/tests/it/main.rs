@@ -24,6 +24,7 @@ mod leftovers;
 mod load;
 mod managers;
 mod members;
+mod missed;
 mod one_way;
 mod races;
 mod rotation;

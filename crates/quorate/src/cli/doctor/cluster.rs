@@ -6,7 +6,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::screen::took;
 use crate::cli::target::Target;
-use crate::serve::BRING_BACK;
+use crate::serve::{BRING_BACK, MISSED_ROTATION, join_anew};
 use quorate_api::ha::is_two_nodes;
 use quorate_api::view::{ClusterHealth, ElectorsView, NodeState, NodeView, Overview};
 use quorate_model::member::ha::TWO_NODES;
@@ -46,6 +46,15 @@ pub(super) fn examine(context: &Context, target: &Target) -> Vec<Finding> {
             format!("{} was removed from the cluster, says {by}", overview.answered_by),
             "nothing that it does counts, and its services are stopped here",
             BRING_BACK,
+        )];
+    }
+    if !overview.strangers.is_empty() {
+        let (here, strangers) = (&overview.answered_by, overview.strangers.join(", "));
+        return vec![Finding::bad(
+            "membership",
+            format!("{here} {MISSED_ROTATION}: it and {strangers} do not believe each other's certificates"),
+            "nothing that it does counts, and its services are stopped here",
+            join_anew(here),
         )];
     }
     // A node alone decides alone.

@@ -234,6 +234,49 @@ async fn a_node_of_another_version_is_refused_with_both_versions_named_on_both_s
     assert!(heard.try_recv().is_err(), "it was not heard");
 }
 
+/// That it was expelled is said in the handshake, before anybody speaks of versions: else one that was upgraded,
+/// or that others left behind, would never hear of it and run for ever what runs elsewhere by now.
+#[tokio::test]
+async fn an_expelled_node_of_another_version_is_told_that_it_is_expelled() {
+    for version in [wire::VERSION + 1, wire::VERSION - 1] {
+        let authority = tempfile::tempdir().unwrap();
+        let (mut outcast, peer) = (member(&authority, 2), member(&authority, 3));
+        outcast.me.version = version;
+        let (address, heard, mut turned_away) = listen_for_all(&peer).await;
+        let error = why(handshake(&outcast.me, peer.me.node, address).await);
+        assert!(error.starts_with("incompatible version"), "as long as it is a member: {error}");
+        assert!(turned_away.recv().await.unwrap().1.starts_with("incompatible version"));
+        peer.expelled.send_replace(BTreeSet::from([outcast.me.node]));
+        let (_, events) = reach(&outcast, &peer, address);
+        let (event, _) = next(events).await;
+        assert!(matches!(event, Event::Expelled { by } if by == peer.me.node), "{event:?}");
+        assert_eq!(turned_away.recv().await.unwrap().1, "the other side is refused: it was expelled from this cluster");
+        assert!(heard.try_recv().is_err(), "it was not heard");
+    }
+}
+
+#[tokio::test]
+async fn a_node_knows_those_of_another_authority_whoever_of_the_two_does_not_believe_the_other() {
+    let (authority, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (me, peer, _) = (member(&authority, 2), member(&authority, 3), member(&other, 4));
+    let (old, new) = (authority_in(&authority), authority_in(&other));
+    let believing = |side: &Member, authorities: &[&Ca]| {
+        let authorities = authorities.iter().map(|ca| ca.certificate().clone()).collect();
+        NodeFiles { authorities, ..side.files.clone() }
+    };
+    let theirs = with_certificate(&believing(&peer, &[&new]), &new, peer.me.node, 0);
+    peer.me.tls.put_in_force(&theirs).unwrap();
+    let (address, heard) = listen(&peer).await;
+    // It missed the rotation, or all of it but the first step.
+    for believes in [&[&old][..], &[&old, &new]] {
+        me.me.tls.put_in_force(&believing(&me, believes)).unwrap();
+        let (_, events) = reach(&me, &peer, address);
+        let (event, _) = next(events).await;
+        assert!(matches!(event, Event::Stranger { peer: node } if node == peer.me.node), "{event:?}");
+    }
+    assert!(heard.try_recv().is_err());
+}
+
 #[tokio::test]
 async fn who_says_hello_for_another_node_than_its_certificate_names_is_sent_away() {
     let authority = tempfile::tempdir().unwrap();

@@ -173,23 +173,42 @@ const ROTATED: &str =
 #[error("{why}")]
 struct Refused {
     why: String,
-    /// The other side says that this node was expelled.
-    expelled: bool,
+    whom: Whom,
+}
+
+/// What a refusal means for this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    /// The other side says that it was expelled.
+    Expelled,
+    /// The two are of different authorities.
+    Stranger,
+    /// Anything else; it may pass.
+    Other,
 }
 
 pub(super) fn refused(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled: false })
+    refused_as(why, Whom::Other)
+}
+
+fn refused_as(why: String, whom: Whom) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, Refused { why, whom })
 }
 
 /// The words of a TLS error that is about certificates; others as they are.
 pub(super) fn explain(error: io::Error) -> io::Error {
     match (Refusal::of_io(&error), Verdict::of_io(&error)) {
-        (Some(refusal @ Refusal::ForeignCa), _) => refused(format!("the other side is refused: {refusal}{ROTATED}")),
+        (Some(refusal @ Refusal::ForeignCa), _) => {
+            refused_as(format!("the other side is refused: {refusal}{ROTATED}"), Whom::Stranger)
+        }
         (Some(refusal), _) => refused(format!("the other side is refused: {refusal}")),
         (None, Some(verdict)) => {
-            let hint = if verdict == Verdict::ForeignCa { ROTATED } else { "" };
-            let (why, expelled) = (format!("{verdict}{hint}"), verdict == Verdict::Expelled);
-            io::Error::new(io::ErrorKind::InvalidData, Refused { why, expelled })
+            let (hint, whom) = match verdict {
+                Verdict::ForeignCa => (ROTATED, Whom::Stranger),
+                Verdict::Expelled => ("", Whom::Expelled),
+                _ => ("", Whom::Other),
+            };
+            refused_as(format!("{verdict}{hint}"), whom)
         }
         (None, None) => error,
     }
@@ -202,7 +221,16 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
 
 /// Whether the other side says that this node was expelled.
 pub(super) fn says_expelled(error: &io::Error) -> bool {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<Refused>()).is_some_and(|refused| refused.expelled)
+    whom(error) == Some(Whom::Expelled)
+}
+
+/// Whether the two have certificates of different authorities.
+pub(super) fn is_of_another_authority(error: &io::Error) -> bool {
+    whom(error) == Some(Whom::Stranger)
+}
+
+fn whom(error: &io::Error) -> Option<Whom> {
+    error.get_ref()?.downcast_ref::<Refused>().map(|refused| refused.whom)
 }
 
 /// A connection of the link in either direction.
