@@ -32,6 +32,7 @@ mod seeds;
 mod services;
 mod settings;
 mod show;
+mod slow;
 mod storage;
 mod tls;
 mod torture;
