@@ -18,6 +18,7 @@ mod founded;
 mod gateway;
 mod gossiping;
 mod growing;
+mod guessing;
 mod ha;
 mod lan;
 mod leftovers;
