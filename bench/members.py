@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Real nodes, one in each of ten network namespaces: how soon the others see that one is gone, whom
-they take for gone who is not, what gossip costs while nothing happens, and how long a join takes.
+they take for gone who is not, what gossip costs while nothing happens, how long a join takes, and what
+others notice while passwords are guessed.
 
-Arguments: any of gone alarms idle join (all of them by default), --nodes N, --runs N. Needs root. Every
+Arguments: any of gone alarms idle join guessing (all of them by default), --nodes N, --runs N. Needs root. Every
 namespace is named after this process and removed again; no packet leaves them. A node's view is what
 it sends on its own `GET /v1/stream`, taken when it arrives here."""
-import contextlib, json, os, random, re, shutil, signal, socket, statistics, struct, subprocess, sys, tempfile, threading, time
+import contextlib, http.client, itertools, json, os, random, re, shutil, signal, socket, ssl, statistics, struct, subprocess, sys, tempfile, threading, time
 
 BINARY = os.environ["QUORATE_BINARY"]
 NAME = f"qmb{os.getpid()}"
@@ -312,14 +313,105 @@ def join(network, times=100):
     cluster.stop()
 
 
+PASSWORD = "correct horse battery"
+OTHERS = "10.77.0.200"
+
+
+def connect(i, source=None):
+    return http.client.HTTPSConnection(f"10.77.0.{i + 1}", 7000, timeout=30, source_address=source and (source, 0),
+                                       context=ssl._create_unverified_context())
+
+
+def ask(connection, method, path, body=None, token=None):
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    connection.request(method, path, json.dumps(body) if body else None, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def guess(i, seconds, rate=20):
+    """Guesses at one node, in its namespace: in turn at one account, and at another from another address each
+    time, which is not throttled and costs the server a hash. Prints how often each status was the answer."""
+    began, answers = time.monotonic(), {}
+    for number in itertools.count():
+        if (wait := began + number / rate - time.monotonic()) > 0:
+            time.sleep(wait)
+        if time.monotonic() > began + seconds:
+            break
+        user, source = ("victim", None) if number % 2 else (f"user{i}x{number}", f"127.{i + 1}.{number >> 8}.{number & 255}")
+        with contextlib.closing(connect(i, source)) as connection:
+            status, _ = ask(connection, "POST", "/v1/login", {"user": user, "password": "wrong password", "token": True})
+        answers[status] = answers.get(status, 0) + 1
+    print(json.dumps(answers))
+
+
+def calls(token, nodes, seconds):
+    """Asks each node in turn for what others ask, and logs in now and then, from an address that nobody guesses
+    from. Prints how long each answer took, in seconds, by request."""
+    connections = [connect(i, OTHERS) for i in range(nodes)]
+    bodies = {"GET /v1/status": None, "POST /v1/db/exec": {"sql": "INSERT INTO t VALUES (1)"},
+              "POST /v1/login": {"user": "honest", "password": PASSWORD, "token": True}}
+    took = {request: [] for request in bodies}
+    until = time.monotonic() + seconds
+    for round in itertools.count():
+        if time.monotonic() > until:
+            break
+        for i, connection in enumerate(connections):
+            for request, body in bodies.items():
+                if request == "POST /v1/login" and round % (3 * nodes) != 3 * i:
+                    continue
+                began = time.monotonic()
+                status, answer = ask(connection, *request.split(), body, token)
+                took[request].append(time.monotonic() - began)
+                if status != 200:
+                    sys.exit(f"{request}: {status} {answer}")
+            time.sleep(0.005)
+    print(json.dumps(took))
+
+
+def guessing(network, nodes=min(NODES, 5), seconds=30):
+    cluster = Cluster(network, nodes=nodes)
+    sh(*inside(network.nodes[0], "ip", "addr", "add", f"{OTHERS}/24", "dev", "q0"))
+    with open(f"{cluster.dir}/password", "w") as file:
+        file.write(PASSWORD)
+    local = ["--server", f"unix:{cluster.dir}/0/api.sock"]
+    for user in ["victim", "honest"]:
+        cluster.cli(0, *local, "user", "create", user, "--role", "admin", "--password-file", file.name)
+    cluster.cli(0, *local, "db", "exec", "CREATE TABLE t (n INTEGER)")
+    made = cluster.cli(0, *local, "token", "create", "bench", "--user", "honest", "--scope", "cluster-read", "--scope",
+                       "sql-write", "-o", "json")
+    token = json.loads(made)["token"]
+    self = [sys.executable, __file__]
+    call = lambda: json.loads(sh(*inside(network.nodes[0], *self, "calls", token, str(nodes), str(seconds))))
+    without = call()
+    guessers = [subprocess.Popen(inside(network.nodes[i], *self, "guess", str(i), str(seconds + 2)), stdout=subprocess.PIPE)
+                for i in range(nodes)]
+    during = call()
+    answers = [json.loads(guesser.communicate()[0]) for guesser in guessers]
+    total = lambda status: sum(answer.get(status, 0) for answer in answers) / (seconds + 2)
+    print(f"\nGuesses a second at {nodes} nodes: {total('401'):.0f} compared, {total('429'):.0f} throttled, {total('503'):.0f} refused as too many\n")
+    print("| p99, guessing ÷ not | call | p50 / p99 ms | while passwords are guessed | calls |\n|---|---|---|---|---|")
+    for request in without:
+        of = lambda took: f"{statistics.median(took) * 1000:.1f} / {percentile(took, 99) * 1000:.1f}"
+        ratio = percentile(during[request], 99) / percentile(without[request], 99)
+        print(f"| **{ratio:.2f}×** | `{request}` | {of(without[request])} | {of(during[request])} | {len(without[request])}, {len(during[request])} |")
+    cluster.stop()
+
+
 if sys.argv[1:2] == ["count"]:
     count(float(sys.argv[2]))
+    sys.exit()
+if sys.argv[1:2] == ["guess"]:
+    guess(int(sys.argv[2]), float(sys.argv[3]))
+    sys.exit()
+if sys.argv[1:2] == ["calls"]:
+    calls(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
     sys.exit()
 print(f"load before: {open('/proc/loadavg').read().split()[0]}")
 network = Network()
 try:
-    for what in sys.argv[1:] or ["gone", "alarms", "idle", "join"]:
-        {"gone": gone, "alarms": alarms, "idle": idle, "join": join}[what](network)
+    for what in sys.argv[1:] or ["gone", "alarms", "idle", "join", "guessing"]:
+        {"gone": gone, "alarms": alarms, "idle": idle, "join": join, "guessing": guessing}[what](network)
 finally:
     for cluster in CLUSTERS:
         cluster.stop()

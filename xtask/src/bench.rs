@@ -15,10 +15,10 @@ pub(crate) enum Bench {
     First(Options),
     /// One gateway core: CPU per request against HAProxy.
     Gateway(Options),
-    /// Ten nodes in network namespaces: how soon a lost one is seen, false alarms, idle gossip, joins.
-    /// Alone; nobody else has the same. Needs root.
+    /// Ten nodes in network namespaces: how soon a lost one is seen, false alarms, idle gossip, joins; and five,
+    /// whose other calls are timed while passwords are guessed. Alone; nobody else has the same. Needs root.
     Members {
-        /// What to measure: any of gone, alarms, idle, join. Default: all.
+        /// What to measure: any of gone, alarms, idle, join, guessing. Default: all.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// How many nodes.

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::cluster::command;
 use crate::members::Done;
 use crate::problem::Failure;
-use crate::request::{Patience, patience, read_body, read_json, read_query};
+use crate::request::{Patience, patience, read_json, read_query, read_strangers_body};
 use crate::server::Shared;
 use crate::view::Problem;
 use axum::Json;
@@ -175,7 +175,7 @@ pub(crate) async fn renew<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<RenewAnswer>, Failure> {
-    let request: RenewRequest = read_json(&read_body(&headers, body).await?)?;
+    let request: RenewRequest = read_json(&read_strangers_body(&headers, body).await?)?;
     match app.backend.renew(request) {
         Ok(answer) => Ok(Json(answer)),
         Err(refused) => {

@@ -21,7 +21,7 @@
 use crate::access::Acting;
 use crate::backend::{Backend, JoinError};
 use crate::problem::Failure;
-use crate::request::{Patience, patience, read_body, read_json, read_query};
+use crate::request::{Patience, patience, read_json, read_query, read_strangers_body};
 use crate::server::Shared;
 use crate::view::Problem;
 use axum::Json;
@@ -182,7 +182,7 @@ pub(crate) async fn check<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<JoinCheck>, Failure> {
-    let request: JoinRequest = read_json(&read_body(&headers, body).await?)?;
+    let request: JoinRequest = read_json(&read_strangers_body(&headers, body).await?)?;
     let actor = acting.on(&app.access(), &request.name)?;
     match app.backend.check_join(request, acting.peer().ip()).await {
         Ok(check) => Ok(Json(check)),
@@ -214,7 +214,7 @@ pub(crate) async fn join<B: Backend>(
     body: Body,
 ) -> Result<Json<JoinAnswer>, Failure> {
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
-    let request: JoinRequest = read_json(&read_body(&headers, body).await?)?;
+    let request: JoinRequest = read_json(&read_strangers_body(&headers, body).await?)?;
     let actor = acting.on(&app.access(), &request.name)?;
     match app.backend.join(request, acting.peer().ip(), actor.clone(), patience).await {
         Ok(answer) => Ok(Json(answer)),

@@ -33,6 +33,7 @@ mod secrets;
 mod server;
 mod stream;
 pub mod view;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -49,3 +50,4 @@ pub use health::Ready;
 pub use openapi::document as openapi_document;
 pub use secrets::SecretView;
 pub use server::{Accept, ApiOptions, Plain, router, serve, serve_unix};
+pub use waiting::Limits;

@@ -1,9 +1,11 @@
 //! What requests have in common: their id, their body, their patience.
 
 use crate::problem::Failure;
+use crate::waiting::BodyTooSlow;
+use axum::BoxError;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -20,6 +22,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Longest body that is read.
 pub(crate) const BODY_MAX: usize = 8 << 20;
+/// Longest body of whoever has not said yet who it is.
+pub(crate) const STRANGERS_BODY_MAX: usize = 64 << 10;
 /// Most statements in one request.
 pub(crate) const STATEMENTS_MAX: usize = 1_000;
 
@@ -79,29 +83,65 @@ pub(crate) fn fresh_id() -> RequestId {
 
 /// Reads the body whole, up to [`BODY_MAX`].
 pub(crate) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+    read_up_to(BODY_MAX, headers, body).await
+}
+
+/// Reads the body whole, up to [`STRANGERS_BODY_MAX`]: on paths that nobody needs to be known for,
+/// where many may send half a body and keep it waiting.
+pub(crate) async fn read_strangers_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+    read_up_to(STRANGERS_BODY_MAX, headers, body).await
+}
+
+async fn read_up_to(most: usize, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_MAX as u64) {
-        return Err(too_large());
+    if announced.is_some_and(|length| length > most as u64) {
+        return Err(too_large(most));
     }
-    match Limited::new(body, BODY_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Failure::bad_request(
-            "body-cut",
-            format!("the body could not be read to its end: {error}"),
-            "send it again",
-        )),
+    let mut body = Limited::new(body, most);
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(unread(most))?.into_data() else { continue };
+        // Most bodies come in one piece. Others are copied: a thousand pieces of a byte would each cost fifty.
+        if first.is_empty() && all.is_empty() {
+            first = piece;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&piece);
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+fn unread(most: usize) -> impl Fn(BoxError) -> Failure {
+    move |error| {
+        if error.is::<LengthLimitError>() {
+            return too_large(most);
+        }
+        if is_too_slow(&*error) {
+            return Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body-too-slow",
+                "the body did not come to its end in time",
+                "send it again, over a faster line or in several requests",
+            );
+        }
+        let message = format!("the body could not be read to its end: {error}");
+        Failure::bad_request("body-cut", message, "send it again")
     }
 }
 
-fn too_large() -> Failure {
+fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<BodyTooSlow>())
+}
+
+fn too_large(most: usize) -> Failure {
     Failure::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "body-too-large",
-        format!("the body is longer than {BODY_MAX} bytes"),
+        format!("the body is longer than {most} bytes"),
         "split it into several requests",
     )
-    .with_details(serde_json::json!({ "limit": BODY_MAX }))
+    .with_details(serde_json::json!({ "limit": most }))
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
@@ -160,6 +200,16 @@ pub(crate) struct Patience {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_read_whole() {
+        for pieces in [&[][..], &["a"], &["", "a", "bc", ""], &["ab", "c"]] {
+            let frames = pieces.iter().map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece.as_bytes())));
+            let body = Body::from_stream(futures_util::stream::iter(frames.collect::<Vec<_>>()));
+            let read = read_body(&HeaderMap::new(), body).await.unwrap();
+            assert_eq!(read, pieces.concat(), "{pieces:?}");
+        }
+    }
 
     #[test]
     fn fresh_ids_are_random_uuids_and_never_repeat() {

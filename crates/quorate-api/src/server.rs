@@ -1,12 +1,14 @@
 //! The router and the loop that serves it.
 //!
-//! Why not `axum::serve`: it sets neither a deadline for a request's head, nor TCP_NODELAY, nor an
-//! end for streams that never end by themselves.
+//! Why not `axum::serve`: it sets neither deadlines for what a client has to say or to take, nor a
+//! bound on how many keep it waiting, nor TCP_NODELAY, nor an end for streams that never end by
+//! themselves.
 
 use crate::access::password::Hashing;
 use crate::access::{AuthMode, Denials, Gate, Peer, audit, gate, login, roles, tokens, users};
 use crate::backend::Backend;
 use crate::problem::Failure;
+use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
     certificates, cluster, console, database, guard, ha, health, join, kuzzle, log, managers, members, openapi, rqlite,
     secrets, stream,
@@ -16,6 +18,7 @@ use axum::extract::Request;
 use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, get, on};
+use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,10 +34,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Longest wait for the head of a request, also on a connection that is kept open.
-const HEAD_WITHIN: Duration = Duration::from_secs(60);
-/// Longest wait for the handshake of a connection.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once the server is asked to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// Pause after the system refused a connection (too many open files), so that it is no busy loop.
@@ -55,6 +54,8 @@ pub struct ApiOptions {
     pub auth: AuthMode,
     /// Whether browsers come over TLS: the session's cookie is then `__Host-quorate` and `Secure`.
     pub tls: bool,
+    /// What clients may make it wait for.
+    pub limits: Limits,
 }
 
 impl ApiOptions {
@@ -293,17 +294,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Accept<S> for Plain {
 struct WithPeer {
     service: TowerToHyperService<Router>,
     peer: Peer,
+    client: Arc<Client>,
+    limits: Limits,
 }
 
 impl hyper::service::Service<http::Request<hyper::body::Incoming>> for WithPeer {
-    type Response = axum::response::Response;
+    type Response = http::Response<Leaving>;
     type Error = std::convert::Infallible;
-    type Future =
-        <TowerToHyperService<Router> as hyper::service::Service<http::Request<hyper::body::Incoming>>>::Future;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
+    fn call(&self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        let mut request: http::Request<Arriving> = request.map(|body| self.client.arriving(body, self.limits));
         request.extensions_mut().insert(self.peer);
-        self.service.call(request)
+        let (answer, client) = (self.service.call(request), self.client.clone());
+        Box::pin(async move { answer.await.map(|answer| client.leaving(answer)) })
     }
 }
 
@@ -385,11 +389,12 @@ async fn run<B: Backend, D: Door>(
     options: ApiOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let node = options.node_name.clone();
+    let (node, limits) = (options.node_name.clone(), options.limits);
     let (sender, open) = watch::channel(());
     let service = TowerToHyperService::new(build(&Arc::new(App::new(backend, options, open.clone(), None))));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).pipeline_flush(true);
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head).pipeline_flush(true);
+    let waiting = Waiting::new(limits);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -407,11 +412,12 @@ async fn run<B: Backend, D: Door>(
                 continue;
             }
         };
-        let answer = WithPeer { service: service.clone(), peer };
+        let client = waiting.connected();
+        let answer = WithPeer { service: service.clone(), peer, client: client.clone(), limits };
         let (http, acceptor, mut open) = (http.clone(), acceptor.clone(), open.clone());
-        connections.spawn(async move {
-            let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(socket)).await {
-                Ok(Ok(stream)) => stream,
+        let talk = async move {
+            let stream = match tokio::time::timeout(limits.handshake, acceptor.accept(socket)).await {
+                Ok(Ok(stream)) => answer.client.taking(stream, limits),
                 Ok(Err(error)) => return tracing::debug!(?peer, %error, "a client's handshake failed"),
                 Err(_) => return tracing::debug!(?peer, "a client's handshake took too long"),
             };
@@ -425,7 +431,13 @@ async fn run<B: Backend, D: Door>(
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(%error, "a connection to the API ended early");
+                tracing::debug!(?peer, %error, "a connection to the API ended early");
+            }
+        };
+        connections.spawn(async move {
+            tokio::select! {
+                () = talk => {}
+                () = client.cut_off() => tracing::debug!(?peer, "the client that was waited for longest makes room"),
             }
         });
     }

@@ -46,6 +46,7 @@ mod access;
 mod ha;
 mod managers;
 mod members;
+mod waiting;
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -52,7 +52,7 @@ use keeper::Keeper;
 use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
 use quorate_api::backend::AccessView;
-use quorate_api::{ApiOptions, AuthMode};
+use quorate_api::{ApiOptions, AuthMode, Limits};
 use quorate_membership::seal::KeyRing;
 use quorate_model::command::Refusal;
 use quorate_model::member::NotAdmitted;
@@ -412,6 +412,7 @@ async fn serve(
         hosts: hosts(&config),
         auth: config.node.auth,
         tls: !config.node.plain_http,
+        limits: client_limits(),
         ..ApiOptions::default()
     };
     let (stop, stopped) = watch::channel(false);
@@ -478,6 +479,15 @@ fn hosts(config: &NodeConfig) -> Vec<String> {
         hosts.push(name.to_owned());
     }
     hosts
+}
+
+/// Clients that are waited for get a quarter of the files that this process may open, at the most: the log, the
+/// databases and other nodes need theirs.
+fn client_limits() -> Limits {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let quarter = files.map_or(usize::MAX, |files| usize::try_from(files / 4).unwrap_or(usize::MAX));
+    let limits = Limits::default();
+    Limits { waiting: limits.waiting.min(quarter), ..limits }
 }
 
 /// A node that the cluster does not have says why, each time that the reason changes.

@@ -4,7 +4,7 @@ use super::password::{Compared, acceptable, random};
 use super::{Acting, OWN_PATIENCE, carry_out, shown};
 use crate::backend::Backend;
 use crate::problem::Failure;
-use crate::request::{fresh_id, read_body, read_json};
+use crate::request::{fresh_id, read_body, read_json, read_strangers_body};
 use crate::server::{ApiOptions, Shared};
 use crate::view::Problem;
 use axum::Json;
@@ -61,7 +61,7 @@ pub(crate) async fn log_in<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
-    let request: LogIn = read_json(&read_body(&headers, body).await?)?;
+    let request: LogIn = read_json(&read_strangers_body(&headers, body).await?)?;
     let right = check_password(&app, &acting, &request.user, request.password).await?;
     let text = format!("qs_{}", Digest(random()));
     let hash = Digest::of(text.as_bytes());

@@ -138,7 +138,7 @@ impl Guarded {
     }
 
     /// The same from another address of this machine.
-    fn ask_from(
+    pub(crate) fn ask_from(
         &self,
         from: IpAddr,
         node: &str,
@@ -295,7 +295,7 @@ fn guessing_over_five_nodes_is_evaluated_as_seldom_as_on_one() {
 }
 
 /// Largest memory of a process so far, in KiB.
-fn memory_at_most(pid: u32) -> u64 {
+pub(crate) fn memory_at_most(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()

@@ -82,8 +82,8 @@ fn garbage_and_slow_clients_at_every_port_change_nothing_and_are_sent_away() {
         cluster.exec("n1", &format!("INSERT INTO t VALUES ({number})"));
         assert_eq!(crate::load::ask(cluster.gateway_address(), "/whoami").unwrap().status, 200);
     }
-    // On the link nobody may be slow. The API gives a browser a minute for its head; the gateway's patience is
-    // tested beside it. Whoever still hangs there has harmed nobody.
+    // On the link nobody may be slow. What the API gives its clients is tested in `slow.rs`; the gateway's patience
+    // beside it. Whoever still hangs there has harmed nobody.
     wait_for("the node link sends them away", PATIENCE, || {
         held.retain_mut(|(_, stream)| !is_ended(stream));
         (!held.iter().any(|(port, _)| *port == "node link")).then_some(())

@@ -39,16 +39,16 @@ pub(crate) fn certify(ca: &Ca, node: Uuid, data_dir: &Path) {
 }
 
 /// One node whose API is served over TLS.
-struct Server {
-    cluster: TestCluster,
-    port: String,
+pub(crate) struct Server {
+    pub(crate) cluster: TestCluster,
+    pub(crate) port: String,
     pin: Fingerprint,
     /// With certificates of `quorate` and `company`, in PEM.
     dir: std::path::PathBuf,
 }
 
 /// `own`: the API shows a certificate of the company's authority.
-fn serve(own: bool) -> Server {
+pub(crate) fn serve(own: bool) -> Server {
     let private = tempfile::Builder::new().prefix("quorate-it-").tempdir().unwrap();
     let dir = private.path().canonicalize().unwrap();
     let addresses = free_addresses(2);
@@ -103,7 +103,7 @@ impl Server {
         finished(quorate(&["--server", url]).args(args).output().unwrap())
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.dir.join(name).to_str().unwrap().to_owned()
     }
 
