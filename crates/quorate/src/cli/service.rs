@@ -9,6 +9,7 @@ use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, Screen, took};
 use clap::{Args, Subcommand};
 use quorate_api::view::{ReplicaView, ServiceView};
+use quorate_model::id::ReplicaId;
 use quorate_model::spec::{self, Format, SpecDocument, SpecError};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -21,6 +22,9 @@ use ureq::http::Method;
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Restarts after which a copy that is not healthy will not become so by waiting.
 const HOPELESS_RESTARTS: u32 = 5;
+/// A program that nobody checks counts as started when it has run for this long: one that ends at once was
+/// running too, for a moment.
+const UNCHECKED_RUNS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceCommand {
@@ -383,6 +387,8 @@ fn wait_until_healthy(
     accepted: impl Fn(&ServiceView) -> bool,
 ) -> Result<ServiceView, Failure> {
     let mut last = None;
+    // What ran without a check, and since when.
+    let mut unchecked: Option<(Vec<(ReplicaId, u32)>, Instant)> = None;
     loop {
         let view = match (show(client, name), last) {
             (Ok(view), _) => view,
@@ -393,7 +399,14 @@ fn wait_until_healthy(
             (Err(failure), _) => return Err(failure),
         };
         if accepted(&view) {
-            if is_settled(&view) {
+            let settled =
+                is_settled(&view).then(|| live(&view).map(|replica| (replica.id, replica.restarts)).collect());
+            unchecked = settled.map(|now: Vec<_>| match unchecked.take() {
+                Some((before, since)) if before == now => (before, since),
+                _ => (now, Instant::now()),
+            });
+            let ran = unchecked.as_ref().map(|(_, since)| since.elapsed());
+            if ran.is_some_and(|ran| view.spec.health.is_some() || ran >= UNCHECKED_RUNS) {
                 context.screen.progress_over();
                 return Ok(view);
             }

@@ -180,11 +180,11 @@ impl Lan {
         self.ok(server, &format!("{serve} echo $! > server.pid"));
     }
 
-    /// Whether the node that was started last has not ended.
+    /// Whether the node that was started last has not ended, with all its threads: the last of them closes its files.
     pub(crate) fn runs(&self, server: &str) -> bool {
         // Nobody asks for the status of what ended: it stays a zombie.
-        let state = self.types(server, "cut -d ' ' -f 3 /proc/$(cat server.pid)/stat").stdout;
-        !["", "Z"].contains(&state.trim())
+        let state = self.types(server, "cd /proc/$(cat server.pid) && cut -d ' ' -f 3 stat && ls task | wc -l").stdout;
+        !["", "Z 1"].contains(&state.split_whitespace().collect::<Vec<_>>().join(" ").as_str())
     }
 
     /// Ends the node at once.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 const ALL: [&str; 3] = ["n1", "n2", "n3"];
 /// Without its second way gossip suspects somebody within 2 s.
 const WATCHED: Duration = Duration::from_secs(3);
+const WATCHES: usize = 4;
 
 /// Datagrams that this server's programs have got, and those that they have sent.
 fn datagrams(lan: &Lan, server: &str) -> (u64, u64) {
@@ -51,33 +52,38 @@ fn d5_a_one_way_cut_of_datagrams_makes_nobody_unreachable() {
     lan.make_cluster(&ALL);
     lan.write("n1", "CREATE TABLE t (n INTEGER)");
     wait_for("datagrams reach n3", PATIENCE, || (datagrams(&lan, "n3").0 > 0).then_some(()));
-    let suspected: Vec<usize> = ALL.iter().map(|server| suspicions(&lan, server)).collect();
-    let none_more = |cut: &str| {
-        let now: Vec<usize> = ALL.iter().map(|server| suspicions(&lan, server)).collect();
-        assert_eq!(now, suspected, "suspicions while n3 {cut}");
+    let suspected = || ALL.iter().map(|server| suspicions(&lan, server)).collect::<Vec<usize>>();
+    // A server that stands still for want of a processor is suspected too, at times. The cut would bring that
+    // about in every watch.
+    let watch_without_suspicion = |cut: &str| {
+        let quiet = (0..WATCHES).any(|_| {
+            let before = suspected();
+            watch(&lan);
+            suspected() == before
+        });
+        assert!(quiet, "suspicions in each of {WATCHES} watches while n3 {cut}: {:?}", suspected());
     };
 
     swallow(&lan, "n3", "iif eth0");
     let before = datagrams(&lan, "n3");
-    watch(&lan);
+    watch_without_suspicion("hears nothing");
     let after = datagrams(&lan, "n3");
     assert_eq!(after.0, before.0, "nothing gets in");
     assert!(after.1 > before.1, "and it goes on asking");
-    none_more("hears nothing");
     mend(&lan, "n3");
 
     for server in ["n1", "n2"] {
         swallow(&lan, server, &format!("from {}", lan.address("n3")));
     }
     let before = datagrams(&lan, "n3");
-    watch(&lan);
+    watch_without_suspicion("is not heard");
     let after = datagrams(&lan, "n3");
     assert!(after.0 > before.0 && after.1 > before.1, "it is asked, and answers into the void");
-    none_more("is not heard");
     ["n1", "n2"].iter().for_each(|server| mend(&lan, server));
 
     // Where the link is cut as well it is seen: the watching above can fail.
+    let before = suspicions(&lan, "n1");
     lan.ok("n3", "ip link set eth0 down");
     wait_for("n1 sees that n3 is gone", PATIENCE, || (lan.state("n1", "n3")? != "joined").then_some(()));
-    assert!(suspicions(&lan, "n1") > suspected[0], "by gossip");
+    wait_for("by gossip too", PATIENCE, || (suspicions(&lan, "n1") > before).then_some(()));
 }
