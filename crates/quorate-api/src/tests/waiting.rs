@@ -68,9 +68,11 @@ async fn drip(mut socket: TcpStream) -> String {
     let mut heard = Vec::new();
     let mut piece = [0; 1_024];
     let mut next = interval(Duration::from_millis(20));
+    let mut refused = false;
     loop {
         tokio::select! {
-            _ = next.tick() => if socket.write_all(b"x").await.is_err() { break },
+            // Nobody takes it any more: what was answered before that is still to be read.
+            _ = next.tick(), if !refused => refused = socket.write_all(b"x").await.is_err(),
             read = socket.read(&mut piece) => match read {
                 Ok(0) | Err(_) => break,
                 Ok(read) => heard.extend_from_slice(&piece[..read]),
