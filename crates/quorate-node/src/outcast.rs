@@ -63,6 +63,10 @@ impl Outcast {
 
     /// Nodes of another authority, if nobody can be elected without them.
     pub(crate) fn strangers(&self, configuration: &Configuration) -> BTreeSet<NodeId> {
+        // As nearly always; this is asked at every turn.
+        if self.strangers.is_empty() {
+            return BTreeSet::new();
+        }
         let strangers: BTreeSet<NodeId> = self.strangers.keys().copied().collect();
         let rest: BTreeSet<NodeId> = configuration.nodes().difference(&strangers).copied().collect();
         let too_many = configuration.is_known() && !configuration.is_majority(&rest);
