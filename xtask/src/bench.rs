@@ -15,6 +15,8 @@ pub(crate) enum Bench {
     First(Options),
     /// One gateway core: CPU per request against HAProxy.
     Gateway(Options),
+    /// How long the scheduler takes for 1,000 services on 50 nodes. Alone: nobody else's can be called like that.
+    Plan,
     /// Ten nodes in network namespaces: how soon a lost one is seen, false alarms, idle gossip, joins; and five,
     /// whose other calls are timed while passwords are guessed. Alone; nobody else has the same. Needs root.
     Members {
@@ -27,6 +29,19 @@ pub(crate) enum Bench {
         /// How often each kind of loss is tried.
         #[arg(long, default_value_t = 20)]
         runs: u32,
+    },
+    /// Services on five nodes in network namespaces: how long work stands still when a process, a node or the
+    /// leader is lost. Needs root.
+    Failover {
+        /// What to measure: any of process, singleton, leader, restart, managers, vip. Default: all.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// How often each.
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+        /// The failover time of the singletons, in seconds.
+        #[arg(long, default_value_t = 10)]
+        failover: u32,
     },
 }
 
@@ -44,11 +59,18 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(what: &Bench) -> Result<()> {
+    if matches!(what, Bench::Plan) {
+        return must("cargo", &["bench", "--quiet", "--package", "quorate-scheduler", "--bench", "plan"]);
+    }
     must("cargo", &["build", "--release", "--quiet", "--package", "quorate"])?;
     match what {
+        Bench::Plan => Ok(()),
         Bench::First(options) => first(options),
         Bench::Gateway(options) => gateway(options),
-        Bench::Members { only, nodes, runs } => members(only, *nodes, *runs),
+        Bench::Members { only, nodes, runs } => rigged("members.py", only, &[("--nodes", *nodes), ("--runs", *runs)]),
+        Bench::Failover { only, runs, failover } => {
+            rigged("failover.py", only, &[("--runs", *runs), ("--failover", *failover)])
+        }
     }
 }
 
@@ -89,17 +111,18 @@ fn gateway(options: &Options) -> Result<()> {
     script(options, root().join("bench/gateway.py"))
 }
 
-fn members(only: &[String], nodes: u32, runs: u32) -> Result<()> {
+/// A script of ours that makes its own nodes.
+fn rigged(name: &str, only: &[String], numbers: &[(&str, u32)]) -> Result<()> {
     needs::debian(&[("iproute2", "ip")])?;
     let status = Command::new("python3")
-        .arg(root().join("bench/members.py"))
+        .arg(root().join("bench").join(name))
         .args(only)
-        .args(["--nodes", &nodes.to_string(), "--runs", &runs.to_string()])
+        .args(numbers.iter().flat_map(|(flag, number)| [(*flag).to_owned(), number.to_string()]))
         .env("QUORATE_BINARY", root().join("target/release/quorate"))
         .status()
-        .context("starting members.py")?;
+        .with_context(|| format!("starting {name}"))?;
     if !status.success() {
-        bail!("members.py failed: {status}");
+        bail!("{name} failed: {status}");
     }
     Ok(())
 }

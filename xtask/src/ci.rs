@@ -27,10 +27,16 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("faketime", "faketime"),
     ("sqlite3", "sqlite3"),
+    ("resource-agents", "ocf-tester"),
+    // Before podman, which takes another runtime where there is none.
+    ("runc", "runc"),
+    ("podman", "podman"),
+    ("systemd-container", "systemd-nspawn"),
+    ("dbus", "dbus-daemon"),
 ];
 
-/// The release binary may be this large.
-const BINARY_BYTES_MAX: u64 = 30 << 20;
+/// The release binary may be this large: whoever adds to it sees what it costs.
+const BINARY_BYTES_MAX: u64 = 44 << 20;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
@@ -58,7 +64,7 @@ pub(crate) fn run() -> Result<()> {
         total.passed += count.passed;
         total.failed += count.failed;
     };
-    step("packages", &mut || one(needs::debian(PACKAGES)));
+    step("packages", &mut || one(needs::debian(PACKAGES).and_then(|()| needs::moto())));
     step("format", &mut || one(must("cargo", &["fmt", "--all", "--check"])));
     step("tidy", &mut || one(tidy::run()));
     step("clippy", &mut || {

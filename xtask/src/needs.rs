@@ -73,6 +73,20 @@ fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Moto, the S3 service that tests fetch from, in target/tools: one that verifies signatures.
+pub(crate) fn moto() -> Result<()> {
+    let tools = root().join("target/tools/moto");
+    let found = Command::new("python3").args(["-c", "import boto3, moto.server"]).env("PYTHONPATH", &tools).output();
+    if found.is_ok_and(|found| found.status.success()) {
+        return Ok(());
+    }
+    debian(&[("python3-pip", "pip3")])?;
+    println!("installing moto (once)");
+    let tools = tools.display().to_string();
+    let wanted = ["boto3", "moto[s3,server]==5.2.1"];
+    must("python3", &[&["-m", "pip", "install", "--quiet", "--target", &tools][..], &wanted[..]].concat())
+}
+
 /// Node 20.19 or newer with npm. Debian 12's own is older; then npm brings a newer one.
 pub(crate) fn node() -> Result<()> {
     if recent_node() {

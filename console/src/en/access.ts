@@ -130,6 +130,7 @@ export const access = {
   permission: {
     "cluster-read": "see the cluster",
     "log-read": "read logs of services",
+    "node-log-read": "read logs of nodes",
     "service-apply": "bring out services",
     "service-scale": "scale services",
     "service-remove": "remove services",

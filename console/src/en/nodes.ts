@@ -41,7 +41,7 @@ export const nodes = {
   property: {
     id: "ID", name: "Name", alias: "Alias", mode: "Mode", vote: "Vote", state: "State", since: "Since", roles: "Roles",
     api: "API", link: "Node link", generation: "Generation", version: "Version", applied: "Applied", clock: "Clock",
-    replicas: "Replicas", serves: "This page",
+    log: "Log", replicas: "Replicas", serves: "This page",
   },
   vote: { voter: "votes", standby: "does not vote; takes the place of a voter that is lost", stopped: "its manager role is stopped: it holds everything and decides nothing" },
   stateMeans: {

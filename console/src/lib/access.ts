@@ -89,9 +89,9 @@ export interface Invited {
 
 /** All that a role can grant, as groups that belong together. */
 export const PERMISSIONS = [
-  "cluster-read", "log-read", "service-apply", "service-scale", "service-remove", "manager-control", "member-write",
-  "sql-read", "sql-write", "gateway-feed", "user-read", "user-write", "role-write", "session-read", "session-revoke",
-  "token-read", "token-revoke", "audit-read", "secret-read", "secret-write",
+  "cluster-read", "log-read", "node-log-read", "service-apply", "service-scale", "service-remove", "manager-control",
+  "member-write", "sql-read", "sql-write", "gateway-feed", "user-read", "user-write", "role-write", "session-read",
+  "session-revoke", "token-read", "token-revoke", "audit-read", "secret-read", "secret-write",
 ] as const;
 
 /** Whoever is nobody in particular (`quorate dev`, or root) may do everything. */

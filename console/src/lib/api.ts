@@ -50,6 +50,8 @@ export interface NodeView {
   clock_ahead_us: number | null;
   applied: number | null;
   version: string | null;
+  /** The directory on it with its own log. */
+  log_dir: string | null;
 }
 
 export interface RouteSpec {

@@ -4,7 +4,7 @@ export function aNode(i: number, more: Partial<NodeView> = {}): NodeView {
   return {
     id: `id-${i}`, name: `n${i}`, state: "joined", mode: i === 1 ? "active" : "passive", roles: ["manager"],
     api: `http://127.0.0.1:${8000 + i}`, link: "", generation: 1, since: 0, lag: 0, replicas: 0,
-    alias: null, standing: "voter", clock_ahead_us: null, applied: 1, version: "0.1.0", ...more,
+    alias: null, standing: "voter", clock_ahead_us: null, applied: 1, version: "0.1.0", log_dir: null, ...more,
   };
 }
 

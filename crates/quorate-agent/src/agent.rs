@@ -1,16 +1,23 @@
 //! The agent's handle, and the task that gives every replica its runner.
 
+use crate::cgroup::Groups;
 use crate::desired::{Desired, Offer, OtherNode, Wanted};
 use crate::driver::Driver;
 use crate::files::{self, Durability};
 use crate::launch::{self, Launch};
+use crate::lease::{BootTime, Hold, Holds};
 use crate::log::{self, LogChunk, LogFrom, ReadLogError};
 use crate::ports::Reservations;
 use crate::process::Shims;
 use crate::runner::{Board, Runner, Shared};
+use crate::secrets::Secrets;
+use crate::sweep::PATIENCE;
+use crate::templates;
+use crate::usage::{MEASURED_EVERY, Meter};
 use quorate_model::assignment::{AssignedReplica, Assignment};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::ReplicaStatus;
+use quorate_model::resource::Usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
@@ -20,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// The last assignment that was obeyed.
 const CACHE: &str = "assignment.json";
@@ -42,6 +49,10 @@ pub struct AgentConfig {
     pub host: String,
     /// Where replicas live. Created if missing; one agent at a time.
     pub dir: PathBuf,
+    /// Where [`needs::prepare`](crate::needs::prepare) places artifacts.
+    pub artifacts: PathBuf,
+    /// What the node was given, for replicas that name it.
+    pub secrets: watch::Receiver<Arc<Secrets>>,
     /// Program and first arguments that run [`shim`](crate::shim::shim), like `/usr/bin/quorate shim`.
     /// `--dir DIR` and perhaps `--end-with-pid PID` are added.
     pub shim_command: Vec<OsString>,
@@ -70,6 +81,8 @@ pub struct Agent {
     dir: PathBuf,
     desired: watch::Sender<Desired>,
     statuses: watch::Receiver<Arc<Vec<ReplicaStatus>>>,
+    usage: watch::Receiver<Arc<BTreeMap<ReplicaId, Usage>>>,
+    holds: Arc<Holds>,
     stop: watch::Sender<bool>,
     /// Closed when the agent's task is over.
     running: watch::Receiver<()>,
@@ -84,21 +97,45 @@ impl Agent {
     /// # Errors
     /// [`StartAgentError`]; nothing was changed then.
     pub async fn start(config: AgentConfig) -> Result<Agent, StartAgentError> {
-        let driver = Shims { command: config.shim_command.clone(), end_with_pid: config.end_with_pid };
-        Agent::start_with(config, driver).await
+        let (node, dir) = (config.node, config.dir.clone());
+        let look = move || {
+            let found = Found::look(&dir)?;
+            Ok((found, Groups::find(node, &dir)))
+        };
+        let looked = spawn_blocking(look).await.map_err(io::Error::other).and_then(|looked| looked);
+        let (found, groups) = looked.map_err(|source| StartAgentError::Dir { dir: config.dir.clone(), source })?;
+        let command = config.shim_command.clone();
+        let driver = Shims { command, end_with_pid: config.end_with_pid, groups: groups.clone() };
+        Agent::start_with(config, driver, found, groups).await
     }
 
-    async fn start_with<D: Driver>(config: AgentConfig, driver: D) -> Result<Agent, StartAgentError> {
-        let AgentConfig { node, node_name, host, dir, .. } = config;
-        let failed = |source| StartAgentError::Dir { dir: dir.clone(), source };
-        let path = dir.clone();
-        let found = spawn_blocking(move || Found::look(&path)).await.map_err(io::Error::other);
-        let found = found.and_then(|found| found).map_err(failed)?;
+    async fn start_with<D: Driver>(
+        config: AgentConfig,
+        driver: D,
+        found: Found,
+        groups: Groups,
+    ) -> Result<Agent, StartAgentError> {
+        let AgentConfig { node, node_name, host, dir, artifacts, secrets, .. } = config;
         let desired = match Desired::at_start(node, found.assignment) {
             Ok(desired) => desired,
             Err(OtherNode { owner }) => return Err(StartAgentError::OtherNode { dir, owner }),
         };
-        let shared = Shared { node, node_name, host, driver, ports: Reservations::default(), board: Board::new() };
+        let known: BTreeSet<ReplicaId> = found.launches.iter().map(|(_, launch)| launch.assigned.replica).collect();
+        let strangers = groups.clone();
+        // An error means that nothing was ended, and the next start looks again.
+        let _ = spawn_blocking(move || end_strangers(&strangers, &known)).await;
+        let holds = Arc::new(Holds::default());
+        let shared = Shared {
+            node,
+            node_name,
+            host,
+            artifacts,
+            secrets,
+            driver,
+            ports: Reservations::default(),
+            board: Board::new(),
+            holds: Arc::clone(&holds),
+        };
         let statuses = shared.board.subscribe();
         let mut keeper = Keeper {
             dir: dir.clone(),
@@ -126,11 +163,15 @@ impl Agent {
         let (stop, stopped) = watch::channel(false);
         let (still_running, running) = watch::channel(());
         let incoming = desired.subscribe();
+        let (usage, usage_seen) = watch::channel(Arc::default());
+        tokio::spawn(measure(Meter::new(groups.clone()), usage, stopped.clone()));
+        let tidy = Tidy(groups);
         tokio::spawn(async move {
             keeper.run(incoming, stopped).await;
+            drop(tidy);
             drop(still_running);
         });
-        Ok(Agent { dir, desired, statuses, stop, running })
+        Ok(Agent { dir, desired, statuses, usage: usage_seen, holds, stop, running })
     }
 
     /// Makes the node match this assignment, unless one with a higher revision is known. Returns at once.
@@ -148,6 +189,17 @@ impl Agent {
         }
     }
 
+    /// Says until when this node holds leases, to be told again with every renewal. Returns at once.
+    ///
+    /// A replica with a lease is started only after that, and ends before `until` unless a later one is told in
+    /// time. Of one epoch the latest counts; what is of another epoch than the assignment's changes nothing.
+    pub fn hold(&self, holds: impl IntoIterator<Item = Hold>) {
+        let now = BootTime::now();
+        for hold in holds {
+            self.holds.tell(now, hold);
+        }
+    }
+
     /// The revision that is being obeyed; `None` before the first assignment.
     #[must_use]
     pub fn revision(&self) -> Option<LogIndex> {
@@ -160,19 +212,20 @@ impl Agent {
         self.statuses.clone()
     }
 
-    /// Reads up to `bytes_max` bytes of a replica's log, also for some time after it has ended.
+    /// What each replica uses, as far as that can be measured here: every 5 s, and a new value only when a number
+    /// differs. Of a replica that was just started nothing is said yet.
+    #[must_use]
+    pub fn usage(&self) -> watch::Receiver<Arc<BTreeMap<ReplicaId, Usage>>> {
+        self.usage.clone()
+    }
+
+    /// See [`log::read_replica`].
     ///
     /// # Errors
-    /// [`ReadLogError::Unknown`] if the replica never ran here or its log is gone.
+    /// As there.
     pub async fn log(&self, replica: ReplicaId, from: LogFrom, bytes_max: usize) -> Result<LogChunk, ReadLogError> {
         let services = self.dir.clone();
-        let read = move || {
-            let unusable = |dir: &Path, source| ReadLogError::Io { dir: dir.to_owned(), source };
-            let found = find_log(&services, replica).map_err(|source| unusable(&services, source))?;
-            let dir = found.ok_or(ReadLogError::Unknown(replica))?;
-            log::read(&dir, from, bytes_max).map_err(|source| unusable(&dir, source))
-        };
-        match spawn_blocking(read).await {
+        match spawn_blocking(move || log::read_replica(&services, replica, from, bytes_max)).await {
             Ok(result) => result,
             Err(error) => Err(ReadLogError::Io { dir: self.dir.clone(), source: io::Error::other(error) }),
         }
@@ -197,14 +250,53 @@ pub fn check_owner(dir: &Path, node: NodeId) -> Result<(), StartAgentError> {
     }
 }
 
-fn find_log(services: &Path, replica: ReplicaId) -> io::Result<Option<PathBuf>> {
-    for service in fs::read_dir(services)? {
-        let dir = service?.path().join(replica.to_string()).join("log");
-        if dir.is_dir() {
-            return Ok(Some(dir));
+/// Leaves nothing of an agent without replicas, however its task ends.
+struct Tidy(Groups);
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        self.0.tidy();
+    }
+}
+
+/// Ends what is in groups of replicas that this directory knows nothing of: nobody could take it over.
+fn end_strangers(groups: &Groups, known: &BTreeSet<ReplicaId>) {
+    for (replica, group) in groups.replicas().into_iter().filter(|(replica, _)| !known.contains(replica)) {
+        let (killed, alive) = group.end(PATIENCE);
+        if killed > 0 {
+            tracing::warn!(%replica, killed, alive, "ended processes of a replica that is not known here");
         }
     }
-    Ok(None)
+}
+
+/// Measures what replicas use, for as long as somebody may ask.
+async fn measure(
+    mut meter: Meter,
+    usage: watch::Sender<Arc<BTreeMap<ReplicaId, Usage>>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut often = interval(MEASURED_EVERY);
+    // After a pause of the machine one look tells as much as many.
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = often.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        let look = move || {
+            let now = meter.measure();
+            (meter, now)
+        };
+        let Ok((same, now)) = spawn_blocking(look).await else { return };
+        meter = same;
+        usage.send_if_modified(|last| {
+            let differs = **last != now;
+            if differs {
+                *last = Arc::new(now);
+            }
+            differs
+        });
+    }
 }
 
 /// What is on disk when the agent starts.
@@ -358,6 +450,10 @@ fn tell(entry: &Entry, wanted: Wanted) {
 fn retire(dir: &Path, in_use: &BTreeSet<PathBuf>) -> io::Result<()> {
     if !dir.exists() {
         return Ok(());
+    }
+    // Its logs stay for a while; what was made with secrets does not.
+    if let Ok(Some(launch)) = files::read_json::<Launch>(&dir.join(launch::FILE)) {
+        templates::remove(&launch.assigned.spec, &dir.join("work"))?;
     }
     files::remove_file(&dir.join(launch::FILE))?;
     let Some(service) = dir.parent() else { return Ok(()) };

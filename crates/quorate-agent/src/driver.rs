@@ -5,6 +5,7 @@
 //! have the same shape.
 
 use crate::launch::Launch;
+use crate::lease::BootTime;
 use crate::protocol::ShimState;
 use quorate_model::id::ReplicaId;
 use quorate_model::spec::Stop;
@@ -21,12 +22,17 @@ pub(crate) trait Driver: Send + Sync + 'static {
     fn attach(&self, replica: ReplicaId, dir: &Path)
     -> impl Future<Output = io::Result<Option<Self::Instance>>> + Send;
 
+    /// Makes ready what a copy runs in, and notes it in `launch`, which is then written into its directory.
+    /// Blocks.
+    fn prepare(&self, launch: &mut Launch) -> io::Result<()>;
+
     /// Starts a copy. `launch` is already written into `dir`. `None`: it has ended by itself since;
     /// its last state is in `dir`.
     fn launch(&self, launch: &Launch, dir: &Path) -> impl Future<Output = io::Result<Option<Self::Instance>>> + Send;
 
-    /// Ends every process of a copy that has no instance any more.
-    fn clean_up(&self, replica: ReplicaId) -> impl Future<Output = ()> + Send;
+    /// Ends every process of a copy that has no instance any more, and returns how many are left after some
+    /// seconds.
+    fn clean_up(&self, replica: ReplicaId, dir: &Path) -> impl Future<Output = usize> + Send;
 }
 
 /// One running copy. Dropping it lets go without ending the copy.
@@ -40,6 +46,9 @@ pub(crate) trait Instance: Send {
 
     /// Asks it to end within `stop.grace`; the end shows through [`changed`](Instance::changed).
     fn stop(&mut self, stop: &Stop) -> impl Future<Output = ()> + Send;
+
+    /// Lets it run under its lease until a later deadline. One that knows of no lease is not told.
+    fn hold(&mut self, epoch: u64, deadline: BootTime) -> impl Future<Output = ()> + Send;
 
     /// Ends it without asking, as when it did not answer a stop.
     fn kill(&mut self);

@@ -1,12 +1,15 @@
 //! What decodes bytes of others here, for those who try to break it. Not an interface.
 
 use crate::desired::Desired;
-use crate::launch::Launch;
-use crate::protocol::{Ask, Request, ShimState, pause};
+use crate::keeper;
+use crate::launch::{Given, Launch};
+use crate::protocol::{Ask, Report, Request, ShimState, pause};
 use quorate_model::assignment::Assignment;
 use quorate_model::id::NodeId;
+use quorate_model::secret::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 
@@ -16,8 +19,27 @@ use std::path::Path;
 /// When it does not.
 #[must_use]
 pub fn request(line: &[u8]) -> bool {
-    same_again::<Request>(line)
-        .is_some_and(|request| matches!(request.what, Ask::Status | Ask::Watch | Ask::Stop { .. }))
+    same_again::<Request>(line).is_some_and(|request| {
+        matches!(
+            request.what,
+            Ask::Status | Ask::Watch | Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote
+        )
+    })
+}
+
+/// Whether a line of a keeper is a report. See [`request`].
+///
+/// # Panics
+/// When it reads differently after it was written again.
+#[must_use]
+pub fn report(line: &[u8]) -> bool {
+    same_again::<Report>(line).is_some()
+}
+
+/// Whether a text is the meta-data of an OCF agent, which anybody may have written.
+#[must_use]
+pub fn meta_data(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(keeper::is_meta_data)
 }
 
 /// Whether a line of a shim, or its last words, are a state. See [`request`].
@@ -42,7 +64,9 @@ pub fn launch(text: &[u8]) -> bool {
     }
     // A spec that was never checked may have a template that cannot be filled: an error, no panic.
     let node = NodeId::from_u128(1);
-    let _ = Launch::new(&launch.assigned, node, "n1", Path::new("/replica"), launch.ports);
+    let secrets = Secret::new(BTreeMap::new());
+    let given = Given { artifacts: &[], secrets: &secrets };
+    let _ = Launch::new(&launch.assigned, node, "n1", Path::new("/replica"), launch.ports, given);
     true
 }
 

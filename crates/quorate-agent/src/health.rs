@@ -2,7 +2,14 @@
 //!
 //! One task per run of a process. Until the first check passes it asks often, so that a new copy
 //! gets requests soon; afterwards every `every`.
+//!
+//! Databases of others are asked by `exec`, with the client that they come with: a check of SQL here would need
+//! every one of their protocols, and the cluster's own database says nothing of one copy.
 
+pub(crate) mod exec;
+mod grpc;
+
+use exec::Exec;
 use quorate_model::spec::HealthCheck;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,8 +49,19 @@ pub(crate) struct Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) check: HealthCheck,
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub(crate) at: Place,
+}
+
+/// Where the answer comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Port {
+        host: String,
+        port: u16,
+    },
+    Exec(Exec),
+    /// Not known yet: nothing is asked, and nothing is said.
+    Unknown,
 }
 
 /// Watches one run of a process; ends with the value.
@@ -59,6 +77,7 @@ impl HealthWatch {
         let (sender, health) = watch::channel(Health { verdict: Verdict::Unasked, detail: String::new() });
         let task = tokio::spawn(async move {
             match target {
+                Some(Target { at: Place::Unknown, .. }) => sender.closed().await,
                 Some(target) => ask_forever(target, sender).await,
                 None => {
                     sleep(SETTLED_AFTER.saturating_sub(ran)).await;
@@ -83,9 +102,7 @@ async fn ask_forever(target: Target, sender: watch::Sender<Health>) {
     let (mut verdict, mut failures) = (Verdict::Unasked, 0);
     loop {
         let begun = Instant::now();
-        let answer = timeout(target.check.timeout.0, ask(&target))
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer from port {} within {}", target.port, target.check.timeout)));
+        let answer = timeout(target.check.timeout.0, ask(&target)).await.unwrap_or_else(|_| Err(target.is_late()));
         let mut detail = String::new();
         match answer {
             Ok(()) => (verdict, failures) = (Verdict::Healthy, 0),
@@ -112,11 +129,32 @@ async fn ask_forever(target: Target, sender: watch::Sender<Health>) {
     }
 }
 
+impl Target {
+    fn is_late(&self) -> String {
+        let within = self.check.timeout;
+        match &self.at {
+            Place::Unknown => "it cannot be asked yet".to_owned(),
+            Place::Port { port, .. } => format!("no answer from port {port} within {within}"),
+            Place::Exec(exec) => {
+                format!("{} did not end within {within}", exec.command.first().map_or("", String::as_str))
+            }
+        }
+    }
+}
+
 /// One check. The error is a reason for people.
 async fn ask(target: &Target) -> Result<(), String> {
-    let Target { check, host, port } = target;
+    let Target { check, at } = target;
+    let (host, port) = match at {
+        Place::Port { host, port } => (host, port),
+        Place::Exec(exec) => return exec::run(exec).await,
+        Place::Unknown => return Err(target.is_late()),
+    };
     let mut stream =
         TcpStream::connect((host.as_str(), *port)).await.map_err(|error| format!("port {port}: {}", short(&error)))?;
+    if let Some(service) = &check.grpc {
+        return grpc::ask(stream, &format!("{host}:{port}"), service).await;
+    }
     let Some(path) = &check.http else { return Ok(()) };
     let broken = |error: std::io::Error| format!("GET {path}: {}", short(&error));
     let request = format!(
@@ -182,12 +220,14 @@ mod tests {
         let check = HealthCheck {
             http: Some("/ok".into()),
             tcp: None,
+            exec: None,
+            grpc: None,
             port: None,
             every: ms(20),
             timeout: ms(200),
             fail_after: 2,
         };
-        Target { check, host: "127.0.0.1".into(), port }
+        Target { check, at: Place::Port { host: "127.0.0.1".into(), port } }
     }
 
     #[tokio::test]
@@ -195,7 +235,7 @@ mod tests {
         const OK: &str = "HTTP/1.1 200 OK\r\n\r\n";
         const BAD: &str = "HTTP/1.1 503 Busy\r\n\r\n";
         let target = server(vec![BAD, OK, BAD, OK, BAD, BAD, OK]).await;
-        let no_answer = format!("no answer from port {} within 200ms", target.port);
+        let no_answer = target.is_late();
         let mut watch = HealthWatch::start(Some(target), Duration::ZERO);
         let mut seen = Vec::new();
         // The last is a server that hangs: a timeout counts as a failure.

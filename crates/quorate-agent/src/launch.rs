@@ -3,10 +3,14 @@
 //! The agent fills in placeholders, environment and ports, so the shim makes no choice of its own
 //! but when to restart.
 
+use crate::cgroup::Group;
+use crate::lease::BootTime;
 use crate::protocol::VERSION;
+use quorate_model::access::name::SecretName;
 use quorate_model::assignment::AssignedReplica;
 use quorate_model::id::NodeId;
-use quorate_model::spec::{Placeholders, TemplateError, expand};
+use quorate_model::secret::Secret;
+use quorate_model::spec::{Placeholders, TemplateError, expand, tells_secrets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +18,11 @@ use std::path::Path;
 /// Name of the file in the replica's directory.
 pub(crate) const FILE: &str = "spec.json";
 
-/// The mark by which processes of a replica are recognised; see [`crate::sweep`].
+/// The mark by which processes of a replica are recognised where there are no groups; see [`crate::sweep`].
 pub(crate) const REPLICA_VARIABLE: &str = "QUORATE_REPLICA";
 
 /// The same on every node and however the agent was started, so that a workload behaves alike everywhere.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Launch {
@@ -26,14 +30,72 @@ pub(crate) struct Launch {
     pub(crate) assigned: AssignedReplica,
     /// Program and arguments, placeholders filled.
     pub(crate) command: Vec<String>,
-    /// The whole environment.
+    /// The environment, without what holds secrets.
     pub(crate) env: BTreeMap<String, String>,
+    /// What holds secrets. Not in the file: the shim reads it from its standard input.
+    #[serde(skip, default = "no_variables")]
+    pub(crate) secret_env: Secret<BTreeMap<String, String>>,
+    /// Whether there is something to be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) has_secret_env: bool,
     pub(crate) ports: BTreeMap<String, u16>,
+    /// Parameters of an OCF agent, placeholders filled.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) ocf_params: BTreeMap<String, String>,
+    /// Options of a container's `run`, placeholders filled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) container_args: Vec<String>,
     /// How often it was restarted under earlier shims.
     pub(crate) restarts: u32,
     /// How the last shim's life ended, if it was not asked to end.
     #[serde(default)]
     pub(crate) detail: String,
+    /// When the kernel is to kill it unless its lease is held longer; of a replica with a lease. Written right
+    /// before the shim is started, so it is of this run of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deadline: Option<BootTime>,
+    /// What its processes are in. Absent: nothing can be made here, or an agent wrote this that knew of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<Group>,
+    /// What of its spec is not enforced here, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) note: String,
+}
+
+fn no_secrets() -> Secret<BTreeMap<SecretName, String>> {
+    Secret::new(BTreeMap::new())
+}
+
+fn no_variables() -> Secret<BTreeMap<String, String>> {
+    Secret::new(BTreeMap::new())
+}
+
+/// What the node has for a replica.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// Where its artifacts lie, by name.
+    pub(crate) artifacts: &'a [(String, String)],
+    pub(crate) secrets: &'a Secret<BTreeMap<SecretName, String>>,
+}
+
+/// What placeholders and templates of a replica stand for.
+pub(crate) fn values<'a>(
+    assigned: &'a AssignedReplica,
+    node: &'a str,
+    dir: &'a str,
+    ports: &'a BTreeMap<String, u16>,
+    given: Given<'a>,
+) -> Placeholders<'a> {
+    Placeholders {
+        ports,
+        main_port: assigned.spec.main_port(),
+        replica: assigned.replica,
+        node,
+        ordinal: assigned.ordinal,
+        dir,
+        artifacts: given.artifacts,
+        secrets: given.secrets.expose(),
+    }
 }
 
 impl Launch {
@@ -45,28 +107,43 @@ impl Launch {
         node_name: &str,
         replica_dir: &Path,
         ports: BTreeMap<String, u16>,
+        given: Given<'_>,
     ) -> Result<Launch, TemplateError> {
         let spec = &assigned.spec;
-        let main_port = spec.main_port();
-        let values = Placeholders {
-            ports: &ports,
-            main_port,
-            replica: assigned.replica,
-            node: node_name,
-            ordinal: assigned.ordinal,
-        };
-        let command = spec.command.iter().map(|word| expand(word, &values)).collect::<Result<_, _>>()?;
+        let work = replica_dir.join("work").to_string_lossy().into_owned();
+        let values = values(assigned, node_name, &work, &ports, given);
+        // All but a part of the environment is in the file or on a command line, so no secret is to be had there.
+        let shown = Placeholders { secrets: &BTreeMap::new(), ..values };
+        let fill_each = |words: &[String]| words.iter().map(|word| expand(word, &shown)).collect::<Result<Vec<_>, _>>();
+        let command = fill_each(&spec.command)?;
+        let mut container_args = Vec::new();
+        if let Some(container) = &spec.container {
+            container_args
+                .extend(fill_each(&container.volumes)?.into_iter().map(|volume| format!("--volume={volume}")));
+            container_args.extend(fill_each(&container.args)?);
+        }
+        let mut ocf_params = BTreeMap::new();
+        for (name, template) in spec.ocf.iter().flat_map(|ocf| &ocf.params) {
+            ocf_params.insert(name.clone(), expand(template, &shown)?);
+        }
 
         let mut env: BTreeMap<String, String> = [
             ("PATH", SEARCH_PATH.to_owned()),
-            ("HOME", replica_dir.join("work").to_string_lossy().into_owned()),
+            ("HOME", work.clone()),
             ("TZ", "UTC".to_owned()),
             ("LANG", "C.UTF-8".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        let mut secret_env = BTreeMap::new();
         for (name, template) in &spec.env {
-            env.insert(name.clone(), expand(template, &values)?);
+            let value = expand(template, &values)?;
+            if tells_secrets(template) {
+                env.remove(name);
+                secret_env.insert(name.clone(), value);
+            } else {
+                env.insert(name.clone(), value);
+            }
         }
         // Last, so that a spec cannot take the mark off its processes.
         env.insert("QUORATE_SERVICE".to_owned(), spec.name.to_string());
@@ -74,14 +151,47 @@ impl Launch {
         env.insert("QUORATE_ORDINAL".to_owned(), assigned.ordinal.to_string());
         env.insert("QUORATE_NODE".to_owned(), node_name.to_owned());
         env.insert("QUORATE_NODE_ID".to_owned(), node.to_string());
-        if let Some(port) = main_port.and_then(|name| ports.get(name)) {
+        if let Some(lease) = &assigned.lease {
+            env.insert("QUORATE_EPOCH".to_owned(), lease.epoch.to_string());
+        }
+        if let Some(port) = spec.main_port().and_then(|name| ports.get(name)) {
             env.insert("QUORATE_PORT".to_owned(), port.to_string());
         }
         for (name, port) in &ports {
             let name = name.to_uppercase().replace('-', "_");
             env.insert(format!("QUORATE_PORT_{name}"), port.to_string());
         }
-        let assigned = assigned.clone();
-        Ok(Launch { v: VERSION, assigned, command, env, ports, restarts: 0, detail: String::new() })
+        // The mark and what else is Quorate's own stay what they are.
+        secret_env.retain(|name, _| !env.contains_key(name));
+        Ok(Launch {
+            v: VERSION,
+            assigned: assigned.clone(),
+            command,
+            env,
+            has_secret_env: !secret_env.is_empty(),
+            secret_env: Secret::new(secret_env),
+            ports,
+            ocf_params,
+            container_args,
+            restarts: 0,
+            detail: String::new(),
+            deadline: None,
+            group: None,
+            note: String::new(),
+        })
+    }
+
+    /// Fills placeholders as they are filled in the command.
+    pub(crate) fn fill(
+        &self,
+        words: &[String],
+        node_name: &str,
+        replica_dir: &Path,
+        artifacts: &[(String, String)],
+    ) -> Result<Vec<String>, TemplateError> {
+        let work = replica_dir.join("work").to_string_lossy().into_owned();
+        let given = Given { artifacts, secrets: &no_secrets() };
+        let values = values(&self.assigned, node_name, &work, &self.ports, given);
+        words.iter().map(|word| expand(word, &values)).collect()
     }
 }

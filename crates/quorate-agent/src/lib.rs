@@ -9,6 +9,8 @@
 //!   assign()        ├─ Runner ───────────────────── unix socket ── quorate shim ── workload
 //!   statuses()      └─ …                 pushes each change            restarts it
 //! ```
+//! A workload is a program, or where the driver is another than `process` a *keeper* ([`keeper`]), which stands
+//! for what it keeps: an OCF agent's resource, a container, a systemd unit.
 //!
 //! A replica's directory is `<dir>/<service>/<replica id>/`:
 //!
@@ -20,33 +22,51 @@
 //! | `sock` | shim | where it listens |
 //! | `lock` | shim | held for the shim's life: a replica never has two |
 //! | `shim.log` | shim | trouble of the shim itself; normally empty |
-//! | `work/` | workload | its working directory and `HOME` |
+//! | `work/` | workload | its working directory and `HOME`; files of templates are made in it |
 //! | `log/` | shim | see [`log`] |
+//!
+//! What services need of the node (artifacts, requirements) is looked after by [`needs::prepare`], beside the
+//! agent and before anything is assigned.
 //!
 //! # Invariants
 //! - An assignment with a lower revision than one already obeyed changes nothing, over restarts too.
 //! - A replica has at most one shim, a shim at most one workload.
 //! - A workload does not outlive its shim (PDEATHSIG for the process itself; what it left behind is
-//!   swept up by the mark in its environment).
+//!   known by the replica's cgroup, or by the mark in its environment where none can be made).
+//!   What a keeper made outside of itself is ended by another one.
+//! - What runs under a lease does not outlive that, whoever stands still or is dead: the kernel ends it
+//!   ([`Hold`], and the private modules `lease`, `kernel` and `shim::deadline`). And it is called stopped only
+//!   when nothing of it is left.
 //! - Nothing polls: changes arrive on the shim's socket or on process descriptors. Only health
-//!   checks and a pause before a restart use a timer.
+//!   checks, a pause before a restart and the measuring of what is used have a timer.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod agent;
+mod cgroup;
 pub mod desired;
 mod driver;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod keeper;
+mod kernel;
 mod launch;
+mod lease;
 pub mod log;
+pub mod needs;
 mod ports;
 mod process;
 mod protocol;
 mod runner;
+mod secrets;
 pub mod shim;
 mod sweep;
+mod templates;
+mod usage;
 
 pub use agent::{Agent, AgentConfig, StartAgentError, check_owner};
+pub use cgroup::capacity;
+pub use lease::{BootTime, Hold, deadline};
+pub use secrets::{HeldSecret, Secrets};

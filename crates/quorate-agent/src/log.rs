@@ -1,4 +1,5 @@
-//! A replica's log: what it wrote to stdout and stderr, as bytes with ever-growing offsets.
+//! A log that is kept in a directory: what a replica wrote to stdout and stderr, or what a server says about
+//! itself, as bytes with ever-growing offsets.
 //!
 //! `log/` holds at most two files, each named by the offset of its first byte (20 digits, so that
 //! sorting by name is sorting by time and `cat log/*.log` is the log), and `current`, a link to the
@@ -6,16 +7,19 @@
 //! that could disagree with it, and a reader who follows by offset never notices a rotation.
 //!
 //! # Invariants
-//! - Only the shim writes. An offset never means two different bytes.
-//! - Together the files are at most two times [`FILE_BYTES_MAX`] long.
+//! - One process writes: a replica's shim, a node's server. An offset never means two different bytes.
+//! - Together the files are at most twice as long as a file may be, and one write more.
+//! - A disk that is full costs lines and nothing else: what cannot be written is dropped, and the older file
+//!   goes before a new one is begun, so that a log makes room for itself.
 
 use crate::files;
+use quorate_model::id::ReplicaId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A file that reaches this is closed and the one before it removed.
+/// A replica's file that reaches this is closed, and the one before it removed.
 pub(crate) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Where to begin.
@@ -40,7 +44,7 @@ pub struct LogChunk {
 pub enum ReadLogError {
     /// The replica never ran here, or too long ago.
     #[error("this node has no log of replica {0}")]
-    Unknown(quorate_model::id::ReplicaId),
+    Unknown(ReplicaId),
     #[error("cannot read the log in {}", dir.display())]
     Io {
         dir: PathBuf,
@@ -49,9 +53,9 @@ pub enum ReadLogError {
     },
 }
 
-/// The writing end, owned by the shim.
+/// The writing end.
 #[derive(Debug)]
-pub(crate) struct LogWriter {
+pub struct LogWriter {
     dir: PathBuf,
     file: File,
     base: u64,
@@ -60,8 +64,12 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Goes on where the newest file ends.
-    pub(crate) fn open(dir: &Path, size_max: u64) -> io::Result<LogWriter> {
+    /// Goes on where the newest file ends. `dir` is made if it is missing; a file that reaches `size_max` bytes is
+    /// closed, and two are kept.
+    ///
+    /// # Errors
+    /// The directory or the file cannot be made.
+    pub fn open(dir: &Path, size_max: u64) -> io::Result<LogWriter> {
         files::make_private_dir(dir)?;
         let base = segments(dir)?.last().map_or(0, |segment| segment.base);
         let file = open_segment(dir, base)?;
@@ -69,8 +77,11 @@ impl LogWriter {
         Ok(LogWriter { dir: dir.to_owned(), file, base, size, size_max })
     }
 
-    /// Appends. When the disk refuses, the bytes are gone: a workload must never wait for its log.
-    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Appends. When the disk refuses, the bytes are gone: nobody must ever wait for a log.
+    ///
+    /// # Errors
+    /// They are gone, or some of them.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.size >= self.size_max {
             self.rotate()?;
         }
@@ -82,12 +93,12 @@ impl LogWriter {
 
     fn rotate(&mut self) -> io::Result<()> {
         let base = self.base + self.size;
-        self.file = open_segment(&self.dir, base)?;
-        let full = std::mem::replace(&mut self.base, base);
-        self.size = 0;
-        for old in segments(&self.dir)?.into_iter().filter(|segment| segment.base < full) {
+        // First, because the disk may be full: then there is room for the new one.
+        for old in segments(&self.dir)?.into_iter().filter(|segment| segment.base < self.base) {
             fs::remove_file(old.path)?;
         }
+        self.file = open_segment(&self.dir, base)?;
+        (self.base, self.size) = (base, 0);
         Ok(())
     }
 }
@@ -121,8 +132,42 @@ fn segments(dir: &Path) -> io::Result<Vec<Segment>> {
     Ok(found)
 }
 
-/// Reads up to `bytes_max` bytes.
-pub(crate) fn read(dir: &Path, from: LogFrom, bytes_max: usize) -> io::Result<LogChunk> {
+/// Reads up to `bytes_max` bytes of the log of a replica below `services`, also for some time after it has ended.
+/// It blocks for as long as the disk does.
+///
+/// # Errors
+/// [`ReadLogError::Unknown`] if the replica never ran there or its log is gone.
+pub fn read_replica(
+    services: &Path,
+    replica: ReplicaId,
+    from: LogFrom,
+    bytes_max: usize,
+) -> Result<LogChunk, ReadLogError> {
+    let unusable = |dir: &Path, source| ReadLogError::Io { dir: dir.to_owned(), source };
+    let found = find(services, replica).map_err(|source| unusable(services, source))?;
+    let dir = found.ok_or(ReadLogError::Unknown(replica))?;
+    read(&dir, from, bytes_max).map_err(|source| unusable(&dir, source))
+}
+
+fn find(services: &Path, replica: ReplicaId) -> io::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(services) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for service in entries {
+        let dir = service?.path().join(replica.to_string()).join("log");
+        if dir.is_dir() {
+            return Ok(Some(dir));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads up to `bytes_max` bytes of the log in `dir`. It blocks for as long as the disk does.
+///
+/// # Errors
+/// The directory or its files cannot be read.
+pub fn read(dir: &Path, from: LogFrom, bytes_max: usize) -> io::Result<LogChunk> {
     // A rotation may remove a file between listing and opening it; the next listing is then right.
     const ATTEMPTS: u32 = 3;
     for _ in 1..ATTEMPTS {
@@ -213,6 +258,23 @@ mod tests {
         }
         let chunk = read(dir.path(), LogFrom::Offset(3), 1000).unwrap();
         assert_eq!((chunk.data.len(), chunk.next), (20, 50));
+    }
+
+    #[test]
+    fn a_log_that_cannot_begin_a_file_has_made_room_and_goes_on_when_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(dir.path(), 4).unwrap();
+        for text in [b"abcd", b"efgh"] {
+            log.append(text).unwrap();
+        }
+        let in_the_way = dir.path().join(format!("{:020}.log", 8));
+        fs::create_dir(&in_the_way).unwrap();
+        log.append(b"lost").unwrap_err();
+        assert!(!dir.path().join(format!("{:020}.log", 0)).exists(), "its room is free");
+        fs::remove_dir(&in_the_way).unwrap();
+        log.append(b"ijkl").unwrap();
+        let chunk = read(dir.path(), LogFrom::Offset(0), 1000).unwrap();
+        assert_eq!((chunk.data.as_slice(), chunk.next), (&b"efghijkl"[..], 12));
     }
 
     #[test]

@@ -3,22 +3,27 @@
 //! The agent knows a shim only by its socket. Whoever listens there is the shim (the kernel says
 //! its pid), so a recycled pid can never be taken for one.
 
+use crate::cgroup::Groups;
 use crate::driver::{Driver, Instance};
 use crate::files;
-use crate::launch::Launch;
+use crate::launch::{self, Launch};
+use crate::lease::BootTime;
 use crate::protocol::{Ask, ProcessState, Request, ShimState, VERSION};
-use crate::shim::{READY, ShimArgs};
-use crate::sweep::{ends_within, kill, open_process, sweep};
+use crate::shim::{READY, ShimArgs, address};
+use crate::sweep::{PATIENCE, ends_within, kill, left_in_namespace, open_process, sweep};
+use quorate_model::assignment::AssignedReplica;
 use quorate_model::id::ReplicaId;
+use quorate_model::secret::Secret;
 use quorate_model::spec::Stop;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -30,12 +35,16 @@ use tokio::time::timeout;
 /// A shim answers within microseconds. One that takes this long is stopped or broken.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Before what a replica left is cleaned up again.
+const CLEAN_UP_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs each replica under a shim.
 #[derive(Debug, Clone)]
 pub(crate) struct Shims {
     /// Program and first arguments that make a shim.
     pub(crate) command: Vec<OsString>,
     pub(crate) end_with_pid: Option<u32>,
+    pub(crate) groups: Groups,
 }
 
 impl Driver for Shims {
@@ -62,25 +71,88 @@ impl Driver for Shims {
         }
     }
 
+    fn prepare(&self, launch: &mut Launch) -> io::Result<()> {
+        let AssignedReplica { replica, spec, .. } = &launch.assigned;
+        (launch.group, launch.note) = self.groups.make(*replica, &spec.resources)?;
+        Ok(())
+    }
+
     async fn launch(&self, launch: &Launch, dir: &Path) -> io::Result<Option<ShimLink>> {
-        let args = ShimArgs { dir: dir.to_owned(), end_with_pid: self.end_with_pid };
+        let args = ShimArgs { dir: dir.to_owned(), end_with_pid: self.end_with_pid, keep: false, clean_up: false };
         let command = self.command.clone();
-        spawn_blocking(move || spawn(&command, &args)).await.map_err(io::Error::other)??;
+        let secrets = launch.has_secret_env.then(|| launch.secret_env.clone());
+        spawn_blocking(move || spawn(&command, &args, secrets)).await.map_err(io::Error::other)??;
         self.attach(launch.assigned.replica, dir).await
     }
 
-    async fn clean_up(&self, replica: ReplicaId) {
-        let (killed, alive) = spawn_blocking(move || sweep(replica)).await.unwrap_or_default();
-        if alive > 0 {
+    async fn clean_up(&self, replica: ReplicaId, dir: &Path) -> usize {
+        let (dir, command) = (dir.to_owned(), self.command.clone());
+        let work = move || {
+            // The group that it was launched in, wherever one would be made today.
+            let launch = files::read_json::<Launch>(&dir.join(launch::FILE)).unwrap_or_default();
+            let (killed, alive) = match launch.and_then(|launch| launch.group) {
+                Some(group) => group.end(PATIENCE),
+                None => sweep(replica),
+            };
+            let last = files::read_json::<ShimState>(&dir.join("state.json")).unwrap_or_default();
+            let init = last.as_ref().and_then(|last| Some((last.lease.as_ref()?.init?, last.shim_pid)));
+            let alive = alive + init.map_or(0, |(init, shim)| left_in_namespace(init, shim));
+            if alive > 0 {
+                return (killed, alive, None);
+            }
+            let left = clean_up_address(&dir).and_then(|()| clean_up_kept(&command, &dir, last.as_ref())).err();
+            (killed, usize::from(left.is_some()), left)
+        };
+        let (killed, alive, left) = spawn_blocking(work).await.unwrap_or_default();
+        if let Some(error) = left {
+            tracing::error!(%replica, %error, "what an ended replica left is not cleaned up");
+        } else if alive > 0 {
             tracing::error!(%replica, alive, "processes of an ended replica do not die; they may be held by the kernel");
         } else if killed > 0 {
             tracing::warn!(%replica, killed, "killed processes that a replica had left behind");
         }
+        alive
     }
 }
 
-/// Starts a shim and waits until it listens.
-fn spawn(command: &[OsString], args: &ShimArgs) -> io::Result<()> {
+/// Takes off the address that a shim may have left which was killed.
+fn clean_up_address(dir: &Path) -> io::Result<()> {
+    match files::read_json::<Launch>(&dir.join(launch::FILE)) {
+        Ok(Some(launch)) => address::clean_up(&launch),
+        // It never ran.
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
+/// Has what a keeper may have left ended, of a replica that has no processes any more. Blocks.
+fn clean_up_kept(command: &[OsString], dir: &Path, last: Option<&ShimState>) -> io::Result<()> {
+    let Ok(Some(launch)) = files::read_json::<Launch>(&dir.join(launch::FILE)) else { return Ok(()) };
+    let may_be_left = last.is_some_and(|last| last.kept.as_ref().is_none_or(|kept| kept.may_be_left));
+    if launch.assigned.spec.driver.is_process() || !may_be_left {
+        return Ok(());
+    }
+    let args = ShimArgs { dir: dir.to_owned(), end_with_pid: None, keep: false, clean_up: true };
+    let (mut child, said) = run_shim(command, &args, None)?;
+    if child.wait()?.success() {
+        // Known from here on, for whoever asks again.
+        if let Some(mut last) = last.cloned() {
+            if let Some(kept) = &mut last.kept {
+                kept.may_be_left = false;
+            }
+            files::write_json(&dir.join("state.json"), &last, files::Durability::Atomic)?;
+        }
+        return Ok(());
+    }
+    // Whoever asks again does so at once.
+    std::thread::park_timeout(CLEAN_UP_PAUSE);
+    Err(io::Error::other(said.trim().to_owned()))
+}
+
+/// Variables that a shim is told and that are in no file.
+type SecretEnv = Secret<BTreeMap<String, String>>;
+
+/// Runs a shim until it closes its stdout, and tells what it said there.
+fn run_shim(command: &[OsString], args: &ShimArgs, secrets: Option<SecretEnv>) -> io::Result<(Child, String)> {
     let (program, first) = command.split_first().ok_or_else(|| io::Error::other("there is no shim command"))?;
     let trouble = OpenOptions::new().append(true).create(true).mode(0o600).open(args.dir.join("shim.log"))?;
     let mut child = Command::new(program)
@@ -89,15 +161,25 @@ fn spawn(command: &[OsString], args: &ShimArgs) -> io::Result<()> {
         // Above all no mark of another replica, in case this agent itself runs in one.
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(if secrets.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(trouble)
         .spawn()?;
+    if let Some((mut stdin, secrets)) = child.stdin.take().zip(secrets) {
+        // One that does not read to the end says below why.
+        let _ = stdin.write_all(&serde_json::to_vec(secrets.expose())?);
+    }
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
-        // Ends when the shim is ready or dead.
         stdout.take(4096).read_to_string(&mut said)?;
     }
+    Ok((child, said))
+}
+
+/// Starts a shim and waits until it listens.
+fn spawn(command: &[OsString], args: &ShimArgs, secrets: Option<SecretEnv>) -> io::Result<()> {
+    // It closes its stdout when it is ready or dead.
+    let (mut child, said) = run_shim(command, args, secrets)?;
     match said.trim() {
         // It is reaped through its descriptor when it ends, by whichever agent then holds it.
         READY => Ok(()),
@@ -190,6 +272,13 @@ impl Instance for ShimLink {
         let grace_ms = u64::try_from(stop.grace.0.as_millis()).unwrap_or(u64::MAX);
         // An error means that it has ended, which `changed` reports.
         let _ = send(&mut self.requests, Ask::Stop { signal: stop.signal, grace_ms }).await;
+    }
+
+    async fn hold(&mut self, epoch: u64, deadline: BootTime) {
+        if self.state.lease.is_some() {
+            // As above. One that is stopped takes thousands of these before it is full, and is dead by then.
+            let _ = send(&mut self.requests, Ask::Hold { epoch, deadline }).await;
+        }
     }
 
     fn kill(&mut self) {

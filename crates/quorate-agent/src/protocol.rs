@@ -3,9 +3,12 @@
 //! The agent sends [`Request`]s; each `status` and `stop` is answered by one [`ShimState`], `watch`
 //! by the present one and then by each further one. A shim may be older or newer than the agent
 //! that talks to it, so fields are only ever added and unknown ones are ignored; [`VERSION`] grows
-//! when that is not enough.
+//! when that is not enough. What a shim is asked for beyond `stop` must show in its state first: one that
+//! says nothing of a lease understands no `hold`.
 
+use crate::lease::BootTime;
 use quorate_model::id::ReplicaId;
+use quorate_model::observed::Fencing;
 use quorate_model::spec::{Backoff, StopSignal};
 use quorate_model::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,18 @@ pub(crate) enum Ask {
         signal: StopSignal,
         grace_ms: u64,
     },
+    /// The lease is held longer. Of another epoch, or not longer than is known: nothing changes. To a watcher
+    /// there is no answer.
+    Hold {
+        epoch: u64,
+        /// When the kernel is to kill; see [`crate::lease`].
+        deadline: BootTime,
+    },
+    /// Has a keeper make its charge the active one of several. The outcome shows in [`ShimState::kept`]; without
+    /// a keeper nothing happens.
+    Promote,
+    /// The other way round.
+    Demote,
 }
 
 /// What a shim knows about its workload.
@@ -57,6 +72,70 @@ pub(crate) struct ShimState {
     pub(crate) detail: String,
     #[serde(default)]
     pub(crate) ports: BTreeMap<String, u16>,
+    /// Absent: it runs without a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lease: Option<ShimLease>,
+    /// What of its spec is not enforced here, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) note: String,
+    /// What its keeper last said, if its driver has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<Report>,
+}
+
+/// What a keeper says of what it keeps; see [`crate::keeper`]. One JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) seen: Seen,
+    /// For people. Empty when all is well.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) detail: String,
+    /// What may be claimed where the keeper is in a PID namespace.
+    pub(crate) fencing: Fencing,
+    /// Something of it may still be there when the keeper has ended.
+    #[serde(default)]
+    pub(crate) may_be_left: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Seen {
+    Starting,
+    Up,
+    /// Up, and as the active one of several.
+    Promoted,
+    /// It is there, and does not do its work.
+    Failing,
+    /// Whoever could tell does not answer. It is as it was, as far as anybody knows.
+    Unknown,
+    Stopping,
+    /// It is over.
+    Ended,
+    /// It can never start like this: what it needs is missing, or it was told something wrong.
+    Cannot,
+}
+
+/// What a shim asks of its keeper, a line each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub(crate) enum Order {
+    Promote,
+    Demote,
+}
+
+/// The lease that a shim enforces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShimLease {
+    pub(crate) epoch: u64,
+    /// Of the present or last process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fencing: Option<Fencing>,
+    /// The init of the present process's PID namespace: when that has ended, nothing of the process is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) init: Option<u32>,
+    /// The workload was asked to end because the lease was not held longer. That is not taken back.
+    #[serde(default)]
+    pub(crate) let_go: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +153,9 @@ pub(crate) enum ProcessState {
     /// It ended by itself and its restart policy says that this is it. The shim ends too.
     GaveUp,
 }
+
+/// What is said of a replica that is to be over and is not.
+pub(crate) const UNDYING: &str = "its processes do not die; they may be held by the kernel";
 
 /// Pause before a restart after `streak` ends in a row: none, then `first`, then doubling to `longest`.
 pub(crate) fn pause(backoff: Backoff, streak: u32) -> Duration {
@@ -109,5 +191,13 @@ mod tests {
         let request: Request =
             serde_json::from_str(r#"{"v":1,"do":"stop","signal":"INT","grace_ms":5,"new":1}"#).unwrap();
         assert_eq!(request.what, Ask::Stop { signal: StopSignal::Int, grace_ms: 5 });
+    }
+
+    #[test]
+    fn a_shim_that_knows_no_leases_is_understood() {
+        let text = r#"{"v":1,"replica":"00000000-0000-0000-0000-000000000001","shim_pid":7,"state":"running","pid":8}"#;
+        let state: ShimState = serde_json::from_str(text).unwrap();
+        assert_eq!((state.state, state.lease.clone()), (ProcessState::Running, None));
+        assert!(!serde_json::to_string(&state).unwrap().contains("lease"), "nor does it hear of one");
     }
 }

@@ -6,19 +6,26 @@
 use crate::desired::Wanted;
 use crate::driver::{Driver, Instance};
 use crate::files::{self, Durability};
-use crate::health::{Health, HealthWatch, Target, Verdict};
-use crate::launch::{self, Launch};
+use crate::health::exec::Exec;
+use crate::health::{Health, HealthWatch, Place, Target, Verdict};
+use crate::launch::{self, Given, Launch};
+use crate::lease::{BootTime, Deadlines, Holds, is_far_enough};
+use crate::needs;
 use crate::ports::{PortError, Reservations, is_free};
-use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, ShimState, pause, wall_now};
+use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, Seen, ShimState, UNDYING, pause, wall_now};
+use crate::secrets::{SecretError, Secrets};
+use crate::templates::{self, RenderError};
 use quorate_model::assignment::{AssignedReplica, Phase};
 use quorate_model::id::{NodeId, ReplicaId};
+use quorate_model::need::Artifact;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
-use quorate_model::spec::{Port, Stop};
+use quorate_model::secret::Secret;
+use quorate_model::spec::{Port, ServiceSpec, Stop};
 use quorate_model::time::Span;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -38,9 +45,12 @@ pub(crate) struct Shared<D> {
     pub(crate) node: NodeId,
     pub(crate) node_name: String,
     pub(crate) host: String,
+    pub(crate) artifacts: PathBuf,
+    pub(crate) secrets: watch::Receiver<Arc<Secrets>>,
     pub(crate) driver: D,
     pub(crate) ports: Reservations,
     pub(crate) board: Board,
+    pub(crate) holds: Arc<Holds>,
 }
 
 /// The newest status of each replica, sorted by replica.
@@ -83,6 +93,8 @@ pub(crate) struct Runner<D: Driver> {
     replica: ReplicaId,
     dir: PathBuf,
     wanted: watch::Receiver<Wanted>,
+    /// Until when its leases are held.
+    held: watch::Receiver<Deadlines>,
     /// Told once, when the first status is on the board.
     settled: Option<oneshot::Sender<()>>,
     /// As of the last shim, for the next.
@@ -108,11 +120,13 @@ impl<D: Driver> Runner<D> {
         settled: oneshot::Sender<()>,
     ) -> Runner<D> {
         let replica = wanted.borrow().assigned.replica;
+        let held = shared.holds.follow(replica);
         Runner {
             shared,
             replica,
             dir,
             wanted,
+            held,
             settled: Some(settled),
             ports: BTreeMap::new(),
             restarts: 0,
@@ -141,7 +155,7 @@ impl<D: Driver> Runner<D> {
                 (None, Phase::Run) if !self.gave_up => self.launch().await,
                 (None, Phase::Run) => {
                     self.publish(ReplicaState::Failed, None);
-                    self.wanted_changes().await;
+                    changes(&mut self.wanted).await;
                     None
                 }
                 // One that ended while draining has nothing to come back for.
@@ -151,10 +165,21 @@ impl<D: Driver> Runner<D> {
                     if !listed {
                         return;
                     }
-                    self.wanted_changes().await;
+                    changes(&mut self.wanted).await;
                     None
                 }
             };
+        }
+    }
+
+    /// Ends what a copy left. Under a lease it returns only when nothing is left: who hears that the replica is
+    /// over gives the lease to another.
+    async fn clean_up(&mut self) {
+        while self.shared.driver.clean_up(self.replica, &self.dir).await > 0
+            && self.wanted.borrow().assigned.lease.is_some()
+        {
+            UNDYING.clone_into(&mut self.detail);
+            self.publish(ReplicaState::Stopping, None);
         }
     }
 
@@ -169,7 +194,7 @@ impl<D: Driver> Runner<D> {
             Ok(None) => {}
             Err(error) => tracing::warn!(replica = %self.replica, %error, "cannot reach the replica's shim"),
         }
-        self.shared.driver.clean_up(self.replica).await;
+        self.clean_up().await;
         if let Ok(Some(launch)) = files::read_json::<Launch>(&self.dir.join(launch::FILE)) {
             self.ports = launch.ports;
         }
@@ -205,10 +230,25 @@ impl<D: Driver> Runner<D> {
         let mut kill_at: Option<Instant> = None;
         let mut asked_to_stop = false;
         let mut moving = false;
+        let mut told_deadline: Option<BootTime> = None;
         let mut ports_note = String::new();
+        let mut secrets = self.shared.secrets.clone();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
-            if !asked_to_stop && (moving || wanted.phase() == Phase::Stop) {
+            let epoch = instance.state().lease.as_ref().map(|lease| lease.epoch);
+            // It cannot change its epoch while it runs: that is in its environment.
+            let of_this_lease = epoch == wanted.assigned.lease.map(|lease| lease.epoch);
+            let deadline = epoch.and_then(|epoch| self.held.borrow_and_update().of(epoch));
+            let keeps = wanted.assigned.lease.is_some_and(|lease| lease.keeps);
+            if of_this_lease
+                && !keeps
+                && deadline > told_deadline
+                && let (Some(epoch), Some(deadline)) = (epoch, deadline)
+            {
+                instance.hold(epoch, deadline).await;
+                told_deadline = Some(deadline);
+            }
+            if !asked_to_stop && (moving || !of_this_lease || wanted.phase() == Phase::Stop) {
                 asked_to_stop = true;
                 let mut stop = wanted.assigned.spec.stop.clone();
                 if moving {
@@ -220,7 +260,8 @@ impl<D: Driver> Runner<D> {
 
             let state = instance.state();
             if state.state == ProcessState::Running {
-                health = Some(RunHealth::follow(health.take(), state, &wanted.assigned, &self.shared.host));
+                let target = self.target(&wanted.assigned, state, health.as_ref());
+                health = Some(RunHealth::follow(health.take(), state, target));
                 (look_at_ports, ports_note) = (None, String::new());
             } else {
                 health = None;
@@ -238,12 +279,9 @@ impl<D: Driver> Runner<D> {
                     look_at_ports = waits.then(|| Instant::now() + PORTS_SETTLE);
                 }
                 () = RunHealth::changes(&mut health) => {}
-                result = self.wanted.changed() => {
-                    if result.is_err() {
-                        // The agent is ending and drops this task.
-                        pending::<()>().await;
-                    }
-                }
+                () = changes(&mut self.wanted) => {}
+                () = changes(&mut self.held) => {}
+                () = changes(&mut secrets), if health.as_ref().is_some_and(RunHealth::waits) => {}
                 () = at(look_at_ports) => {
                     look_at_ports = None;
                     // The process is not running, so its ports should be free.
@@ -263,13 +301,30 @@ impl<D: Driver> Runner<D> {
 
         let last = instance.state().clone();
         let state = last.state;
+        let keeps = self.wanted.borrow().assigned.lease.is_some_and(|lease| lease.keeps);
+        let lease_ended = last
+            .lease
+            .as_ref()
+            .filter(|_| !keeps)
+            .is_some_and(|lease| lease.let_go || told_deadline.is_none_or(|deadline| deadline <= BootTime::now()));
         drop(instance);
+        if !self.wanted.borrow().assigned.spec.driver.is_process() {
+            // Cleaning up may take as long as an agent's stop, and meanwhile nothing of it works.
+            let waits = if asked_to_stop { ReplicaState::Stopping } else { ReplicaState::BackingOff };
+            self.publish(waits, None);
+        }
         // Also after an orderly end: a workload may have left the group that its shim killed.
-        self.shared.driver.clean_up(self.replica).await;
+        self.clean_up().await;
         self.remember(last);
         match state {
             ProcessState::GaveUp => self.gave_up = true,
             _ if asked_to_stop && !moving => {}
+            // No fault of its own: it starts again as soon as its lease is held.
+            ProcessState::Stopped if lease_ended => {}
+            _ if lease_ended => {
+                "its lease was not held longer; it was killed".clone_into(&mut self.detail);
+                tracing::warn!(replica = %self.replica, "the replica did not end before its lease and was killed");
+            }
             _ => {
                 if moving {
                     self.detail = ports_note;
@@ -291,32 +346,53 @@ impl<D: Driver> Runner<D> {
             self.publish(self.waiting_as, None);
             tokio::select! {
                 () = sleep_until(self.not_before) => {}
-                () = self.wanted_changes() => return None,
+                () = changes(&mut self.wanted) => return None,
             }
         }
         let assigned = self.wanted.borrow().assigned.clone();
+        if !self.may_start(&assigned) {
+            self.publish_with("it waits for its lease", ReplicaState::Starting);
+            tokio::select! {
+                () = changes(&mut self.held) => {}
+                () = changes(&mut self.wanted) => {}
+            }
+            return None;
+        }
         match self.try_launch(&assigned).await {
             Ok(Some(instance)) => Some(instance),
             Ok(None) => {
                 // A program that ends at once and is not to be restarted is done before we look.
-                self.shared.driver.clean_up(self.replica).await;
+                self.clean_up().await;
                 if !self.read_last_words() {
                     "its shim was killed".clone_into(&mut self.detail);
                 }
                 self.put_off(ReplicaState::BackingOff, 2);
                 None
             }
+            // Starting took so long that it was not worth while any more.
+            Err(_) if !self.may_start(&assigned) => None,
             Err(error) => {
                 self.detail = match &error {
-                    LaunchError::Io(cause) => format!("{error}: {cause}"),
-                    LaunchError::Ports(_) | LaunchError::Template(_) => error.to_string(),
+                    LaunchError::Io(cause) | LaunchError::Render(RenderError::Io { source: cause, .. }) => {
+                        format!("{error}: {cause}")
+                    }
+                    LaunchError::Ports(_)
+                    | LaunchError::Artifact(_)
+                    | LaunchError::Secret(_)
+                    | LaunchError::Render(_)
+                    | LaunchError::Template(_) => error.to_string(),
                 };
                 tracing::warn!(replica = %self.replica, detail = self.detail, "the replica cannot be started");
                 match error {
-                    LaunchError::Ports(_) => self.put_off(ReplicaState::BackingOff, 2),
-                    LaunchError::Io(_) => self.put_off(ReplicaState::Failed, 2),
+                    LaunchError::Ports(_) | LaunchError::Artifact(_) => self.put_off(ReplicaState::BackingOff, 2),
+                    LaunchError::Io(_) | LaunchError::Render(RenderError::Io { .. }) => {
+                        self.put_off(ReplicaState::Failed, 2)
+                    }
+                    LaunchError::Secret(SecretError::Absent(_)) => self.put_off(ReplicaState::BackingOff, 2),
+                    // Another value comes with another replica.
+                    LaunchError::Secret(SecretError::NoText(_)) => self.gave_up = true,
                     // The spec does not change during a replica's life.
-                    LaunchError::Template(_) => self.gave_up = true,
+                    LaunchError::Template(_) | LaunchError::Render(_) => self.gave_up = true,
                 }
                 None
             }
@@ -329,21 +405,39 @@ impl<D: Driver> Runner<D> {
         let choose = move || shared.ports.choose(replica, &wanted, &before, &shared.host);
         self.ports = spawn_blocking(choose).await.map_err(io::Error::other)??;
         self.publish(ReplicaState::Starting, None);
-        let Shared { node, node_name, .. } = &*self.shared;
-        let launch = Launch {
+        let Shared { node, node_name, artifacts, .. } = &*self.shared;
+        let artifacts = located(artifacts, &assigned.spec)?;
+        let secrets = Secret::new(self.shared.secrets.borrow().of(&assigned.spec)?);
+        let given = Given { artifacts: &artifacts, secrets: &secrets };
+        let mut launch = Launch {
             restarts: self.restarts + u32::from(self.ran_before),
             detail: self.detail.clone(),
-            ..Launch::new(assigned, *node, node_name, &self.dir, self.ports.clone())?
+            deadline: assigned.lease.filter(|lease| !lease.keeps).and_then(|lease| self.held.borrow().of(lease.epoch)),
+            ..Launch::new(assigned, *node, node_name, &self.dir, self.ports.clone(), given)?
         };
-        let dir = self.dir.clone();
+        let (dir, assigned, node, ports) = (self.dir.clone(), assigned.clone(), node_name.clone(), self.ports.clone());
+        let shared = Arc::clone(&self.shared);
         let write = move || {
+            shared.driver.prepare(&mut launch)?;
             files::make_private_dir(&dir)?;
             files::remove_file(&dir.join("exit.json"))?;
+            let (work, given) = (dir.join("work"), Given { artifacts: &artifacts, secrets: &secrets });
+            let path = work.to_string_lossy();
+            files::make_private_dir(&work)?;
+            templates::render(&assigned.spec, &launch::values(&assigned, &node, &path, &ports, given), &work)?;
             files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
-            io::Result::Ok(launch)
+            Ok::<_, LaunchError>(launch)
         };
         let launch = spawn_blocking(write).await.map_err(io::Error::other)??;
         Ok(self.shared.driver.launch(&launch, &self.dir).await?)
+    }
+
+    /// Whether it needs no lease, or has one that lasts long enough. So has what goes on without renewals later: a
+    /// node that has been away may have lost it.
+    fn may_start(&mut self, assigned: &AssignedReplica) -> bool {
+        let Some(lease) = assigned.lease else { return true };
+        let deadline = self.held.borrow_and_update().of(lease.epoch);
+        deadline.is_some_and(|deadline| is_far_enough(BootTime::now(), deadline, lease.ttl.0))
     }
 
     /// Counts a failure and sets the time of the next launch. `streak_min` 2 excludes "at once".
@@ -354,11 +448,34 @@ impl<D: Driver> Runner<D> {
         self.waiting_as = waiting_as;
     }
 
-    async fn wanted_changes(&mut self) {
-        if self.wanted.changed().await.is_err() {
-            // The agent is ending and drops this task.
-            pending::<()>().await;
-        }
+    /// What its health check asks.
+    fn target(&self, assigned: &AssignedReplica, state: &ShimState, before: Option<&RunHealth>) -> Option<Target> {
+        let check = assigned.spec.health.as_ref()?;
+        let Some(command) = &check.exec else {
+            let port = *state.ports.get(check.port.as_deref().or(assigned.spec.main_port())?)?;
+            let at = Place::Port { host: self.shared.host.clone(), port };
+            return Some(Target { check: check.clone(), at });
+        };
+        // A secret that has changed is for the replica's successor.
+        let same = before.filter(|run| run.pid == state.pid).and_then(|run| run.target.clone());
+        let same = same.filter(|target| target.check == *check && matches!(target.at, Place::Exec(_)));
+        same.or_else(|| Some(Target { check: check.clone(), at: self.program(command, assigned, state) }))
+    }
+
+    /// The program of a check. What was filled when the replica was started can be filled again, unless a secret is
+    /// not here yet: artifacts of replicas are kept.
+    fn program(&self, command: &[String], assigned: &AssignedReplica, state: &ShimState) -> Place {
+        let Shared { node, node_name, artifacts, secrets, .. } = &*self.shared;
+        let exec = || {
+            let artifacts = located(artifacts, &assigned.spec).ok()?;
+            let secrets = Secret::new(secrets.borrow().of(&assigned.spec).ok()?);
+            let given = Given { artifacts: &artifacts, secrets: &secrets };
+            let launch = Launch::new(assigned, *node, node_name, &self.dir, state.ports.clone(), given).ok()?;
+            let command = launch.fill(command, node_name, &self.dir, &artifacts).ok()?;
+            let Launch { env, secret_env, .. } = launch;
+            Some(Exec { command, env, secret_env, dir: self.dir.join("work") })
+        };
+        exec().map_or(Place::Unknown, Place::Exec)
     }
 
     /// Puts what a running copy says, and what is wanted of it, into one status.
@@ -376,12 +493,20 @@ impl<D: Driver> Runner<D> {
             // Just taken over and perhaps healthy all along: the first check decides, within its timeout.
             return;
         }
+        let of_check = match verdict {
+            Verdict::Unasked | Verdict::NotYet => ReplicaState::Starting,
+            Verdict::Healthy => ReplicaState::Healthy,
+            Verdict::Unhealthy => ReplicaState::Unhealthy,
+        };
+        let is_kept = !wanted.assigned.spec.driver.is_process();
         let process = match state.state {
-            ProcessState::Running => match verdict {
-                Verdict::Unasked | Verdict::NotYet => ReplicaState::Starting,
-                Verdict::Healthy => ReplicaState::Healthy,
-                Verdict::Unhealthy => ReplicaState::Unhealthy,
+            ProcessState::Running if is_kept => match state.kept.as_ref().map(|kept| kept.seen) {
+                None | Some(Seen::Starting) => ReplicaState::Starting,
+                // Its check may know more than whoever should.
+                Some(Seen::Up | Seen::Promoted | Seen::Unknown) => of_check,
+                Some(Seen::Failing | Seen::Stopping | Seen::Ended | Seen::Cannot) => ReplicaState::Unhealthy,
             },
+            ProcessState::Running => of_check,
             ProcessState::BackingOff => ReplicaState::BackingOff,
             ProcessState::CannotStart | ProcessState::GaveUp => ReplicaState::Failed,
             ProcessState::Stopping | ProcessState::Stopped => ReplicaState::Stopping,
@@ -391,14 +516,31 @@ impl<D: Driver> Runner<D> {
             Phase::Drain => ReplicaState::Draining,
             Phase::Run => process,
         };
+        let unfenced = state.lease.as_ref().and_then(|lease| lease.fencing).filter(|fencing| !fencing.is_claimed());
+        let kept = state.kept.as_ref().filter(|kept| !kept.detail.is_empty());
         self.detail = match (process, health) {
-            (ReplicaState::Healthy, _) => String::new(),
+            (_, _) if state.state == ProcessState::Running && kept.is_some() => {
+                kept.map(|kept| kept.detail.clone()).unwrap_or_default()
+            }
+            (ReplicaState::Healthy, _) => {
+                let fencing = unfenced.map(|fencing| fencing.to_string());
+                let notes = fencing.into_iter().chain(Some(state.note.clone()).filter(|note| !note.is_empty()));
+                notes.collect::<Vec<_>>().join("; ")
+            }
             (_, Some(Health { detail, .. })) if !detail.is_empty() => detail,
             _ if ports_note.is_empty() => state.detail.clone(),
             _ => format!("{ports_note}; {}", state.detail),
         };
         (self.restarts, self.ports) = (state.restarts, state.ports.clone());
         self.publish(shown, Some(state));
+    }
+
+    /// Publishes with a note before the detail, which stays what it is.
+    fn publish_with(&mut self, note: &str, state: ReplicaState) {
+        let detail = self.detail.clone();
+        self.detail = if detail.is_empty() { note.to_owned() } else { format!("{note}; {detail}") };
+        self.publish(state, None);
+        self.detail = detail;
     }
 
     fn publish(&mut self, state: ReplicaState, process: Option<&ShimState>) {
@@ -412,6 +554,7 @@ impl<D: Driver> Runner<D> {
             restarts: self.restarts,
             detail: self.detail.clone(),
             log_dir: self.dir.join("log").to_string_lossy().into_owned(),
+            fencing: process.and_then(|process| process.lease.as_ref()).and_then(|lease| lease.fencing),
         });
         if let Some(settled) = self.settled.take() {
             // Nobody waits any more: fine.
@@ -420,11 +563,27 @@ impl<D: Driver> Runner<D> {
     }
 }
 
+/// Where the artifacts of a service lie, by name.
+fn located(root: &Path, spec: &ServiceSpec) -> Result<Vec<(String, String)>, LaunchError> {
+    let one = |artifact: &Artifact| {
+        let path = needs::locate(root, artifact).ok_or_else(|| LaunchError::Artifact(artifact.name.clone()))?;
+        Ok((artifact.name.clone(), path.to_string_lossy().into_owned()))
+    };
+    spec.artifacts.iter().map(one).collect()
+}
+
 /// Why a copy was not started. Nothing runs.
 #[derive(Debug, thiserror::Error)]
 enum LaunchError {
     #[error(transparent)]
     Ports(#[from] PortError),
+    /// It was there when the replica was placed.
+    #[error("its artifact {0} is not on this node; it is fetched again")]
+    Artifact(String),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Render(#[from] RenderError),
     #[error("the spec {0}")]
     Template(#[from] quorate_model::spec::TemplateError),
     #[error("cannot start it")]
@@ -440,11 +599,7 @@ struct RunHealth {
 
 impl RunHealth {
     /// Goes on watching, or begins anew if it is another process or another check.
-    fn follow(before: Option<RunHealth>, state: &ShimState, assigned: &AssignedReplica, host: &str) -> RunHealth {
-        let target = assigned.spec.health.as_ref().and_then(|check| {
-            let port = state.ports.get(check.port.as_deref().or(assigned.spec.main_port())?)?;
-            Some(Target { check: check.clone(), host: host.to_owned(), port: *port })
-        });
+    fn follow(before: Option<RunHealth>, state: &ShimState, target: Option<Target>) -> RunHealth {
         match before {
             Some(run) if run.pid == state.pid && run.target == target => run,
             _ => {
@@ -454,11 +609,23 @@ impl RunHealth {
         }
     }
 
+    /// Whether its check cannot be made yet.
+    fn waits(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| target.at == Place::Unknown)
+    }
+
     async fn changes(run: &mut Option<RunHealth>) {
         let Some(run) = run else { return pending().await };
         if run.watch.health.changed().await.is_err() {
             pending().await
         }
+    }
+}
+
+async fn changes<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
+        // The agent is ending and drops this task.
+        pending().await
     }
 }
 

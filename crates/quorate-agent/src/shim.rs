@@ -12,10 +12,20 @@
 //!    │ stop            │ stop                  (a policy may say: exit ▶ Over)
 //!    ▼                 ▼
 //! Stopping ──exit──▶ Over
-//!    └─ grace over: SIGKILL to the group, then exit comes
+//!    └─ grace over: SIGKILL to all of it, then exit comes
 //! ```
+//! In a PID namespace `exit` is when all of it has gone: `Emptying` is between the main process's and that.
+//!
+//! Under a lease ([`crate::lease`]) it stops as if asked when the lease is not held longer, and the kernel
+//! kills it at the deadline, with all that the workload has started: also when it does not run itself.
+//!
+//! Where the driver is not `process`, the workload is a keeper ([`crate::keeper`]): a program of ours that starts,
+//! watches and stops what the driver is for, and says on its stdin how that is. To the shim it is a workload like
+//! any other, so the log, restarts, stops and the lease are here and nowhere else, whatever the driver.
 //!
 //! # Invariants
+//! - Under a lease a timer of the kernel is armed before the workload is started, and never taken back.
+//! - What was asked to stop is not revived, should the lease be held longer a moment later.
 //! - `lock` in the replica's directory is held for life: a second shim for the replica gives up.
 //! - Stopping always ends: after the grace the group is killed, and SIGKILL cannot be refused.
 //! - When the workload's process ended, the rest of its group is killed before anything else
@@ -25,21 +35,27 @@
 //! # Sources
 //! prctl(2) PR_SET_PDEATHSIG, pidfd_open(2), credentials(7) on sessions and groups.
 
+use crate::cgroup::Group;
 use crate::files::{self, Durability};
+use crate::keeper;
+use crate::kernel::{EMPTIED_WITHIN, PidSpace};
 use crate::launch::{self, Launch};
+use crate::lease::BootTime;
 use crate::log::{self, LogWriter};
 use crate::protocol::{
-    Ask, LINE_BYTES_MAX, ProcessState, Request, STREAK_ENDS_AFTER, ShimState, VERSION, pause, wall_now,
+    Ask, LINE_BYTES_MAX, Order, ProcessState, Report, Request, STREAK_ENDS_AFTER, Seen, ShimLease, ShimState, UNDYING,
+    VERSION, pause, wall_now,
 };
-use crate::sweep::{open_process, sweep};
+use crate::sweep::{PATIENCE, open_process, sweep};
+use address::Address;
+use cleaning::{clean_up, keeper_command, lock};
+use deadline::Deadline;
+use quorate_model::observed::Fencing;
 use quorate_model::spec::{RestartPolicy, StopSignal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, OFlags, fcntl_getfl, fcntl_setfl, flock};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, kill_process_group, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal, setsid,
-};
+use rustix::process::{Signal, setsid};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -47,8 +63,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use workload::Workload;
+
+pub(crate) mod address;
+mod cleaning;
+mod deadline;
+mod workload;
+
+#[doc(hidden)]
+pub use deadline::Flaw;
 
 /// What the shim writes to its stdout once it listens. Anything else is the reason why it does not.
 pub(crate) const READY: &str = "ready";
@@ -59,16 +84,23 @@ const CONNECTIONS_MAX: usize = 16;
 /// How much of the workload's output is copied before other events get their turn.
 const COPY_BYTES: usize = 64 * 1024;
 
+/// How often it is said that output is lost.
+const LOST_SAID_EVERY: Duration = Duration::from_mins(1);
+
 /// The largest pipe that an unprivileged process can make (/proc/sys/fs/pipe-max-size).
 const LAST_COPY_BYTES: usize = 1024 * 1024;
 
-/// Arguments of the hidden command `quorate shim --dir DIR [--end-with-pid PID]`.
+/// Arguments of the hidden command `quorate shim --dir DIR [--end-with-pid PID] [--as-keeper] [--clean-up]`.
 #[derive(Debug, Clone)]
 pub struct ShimArgs {
     /// The replica's directory, with a `spec.json`.
     pub dir: PathBuf,
     /// Ends with the workload, without grace, as soon as this process is gone.
     pub end_with_pid: Option<u32>,
+    /// Is the keeper of a shim that is there already.
+    pub keep: bool,
+    /// Ends what is left of the replica, which has no shim any more, and starts nothing.
+    pub clean_up: bool,
 }
 
 impl ShimArgs {
@@ -78,6 +110,8 @@ impl ShimArgs {
         if let Some(pid) = self.end_with_pid {
             args.extend(["--end-with-pid".into(), pid.to_string().into()]);
         }
+        args.extend(self.keep.then(|| "--as-keeper".into()));
+        args.extend(self.clean_up.then(|| "--clean-up".into()));
         args
     }
 }
@@ -88,13 +122,30 @@ impl ShimArgs {
 /// on stdout whether it could start and later trouble on stderr.
 #[must_use]
 pub fn shim(args: &ShimArgs) -> ExitCode {
-    match Shim::new(args) {
+    run(args, None)
+}
+
+/// A [`shim`] that something is wrong with, for tests.
+#[doc(hidden)]
+#[must_use]
+pub fn flawed_shim(args: &ShimArgs, flaw: Flaw) -> ExitCode {
+    run(args, Some(flaw))
+}
+
+fn run(args: &ShimArgs, flaw: Option<Flaw>) -> ExitCode {
+    if args.keep {
+        return keeper::keeper(args);
+    }
+    if args.clean_up {
+        return clean_up(args);
+    }
+    match Shim::new(args, flaw) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(mut shim)) => match shim.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 complain("the shim cannot go on", &error);
-                shim.kill_group();
+                shim.kill_all();
                 ExitCode::FAILURE
             }
         },
@@ -112,22 +163,31 @@ fn complain(what: &str, error: &io::Error) {
 
 /// What the shim does with the workload right now.
 enum Work {
-    Running { process: Process, since: Instant },
-    Waiting { until: Instant },
-    Stopping { process: Process, kill_at: Option<Instant> },
+    Running {
+        workload: Workload,
+        since: Instant,
+    },
+    Waiting {
+        until: Instant,
+    },
+    Stopping {
+        workload: Workload,
+        kill_at: Option<Instant>,
+    },
+    /// Its main process has ended, and what is left in its namespace is killed.
+    Emptying {
+        space: PidSpace,
+        end: End,
+        say_at: Option<Instant>,
+    },
     Over,
 }
 
-/// The workload's process. `child` is reaped only by [`Shim::on_exit`].
-struct Process {
-    child: Child,
-    pidfd: OwnedFd,
-}
-
-impl Process {
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
+/// How the main process of the workload ended.
+struct End {
+    status: ExitStatus,
+    ran: Duration,
+    was_asked: bool,
 }
 
 struct Connection {
@@ -142,14 +202,26 @@ struct Shim {
     launch: Launch,
     state: ShimState,
     work: Work,
+    deadline: Option<Deadline>,
+    /// Where the service is reached, wherever it runs.
+    address: Option<Address>,
     /// Ends in a row.
     streak: u32,
+    /// Processes of it that were killed for want of memory, up to now.
+    starved: u64,
+    /// What it is tied to has ended, and nobody will look after what it leaves.
+    is_last: bool,
     log: LogWriter,
+    /// Bytes of output that the disk did not take, and when that was said last.
+    lost: u64,
+    lost_said: Option<Instant>,
     output: File,
     /// Kept so that `output` never reports an end; each process gets a copy as stdout and stderr.
     output_end: OwnedFd,
     listener: UnixListener,
     connections: Vec<Connection>,
+    /// To the keeper, where there is one.
+    keeper: Option<keeper::Line<Report>>,
     signals: UnixStream,
     lifeline: Option<OwnedFd>,
     _lock: File,
@@ -162,13 +234,14 @@ enum Source {
     Signal,
     Lifeline,
     Exit,
+    Keeper,
     Listener,
     Connection(usize),
 }
 
 impl Shim {
     /// `None`: the process that it is tied to has already ended.
-    fn new(args: &ShimArgs) -> io::Result<Option<Shim>> {
+    fn new(args: &ShimArgs, flaw: Option<Flaw>) -> io::Result<Option<Shim>> {
         // Fails only for a leader of a process group, which then has no terminal of ours to lose.
         let _ = setsid();
         let lifeline = match args.end_with_pid {
@@ -180,11 +253,16 @@ impl Shim {
         };
         // Every path from here on is relative: a socket's path may not exceed 107 bytes.
         std::env::set_current_dir(&args.dir)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open("lock")?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| io::Error::other("another shim runs this replica"))?;
-        let launch: Launch = files::read_json(Path::new(launch::FILE))?
+        let lock = lock()?;
+        let mut launch: Launch = files::read_json(Path::new(launch::FILE))?
             .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "there is no spec.json"))?;
+        if launch.has_secret_env {
+            launch.secret_env = serde_json::from_reader(io::stdin().lock())?;
+        }
+        let deadline = Deadline::arm(&launch, flaw)?;
+        if let Some(group) = &launch.group {
+            group.enter().map_err(|error| io::Error::other(format!("its cgroup cannot be entered: {error}")))?;
+        }
         files::make_private_dir(Path::new("work"))?;
         let log = LogWriter::open(Path::new("log"), log::FILE_BYTES_MAX)?;
 
@@ -212,17 +290,33 @@ impl Shim {
             restarts: launch.restarts,
             detail: launch.detail.clone(),
             ports: launch.ports.clone(),
+            lease: deadline.as_ref().map(|deadline| ShimLease {
+                epoch: deadline.epoch(),
+                fencing: None,
+                init: None,
+                let_go: false,
+            }),
+            note: launch.note.clone(),
+            kept: None,
         };
+        let address = Address::of(&launch);
         let mut shim = Shim {
             launch,
             state,
             work: Work::Waiting { until: Instant::now() },
+            deadline,
+            address,
             streak: 0,
+            starved: 0,
+            is_last: false,
             log,
+            lost: 0,
+            lost_said: None,
             output: output.into(),
             output_end,
             listener,
             connections: Vec::new(),
+            keeper: None,
             signals,
             lifeline,
             _lock: lock,
@@ -247,9 +341,10 @@ impl Shim {
                         self.stop(stop.signal, stop.grace.0);
                     }
                     Source::Lifeline => {
-                        self.kill_group();
-                        self.work = Work::Over;
+                        self.is_last = true;
+                        self.kill_all();
                     }
+                    Source::Keeper => self.hear_keeper(),
                     // `on_exit` ignores one that the lifeline has dealt with in this round.
                     Source::Exit => self.on_exit()?,
                     Source::Listener => self.accept(),
@@ -259,10 +354,18 @@ impl Shim {
             self.connections.retain(|connection| !connection.closed);
             self.on_deadline();
         }
-        // A workload may have left the group that was killed, and no agent may be there to look.
-        sweep(self.state.replica);
+        // A workload may have left the process group that was killed, and no agent may be there to look.
+        match &self.launch.group {
+            Some(group) => drop(group.end_work(PATIENCE)),
+            None => drop(sweep(self.state.replica)),
+        }
         // All that a pipe can hold, but not more: something that escaped may still be writing.
         self.copy_output(LAST_COPY_BYTES);
+        if self.is_last
+            && let Some(group) = &self.launch.group
+        {
+            group.leave();
+        }
         files::remove_file(Path::new("sock"))
     }
 
@@ -277,23 +380,28 @@ impl Shim {
             sources.push(Source::Lifeline);
             polled.push(PollFd::new(lifeline, PollFlags::IN));
         }
+        if let Some(keeper) = &self.keeper {
+            sources.push(Source::Keeper);
+            polled.push(PollFd::new(keeper.stream(), PollFlags::IN));
+        }
         // Connections before the exit: its news must not go to one that is found closed a moment later.
         for (index, connection) in self.connections.iter().enumerate() {
             sources.push(Source::Connection(index));
             polled.push(PollFd::new(&connection.stream, PollFlags::IN));
         }
-        if let Work::Running { process, .. } | Work::Stopping { process, .. } = &self.work {
-            sources.push(Source::Exit);
-            polled.push(PollFd::new(&process.pidfd, PollFlags::IN));
-        }
-        let deadline = match &self.work {
-            Work::Waiting { until } => Some(*until),
-            Work::Stopping { kill_at, .. } => *kill_at,
-            Work::Running { .. } | Work::Over => None,
+        let ended = match &self.work {
+            Work::Running { workload, .. } | Work::Stopping { workload, .. } => Some(workload.ended()),
+            Work::Emptying { space, .. } => Some(space.ended()),
+            Work::Waiting { .. } | Work::Over => None,
         };
-        let timeout = deadline.map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
+        if let Some(ended) = &ended {
+            sources.push(Source::Exit);
+            polled.push(PollFd::new(ended, PollFlags::IN));
+        }
+        let timeout = self.next_deadline().map(|left| {
+            // A time that no number holds is for ever; the loop looks again before.
+            let tv_sec = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+            Timespec { tv_sec, tv_nsec: left.subsec_nanos().into() }
         });
         match poll(&mut polled, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
@@ -303,7 +411,31 @@ impl Shim {
         Ok(woken.map(|(source, _)| source).collect())
     }
 
+    /// How long until [`on_deadline`](Shim::on_deadline) has something to do.
+    fn next_deadline(&self) -> Option<Duration> {
+        let at = match &self.work {
+            Work::Waiting { until } => Some(*until),
+            Work::Stopping { kill_at, .. } => *kill_at,
+            Work::Emptying { say_at, .. } => *say_at,
+            Work::Running { .. } | Work::Over => None,
+        };
+        let work = at.map(|at| at.saturating_duration_since(Instant::now()));
+        let lease = match &self.work {
+            Work::Waiting { .. } | Work::Running { .. } => self.deadline.as_ref().map(Deadline::left),
+            Work::Stopping { .. } | Work::Emptying { .. } | Work::Over => None,
+        };
+        let address = self.address.as_ref().and_then(Address::left);
+        work.into_iter().chain(lease).chain(address).min()
+    }
+
     fn on_deadline(&mut self) {
+        if let Some(address) = &mut self.address {
+            address.on_time();
+        }
+        let may_run = matches!(self.work, Work::Waiting { .. } | Work::Running { .. });
+        if may_run && self.deadline.as_ref().is_some_and(|deadline| deadline.left().is_zero()) {
+            self.let_go();
+        }
         let now = Instant::now();
         match &mut self.work {
             Work::Waiting { until } if *until <= now => {
@@ -312,20 +444,43 @@ impl Shim {
                 }
                 self.start();
             }
-            Work::Stopping { process, kill_at } if kill_at.is_some_and(|at| at <= now) => {
+            Work::Stopping { workload, kill_at } if kill_at.is_some_and(|at| at <= now) => {
                 *kill_at = None;
-                let _ = kill_process_group(process.pid(), Signal::KILL);
+                workload.kill();
             }
-            Work::Waiting { .. } | Work::Stopping { .. } | Work::Running { .. } | Work::Over => {}
+            Work::Emptying { say_at, .. } if say_at.is_some_and(|at| at <= now) => {
+                *say_at = None;
+                self.state.pid = None;
+                UNDYING.clone_into(&mut self.state.detail);
+                self.publish(ProcessState::Stopping);
+            }
+            Work::Waiting { .. }
+            | Work::Stopping { .. }
+            | Work::Emptying { .. }
+            | Work::Running { .. }
+            | Work::Over => {}
         }
     }
 
     fn start(&mut self) {
+        if let (Some(address), Some(deadline)) = (&mut self.address, &self.deadline)
+            && let Err(error) = address.take(deadline.at())
+        {
+            self.state.detail = error.to_string();
+            return self.cannot_start();
+        }
         match self.spawn() {
-            Ok(process) => {
+            Ok(workload) => {
                 self.state.started_at = Some(wall_now());
-                self.state.pid = Some(process.child.id());
-                self.work = Work::Running { process, since: Instant::now() };
+                self.state.pid = Some(workload.pid());
+                if let Some(lease) = &mut self.state.lease {
+                    // Of what a keeper keeps, nothing is claimed before it has said what may be; and what nothing ends
+                    // by time is never said to be fenced.
+                    let fencing = if self.keeper.is_some() { Fencing::Asked } else { workload.fencing() };
+                    let ends = self.deadline.as_ref().is_some_and(Deadline::ends);
+                    (lease.fencing, lease.init) = (ends.then_some(fencing), workload.init());
+                }
+                self.work = Work::Running { workload, since: Instant::now() };
                 self.publish(ProcessState::Running);
             }
             Err(error) => {
@@ -334,18 +489,26 @@ impl Shim {
                     ErrorKind::PermissionDenied => "permission denied".to_owned(),
                     _ => error.to_string(),
                 };
-                let program = self.launch.command.first().map_or("", String::as_str);
+                let program = self.launch.command.first().map_or("its keeper", String::as_str);
                 self.state.detail = format!("{program}: {reason}");
                 self.state.pid = None;
-                // Never at once: nothing ran, so nothing can have changed.
-                self.streak = self.streak.max(1) + 1;
-                self.work = Work::Waiting { until: self.next_start() };
-                self.publish(ProcessState::CannotStart);
+                self.cannot_start();
             }
         }
     }
 
-    fn spawn(&self) -> io::Result<Process> {
+    /// Nothing ran, and the detail says why.
+    fn cannot_start(&mut self) {
+        // Never at once: nothing ran, so nothing can have changed.
+        self.streak = self.streak.max(1).saturating_add(1);
+        self.work = Work::Waiting { until: self.next_start() };
+        self.publish(ProcessState::CannotStart);
+    }
+
+    fn spawn(&mut self) -> io::Result<Workload> {
+        if !self.launch.assigned.spec.driver.is_process() {
+            return self.spawn_keeper();
+        }
         let (program, args) =
             self.launch.command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
         let mut command = Command::new(program);
@@ -353,60 +516,118 @@ impl Shim {
             .args(args)
             .env_clear()
             .envs(&self.launch.env)
+            .envs(self.launch.secret_env.expose())
             .current_dir("work")
             .stdin(Stdio::null())
             .stdout(self.output_end.try_clone()?)
             .stderr(self.output_end.try_clone()?)
             .process_group(0);
-        let shim = Pid::from_raw(self.state.shim_pid.cast_signed());
-        let die_with_shim = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // Had the shim died before the line above, no signal would ever come.
-            if getppid() == shim { Ok(()) } else { Err(io::Error::other("the shim is gone")) }
-        };
-        // SAFETY: the closure runs between fork and exec. It makes two system calls through rustix,
-        // which uses no libc state and takes no lock, and allocates only when it fails, in a process
-        // that was forked from a single thread and so holds no lock of the allocator.
-        #[allow(unsafe_code, reason = "std has no safe way to set PR_SET_PDEATHSIG in the child")]
-        unsafe {
-            command.pre_exec(die_with_shim);
-        }
-        let mut child = command.spawn()?;
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Process { child, pidfd }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error.into())
-            }
+        let group = self.launch.group.as_ref();
+        match &self.deadline {
+            Some(deadline) => Workload::start_fenced(&mut command, group, deadline.of_init()),
+            None => Workload::start(&mut command, group),
         }
     }
 
+    /// Also without a lease in a PID namespace: what agents and engines start is then found and ended as a whole.
+    fn spawn_keeper(&mut self) -> io::Result<Workload> {
+        let (line, its_end) = UnixStream::pair()?;
+        let mut command = keeper_command(false);
+        command
+            .env_clear()
+            .envs(&self.launch.env)
+            // What it starts has the environment from it; the file that it reads the rest from has no secrets.
+            .envs(self.launch.secret_env.expose())
+            .stdin(OwnedFd::from(its_end))
+            .stdout(self.output_end.try_clone()?)
+            .stderr(self.output_end.try_clone()?)
+            .process_group(0);
+        self.state.kept = None;
+        self.keeper = Some(keeper::Line::new(line)?);
+        let deadline = self.deadline.as_ref().and_then(Deadline::of_init);
+        Workload::start_fenced(&mut command, self.launch.group.as_ref(), deadline)
+    }
+
+    fn order(&mut self, order: Order) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.send(&order);
+        }
+    }
+
+    fn hear_keeper(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let heard = keeper.read();
+        if keeper.is_closed() {
+            // Its end is news of its own.
+            self.keeper = None;
+        }
+        for report in heard {
+            if let (Some(lease), Work::Running { workload, .. }) = (&mut self.state.lease, &self.work) {
+                let of_processes = workload.fencing();
+                lease.fencing = Some(if of_processes.is_claimed() { report.fencing } else { of_processes });
+            }
+            self.state.kept = Some(report);
+            self.publish(self.state.state);
+        }
+    }
+
+    /// What is waited for has ended: the main process, or after it the rest of its namespace.
     fn on_exit(&mut self) -> io::Result<()> {
-        let (mut process, ran, was_asked) = match std::mem::replace(&mut self.work, Work::Over) {
-            Work::Running { process, since } => (process, since.elapsed(), false),
-            Work::Stopping { process, .. } => (process, Duration::ZERO, true),
+        let (workload, ran, was_asked) = match std::mem::replace(&mut self.work, Work::Over) {
+            Work::Running { workload, since } => (workload, since.elapsed(), false),
+            Work::Stopping { workload, .. } => (workload, Duration::ZERO, true),
+            Work::Emptying { space, end, .. } => {
+                drop(space);
+                self.on_end(&end);
+                return Ok(());
+            }
             other @ (Work::Waiting { .. } | Work::Over) => {
                 self.work = other;
                 return Ok(());
             }
         };
-        // Its workers must not outlive it: they may hold its port. No such group is fine.
-        let _ = kill_process_group(process.pid(), Signal::KILL);
-        let status = process.child.wait()?;
+        // Its workers must not outlive it: they may hold its port.
+        let (status, space) = workload.end()?;
+        let end = End { status, ran, was_asked };
+        match space {
+            None => self.on_end(&end),
+            Some(space) => {
+                self.work = Work::Emptying { space, end, say_at: Some(Instant::now() + EMPTIED_WITHIN) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the workload is left.
+    fn on_end(&mut self, end: &End) {
         self.copy_output(COPY_BYTES);
+        self.hear_keeper();
         self.state.pid = None;
-        self.state.detail = describe(status);
+        if let Some(lease) = &mut self.state.lease {
+            lease.init = None;
+        }
+        let said = self.state.kept.as_ref().filter(|kept| !kept.detail.is_empty());
+        self.state.detail = said.map_or_else(|| describe(end.status), |kept| kept.detail.clone());
+        let starved = self.launch.group.as_ref().map_or(0, Group::out_of_memory);
+        if starved > self.starved
+            && let Some(memory) = self.launch.assigned.spec.resources.memory
+        {
+            self.state.detail += &format!(": it needed more than its {memory} of memory");
+        }
+        self.starved = starved;
         let again = match self.launch.assigned.spec.restart.policy {
             RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => !status.success(),
+            RestartPolicy::OnFailure => !end.status.success(),
             RestartPolicy::Never => false,
         };
-        if was_asked || !again {
-            self.end(if was_asked { ProcessState::Stopped } else { ProcessState::GaveUp });
-            return Ok(());
+        if end.was_asked || !again {
+            self.end(if end.was_asked { ProcessState::Stopped } else { ProcessState::GaveUp });
+            return;
         }
-        self.streak = if ran >= STREAK_ENDS_AFTER { 1 } else { self.streak.saturating_add(1) };
+        if self.state.kept.as_ref().is_some_and(|kept| kept.seen == Seen::Cannot) {
+            return self.cannot_start();
+        }
+        self.streak = if end.ran >= STREAK_ENDS_AFTER { 1 } else { self.streak.saturating_add(1) };
         let until = self.next_start();
         self.work = Work::Waiting { until };
         if until > Instant::now() {
@@ -414,7 +635,6 @@ impl Shim {
         } else {
             self.state.state = ProcessState::BackingOff;
         }
-        Ok(())
     }
 
     fn next_start(&self) -> Instant {
@@ -425,26 +645,61 @@ impl Shim {
         // A grace of centuries is no deadline.
         let kill_at = Instant::now().checked_add(grace);
         match std::mem::replace(&mut self.work, Work::Over) {
-            Work::Running { process, .. } => {
-                // Only the main process gets it: it knows how to end its workers.
-                let _ = pidfd_send_signal(&process.pidfd, unix_signal(signal));
-                self.work = Work::Stopping { process, kill_at };
+            Work::Running { workload, .. } => {
+                // A keeper knows one signal; what it keeps is asked in its own way.
+                let of_keeper = !self.launch.assigned.spec.driver.is_process();
+                workload.signal(if of_keeper { Signal::TERM } else { unix_signal(signal) });
+                self.work = Work::Stopping { workload, kill_at };
                 self.publish(ProcessState::Stopping);
             }
-            Work::Stopping { process, kill_at: before } => {
+            Work::Stopping { workload, kill_at: before } => {
                 // `None` before means that it is killed already and only its exit is awaited.
                 let kill_at = before.map(|before| kill_at.map_or(before, |at| at.min(before)));
-                self.work = Work::Stopping { process, kill_at };
+                self.work = Work::Stopping { workload, kill_at };
+            }
+            Work::Emptying { space, end, say_at } => {
+                self.work = Work::Emptying { space, end: End { was_asked: true, ..end }, say_at };
             }
             Work::Waiting { .. } => self.end(ProcessState::Stopped),
             Work::Over => {}
         }
     }
 
+    /// The lease is held longer.
+    fn hold(&mut self, epoch: u64, at: BootTime) {
+        let Some(deadline) = &mut self.deadline else { return };
+        let at = match deadline.extend(epoch, at) {
+            Ok(Some(at)) => at,
+            Ok(None) => return,
+            Err(error) => return complain("the end of the lease cannot be put off", &error),
+        };
+        if let Work::Running { workload, .. } | Work::Stopping { workload, .. } = &self.work {
+            workload.hold(at);
+        }
+        match self.address.as_mut().map(|address| address.hold(at)) {
+            Some(Ok(Some(news))) => complain("the address is contested", &io::Error::other(news)),
+            Some(Err(error)) => complain("the address cannot be held longer", &error),
+            Some(Ok(None)) | None => {}
+        }
+    }
+
+    /// The lease is not held longer: ends the workload, as far as it does so in time.
+    fn let_go(&mut self) {
+        if let Some(lease) = &mut self.state.lease {
+            lease.let_go = true;
+        }
+        let stop = self.launch.assigned.spec.stop.clone();
+        self.stop(stop.signal, stop.grace.0);
+    }
+
     /// No process is left and none will be started.
     fn end(&mut self, state: ProcessState) {
         self.work = Work::Over;
+        self.drop_address();
         self.state.state = state;
+        if self.state.lease.as_ref().is_some_and(|lease| lease.let_go) {
+            self.state.detail = format!("its lease was not held longer; {}", self.state.detail);
+        }
         // Before the news goes out: who hears it may read the file.
         if let Err(error) = files::write_json(Path::new("exit.json"), &self.state, Durability::Durable) {
             complain("cannot write exit.json", &error);
@@ -452,10 +707,17 @@ impl Shim {
         self.publish(state);
     }
 
-    fn kill_group(&mut self) {
-        if let Work::Running { process, .. } | Work::Stopping { process, .. } = &mut self.work {
-            let _ = kill_process_group(process.pid(), Signal::KILL);
-            let _ = process.child.wait();
+    fn kill_all(&mut self) {
+        let work = std::mem::replace(&mut self.work, Work::Over);
+        if let Work::Running { workload, .. } | Work::Stopping { workload, .. } = work {
+            let _ = workload.end();
+        }
+        self.drop_address();
+    }
+
+    fn drop_address(&mut self) {
+        if let Some(Err(error)) = self.address.as_mut().map(Address::let_go) {
+            complain("the address is not taken off; it ends by itself", &error);
         }
     }
 
@@ -478,8 +740,17 @@ impl Shim {
             let Ok(count @ 1..) = self.output.read(&mut buffer) else { return };
             copied += count;
             if let Err(error) = self.log.append(&buffer[..count]) {
-                complain("output of the replica is lost", &error);
+                self.lose(count as u64, &error);
             }
+        }
+    }
+
+    /// Says so, but seldom: a talkative workload before a full disk must not fill another one with this.
+    fn lose(&mut self, bytes: u64, why: &io::Error) {
+        self.lost += bytes;
+        if self.lost_said.is_none_or(|said| said.elapsed() >= LOST_SAID_EVERY) {
+            self.lost_said = Some(Instant::now());
+            complain(&format!("output of the replica is lost, {} bytes up to now", self.lost), why);
         }
     }
 
@@ -509,13 +780,25 @@ impl Shim {
 
     fn answer(&mut self, index: usize, line: &[u8]) {
         let request = serde_json::from_slice::<Request>(line);
-        if let Ok(Request { what: Ask::Stop { signal, grace_ms }, .. }) = &request {
-            self.stop(*signal, Duration::from_millis(*grace_ms));
+        match &request {
+            Ok(Request { what: Ask::Stop { signal, grace_ms }, .. }) => {
+                self.stop(*signal, Duration::from_millis(*grace_ms));
+            }
+            Ok(Request { what: Ask::Hold { epoch, deadline }, .. }) => {
+                self.hold(*epoch, *deadline);
+            }
+            Ok(Request { what: Ask::Promote, .. }) => self.order(Order::Promote),
+            Ok(Request { what: Ask::Demote, .. }) => self.order(Order::Demote),
+            Ok(Request { what: Ask::Status | Ask::Watch, .. }) | Err(_) => {}
         }
         let connection = &mut self.connections[index];
         let reply = match request {
             // A watcher has heard the outcome already.
-            Ok(Request { what: Ask::Stop { .. }, .. }) if connection.watches => return,
+            Ok(Request { what: Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote, .. })
+                if connection.watches =>
+            {
+                return;
+            }
             Ok(Request { what, .. }) => {
                 connection.watches |= what == Ask::Watch;
                 line_of(&self.state)

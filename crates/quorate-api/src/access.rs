@@ -345,6 +345,17 @@ pub(crate) struct Acting {
 }
 
 impl Acting {
+    /// Whether they may do something else besides, on which this depends.
+    ///
+    /// # Errors
+    /// As that operation by itself would be refused.
+    pub(crate) fn may(&self, access: &AccessState, operation: Operation) -> Result<(), Failure> {
+        match allow(access, &self.principal, operation) {
+            Verdict::Allow | Verdict::Confirm => Ok(()),
+            verdict => Err(denied(verdict)),
+        }
+    }
+
     /// Who does it to `target`, for the log entry.
     ///
     /// # Errors

@@ -2,13 +2,15 @@
 
 use crate::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
+use crate::placement::{ExplanationView, ForecastView};
+use crate::updates::HistoryView;
 use crate::view::{MembersView, Overview};
 use quorate_model::access::audit::AuditPage;
 use quorate_model::access::name::SecretName;
 use quorate_model::access::{AccessState, Actor};
 use quorate_model::command::Refusal;
 use quorate_model::entry::{Database, Outcome, Proposal};
-use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::member::SecretHash;
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
@@ -23,6 +25,9 @@ use tokio::sync::watch;
 
 /// The node as the API sees it. Cheap to clone; every clone is the same node.
 pub trait Backend: Clone + Send + Sync + 'static {
+    /// A log that was found.
+    type Log: OpenLog;
+
     /// Puts a mutation into the log, on whichever node leads, and waits until this node has
     /// applied it. Sending one request id twice does it once and answers twice.
     fn propose(
@@ -67,8 +72,35 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A gateway that this node feeds says how far it is. It counts as gone after 3 s of silence.
     fn gateway_report(&self, report: GatewayReport);
 
-    /// A piece of the log of a replica that runs, or ran, on this node.
-    fn replica_log(&self, piece: LogPiece) -> impl Future<Output = Result<LogChunk, LogError>> + Send;
+    /// Finds a log, on whichever node it is. Gives its first piece, and what gives the next ones.
+    fn open_log(
+        &self,
+        of: LogOf,
+        from: LogFrom,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<(LogChunk, Self::Log), LogError>> + Send;
+
+    /// Why the replicas of a service are where they are, as this node sees it now. `None`: there is no such
+    /// service.
+    fn explain(
+        &self,
+        service: ServiceName,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Option<ExplanationView>, ReadError>> + Send;
+
+    /// The versions of a service that are remembered. `None`: there is no such service.
+    fn history(
+        &self,
+        service: ServiceName,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Option<HistoryView>, ReadError>> + Send;
+
+    /// What would move where if the node lost its power and did not come back.
+    fn what_if_kill(
+        &self,
+        node: NodeId,
+        patience: Duration,
+    ) -> impl Future<Output = Result<ForecastView, ReadError>> + Send;
 
     /// Hands leadership over. Returns when the new leader is known.
     fn transfer_leadership(
@@ -283,15 +315,31 @@ pub enum ReadError {
     ShuttingDown,
 }
 
-/// Which part of a replica's log.
-#[derive(Debug, Clone)]
-pub struct LogPiece {
-    pub replica: ReplicaId,
-    /// Where to begin: an offset that an earlier chunk named, or the last so many lines.
-    pub from: LogFrom,
-    pub bytes_max: usize,
+/// Whose log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOf {
+    /// What a replica writes to its standard output and standard error.
+    Replica(ReplicaId),
+    /// What a node's server says about itself.
+    Node(NodeId),
 }
 
+impl std::fmt::Display for LogOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LogOf::Replica(replica) => write!(f, "replica {replica}"),
+            LogOf::Node(node) => write!(f, "the server of node {node}"),
+        }
+    }
+}
+
+/// A log that was found. Whatever it keeps open for that, to another node too, ends when it is dropped.
+pub trait OpenLog: Send + 'static {
+    /// A piece of at most `bytes_max` bytes; empty when nothing is new.
+    fn read(&mut self, from: LogFrom, bytes_max: usize) -> impl Future<Output = Result<LogChunk, LogError>> + Send;
+}
+
+/// Where to begin: at an offset that an earlier chunk named, or with the last so many lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFrom {
     Offset(u64),
@@ -305,13 +353,20 @@ pub struct LogChunk {
     pub next: u64,
 }
 
+/// Why no piece of a log can be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    #[error("this node has no log of replica {0}")]
-    Unknown(ReplicaId),
-    #[error("the log cannot be read: {0}")]
-    Io(String),
+    #[error("no node has a log of {0}")]
+    Unknown(LogOf),
+    #[error("the log cannot be read on {node}: {why}")]
+    Io { node: String, why: String },
+    /// The log is, or may be, on one of these nodes.
+    #[error("{} cannot be reached: {why}", nodes.join(", "))]
+    Unreachable { nodes: Vec<String>, why: String },
+    /// Logs of that node are read by too many others.
+    #[error("{0} is asked for too many logs at a time")]
+    Busy(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

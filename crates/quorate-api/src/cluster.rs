@@ -4,6 +4,7 @@ use crate::access::Acting;
 use crate::backend::Backend;
 use crate::ha;
 use crate::members::find_node;
+use crate::placement::RoomView;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
@@ -14,6 +15,7 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
 use quorate_model::access::Actor;
+use quorate_model::access::policy::Operation;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, RequestId, ServiceName};
@@ -63,7 +65,7 @@ pub(crate) async fn service<B: Backend>(
     }
 }
 
-fn unknown_service(overview: &Overview, name: &str) -> Failure {
+pub(crate) fn unknown_service(overview: &Overview, name: &str) -> Failure {
     let similar = nearest(name, overview.services.iter().map(|service| service.name.as_str()));
     let (hint, fix) = match similar {
         Some(similar) => {
@@ -148,6 +150,9 @@ pub struct SpecResult {
     /// Fields that differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<Difference>,
+    /// What somebody should know before, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -198,9 +203,14 @@ pub(crate) async fn apply_specs<B: Backend>(
     let patience = patience(options.timeout_ms)?;
     let document = read_spec(&headers, &read_body(&headers, body).await?)?;
     document.validate()?;
+    check_templates(&document)?;
     let mut services = plan(&current(&app), &document);
     if options.plan {
         return Ok(Json(SpecAnswer { services, index: None }));
+    }
+    if document.services.iter().any(|service| !service.secrets.is_empty()) {
+        // Who says what runs with a secret gets to know it.
+        acting.may(&app.access(), Operation::SecretSet)?;
     }
     let names: Vec<&str> = document.services.iter().map(|service| service.name.as_str()).collect();
     let actor = acting.on(&app.access(), &names.join(" "))?;
@@ -228,6 +238,25 @@ fn read_spec(headers: &HeaderMap, body: &[u8]) -> Result<SpecDocument, Failure> 
     })
 }
 
+/// Whether texts are templates at all. What they are made of shows on a node alone. No rule of the state machine:
+/// nodes may have different versions of the language.
+fn check_templates(document: &SpecDocument) -> Result<(), Refusal> {
+    let language = minijinja::Environment::new();
+    for service in &document.services {
+        for (to, text) in service.templates.iter().filter_map(|it| Some((&it.to, it.text.as_ref()?))) {
+            language.template_from_str(text).map_err(|error| Refusal::Invalid {
+                field: format!("service.{}.template.{to}.text", service.name),
+                problem: format!(
+                    "is no template: line {}: {}",
+                    error.line().unwrap_or(1),
+                    error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned)
+                ),
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// What `document` would change, service by service in the document's order.
 fn plan(overview: &Overview, document: &SpecDocument) -> Vec<SpecResult> {
     let result = |spec: &ServiceSpec| {
@@ -241,13 +270,21 @@ fn plan(overview: &Overview, document: &SpecDocument) -> Vec<SpecResult> {
             None => (SpecAction::Create, 1),
             Some(known) if differences.is_empty() => (SpecAction::Unchanged, known.version),
             Some(known) => {
-                let same_program = known.spec == ServiceSpec { replicas: known.spec.replicas, ..spec.clone() };
+                let same_program = known.spec.runs_the_same(spec);
                 (SpecAction::Update, if same_program { known.version } else { known.version + 1 })
             }
         };
-        SpecResult { service: spec.name.clone(), action, version, differences }
+        let replaced = known.filter(|known| !known.spec.runs_the_same(spec));
+        let warnings = replaced.and_then(|known| interruption(spec, known.want)).into_iter().collect();
+        SpecResult { service: spec.name.clone(), action, version, differences, warnings }
     };
     document.services.iter().map(result).collect()
+}
+
+/// Why nothing serves for a while when the copies of a service are replaced.
+fn interruption(spec: &ServiceSpec, copies: u32) -> Option<String> {
+    let why = spec.stops_first().filter(|_| spec.update_interrupts(copies))?;
+    Some(format!("{} is away for a moment: it {why}, so the old copies end before new ones start", spec.name))
 }
 
 fn described(spec: &ServiceSpec, routes: &[&RouteSpec]) -> Value {
@@ -287,6 +324,9 @@ pub struct Changed {
     /// How many copies are wanted now; absent when the service was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// After scaling a service with `resources`: whether there is room for all copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<RoomView>,
 }
 
 /// Removes a service: its replicas end, its routes go.
@@ -303,7 +343,7 @@ pub(crate) async fn remove_service<B: Backend>(
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let actor = acting.on(&app.access(), service.as_str())?;
     let index = command(&app, id, &Command::RemoveService { service: service.clone() }, &actor, patience).await?;
-    Ok(Json(Changed { service, index: index.0, replicas: None }))
+    Ok(Json(Changed { service, index: index.0, replicas: None, room: None }))
 }
 
 /// How many copies of a service are wanted.
@@ -335,11 +375,33 @@ pub(crate) async fn scale<B: Backend>(
     let actor = acting.on(&app.access(), &format!("{service} to {replicas}"))?;
     let scale = Command::ScaleService { service: service.clone(), replicas };
     let index = command(&app, id, &scale, &actor, patience).await?;
-    Ok(Json(Changed { service, index: index.0, replicas: Some(replicas) }))
+    // What is explained must know of it.
+    shown(&app, index).await;
+    // It is done; who cannot be told how it looks now is not told that it failed.
+    let explained = app.backend.explain(service.clone(), patience).await;
+    let room = explained.ok().flatten().and_then(|explained| explained.room);
+    Ok(Json(Changed { service, index: index.0, replicas: Some(replicas), room }))
+}
+
+/// Replaces every copy of a service by another of the same program, one after another as an update does.
+#[utoipa::path(post, path = "/v1/services/{name}/restart", tag = "services", params(("name" = String, Path)),
+    responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem)))]
+pub(crate) async fn restart<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(name): Named,
+    uri: Uri,
+) -> Result<Json<Changed>, Failure> {
+    let service = service_name(&app, &name)?;
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let actor = acting.on(&app.access(), service.as_str())?;
+    let index = command(&app, id, &Command::RestartService { service: service.clone() }, &actor, patience).await?;
+    Ok(Json(Changed { service, index: index.0, replicas: None, room: None }))
 }
 
 /// A text that cannot be a name is the name of no service.
-fn service_name<B: Backend>(app: &Shared<B>, name: &str) -> Result<ServiceName, Failure> {
+pub(crate) fn service_name<B: Backend>(app: &Shared<B>, name: &str) -> Result<ServiceName, Failure> {
     ServiceName::new(name).map_err(|_| unknown_service(&current(app), name))
 }
 

@@ -16,6 +16,7 @@ pub mod certificates;
 mod cluster;
 mod console;
 mod database;
+pub mod failover;
 mod guard;
 pub mod ha;
 mod health;
@@ -26,13 +27,16 @@ mod log;
 pub mod managers;
 pub mod members;
 mod openapi;
+pub mod placement;
 pub mod problem;
 mod request;
 mod rqlite;
 mod secrets;
 mod server;
 mod stream;
+pub mod updates;
 pub mod view;
+pub mod vips;
 mod waiting;
 
 #[cfg(test)]

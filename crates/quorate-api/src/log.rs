@@ -1,6 +1,7 @@
-//! Logs of replicas.
+//! Logs of replicas and of nodes' servers, wherever they are.
 
-use crate::backend::{Backend, LogChunk, LogError, LogFrom, LogPiece};
+use crate::backend::{Backend, LogChunk, LogError, LogFrom, LogOf, OpenLog as _};
+use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Named, read_query};
 use crate::server::{App, Shared};
@@ -8,12 +9,10 @@ use crate::view::Problem;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
 use futures_util::stream;
 use http::{Uri, header};
 use quorate_model::id::ReplicaId;
 use serde::Deserialize;
-use std::convert::Infallible;
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -40,11 +39,13 @@ pub(crate) struct LogRange {
     follow: bool,
 }
 
-/// A piece of a replica's log, as raw bytes. Asked of the node that runs it.
+/// A piece of a replica's log, as raw bytes. Any node may be asked, also for a replica that has ended: the node
+/// that has the log is asked in turn.
 #[utoipa::path(get, path = "/v1/replicas/{id}/log", tag = "services", params(("id" = String, Path), LogRange),
     responses((status = 200, content_type = "text/plain", body = String,
             headers(("Quorate-Log-Next" = u64, description = "The offset to go on from"))),
-        (status = 404, description = "unknown-log", body = Problem)))]
+        (status = 404, description = "unknown-log", body = Problem),
+        (status = 503, description = "node-unreachable, overloaded", body = Problem)))]
 pub(crate) async fn replica_log<B: Backend>(
     State(app): State<Shared<B>>,
     Named(id): Named,
@@ -53,15 +54,36 @@ pub(crate) async fn replica_log<B: Backend>(
     let replica: ReplicaId = id.parse().map_err(|_| {
         Failure::bad_request("bad-replica-id", format!("`{id}` is not a UUID"), "see `GET /v1/services` for the ids")
     })?;
-    let range: LogRange = read_query(&uri)?;
-    let piece = LogPiece { replica, from: range.from()?, bytes_max: range.bytes.unwrap_or(BYTES_DEFAULT) };
-    let first = app.backend.replica_log(piece.clone()).await.map_err(|error| explain(&app, error))?;
+    answer(app, LogOf::Replica(replica), &uri).await
+}
+
+/// A piece of what a node's server says about itself, as raw bytes. Any node may be asked, for any node whose server
+/// runs.
+#[utoipa::path(get, path = "/v1/nodes/{node}/log", tag = "members",
+    params(("node" = String, Path, description = "Name, id, or how the id begins"), LogRange),
+    responses((status = 200, content_type = "text/plain", body = String,
+            headers(("Quorate-Log-Next" = u64, description = "The offset to go on from"))),
+        (status = 404, description = "unknown-node, unknown-log", body = Problem),
+        (status = 503, description = "node-unreachable, overloaded", body = Problem)))]
+pub(crate) async fn node_log<B: Backend>(
+    State(app): State<Shared<B>>,
+    Named(wanted): Named,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    let node = find_node(&app.backend.overview().borrow(), &wanted)?.id;
+    answer(app, LogOf::Node(node), &uri).await
+}
+
+async fn answer<B: Backend>(app: Shared<B>, of: LogOf, uri: &Uri) -> Result<Response, Failure> {
+    let range: LogRange = read_query(uri)?;
+    let (from, bytes_max) = (range.from()?, range.bytes.unwrap_or(BYTES_DEFAULT));
+    let (first, log) = app.backend.open_log(of, from, bytes_max).await?;
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (NEXT, first.next.to_string()),
     ];
-    let body = if range.follow { follow(app, piece, first) } else { first.data.into() };
+    let body = if range.follow { follow(&app, log, first, bytes_max) } else { first.data.into() };
     Ok((headers, body).into_response())
 }
 
@@ -82,42 +104,30 @@ impl LogRange {
     }
 }
 
-/// Adds to "not here" where it is.
-fn explain<B: Backend>(app: &App<B>, error: LogError) -> Failure {
-    let LogError::Unknown(replica) = error else { return error.into() };
-    let overview = app.backend.overview().borrow().clone();
-    let home = overview
-        .services
-        .iter()
-        .flat_map(|service| &service.replicas)
-        .find(|known| known.id == replica)
-        .and_then(|known| overview.nodes.iter().find(|node| node.id == known.node_id));
-    match home {
-        Some(home) if home.name != overview.answered_by => Failure::new(
-            http::StatusCode::NOT_FOUND,
-            "unknown-log",
-            format!("replica {replica} runs on {}, not here", home.name),
-            format!("ask {}", home.api),
-        )
-        .with_details(serde_json::json!({ "replica": replica, "node": home.name, "api": home.api })),
-        _ => LogError::Unknown(replica).into(),
-    }
-}
-
-/// The first piece and then whatever is new, until the reader, the log or the server goes.
-fn follow<B: Backend>(app: Shared<B>, piece: LogPiece, first: LogChunk) -> Body {
-    let open = app.open.clone();
-    let pieces = stream::unfold((app, open, piece, Some(first)), |(app, mut open, mut piece, first)| async move {
+/// The first piece and then whatever is new, until the reader, the log or the server goes. The next piece is asked
+/// for when the reader has taken the one before, so that one piece waits at the most. A log that cannot be read any
+/// more cuts the answer off; one that is gone for good ends it.
+fn follow<B: Backend>(app: &App<B>, log: B::Log, first: LogChunk, bytes_max: usize) -> Body {
+    let begin = (app.open.clone(), log, LogFrom::Offset(first.next), Some(first.data));
+    let pieces = stream::unfold(Some(begin), move |state| async move {
+        let (mut open, mut log, mut from, first) = state?;
         if let Some(first) = first {
-            piece.from = LogFrom::Offset(first.next);
-            return Some((Ok::<Bytes, Infallible>(first.data), (app, open, piece, None)));
+            return Some((Ok(first), Some((open, log, from, None))));
         }
         loop {
-            let chunk = app.backend.replica_log(piece.clone()).await.ok()?;
-            let moved = piece.from != LogFrom::Offset(chunk.next);
-            piece.from = LogFrom::Offset(chunk.next);
-            if moved && !chunk.data.is_empty() {
-                return Some((Ok(chunk.data), (app, open, piece, None)));
+            let chunk = tokio::select! {
+                _ = open.changed() => return None,
+                chunk = log.read(from, bytes_max) => chunk,
+            };
+            match chunk {
+                Ok(chunk) => {
+                    from = LogFrom::Offset(chunk.next);
+                    if !chunk.data.is_empty() {
+                        return Some((Ok(chunk.data), Some((open, log, from, None))));
+                    }
+                }
+                Err(LogError::Unknown(_)) => return None,
+                Err(error) => return Some((Err(error), None)),
             }
             tokio::select! {
                 _ = open.changed() => return None,

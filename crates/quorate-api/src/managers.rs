@@ -238,9 +238,10 @@ pub(crate) async fn rule<B: Backend>(
 }
 
 /// Whether this node does not do it, because its manager is stopped: everything but health, what its
-/// gateways need, and the logs of the replicas that it runs.
+/// gateways need, and logs.
 pub(crate) fn is_shut(overview: &Overview, operation: Operation) -> bool {
-    let goes_on = matches!(operation, Operation::HealthRead | Operation::GatewayFeed | Operation::LogRead);
+    use Operation as O;
+    let goes_on = matches!(operation, O::HealthRead | O::GatewayFeed | O::LogRead | O::NodeLogRead);
     let this = overview.nodes.iter().find(|node| node.name == overview.answered_by);
     !goes_on && this.is_some_and(|node| node.standing == Some(Standing::Stopped))
 }

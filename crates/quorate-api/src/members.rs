@@ -283,6 +283,23 @@ pub(crate) async fn remove<B: Backend>(
     }
 }
 
+/// Says that a node, which is not joined, has no power or is destroyed: what it would go on with without a quorum
+/// (`without_quorum = "keep"`) may start elsewhere. If it is not true, two copies run.
+#[utoipa::path(post, path = "/v1/nodes/{node}/confirm-dead", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
+    responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
+        (status = 409, description = "node-lives", body = Problem)))]
+pub(crate) async fn confirm_dead<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(wanted): Named,
+    uri: Uri,
+) -> Result<Json<NodeView>, Failure> {
+    let overview = app.backend.overview().borrow().clone();
+    let generation = find_node(&overview, &wanted)?.generation;
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::ConfirmDead { node, generation }).await
+}
+
 /// Another name for a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -387,7 +404,7 @@ async fn change<B: Backend>(
 }
 
 /// The same, answered with the node as it is then.
-async fn changed<B: Backend>(
+pub(crate) async fn changed<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
     acting: &Acting,

@@ -1,7 +1,10 @@
 //! The description of the native API, made from the handlers themselves.
 
 use crate::access::{audit, login, roles, tokens, users};
-use crate::{certificates, cluster, database, ha, health, join, log, managers, members, secrets, stream};
+use crate::{
+    certificates, cluster, database, failover, ha, health, join, log, managers, members, placement, secrets, stream,
+    updates, vips,
+};
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use std::sync::LazyLock;
@@ -21,6 +24,10 @@ use utoipa::OpenApi;
         cluster::service,
         cluster::remove_service,
         cluster::scale,
+        cluster::restart,
+        updates::history,
+        updates::rollback,
+        updates::update,
         cluster::events,
         cluster::active,
         health::health,
@@ -31,14 +38,21 @@ use utoipa::OpenApi;
         members::revoke,
         members::node,
         members::remove,
+        members::confirm_dead,
         members::alias,
         members::roles,
         members::vote,
+        placement::labels,
+        placement::availability,
+        placement::explain,
+        placement::what_if_kill,
         managers::stop,
         managers::start,
         managers::restart,
         managers::restart_active,
         managers::rule,
+        failover::show,
+        failover::set,
         ha::show,
         ha::set,
         members::leave,
@@ -49,6 +63,9 @@ use utoipa::OpenApi;
         certificates::show,
         certificates::renew,
         certificates::rotate,
+        vips::list,
+        vips::add,
+        vips::remove,
         secrets::list,
         secrets::show,
         secrets::set,
@@ -60,6 +77,7 @@ use utoipa::OpenApi;
         stream::routing,
         stream::gateway_report,
         log::replica_log,
+        log::node_log,
         login::log_in,
         login::log_out,
         login::confirm,

@@ -2,7 +2,7 @@
 //!
 //! Codes are for programs and never change; sentences are for people and may.
 
-use crate::backend::{InviteError, JoinError, LogError, ReadError, TransferError, WriteError};
+use crate::backend::{InviteError, JoinError, LogError, LogOf, ReadError, TransferError, WriteError};
 use crate::certificates::{RenewRefused, RotateError};
 use crate::view::Problem;
 use axum::response::{IntoResponse, Response};
@@ -127,19 +127,41 @@ impl From<LogError> for Failure {
     fn from(error: LogError) -> Failure {
         let message = error.to_string();
         match error {
-            LogError::Unknown(replica) => Failure::new(
+            LogError::Unknown(of) => Failure::new(
                 StatusCode::NOT_FOUND,
                 "unknown-log",
                 message,
-                "ask the node that runs the replica; `GET /v1/services` names it",
+                "logs of a replica are kept until five later ones of its service have ended on the same node; \
+                 `GET /v1/services` names those of now",
             )
-            .with_details(json!({ "replica": replica })),
-            LogError::Io(_) => Failure::new(
+            .with_details(match of {
+                LogOf::Replica(replica) => json!({ "replica": replica }),
+                LogOf::Node(node) => json!({ "node": node }),
+            }),
+            LogError::Io { node, .. } => Failure::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "log-unreadable",
                 message,
-                "look at the disk and the rights of the log directory on this node",
-            ),
+                format!("look at the disk and the rights of the log directory on {node}"),
+            )
+            .with_details(json!({ "node": node })),
+            LogError::Unreachable { nodes, .. } => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "node-unreachable",
+                message,
+                format!(
+                    "the log is on the disk there: bring the server of {} and its network back, and ask again",
+                    nodes.join(" or ")
+                ),
+            )
+            .with_details(json!({ "nodes": nodes })),
+            LogError::Busy(node) => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                message,
+                "end what follows logs and is not needed, then ask again",
+            )
+            .with_details(json!({ "node": node })),
         }
     }
 }
@@ -196,6 +218,12 @@ impl From<Refusal> for Failure {
                 "route-taken",
                 format!("choose another host or path, or remove the route from `{owner}` first"),
             ),
+            Refusal::VipTaken { .. } => {
+                (StatusCode::CONFLICT, "vip-taken", "choose another address, or remove that one first".into())
+            }
+            Refusal::UnknownVip { .. } => {
+                (StatusCode::NOT_FOUND, "unknown-vip", "see `quorate vip list` for those that there are".into())
+            }
             Refusal::RouteWithoutService { service } => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "route-without-service",
@@ -206,6 +234,28 @@ impl From<Refusal> for Failure {
                 "invalid",
                 format!("nothing was changed: correct `{field}` and send it again"),
             ),
+            Refusal::NotScalable { service, .. } => {
+                (StatusCode::CONFLICT, "not-scalable", format!("see where it runs: `quorate explain {service}`"))
+            }
+            Refusal::NodeLives { node } => {
+                (StatusCode::CONFLICT, "node-lives", format!("to empty a node that lives: `quorate node drain {node}`"))
+            }
+            Refusal::KeepsService { node, .. } => (
+                StatusCode::CONFLICT,
+                "keeps-service",
+                format!(
+                    "empty it first: `quorate node drain {node}`; if it has no power or is destroyed, say so: \
+                     `quorate node confirm-dead {node}`"
+                ),
+            ),
+            Refusal::NoVersion { service, .. } => (
+                StatusCode::CONFLICT,
+                "no-version",
+                format!("see those that there are: `quorate service history {service}`"),
+            ),
+            Refusal::NoUpdate { service } => {
+                (StatusCode::CONFLICT, "no-update", format!("see how it is: `quorate service show {service}`"))
+            }
             Refusal::UnknownToken { .. } => {
                 (StatusCode::NOT_FOUND, "token-unknown", "see `GET /v1/join-tokens` for those that there are".into())
             }
@@ -515,8 +565,10 @@ mod tests {
             ReadError::TooSlow { limit: second }.into(),
             ReadError::Overloaded.into(),
             ReadError::ShuttingDown.into(),
-            LogError::Unknown(ReplicaId::from_u128(1)).into(),
-            LogError::Io("gone".into()).into(),
+            LogError::Unknown(LogOf::Replica(ReplicaId::from_u128(1))).into(),
+            LogError::Io { node: "n1".into(), why: "gone".into() }.into(),
+            LogError::Unreachable { nodes: vec!["n1".into()], why: "refused".into() }.into(),
+            LogError::Busy("n1".into()).into(),
             TransferError::UnknownNode(node).into(),
             TransferError::NoLeader.into(),
             TransferError::NotTaken(node, second).into(),
@@ -525,9 +577,16 @@ mod tests {
             Refusal::StalePlan { expected: LogIndex(1), actual: LogIndex(2) }.into(),
             Refusal::RouteTaken { listen: "default".into(), host: "*".into(), path: "/".into(), owner: web.clone() }
                 .into(),
+            Refusal::VipTaken { address: [10, 0, 0, 9].into(), owner: "node `n1`".into() }.into(),
+            Refusal::UnknownVip { address: [10, 0, 0, 9].into() }.into(),
             Refusal::RouteWithoutService { service: web }.into(),
             Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
             Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
+            Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
+            Refusal::NodeLives { node: "n2".into() }.into(),
+            Refusal::KeepsService { node: "n2".into(), service: ServiceName::new("db").unwrap() }.into(),
+            Refusal::NoVersion { service: ServiceName::new("web").unwrap(), version: Some(7), known: vec![1] }.into(),
+            Refusal::NoUpdate { service: ServiceName::new("web").unwrap() }.into(),
             refused(NotAdmitted::UnknownToken),
             refused(NotAdmitted::UsedToken { by: "n2".into() }),
             refused(NotAdmitted::ExpiredToken { at: WallTime(1) }),
@@ -605,6 +664,8 @@ mod tests {
             503 shutting-down
             404 unknown-log
             500 log-unreadable
+            503 node-unreachable
+            503 overloaded
             404 unknown-node
             503 no-leader
             504 not-taken
@@ -612,9 +673,16 @@ mod tests {
             404 unknown-node
             409 stale-plan
             409 route-taken
+            409 vip-taken
+            404 unknown-vip
             422 route-without-service
             422 invalid
             404 token-unknown
+            409 not-scalable
+            409 node-lives
+            409 keeps-service
+            409 no-version
+            409 no-update
             403 token-unknown
             409 token-used
             403 token-expired

@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
-    certificates, cluster, console, database, guard, ha, health, join, kuzzle, log, managers, members, openapi, rqlite,
-    secrets, stream,
+    certificates, cluster, console, database, failover, guard, ha, health, join, kuzzle, log, managers, members,
+    openapi, placement, rqlite, secrets, stream, updates, vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -126,14 +126,20 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/status").get(O::ClusterRead, cluster::status::<B>),
         at("/v1/nodes").get(O::ClusterRead, cluster::nodes::<B>),
         at("/v1/nodes/{node}").get(O::ClusterRead, members::node::<B>).delete(O::NodeRemove, members::remove::<B>),
+        at("/v1/nodes/{node}/log").get(O::NodeLogRead, log::node_log::<B>),
         at("/v1/nodes/{node}/alias").put(O::NodeAlias, members::alias::<B>),
+        at("/v1/nodes/{node}/confirm-dead").post(O::NodeConfirmDead, members::confirm_dead::<B>),
         at("/v1/nodes/{node}/roles").put(O::NodeRoles, members::roles::<B>),
         at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
+        at("/v1/nodes/{node}/labels").post(O::NodeLabel, placement::labels::<B>),
+        at("/v1/nodes/{node}/availability").put(O::NodeAvailability, placement::availability::<B>),
+        at("/v1/whatif/kill/{node}").get(O::ClusterRead, placement::what_if_kill::<B>),
         at("/v1/managers/stop").post(O::ManagerStop, managers::stop::<B>),
         at("/v1/managers/start").post(O::ManagerStart, managers::start::<B>),
         at("/v1/managers/restart").post(O::ManagerRestart, managers::restart::<B>),
         at("/v1/managers/restart-active").post(O::ActiveRestart, managers::restart_active::<B>),
         at("/v1/managers/rule").put(O::ManagerRule, managers::rule::<B>),
+        at("/v1/failover").get(O::ClusterRead, failover::show::<B>).put(O::FailoverSet, failover::set::<B>),
         at("/v1/ha").get(O::ClusterRead, ha::show::<B>).put(O::HaSet, ha::set::<B>),
         at("/v1/leave").post(O::NodeLeave, members::leave::<B>),
         at("/v1/join-tokens")
@@ -156,7 +162,14 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/services/{name}")
             .get(O::ClusterRead, cluster::service::<B>)
             .delete(O::ServiceRemove, cluster::remove_service::<B>),
+        at("/v1/services/{name}/explain").get(O::ClusterRead, placement::explain::<B>),
+        at("/v1/services/{name}/history").get(O::ClusterRead, updates::history::<B>),
+        at("/v1/services/{name}/rollback").post(O::ServiceApply, updates::rollback::<B>),
+        at("/v1/services/{name}/update").post(O::ServiceApply, updates::update::<B>),
         at("/v1/services/{name}/scale").post(O::ServiceScale, cluster::scale::<B>),
+        at("/v1/services/{name}/restart").post(O::ServiceRestart, cluster::restart::<B>),
+        at("/v1/vips").get(O::ClusterRead, vips::list::<B>).post(O::VipAdd, vips::add::<B>),
+        at("/v1/vips/{ip}").delete(O::VipRemove, vips::remove::<B>),
         at("/v1/events").get(O::ClusterRead, cluster::events::<B>),
         at("/v1/active").get(O::HealthRead, cluster::active::<B>),
         at("/v1/health").get(O::HealthRead, health::health::<B>),

@@ -2,11 +2,13 @@
 
 use crate::access::AuthMode;
 use crate::backend::{
-    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogPiece,
-    Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
+    OpenLog, Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
+use crate::placement::{Availability, ExplanationView, ForecastView, MoveView, RoomView};
 use crate::server::{ApiOptions, Plain, native, router, serve};
+use crate::updates::HistoryView;
 use crate::view::{
     ClusterHealth, ClusterView, ElectorsView, EventView, JoinTokenView, MembersView, NodeMode, NodeState, NodeView,
     Overview, QuotaView, ServiceView, Standing,
@@ -28,6 +30,8 @@ use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
 use quorate_model::member::{MemberCommand, SecretHash};
 use quorate_model::observed::GatewayReport;
+use quorate_model::place;
+use quorate_model::resource::Amount;
 use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
@@ -43,9 +47,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 mod access;
+mod database;
 mod ha;
 mod managers;
 mod members;
+mod placement;
+mod streams;
+mod vips;
 mod waiting;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -95,6 +103,9 @@ struct State {
     sql: Option<SqlOutcome>,
     rows: Option<Result<Rows, SqlError>>,
     log: Vec<u8>,
+    logs_open: usize,
+    /// What becomes of logs that are read from now on.
+    log_error: Option<LogError>,
     invited: u8,
     asked_to_join: Vec<(JoinRequest, Option<IpAddr>)>,
     join_error: Option<JoinError>,
@@ -168,6 +179,18 @@ impl Fake {
                 }),
                 MemberCommand::RevokeToken { token } => members.tokens.retain(|known| known.id != *token),
                 MemberCommand::SetAlias { node, alias } => of(node, &|node| node.alias = alias.clone()),
+                MemberCommand::SetLabels { node, labels } => of(node, &|node| {
+                    node.labels.extend(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
+                    node.labels.retain(|key, _| labels.get(key) != Some(&None));
+                }),
+                MemberCommand::SetAvailability { node, availability } => of(node, &|node| {
+                    node.drain_deadline = availability.drain().and_then(|drain| drain.deadline);
+                    node.availability = match availability {
+                        place::Availability::Open => Availability::Open,
+                        place::Availability::Cordoned => Availability::Cordoned,
+                        place::Availability::Draining(_) => Availability::Draining,
+                    };
+                }),
                 MemberCommand::SetRoles { node, roles } => of(node, &|node| node.roles = roles.clone()),
                 MemberCommand::SetVote { node, .. } => of(node, &|_| {}),
                 MemberCommand::StopManagers { nodes } => {
@@ -185,6 +208,8 @@ impl Fake {
                     self.0.link.send_replace(*on);
                 }
                 MemberCommand::Expel { node } => overview.nodes.retain(|known| known.id != *node),
+                MemberCommand::ConfirmDead { node, .. } => of(node, &|_| {}),
+                MemberCommand::SetFailover { failover } => overview.cluster.failover = *failover,
                 MemberCommand::SetQuota { quota } => {
                     members.quota = QuotaView {
                         nodes: quota.as_ref().map(|quota| quota.nodes),
@@ -228,7 +253,11 @@ impl Fake {
                 Command::ScaleService { replicas: 0, .. } => {
                     refusal = Some(Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() });
                 }
-                Command::ScaleService { service, .. } | Command::RemoveService { service } => {
+                Command::ScaleService { service, .. }
+                | Command::RestartService { service }
+                | Command::ContinueUpdate { service }
+                | Command::RollBackService { service, .. }
+                | Command::RemoveService { service } => {
                     if !overview.services.iter().any(|known| known.name == *service) {
                         refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None });
                     }
@@ -241,7 +270,37 @@ impl Fake {
     }
 }
 
+/// A log of the fake's, which counts how many of them are open.
+struct FakeLog(Fake);
+
+impl Drop for FakeLog {
+    fn drop(&mut self) {
+        self.0.set(|state| state.logs_open -= 1);
+    }
+}
+
+impl OpenLog for FakeLog {
+    async fn read(&mut self, from: LogFrom, bytes_max: usize) -> Result<LogChunk, LogError> {
+        self.0.set(|state| {
+            if let Some(error) = &state.log_error {
+                return Err(error.clone());
+            }
+            let start = match from {
+                LogFrom::Offset(offset) => usize::try_from(offset).unwrap().min(state.log.len()),
+                LogFrom::LastLines(lines) => {
+                    let all: Vec<&[u8]> = state.log.split_inclusive(|byte| *byte == b'\n').collect();
+                    all[..all.len().saturating_sub(lines as usize)].iter().map(|line| line.len()).sum()
+                }
+            };
+            let end = state.log.len().min(start + bytes_max);
+            Ok(LogChunk { data: Bytes::copy_from_slice(&state.log[start..end]), next: end as u64 })
+        })
+    }
+}
+
 impl Backend for Fake {
+    type Log = FakeLog;
+
     async fn propose(&self, proposal: Proposal, patience: Duration) -> Result<Committed, WriteError> {
         let index = self.set(|state| {
             if let Some(error) = &state.refuse_write {
@@ -328,25 +387,44 @@ impl Backend for Fake {
         self.set(|state| state.reports.push(report));
     }
 
-    async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {
-        if piece.replica != ReplicaId::from_u128(9) {
-            return Err(LogError::Unknown(piece.replica));
+    async fn open_log(&self, of: LogOf, from: LogFrom, bytes_max: usize) -> Result<(LogChunk, FakeLog), LogError> {
+        match of {
+            LogOf::Replica(replica) if replica == ReplicaId::from_u128(9) => {}
+            LogOf::Node(node) if node == NodeId::from_u128(2) => {}
+            LogOf::Node(node) if node == NodeId::from_u128(3) => {
+                return Err(LogError::Unreachable { nodes: vec!["n3".into()], why: "no route".into() });
+            }
+            of => return Err(LogError::Unknown(of)),
         }
-        self.set(|state| {
-            let start = match piece.from {
-                LogFrom::Offset(offset) => usize::try_from(offset).unwrap().min(state.log.len()),
-                LogFrom::LastLines(lines) => {
-                    let all: Vec<&[u8]> = state.log.split_inclusive(|byte| *byte == b'\n').collect();
-                    all[..all.len().saturating_sub(lines as usize)].iter().map(|line| line.len()).sum()
-                }
-            };
-            let end = state.log.len().min(start + piece.bytes_max);
-            Ok(LogChunk { data: Bytes::copy_from_slice(&state.log[start..end]), next: end as u64 })
-        })
+        let mut log = FakeLog(self.clone());
+        self.set(|state| state.logs_open += 1);
+        Ok((log.read(from, bytes_max).await?, log))
     }
 
     fn policy(&self) -> Policy {
         self.set(|state| state.policy.clone()).unwrap_or(Policy { minimum_nodes: 1, pages: Pages::Own })
+    }
+
+    async fn explain(&self, service: ServiceName, _: Duration) -> Result<Option<ExplanationView>, ReadError> {
+        let known = self.0.overview.borrow().services.iter().any(|known| known.name == service);
+        let held = vec!["no node can take it".to_owned()];
+        let (mode, want) = (Mode::Replicated, 2);
+        let half = Amount { cpu_millis: 500, memory_bytes: 1 << 28 };
+        let (lost, fit, fit_then) = (Some("n2".to_owned()), 4, 2);
+        let room = Some(RoomView { each: half, replicas: 2, free: half, fit, lost, free_then: half, fit_then });
+        let (running, searches, without) = (vec![], vec![], vec![]);
+        let view = ExplanationView { service, mode, want, running, searches, without, room, held };
+        Ok(known.then_some(view))
+    }
+
+    async fn history(&self, service: ServiceName, _: Duration) -> Result<Option<HistoryView>, ReadError> {
+        let known = self.0.overview.borrow().services.iter().any(|known| known.name == service);
+        Ok(known.then_some(HistoryView { service, version: 1, versions: vec![] }))
+    }
+
+    async fn what_if_kill(&self, node: NodeId, _: Duration) -> Result<ForecastView, ReadError> {
+        let moves = vec![MoveView { name: "web.0".into(), from: Some("n2".into()), to: None }];
+        Ok(ForecastView { node: node.to_string(), moves, held: vec![] })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
@@ -432,6 +510,12 @@ fn overview() -> Overview {
         clock_ahead_us: None,
         applied: Some(LogIndex(0)),
         version: Some("0.0.0".into()),
+        labels: [("zone".to_owned(), format!("z{number}"))].into(),
+        availability: Availability::Open,
+        drain_deadline: None,
+        log_dir: None,
+        capacity: None,
+        reserved: Amount::default(),
     };
     Overview {
         sequence: 1,
@@ -455,6 +539,7 @@ fn overview() -> Overview {
                 voters_next: None,
                 manager_requires: None,
             }),
+            failover: None,
             incarnation: 1,
             applied: LogIndex(0),
             digests_compared: 0,
@@ -463,6 +548,7 @@ fn overview() -> Overview {
         nodes: vec![node(1, NodeMode::Active), node(2, NodeMode::Passive), node(3, NodeMode::Passive)],
         services: vec![service_view(&spec("web", 2), &ServiceName::new("web").unwrap())],
         gateways: vec![],
+        vips: vec![],
         announced: None,
         events: (1..=3)
             .rev()
@@ -494,6 +580,8 @@ fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
         routes: vec![],
         replicas: vec![],
         held: vec![],
+        lease: None,
+        deployment: None,
         spec,
     }
 }
@@ -723,7 +811,11 @@ async fn a_spec_says_what_it_does_to_each_service() {
 async fn a_service_is_scaled_and_removed_by_name() {
     let fake = Fake::new();
     let scaled = parsed(post(&fake, "/v1/services/web/scale", r#"{"replicas": 5}"#).await);
-    assert_eq!(scaled, json!({"service": "web", "index": 1, "replicas": 5}));
+    let half = json!({"cpu_millis": 500, "memory_bytes": 268_435_456});
+    let room = json!({
+        "each": half, "replicas": 2, "free": half, "fit": 4, "lost": "n2", "free_then": half, "fit_then": 2
+    });
+    assert_eq!(scaled, json!({"service": "web", "index": 1, "replicas": 5, "room": room}));
     assert_eq!(code(&post(&fake, "/v1/services/web/scale", r#"{"replicas": 0}"#).await), "422 invalid");
     assert_eq!(code(&post(&fake, "/v1/services/web/scale", r#"{"replica": 1}"#).await), "400 bad-json");
     let missing = post(&fake, "/v1/services/we/scale", r#"{"replicas": 1}"#).await;
@@ -742,161 +834,6 @@ async fn leadership_goes_to_a_node_by_name_or_id() {
     assert_eq!(parsed(post(&fake, "/v1/raft/transfer", by_id).await), json!({"leader": "n2"}));
     assert_eq!(code(&post(&fake, "/v1/raft/transfer", r#"{"node": "n9"}"#).await), "404 unknown-node");
     assert_eq!(code(&post(&fake, "/v1/raft/transfer", r#"{"node": "n3"}"#).await), "504 not-taken");
-}
-
-fn people() -> Rows {
-    let value = |scalar| Value { scalar };
-    Rows {
-        columns: vec!["id".into(), "<x>".into(), "ok".into()],
-        types: vec!["integer".into(), String::new(), "boolean".into()],
-        rows: vec![
-            Row {
-                values: vec![
-                    Scalar::Integer(1).into(),
-                    Scalar::Blob(Bytes::from_static(b"hi")).into(),
-                    Scalar::Integer(1).into(),
-                ],
-            },
-            Row { values: vec![value(None), Scalar::Real(2.0).into(), value(None)] },
-        ],
-    }
-}
-
-#[tokio::test]
-async fn native_writes_carry_their_statements_and_answer_each() {
-    let fake = Fake::new();
-    fake.set(|state| {
-        state.sql = Some(SqlOutcome {
-            results: vec![
-                StatementResult { rows_affected: 2, last_insert_id: 5, ..StatementResult::default() },
-                StatementResult { rows: Some(people()), ..StatementResult::default() },
-                StatementResult {
-                    error: Some(SqlError { code: 1, message: "no such table: \"t\"".into() }),
-                    ..StatementResult::default()
-                },
-            ],
-        });
-    });
-    let body = r#"{"statements":[{"sql":"A","params":[1,null,"x",{"base64":"aGk="}]},{"sql":"B","params":{":n":true}}],
-        "transaction":true,"timeout_ms":50}"#;
-    let (status, answer) = post(&fake, "/v1/db/exec", body).await;
-    assert_eq!(status, 200);
-    expect![[r#"{"results":[{"rows_affected":2,"last_insert_id":5},{"rows_affected":0,"last_insert_id":0,"columns":["id","<x>","ok"],"types":["integer","","boolean"],"rows":[[1,{"base64":"aGk="},1],[null,2.0,null]]},{"error":{"code":1,"message":"no such table: \"t\""}}],"index":1}"#]].assert_eq(&answer);
-    let (proposal, patience) = fake.set(|state| state.proposals.remove(0));
-    assert_eq!(patience, Duration::from_millis(50));
-    let batch = batch(&proposal);
-    assert!(batch.transaction && proposal.kind == Kind::Sql);
-    assert_eq!(batch.statements[0].positional[3], Scalar::Blob(Bytes::from_static(b"hi")).into());
-    assert_eq!(batch.statements[1].named[0].name, "n");
-}
-
-#[tokio::test]
-async fn native_requests_that_make_no_sense_are_refused() {
-    let fake = Fake::new();
-    let many = format!(r#"{{"statements":[{}]}}"#, vec![r#"{"sql":"A"}"#; 1_001].join(","));
-    let cases: [(&str, &str); 9] = [
-        ("{", "400 bad-json"),
-        ("{}", "400 no-statements"),
-        (r#"{"statements":[]}"#, "400 no-statements"),
-        (r#"{"sql":"A","statements":[]}"#, "400 bad-json"),
-        (r#"{"sql":"A","parms":[]}"#, "400 bad-json"),
-        (r#"{"sql":"A","timeout_ms":9}"#, "400 bad-timeout"),
-        (r#"{"sql":"A","timeout_ms":60001}"#, "400 bad-timeout"),
-        (r#"{"sql":"A","database":"system"}"#, "403 read-only-database"),
-        (&many, "413 too-many-statements"),
-    ];
-    for (body, expected) in cases {
-        assert_eq!(code(&post(&fake, "/v1/db/exec", body.to_owned()).await), expected);
-    }
-    for (error, expected) in [
-        (WriteError::Overloaded, "503 overloaded"),
-        (WriteError::Unknown { waited: Duration::from_secs(1) }, "504 outcome-unknown"),
-    ] {
-        fake.set(|state| state.refuse_write = Some(error));
-        assert_eq!(code(&post(&fake, "/v1/db/exec", r#"{"sql":"A"}"#).await), expected);
-    }
-    assert!(fake.set(|state| state.proposals.is_empty()));
-}
-
-#[tokio::test]
-async fn native_queries_answer_rows_and_their_age() {
-    let fake = Fake::new();
-    fake.set(|state| state.rows = Some(Ok(people())));
-    let (status, answer) =
-        post(&fake, "/v1/db/query", r#"{"sql":"Q","database":"system","consistency":"local"}"#).await;
-    assert_eq!(status, 200);
-    expect![[r#"{"results":[{"columns":["id","<x>","ok"],"types":["integer","","boolean"],"rows":[[1,{"base64":"aGk="},1],[null,2.0,null]]}],"applied":7,"age_ms":3}"#]].assert_eq(&answer);
-    let query = fake.set(|state| state.queries.remove(0));
-    assert_eq!((query.consistency, query.database.name()), (Consistency::Local, "system"));
-
-    assert_eq!(get(&fake, "/v1/db/query?sql=SELECT%201&consistency=linearizable").await, (200, answer));
-    assert_eq!(fake.set(|state| state.queries.remove(0)).batch.statements[0].sql, "SELECT 1");
-    assert_eq!(code(&get(&fake, "/v1/db/query").await), "400 bad-query");
-    fake.set(|state| state.refuse_read = Some(ReadError::NoLeader { waited: Duration::from_secs(1) }));
-    assert_eq!(code(&get(&fake, "/v1/db/query?sql=Q").await), "503 no-leader");
-}
-
-#[tokio::test]
-async fn rqlite_clients_get_the_bytes_they_know() {
-    let fake = Fake::new();
-    let ok = |text: &str| (200, text.to_owned());
-    let insert = r#"["INSERT INTO t VALUES(1)", ["INSERT INTO t VALUES(?)", 2]]"#;
-    let one = r#"{"last_insert_id":1,"rows_affected":1}"#;
-    assert_eq!(post(&fake, "/db/execute", insert).await, ok(&format!(r#"{{"results":[{one},{one}]}}"#)));
-    assert!(!batch(&fake.set(|state| state.proposals.remove(0)).0).transaction);
-
-    fake.set(|state| {
-        state.sql = Some(SqlOutcome {
-            results: vec![
-                StatementResult::default(),
-                StatementResult { rows_affected: 2, ..StatementResult::default() },
-                StatementResult {
-                    error: Some(SqlError { code: 1, message: "near \"<\": syntax error".into() }),
-                    ..StatementResult::default()
-                },
-            ],
-        });
-    });
-    assert_eq!(
-        post(&fake, "/db/execute?transaction&timeout=5s", r#"["A"]"#).await,
-        ok(r#"{"results":[{},{"rows_affected":2},{"error":"near \"\u003c\": syntax error"}]}"#)
-    );
-    let (proposal, patience) = fake.set(|state| state.proposals.remove(0));
-    assert!(batch(&proposal).transaction && patience == Duration::from_secs(5));
-
-    fake.set(|state| state.rows = Some(Ok(people())));
-    let rows = r#"{"results":[{"columns":["id","\u003cx\u003e","ok"],"types":["integer","blob","boolean"],"values":[[1,"aGk=",true],[null,2,null]]}]}"#;
-    assert_eq!(post(&fake, "/db/query?level=none", r#"["SELECT 1"]"#).await, ok(rows));
-    assert_eq!(get(&fake, "/db/query?q=SELECT%201").await, ok(rows));
-    let levels = fake.set(|state| state.queries.iter().map(|query| query.consistency).collect::<Vec<_>>());
-    assert_eq!(levels, [Consistency::Local, Consistency::Linearizable]);
-    fake.set(|state| state.rows = Some(Ok(Rows { rows: vec![], ..people() })));
-    assert_eq!(
-        get(&fake, "/db/query?q=A").await,
-        ok(r#"{"results":[{"columns":["id","\u003cx\u003e","ok"],"types":["integer","","boolean"]}]}"#)
-    );
-    fake.set(|state| state.rows = Some(Err(SqlError { code: 1, message: "no such table: t".into() })));
-    assert_eq!(get(&fake, "/db/query?q=A").await, ok(r#"{"results":[{"error":"no such table: t"}]}"#));
-}
-
-#[tokio::test]
-async fn rqlite_clients_get_the_refusals_they_know() {
-    let fake = Fake::new();
-    for (body, expected) in [
-        ("", "no statements"),
-        ("[]", "no statements"),
-        ("[", "invalid JSON body"),
-        ("{}", "invalid request"),
-        ("[1]", "invalid request"),
-        ("[[]]", "invalid request"),
-        (r#"[["SELECT ?", [300]]]"#, "unsupported type"),
-    ] {
-        assert_eq!(post(&fake, "/db/execute", body).await, (400, expected.to_owned()), "{body}");
-    }
-    assert_eq!(get(&fake, "/db/query?q=").await, (400, "query parameter not set".into()));
-    assert_eq!(get(&fake, "/db/query?q=A&timeout=1").await, (400, "timeout is not a valid duration".into()));
-    fake.set(|state| state.refuse_read = Some(ReadError::NoLeader { waited: Duration::from_secs(1) }));
-    assert_eq!(get(&fake, "/db/query?q=A").await, (503, "leader not found".into()));
 }
 
 #[tokio::test]
@@ -998,75 +935,6 @@ async fn the_console_is_cached_by_its_content_and_opened_by_its_token() {
     assert_eq!(wrong.status(), StatusCode::FORBIDDEN);
     assert!(!wrong.headers().contains_key("set-cookie"));
     assert!(text(wrong).await.contains("does not open the console"));
-}
-
-/// The next piece of a stream.
-async fn piece(body: &mut Body) -> String {
-    let frame = tokio::time::timeout(SOON, body.frame()).await.unwrap().unwrap().unwrap();
-    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_console_sees_the_newest_overview_at_once_and_at_each_change() {
-    let fake = Fake::new();
-    let response = send(&fake, Request::get("/v1/stream").body(Body::empty()).unwrap()).await;
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    let (mut body, start) = (response.into_body(), tokio::time::Instant::now());
-    assert!(piece(&mut body).await.starts_with("event: overview\nid: 1\ndata: {"));
-    for _ in 0..5 {
-        fake.change(|overview| overview.cluster.term += 1);
-    }
-    let event = piece(&mut body).await;
-    assert!(event.starts_with("event: overview\nid: 6\n") && event.ends_with("}\n\n"), "{event}");
-    assert_eq!(event.lines().count(), 4, "one line of data: {event}");
-    assert!(start.elapsed() >= Duration::from_millis(50), "events keep their distance");
-    let quiet = tokio::time::Instant::now();
-    assert_eq!(piece(&mut body).await, ":\n\n");
-    assert_eq!(quiet.elapsed().as_secs(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_gateway_gets_whole_tables_and_an_empty_line_every_second() {
-    let fake = Fake::new();
-    assert_eq!(code(&get(&fake, "/v1/gateway/stream").await), "400 bad-query");
-    let response = send(&fake, Request::get("/v1/gateway/stream?name=g1").body(Body::empty()).unwrap()).await;
-    let mut body = response.into_body();
-    let table = |line: String| serde_json::from_str::<RoutingTable>(line.strip_suffix('\n').unwrap()).unwrap();
-    assert_eq!(table(piece(&mut body).await).revision, 0);
-    fake.0.routing.send_modify(|routing| Arc::make_mut(routing).revision = 4);
-    assert_eq!(table(piece(&mut body).await).revision, 4);
-    let quiet = tokio::time::Instant::now();
-    assert_eq!(piece(&mut body).await, "\n");
-    assert_eq!(quiet.elapsed().as_secs(), 1);
-
-    let report = r#"{"gateway":"g1","url":"http://127.0.0.1:8000","revision":4}"#;
-    assert_eq!(post(&fake, "/v1/gateway/report", report).await, (204, String::new()));
-    assert_eq!(fake.set(|state| state.reports[0].revision), 4);
-    assert_eq!(code(&post(&fake, "/v1/gateway/report", "{}").await), "400 bad-json");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_log_is_read_in_pieces_and_followed() {
-    let fake = Fake::new();
-    let path = format!("/v1/replicas/{}/log", ReplicaId::from_u128(9));
-    let read = |query: &str| Request::get(format!("{path}{query}")).body(Body::empty()).unwrap();
-    let last = send(&fake, read("?lines=1")).await;
-    assert_eq!(last.headers()["quorate-log-next"], "8");
-    assert_eq!(text(last).await, "two\n");
-    let part = send(&fake, read("?offset=1&bytes=2")).await;
-    assert_eq!(part.headers()["quorate-log-next"], "3");
-    assert_eq!(text(part).await, "ne");
-    for bad in ["?lines=0", "?lines=1&offset=1", "?bytes=0", "?bytes=2000000", "?tail=1"] {
-        assert_eq!(send(&fake, read(bad)).await.status(), 400, "{bad}");
-    }
-    assert_eq!(code(&get(&fake, "/v1/replicas/9/log").await), "400 bad-replica-id");
-    let unknown = format!("/v1/replicas/{}/log", ReplicaId::from_u128(8));
-    assert_eq!(code(&get(&fake, &unknown).await), "404 unknown-log");
-
-    let mut body = send(&fake, read("?lines=1&follow=true")).await.into_body();
-    assert_eq!(piece(&mut body).await, "two\n");
-    fake.set(|state| state.log.extend_from_slice(b"three\n"));
-    assert_eq!(piece(&mut body).await, "three\n");
 }
 
 #[tokio::test]

@@ -4,10 +4,14 @@
 //! ([`quorate_model::observed`]). It is made in one place (the shell), served here and read by the
 //! CLI and the console. Fields are only ever added.
 
+use crate::placement::Availability;
+use crate::updates::DeploymentView;
+use crate::vips::VipView;
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
+use quorate_model::resource::{Amount, Usage};
 use quorate_model::spec::{Driver, Mode, RouteSpec, ServiceSpec};
 use quorate_model::state::Role;
-use quorate_model::time::WallTime;
+use quorate_model::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +27,9 @@ pub struct Overview {
     pub nodes: Vec<NodeView>,
     pub services: Vec<ServiceView>,
     pub gateways: Vec<GatewayView>,
+    /// Virtual addresses of gateways.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<VipView>,
     /// The newest 50, newest first.
     pub events: Vec<EventView>,
     /// The node that says that the one that answers was removed from the cluster, as long as it hears no
@@ -68,6 +75,10 @@ pub struct ClusterView {
     /// Absent while `ha` is false.
     #[serde(flatten)]
     pub electors: Option<ElectorsView>,
+    /// The failover time that was decided for the cluster; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub failover: Option<Span>,
     /// 1, and one more for each time that the cluster was recovered from the loss of its majority.
     #[serde(default)]
     pub incarnation: u64,
@@ -182,6 +193,28 @@ pub struct NodeView {
     /// The version of Quorate that it runs, or ran when it was heard last.
     #[serde(default)]
     pub version: Option<String>,
+    /// What an operator says of it, for services to be placed by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What it takes of services.
+    #[serde(default)]
+    pub availability: Availability,
+    /// While it is draining: after this, replicas that found no other place are stopped. Absent: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub drain_deadline: Option<Span>,
+    /// The directory on it with its server's own log, as it said when it was heard last.
+    #[serde(default)]
+    pub log_dir: Option<String>,
+    /// What it has for replicas together, `cpu_millis` and `memory_bytes`, as it said last. Absent for one that is
+    /// no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub capacity: Option<Amount>,
+    /// What of that is set aside for its replicas.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub reserved: Amount,
 }
 
 /// A manager's part in decisions.
@@ -231,8 +264,49 @@ pub struct ServiceView {
     pub replicas: Vec<ReplicaView>,
     /// What the scheduler does not do, and why, for people.
     pub held: Vec<String>,
+    /// Who may run it; absent unless it runs once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseView>,
+    /// The newest update; absent for a service that is older than updates are known of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentView>,
     #[schema(value_type = Object)]
     pub spec: ServiceSpec,
+}
+
+/// Who may run what runs once, and how long moving it may take and took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LeaseView {
+    /// The failover time that holds for the next holder.
+    #[schema(value_type = String)]
+    pub failover: Span,
+    /// Name of the node that holds the lease; absent while nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// Of the holder, or of the last one; 0 before the first.
+    pub epoch: u64,
+    /// The holder goes on without a quorum: nobody else starts it before an operator says that its node is dead.
+    #[serde(default)]
+    pub keeps: bool,
+    /// The lease is being taken away: its holder was silent for too long.
+    #[serde(default)]
+    pub fenced: bool,
+    /// The last failover that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failover: Option<FailoverView>,
+}
+
+/// A failover as the leader measured it: from when the old node was last heard until the new copy ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FailoverView {
+    /// Name of the node that was lost.
+    pub from: String,
+    /// Name of the node that took over.
+    pub to: String,
+    #[schema(value_type = String)]
+    pub took: Span,
+    #[schema(value_type = u64)]
+    pub at: WallTime,
 }
 
 /// A replica.
@@ -257,6 +331,11 @@ pub struct ReplicaView {
     pub started_at: Option<WallTime>,
     pub detail: String,
     pub log_dir: String,
+    /// What it uses, as measured in the last seconds: `cpu_millis`, `memory_bytes`, and `pressure` with the shares of
+    /// time, in thousandths, in which something of it waited. Absent where nothing measures it, and at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Usage>,
 }
 
 /// A gateway that some manager feeds.

@@ -12,16 +12,18 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
-    Policy, Query, ReadError, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
+    OpenLog, Pages, Policy, Query, ReadError, TransferError, WriteError,
 };
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
+use quorate_api::placement::{ExplanationView, ForecastView};
+use quorate_api::updates::HistoryView;
 use quorate_api::view::{MembersView, Overview, Problem};
 use quorate_api::{ApiOptions, AuthMode, router};
 use quorate_model::access::Actor;
 use quorate_model::access::audit::{AuditHead, AuditPage};
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
-use quorate_model::id::{LogIndex, NodeId};
+use quorate_model::id::{LogIndex, NodeId, ServiceName};
 use quorate_model::member::SecretHash;
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
@@ -78,7 +80,18 @@ const OVERVIEW: &str = r#"{"sequence":1,"answered_by":"n1","cluster":{"id":"0000
 "name":"fuzz","health":"healthy","summary":"","leader":"n1","term":2,"voters":1,"voters_joined":1,"can_lose":0,
 "applied":9,"version":"0.0.0"},"nodes":[],"services":[],"gateways":[],"events":[]}"#;
 
+/// There is none.
+enum NoLog {}
+
+impl OpenLog for NoLog {
+    async fn read(&mut self, _: LogFrom, _: usize) -> Result<LogChunk, LogError> {
+        match *self {}
+    }
+}
+
 impl Backend for Mirror {
+    type Log = NoLog;
+
     async fn propose(&self, proposal: Proposal, _: Duration) -> Result<Committed, WriteError> {
         let payload = Envelope::stamp(proposal, WallTime(1), 1).payload();
         let outcome = match payload.expect("what the API proposes can be read") {
@@ -128,9 +141,21 @@ impl Backend for Mirror {
 
     fn gateway_report(&self, _: GatewayReport) {}
 
-    async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {
-        assert!(piece.bytes_max <= 64 << 20, "a request may not ask for {} bytes at once", piece.bytes_max);
-        Err(LogError::Unknown(piece.replica))
+    async fn open_log(&self, of: LogOf, _: LogFrom, bytes_max: usize) -> Result<(LogChunk, NoLog), LogError> {
+        assert!(bytes_max <= 64 << 20, "a request may not ask for {bytes_max} bytes at once");
+        Err(LogError::Unknown(of))
+    }
+
+    async fn explain(&self, _: ServiceName, _: Duration) -> Result<Option<ExplanationView>, ReadError> {
+        Ok(None)
+    }
+
+    async fn history(&self, _: ServiceName, _: Duration) -> Result<Option<HistoryView>, ReadError> {
+        Ok(None)
+    }
+
+    async fn what_if_kill(&self, _: NodeId, _: Duration) -> Result<ForecastView, ReadError> {
+        Err(ReadError::Overloaded)
     }
 
     async fn transfer_leadership(&self, _: NodeId, _: Duration) -> Result<(), TransferError> {

@@ -5,7 +5,7 @@ use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::state::{ClusterState, NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::consensus::RecoveredLog;
-use quorate_node::wire::{Body, RaftMessage};
+use quorate_node::wire::{Body, RaftMessage, Voters};
 use quorate_node::{Configuration, Event, Node, NodeOptions, Now};
 use raft::eraftpb;
 use std::collections::BTreeMap;
@@ -81,7 +81,18 @@ fn look(body: &Body) {
                 assert_eq!(RaftMessage::from(native), *message, "a consensus message changed on its way");
             }
         }
-        Body::Ping(_) | Body::Remembered(_) => {}
+        Body::Ping(_) | Body::Remembered(_) | Body::LogAnswer(_) | Body::AskSecrets(_) | Body::GiveSecrets(_) => {}
+        Body::LogQuestion(question) => drop(question.replica()),
+        Body::Renew(message) => message.leases.iter().for_each(|lease| drop(lease.lease())),
+        Body::AskAges(message) => message.leases.iter().for_each(|lease| drop(lease.lease())),
+        Body::Renewed(message) => {
+            message.leases.iter().for_each(|lease| drop(lease.lease()));
+            drop(message.voters.as_ref().map(Voters::electorate));
+        }
+        Body::Ages(message) => {
+            message.ages.iter().for_each(|age| drop(age.lease()));
+            drop(message.voters.as_ref().map(Voters::electorate));
+        }
         Body::GossipKeys(keys) => drop(quorate_membership::seal::KeyRing::from_text(&keys.ring)),
         Body::Snapshot(head) => drop(quorate_store::databases::Manifest::read(&head.manifest)),
     }
@@ -96,7 +107,7 @@ pub(crate) fn peer() -> NodeId {
 }
 
 fn now(seconds: u64) -> Now {
-    Now { mono: Timestamp(Duration::from_secs(seconds)), wall: WallTime(1_700_000_000_000_000 + seconds * 1_000_000) }
+    Now::of(Timestamp(Duration::from_secs(seconds)), WallTime(1_700_000_000_000_000 + seconds * 1_000_000))
 }
 
 fn node(number: u128) -> Node {

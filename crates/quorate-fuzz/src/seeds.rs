@@ -7,13 +7,15 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
 use quorate_model::observed::{NodeReport, ReplicaState, ReplicaStatus};
+use quorate_model::resource::{Amount, Pressure, Usage};
 use quorate_model::spec::{self, Format, SpecDocument};
 use quorate_model::sql::{Scalar, SqlBatch, SqlOutcome, Statement, StatementResult};
 use quorate_model::state::{Health, NodeIdentity, Role};
 use quorate_model::time::WallTime;
 use quorate_node::wire::{
-    self, Body, Forward, ForwardedProposal, GossipKeys, Hello, Ping, RaftEntry, RaftMessage, Remembered, SnapshotHead,
-    Status, Transfer,
+    self, Ages, AskAges, AskSecrets, Body, Forward, ForwardedProposal, GiveSecrets, GivenSecret, GossipKeys, Hello,
+    LeaseAge, LogAnswer, LogQuestion, Ping, RaftEntry, RaftMessage, Remembered, Renew, Renewal, Renewed, SnapshotHead,
+    Status, Transfer, Voters,
 };
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeMap;
@@ -166,7 +168,10 @@ fn frames() -> Vec<Vec<u8>> {
         restarts: 0,
         detail: String::new(),
         log_dir: String::new(),
+        fencing: None,
     };
+    let pressure = Some(Pressure { cpu_permille: 10, ..Pressure::default() });
+    let usage = Usage { cpu_millis: 500, memory_bytes: Some(1 << 20), pressure };
     let report = NodeReport {
         node: link::peer(),
         sequence: 3,
@@ -174,12 +179,19 @@ fn frames() -> Vec<Vec<u8>> {
         reachable: vec![link::id(1)],
         gateways: Vec::new(),
         version: "1.2.3".into(),
+        log_dir: String::new(),
+        capacity: Some(Amount { cpu_millis: 2000, memory_bytes: 1 << 30 }),
+        usage: BTreeMap::from([(ReplicaId::from_u128(3), usage)]),
         trust: None,
+        prepared: Vec::new(),
     };
     let entry = RaftEntry { kind: 0, term: 2, index: 8, data: Bytes::from_static(b"data") };
     let append =
         RaftMessage { kind: 3, to: 1, from: 2, term: 2, index: 7, entries: vec![entry], ..RaftMessage::default() };
     let proposal = ForwardedProposal::new(&Proposal::sql(RequestId::from_u128(5), &batch()));
+    let renewal = Renewal { name: "db".into(), epoch: 3, number: 12 };
+    let age = LeaseAge { name: "db".into(), epoch: 3, number: 12, since_us: 6_250_000, fenced: true };
+    let voters = Some(Voters { voters: vec![id(link::id(1)), id(link::peer())], outgoing: vec![id(link::id(1))] });
     let bodies = [
         Body::Hello(Hello {
             version: wire::VERSION,
@@ -196,7 +208,22 @@ fn frames() -> Vec<Vec<u8>> {
         Body::Transfer(Transfer::new(link::id(1))),
         Body::Ping(Ping { is_answer: true }),
         Body::Remembered(Remembered { applied: 7 }),
+        Body::LogQuestion(LogQuestion { last_lines: Some(50), bytes_max: 4_096, ..LogQuestion::default() }),
+        Body::LogAnswer(LogAnswer { data: "line\n".into(), next: 5, ..LogAnswer::default() }),
+        Body::AskSecrets(AskSecrets { names: vec!["db-password".into()] }),
+        Body::GiveSecrets(GiveSecrets {
+            secrets: vec![GivenSecret {
+                name: "db-password".into(),
+                version: 2,
+                changed_us: 1_700_000_000_000_000,
+                value: Bytes::from_static(b"value"),
+            }],
+        }),
         Body::GossipKeys(GossipKeys { ring: format!("1 {}\n", "07".repeat(32)) }),
+        Body::Renew(Renew { run: 9, leases: vec![renewal.clone()] }),
+        Body::Renewed(Renewed { run: 9, leases: vec![renewal.clone()], voters: voters.clone() }),
+        Body::AskAges(AskAges { term: 2, leases: vec![renewal] }),
+        Body::Ages(Ages { term: 2, ages: vec![age], voters }),
         Body::Snapshot(SnapshotHead { term: 3, manifest: disk::real_manifest().into() }),
     ];
     let stream = |bodies: &[Body]| {
@@ -220,6 +247,7 @@ fn agent() -> Vec<Vec<u8>> {
     let id = ReplicaId::from_u128(3);
     let spec = serde_json::to_string(&document().services[0]).expect("a spec has string keys");
     let assigned = format!(r#"{{"replica":"{id}","ordinal":1,"spec":{spec},"phase":"run"}}"#);
+    let leased = assigned.replace(r#""phase":"run""#, r#""phase":"run","lease":{"epoch":3,"ttl":"6s"}"#);
     let node = NodeId::from_u128(1);
     texts(&[
         r#"r{"v":1,"do":"watch"}"#,
@@ -231,6 +259,16 @@ fn agent() -> Vec<Vec<u8>> {
             r#"l{{"v":1,"assigned":{assigned},"command":["/opt/web"],"env":{{"A":"b"}},"ports":{{"http":8080,"admin":9090}},"restarts":2}}"#
         ),
         &format!(r#"a{{"node":"{node}","revision":7,"replicas":[{assigned}]}}"#),
+        r#"r{"v":1,"do":"hold","epoch":3,"deadline":5500000000}"#,
+        r#"r{"v":1,"do":"promote"}"#,
+        r#"k{"seen":"failing","detail":"monitor of a:b said error (1)","fencing":"agent","may_be_left":true}"#,
+        r#"m<?xml version="1.0"?><resource-agent name="a"><parameters><parameter name="ip" required="1"/></parameters><actions><action name="monitor" timeout="20s" interval="10"/></actions></resource-agent>"#,
+        &format!(
+            r#"s{{"v":1,"replica":"{id}","shim_pid":7,"state":"running","pid":9,"lease":{{"epoch":3,"fencing":"pid-namespace","init":8,"let_go":false}}}}"#
+        ),
+        &format!(
+            r#"l{{"v":1,"assigned":{leased},"command":["/opt/web"],"env":{{}},"ports":{{}},"restarts":0,"deadline":5500000000}}"#
+        ),
     ])
 }
 

@@ -36,12 +36,18 @@ pub fn spec(data: &[u8]) -> bool {
 fn fill(document: &SpecDocument, valid: bool) {
     for service in &document.services {
         let ports: BTreeMap<String, u16> = service.ports.keys().map(|name| (name.clone(), 8080)).collect();
+        let artifacts: Vec<(String, String)> =
+            service.artifacts.iter().map(|artifact| (artifact.name.clone(), "/artifact".into())).collect();
+        let secrets = service.secrets.iter().map(|name| (name.clone(), "{value}".into())).collect();
         let values = Placeholders {
             ports: &ports,
             main_port: service.main_port(),
             replica: ReplicaId::from_u128(1),
             node: "n1",
             ordinal: 0,
+            dir: "/work",
+            artifacts: &artifacts,
+            secrets: &secrets,
         };
         for template in service.command.iter().chain(service.env.values()) {
             let filled = expand(template, &values);

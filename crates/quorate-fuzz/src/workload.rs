@@ -3,7 +3,7 @@
 use quorate_agent::fuzzing;
 
 /// The first byte chooses what the rest is taken for: `r` a request to a shim, `s` a shim's state,
-/// `l` how to launch a replica, `a` the cached assignment.
+/// `l` how to launch a replica, `a` the cached assignment, `k` a line of a keeper, `m` meta-data of an OCF agent.
 ///
 /// # Panics
 /// When what is read is another after it was written again; see [`quorate_agent::fuzzing`].
@@ -13,6 +13,8 @@ pub fn agent(data: &[u8]) -> bool {
         Some((b's', text)) => fuzzing::state(text),
         Some((b'l', text)) => fuzzing::launch(text),
         Some((b'a', text)) => fuzzing::cache(text),
+        Some((b'k', line)) => fuzzing::report(line),
+        Some((b'm', text)) => fuzzing::meta_data(text),
         _ => false,
     }
 }

@@ -179,10 +179,14 @@ fn stream_path(name: &str) -> http::Uri {
 /// a draining endpoint became free, and regularly.
 pub(crate) async fn report(plane: Arc<Plane>, managers: Arc<Managers>, mut fed_by: watch::Receiver<Option<Manager>>) {
     let mut received = plane.received.subscribe();
+    let mut vips = plane.config.beside.as_ref().map(|beside| beside.vips.clone());
     let mut connection: Option<(Arc<str>, SendRequest<Full<Bytes>>)> = None;
     loop {
         let manager = fed_by.borrow_and_update().clone();
         received.mark_unchanged();
+        if let Some(vips) = &mut vips {
+            vips.mark_unchanged();
+        }
         if let (Some(manager), Some(report)) = (manager, plane.report()) {
             let reporting = async {
                 let mut sender = match connection.take() {
@@ -220,9 +224,18 @@ pub(crate) async fn report(plane: Arc<Plane>, managers: Arc<Managers>, mut fed_b
         tokio::select! {
             () = plane.drained.notified() => {}
             _ = received.changed() => {}
+            () = changes(&mut vips) => {}
             _ = fed_by.changed() => {}
             () = tokio::time::sleep(plane.limits.report_every) => {}
         }
+    }
+}
+
+async fn changes<T>(watched: &mut Option<watch::Receiver<T>>) {
+    let Some(receiver) = watched else { return std::future::pending().await };
+    if receiver.changed().await.is_err() {
+        // Whoever reported has ended; what it said last stays.
+        *watched = None;
     }
 }
 

@@ -24,6 +24,7 @@ pub fn route(table: RoutingTable, asked: &[(&str, &str)]) -> Vec<Option<String>>
         retries: true,
         draining: true,
         active_checks: false,
+        beside: None,
     };
     let plane = Arc::new(Plane::new(config, Limits::default(), address));
     plane.install(table, Origin::Manager);

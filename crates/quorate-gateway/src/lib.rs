@@ -43,11 +43,14 @@ pub use crate::manager::{BadManager, SecureManagers, Secured, Stream};
 
 use crate::manager::Managers;
 use crate::plane::Plane;
+use quorate_model::observed::VipReport;
+use quorate_model::routing::RoutingTable;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What a gateway is told when it starts.
@@ -74,6 +77,16 @@ pub struct GatewayConfig {
     pub draining: bool,
     /// Asks every endpoint each second whether it is there.
     pub active_checks: bool,
+    /// What has to do with virtual addresses. Default: nobody does.
+    pub beside: Option<Beside>,
+}
+
+/// Whoever runs beside the data plane, in its process: sees each table that comes in force, and is reported
+/// with the gateway.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    pub tables: watch::Sender<Option<Arc<RoutingTable>>>,
+    pub vips: watch::Receiver<Vec<VipReport>>,
 }
 
 /// Why a gateway could not start. Nothing was served.

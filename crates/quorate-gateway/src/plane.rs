@@ -70,6 +70,7 @@ pub(crate) enum Origin {
 
 impl Plane {
     pub(crate) fn new(config: GatewayConfig, limits: Limits, address: SocketAddr) -> Self {
+        let received = config.beside.as_ref().map_or_else(|| watch::Sender::new(None), |beside| beside.tables.clone());
         Plane {
             config,
             limits,
@@ -77,7 +78,7 @@ impl Plane {
             table: ArcSwapOption::empty(),
             clients: Clients::default(),
             changed: watch::Sender::new(0),
-            received: watch::Sender::new(None),
+            received,
             drained: Arc::new(Notify::new()),
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -209,6 +210,7 @@ impl Plane {
             busy,
             requests: self.requests.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            vips: self.config.beside.as_ref().map(|beside| beside.vips.borrow().clone()).unwrap_or_default(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The holder's side: until when the lease is valid.
 
 use crate::{Electorate, Lease, Life};
-use quorate_model::id::{LogIndex, NodeId};
+use quorate_model::id::NodeId;
 use quorate_model::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,8 @@ pub struct Holder {
     last: u64,
     /// When each renewal was sent.
     sent: BTreeMap<u64, Timestamp>,
-    /// The newest renewal that each voter acknowledged, and the configuration it named.
-    acknowledged: BTreeMap<NodeId, (u64, LogIndex)>,
+    /// The newest renewal that each voter acknowledged, and who votes as it said.
+    acknowledged: BTreeMap<NodeId, (u64, Electorate)>,
     valid_until: Option<Timestamp>,
 }
 
@@ -49,13 +49,15 @@ impl Holder {
         Renewal { lease: self.lease.clone(), number: self.last }
     }
 
-    /// A voter acknowledged. `voters` are those of the configuration that it named, if this node knows it.
-    pub fn acknowledged(&mut self, voter: NodeId, number: u64, configuration: LogIndex, voters: Option<&Electorate>) {
+    /// A voter acknowledged this renewal, and said who votes as of its log.
+    pub fn acknowledged(&mut self, voter: NodeId, number: u64, voters: &Electorate) {
         let known = self.acknowledged.entry(voter).or_default();
-        *known = (number, configuration).max(*known);
-        let Some(voters) = voters.filter(|voters| voters.index == configuration) else { return };
+        if number < known.0 {
+            return;
+        }
+        *known = (number, voters.clone());
         let renewed = self.sent.iter().rev().find(|(number, _)| {
-            let said = self.acknowledged.iter().filter(|(_, (newest, of))| newest >= number && *of == voters.index);
+            let said = self.acknowledged.iter().filter(|(_, (newest, of))| newest >= number && of == voters);
             voters.is_majority(&said.map(|(node, _)| *node).collect::<BTreeSet<NodeId>>())
         });
         if let Some((_, sent)) = renewed {
@@ -80,9 +82,9 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn electorate(index: u64) -> Electorate {
-        let voters = (1..=3).map(NodeId::from_u128).collect();
-        Electorate { index: LogIndex(index), voters, outgoing: BTreeSet::new() }
+    /// With this many voters.
+    fn electorate(voters: u128) -> Electorate {
+        Electorate { voters: (1..=voters).map(NodeId::from_u128).collect(), outgoing: BTreeSet::new() }
     }
 
     #[test]
@@ -91,15 +93,15 @@ mod tests {
         let at = |second| Timestamp(Duration::from_secs(second));
         let mut holder = Holder::of(Lease { name: "s".parse().expect("a name"), epoch: 1 }, life);
         let (first, second) = (holder.renew(at(10)).number, holder.renew(at(11)).number);
-        let mut says = |node: u128, number: u64, of: u64| {
-            holder.acknowledged(NodeId::from_u128(node), number, LogIndex(of), Some(&electorate(of)));
+        let mut says = |node: u128, number: u64, voters: u128| {
+            holder.acknowledged(NodeId::from_u128(node), number, &electorate(voters));
             holder.valid_until()
         };
-        assert_eq!(says(1, second, 5), None);
-        assert_eq!(says(2, first, 4), None, "another configuration");
-        assert_eq!(says(9, second, 5), None, "no voter");
-        assert_eq!(says(2, first, 5), Some(at(16)), "both have acknowledged the first");
-        assert_eq!(says(3, second, 5), Some(at(17)));
+        assert_eq!(says(1, second, 3), None);
+        assert_eq!(says(2, first, 2), None, "another configuration");
+        assert_eq!(says(9, second, 3), None, "no voter");
+        assert_eq!(says(2, first, 3), Some(at(16)), "both have acknowledged the first");
+        assert_eq!(says(3, second, 3), Some(at(17)));
         assert!(holder.is_valid(at(16)) && !holder.is_valid(at(17)));
     }
 }

@@ -8,32 +8,37 @@
 //! 1. *fence*: from when the entry is in a voter's log, committed or not, that voter acknowledges this
 //!    lease no more. It is proposed once a majority has acknowledged nothing for the time of life.
 //! 2. *raise*: the lease gets its next epoch, and with it another holder may be chosen. It is proposed once
-//!    the fence is committed and a majority, each of which has the fence in its log, has acknowledged nothing
-//!    for the time of life and a guard.
+//!    the fence is committed and a majority, each of which has the committed fence in its log, has acknowledged
+//!    nothing for the time of life and a guard.
 //!
 //! # Why no two hold it
-//! The majority that acknowledged the newest valid renewal and the majority that let the fence pass have a
-//! voter in common. It acknowledged before the fence came into its log, and its answer was given after:
+//! The majority that acknowledged the newest valid renewal and the majority that lets the raise pass have a
+//! voter in common. It acknowledged before the fence came into its log to stay, and its answer was given after:
 //! so the time of life has passed since it acknowledged, and before that the renewal was sent.
-//! A new leader finds the fence in the log and needs an answer of each voter, no new time of life.
+//! A new leader finds the fence in the log and needs an answer of each voter, no new time of life. A fence that
+//! may still be overwritten is no answer: between it and the next one its voter could acknowledge again.
 //!
-//! Voters that change: an acknowledgement names the newest configuration in the voter's log, a renewal needs
-//! a majority of one, and a configuration that comes into a voter's log counts as if it had acknowledged
-//! everything then. So does its start: what it acknowledged before is forgotten.
+//! Voters that change: an acknowledgement names the voters as of the newest configuration in the voter's log, a
+//! renewal needs a majority of one such set, and a configuration that comes into a voter's log counts as if it
+//! had acknowledged everything then. So does its start: what it acknowledged before is forgotten. Where the
+//! majority that acknowledged and the one that lets the raise pass are of different voters, the ones were
+//! left by a majority of theirs, which had the next configuration in its log before the others could vote: a
+//! voter of both acknowledged before that, so before what the others count from.
 //!
 //! # Invariants
-//! - The holder's clock is never slower than a voter's: the holder takes the larger of what CLOCK_BOOTTIME
-//!   and CLOCK_MONOTONIC_RAW say has passed, a voter the smaller. The rest is what the guard is for.
+//! - The holder's clock is never slower than a voter's ([`Clocks`]). The rest is what the guard is for.
 //! - Nothing here reads a clock or sends anything.
 //!
 //! Sources: C. Gray, D. Cheriton, *Leases: an efficient fault-tolerant mechanism for distributed file cache
 //! consistency*, 1989; ADR 11. The model that is checked is in `tests/model.rs`.
 
+mod clocks;
 mod electorate;
 mod holder;
 mod verdict;
 mod voter;
 
+pub use clocks::Clocks;
 pub use electorate::Electorate;
 pub use holder::{Holder, Renewal};
 pub use verdict::{Verdict, verdict};
@@ -65,11 +70,9 @@ pub struct Life {
 }
 
 impl Life {
-    /// What is left of a failover time, 10 to 300 s, for silence: 0.6 of it. The rest is for finding
-    /// a leader, raising the epoch and starting elsewhere.
     #[must_use]
-    pub fn of_failover(total: Duration) -> Life {
-        Life { ttl: total.mul_f64(0.6), guard: GUARD }
+    pub fn new(ttl: Duration) -> Life {
+        Life { ttl, guard: GUARD }
     }
 
     /// How often the holder renews: several renewals may be lost before one is missed.

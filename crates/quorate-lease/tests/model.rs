@@ -43,10 +43,14 @@ enum Flaw {
     VotersComeInnocent,
     /// The lease is counted from when the majority has answered.
     CountedFromAnswer,
+    /// A fence that is in the voter's log counts as an answer although it may still be overwritten.
+    AnswersWithAnyFence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Entry {
+    /// A new leader's first.
+    Noop,
     Fence,
     Raise,
     /// The configuration with this number.
@@ -58,6 +62,8 @@ struct Member {
     voter: Voter,
     /// With the term of each entry.
     log: Vec<(u8, Entry)>,
+    /// So many of them are committed, as far as it was told.
+    told: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +106,8 @@ struct Scenario {
     renewals: u8,
     starts: u8,
     elections: u8,
+    /// A new leader begins with an entry of its own, and entries reach the others one by one.
+    piecemeal: bool,
     flaw: Option<Flaw>,
 }
 
@@ -108,24 +116,37 @@ impl Scenario {
     fn three() -> Scenario {
         Scenario {
             members: 3,
-            configurations: vec![electorate(0, &[0, 1, 2], &[])],
+            configurations: vec![electorate(&[0, 1, 2], &[])],
             seconds: 3,
             renewals: 1,
             starts: 1,
             elections: 0,
+            piecemeal: false,
             flaw: None,
         }
+    }
+
+    /// Three voters, a leader that is deposed, and a log of which every piece arrives by itself.
+    fn deposed() -> Scenario {
+        Scenario { starts: 0, elections: 1, piecemeal: true, ..Scenario::three() }
     }
 
     /// One voter gives way to another: by joint consensus, as everywhere.
     fn moving() -> Scenario {
         Scenario {
             members: 2,
-            configurations: vec![electorate(0, &[0], &[]), electorate(1, &[1], &[0]), electorate(2, &[1], &[])],
+            configurations: vec![electorate(&[0], &[]), electorate(&[1], &[0]), electorate(&[1], &[])],
             starts: 0,
             elections: 1,
             ..Scenario::three()
         }
+    }
+
+    /// The same, and back: the last voters are those with whom it began.
+    fn there_and_back() -> Scenario {
+        let mut scenario = Scenario::moving();
+        scenario.configurations.extend([electorate(&[0], &[1]), electorate(&[0], &[])]);
+        Scenario { elections: 0, ..scenario }
     }
 
     fn with(self, flaw: Flaw) -> Scenario {
@@ -136,47 +157,78 @@ impl Scenario {
         self.flaw == Some(flaw)
     }
 
-    /// The newest configuration among these entries.
-    fn newest(&self, log: &[(u8, Entry)]) -> &Electorate {
+    /// The number of the newest configuration among these entries.
+    fn configured(log: &[(u8, Entry)]) -> usize {
         let number = log.iter().rev().find_map(|(_, entry)| match entry {
             Entry::Configure(number) => Some(*number),
             _ => None,
         });
-        &self.configurations[number.unwrap_or(0)]
+        number.unwrap_or(0)
     }
 
-    /// The member's log is this from now on.
-    fn write(&self, world: &mut World, member: usize, log: Vec<(u8, Entry)>) {
+    /// Who votes as of these entries.
+    fn newest(&self, log: &[(u8, Entry)]) -> &Electorate {
+        &self.configurations[Scenario::configured(log)]
+    }
+
+    /// The member's log is this from now on, of which so many entries are committed as far as it is told.
+    fn write(&self, world: &mut World, member: usize, log: Vec<(u8, Entry)>, committed: usize) {
         let now = world.now;
         let member = &mut world.members[member];
+        let same = member.log.iter().zip(&log).take_while(|(one, other)| one == other).count();
+        // Each configuration in turn, as the log has them.
+        let to = |member: &mut Member, log: &[(u8, Entry)]| {
+            let now = if self.is(Flaw::VotersComeInnocent) { at(0) } else { at(now) };
+            member.voter.configured(now, self.newest(log));
+        };
+        to(member, &log[..same]);
+        (same..log.len()).for_each(|end| to(member, &log[..=end]));
         member.log = log;
-        self.tell(member, at(now));
+        member.told = committed.min(member.log.len()).max(member.told);
+        self.tell(member);
     }
 
-    fn tell(&self, member: &mut Member, now: Timestamp) {
+    fn tell(&self, member: &mut Member) {
         member.voter.cut(LogIndex(0));
         for (position, (_, entry)) in member.log.iter().enumerate() {
             if *entry == Entry::Fence {
                 member.voter.fenced(LogIndex(position as u64), lease());
             }
         }
-        let now = if self.is(Flaw::VotersComeInnocent) { at(0) } else { now };
-        member.voter.configured(now, self.newest(&member.log).index);
+        if member.told > 0 {
+            member.voter.committed(LogIndex(member.told as u64 - 1));
+        }
     }
 
     /// What the leader can count is committed.
     fn commit(&self, world: &mut World) {
         let log = world.members[world.leader].log.clone();
-        while let Some((term, _)) = log.get(world.committed) {
-            let has = |member: &&Member| member.log.get(..=world.committed) == Some(&log[..=world.committed]);
+        // An entry of an earlier term goes with a later one.
+        while let Some(end) = (world.committed..log.len()).find(|end| log[*end].0 == world.term) {
+            let has = |member: &&Member| member.log.get(..=end) == Some(&log[..=end]);
             let holders = members(world.members.iter().enumerate().filter(|(_, m)| has(m)).map(|(n, _)| n));
-            // Consensus counts by what is committed before; an entry of an earlier term goes with a later one.
-            let counted = self.newest(&log[..world.committed]).is_majority(&holders);
-            if !counted || *term != world.term {
+            // Consensus counts by what is committed before.
+            if !self.newest(&log[..world.committed]).is_majority(&holders) {
                 return;
             }
-            world.committed += 1;
+            world.committed = end + 1;
         }
+    }
+
+    /// The leader knows what it counted.
+    fn told(&self, world: &mut World) {
+        let (leader, committed) = (world.leader, world.committed);
+        let member = &mut world.members[leader];
+        member.told = committed.max(member.told);
+        self.tell(member);
+    }
+
+    /// What a member would have of the log next.
+    fn piece(&self, world: &World, member: usize) -> Vec<(u8, Entry)> {
+        let (log, has) = (&world.members[world.leader].log, &world.members[member].log);
+        let same = log.iter().zip(has).take_while(|(one, other)| one == other).count();
+        let end = if self.piecemeal { (same + 1).min(log.len()) } else { log.len() };
+        log[..end].to_vec()
     }
 
     fn committed<'a>(&self, world: &'a World) -> &'a [(u8, Entry)] {
@@ -188,7 +240,7 @@ impl Scenario {
         let fenced = self.committed(world).iter().any(|(_, entry)| *entry == Entry::Fence);
         let answers = world.answers.iter().map(|(n, age)| {
             let fenced = age.fenced || self.is(Flaw::AnswersWithoutFence);
-            (node(*n), Age { fenced, ..*age })
+            (node(*n), Age { fenced, ..age.clone() })
         });
         match verdict(LIFE, self.newest(log), fenced, &answers.collect()) {
             Verdict::Fence if self.is(Flaw::NoFence) => Verdict::Raise,
@@ -196,19 +248,26 @@ impl Scenario {
         }
     }
 
-    fn acknowledge(&self, world: &mut World, n: usize, number: u64, of: LogIndex) {
-        let named = if self.is(Flaw::FormerVotersCount) { LogIndex(0) } else { of };
-        let voters = &self.configurations[named.0 as usize];
+    fn acknowledge(&self, world: &mut World, n: usize, number: u64) {
+        let named = world.members[n].voter.voters().clone();
+        let voters = if self.is(Flaw::FormerVotersCount) { self.configurations[0].clone() } else { named };
         if self.is(Flaw::CountedFromAnswer) {
             // As if what all of them acknowledged had been sent now.
             world.heard.insert(n);
             let number = world.holder.renew(at(world.now)).number;
             for n in &world.heard {
-                world.holder.acknowledged(node(*n), number, named, Some(voters));
+                world.holder.acknowledged(node(*n), number, &voters);
             }
             return;
         }
-        world.holder.acknowledged(node(n), number, named, Some(voters));
+        world.holder.acknowledged(node(n), number, &voters);
+    }
+
+    /// What a member answers now.
+    fn age(&self, world: &World, n: usize) -> Age {
+        let age = world.members[n].voter.age(at(world.now), &lease());
+        let any = self.is(Flaw::AnswersWithAnyFence) && world.members[n].log.iter().any(|(_, e)| *e == Entry::Fence);
+        Age { fenced: age.fenced || any, ..age }
     }
 
     fn may_elect(&self, world: &World, candidate: usize) -> bool {
@@ -226,9 +285,9 @@ fn members(numbers: impl Iterator<Item = usize>) -> BTreeSet<NodeId> {
     numbers.map(node).collect()
 }
 
-fn electorate(index: u64, voters: &[usize], outgoing: &[usize]) -> Electorate {
+fn electorate(voters: &[usize], outgoing: &[usize]) -> Electorate {
     let nodes = |numbers: &[usize]| members(numbers.iter().copied());
-    Electorate { index: LogIndex(index), voters: nodes(voters), outgoing: nodes(outgoing) }
+    Electorate { voters: nodes(voters), outgoing: nodes(outgoing) }
 }
 
 impl Model for Scenario {
@@ -236,9 +295,9 @@ impl Model for Scenario {
     type Action = Act;
 
     fn init_states(&self) -> Vec<World> {
-        let mut voter = Voter::starts(at(0), LogIndex(0));
+        let mut voter = Voter::starts(at(0), self.configurations[0].clone());
         voter.raised(&lease());
-        let member = Member { voter, log: Vec::new() };
+        let member = Member { voter, log: Vec::new(), told: 0 };
         vec![World {
             now: 0,
             members: vec![member; self.members],
@@ -271,18 +330,17 @@ impl Model for Scenario {
             if world.starts < self.starts {
                 acts.push(Act::Start(n));
             }
-            if n != world.leader && world.members[n].log != *log {
+            let behind = world.members[n].log != *log || world.members[n].told < world.committed;
+            if n != world.leader && behind {
                 acts.push(Act::Replicate(n));
             }
             if n != world.leader && world.term <= self.elections && self.may_elect(world, n) {
                 acts.push(Act::Elect(n));
             }
             // Others change nothing but how long it is waited.
-            let age = world.members[n].voter.age(at(world.now), &lease());
-            let news = world
-                .answers
-                .get(&n)
-                .is_none_or(|known| (known.fenced, known.configuration) != (age.fenced, age.configuration));
+            let age = self.age(world, n);
+            let news =
+                world.answers.get(&n).is_none_or(|known| (known.fenced, &known.voters) != (age.fenced, &age.voters));
             if age.since >= LIFE.outlived() && news {
                 acts.push(Act::Ask(n));
             }
@@ -296,7 +354,7 @@ impl Model for Scenario {
         if judged {
             acts.push(Act::Judge);
         }
-        let next = self.newest(log).index.0 as usize + 1;
+        let next = Scenario::configured(log) + 1;
         let settled = world.committed == log.len();
         if settled && next < self.configurations.len() {
             acts.push(Act::Reconfigure);
@@ -309,7 +367,7 @@ impl Model for Scenario {
         let propose = |world: &mut World, entry: Entry| {
             let mut log = world.members[world.leader].log.clone();
             log.push((world.term, entry));
-            self.write(world, world.leader, log);
+            self.write(world, world.leader, log, 0);
         };
         match act {
             Act::Second => world.now += 1,
@@ -320,29 +378,35 @@ impl Model for Scenario {
             }
             Act::Renewal(n, renewal) => {
                 world.asked.remove(&(n, renewal.clone()));
-                let of = world.members[n].voter.renew(now, &renewal.lease)?;
-                self.acknowledge(&mut world, n, renewal.number, of);
+                if !world.members[n].voter.renew(now, &renewal.lease) {
+                    return None;
+                }
+                self.acknowledge(&mut world, n, renewal.number);
             }
             Act::Start(n) => {
                 world.starts += 1;
-                let configuration = self.newest(&world.members[n].log).index;
+                let voters = self.newest(&world.members[n].log).clone();
                 let since = if self.is(Flaw::StartForgets) { at(0) } else { now };
-                let mut voter = Voter::starts(since, configuration);
+                let mut voter = Voter::starts(since, voters);
                 voter.raised(&lease());
                 world.members[n].voter = voter;
-                self.tell(&mut world.members[n], now);
+                world.members[n].told = 0;
+                self.tell(&mut world.members[n]);
             }
             Act::Elect(n) => {
                 world.leader = n;
                 world.term += 1;
                 world.answers.clear();
+                if self.piecemeal {
+                    propose(&mut world, Entry::Noop);
+                }
             }
             Act::Replicate(n) => {
-                let log = world.members[world.leader].log.clone();
-                self.write(&mut world, n, log);
+                let (log, committed) = (self.piece(&world, n), world.committed);
+                self.write(&mut world, n, log, committed);
             }
             Act::Ask(n) => {
-                let age = world.members[n].voter.age(now, &lease());
+                let age = self.age(&world, n);
                 world.answers.insert(n, Age { since: LIFE.outlived(), ..age });
             }
             Act::Judge => match self.verdict(&world) {
@@ -351,11 +415,12 @@ impl Model for Scenario {
                 Verdict::Wait(_) => return None,
             },
             Act::Reconfigure => {
-                let next = self.newest(&world.members[world.leader].log).index.0 as usize + 1;
+                let next = Scenario::configured(&world.members[world.leader].log) + 1;
                 propose(&mut world, Entry::Configure(next));
             }
         }
         self.commit(&mut world);
+        self.told(&mut world);
         Some(world)
     }
 
@@ -404,11 +469,22 @@ fn n1_voters_that_change_and_a_new_leader() {
 }
 
 #[test]
+fn n1_a_leader_that_is_deposed_and_entries_that_arrive_one_by_one() {
+    is_safe(Scenario::deposed());
+}
+
+#[test]
+fn n1_voters_that_go_and_come_back() {
+    is_safe(Scenario::there_and_back());
+}
+
+#[test]
 fn each_rule_is_needed() {
     is_found(Scenario::three().with(Flaw::NoFence));
     is_found(Scenario::three().with(Flaw::AnswersWithoutFence));
     is_found(Scenario::three().with(Flaw::StartForgets));
     is_found(Scenario::three().with(Flaw::CountedFromAnswer));
+    is_found(Scenario::deposed().with(Flaw::AnswersWithAnyFence));
     is_found(Scenario::moving().with(Flaw::VotersComeInnocent));
     is_found(Scenario::moving().with(Flaw::FormerVotersCount));
 }

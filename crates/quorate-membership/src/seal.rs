@@ -55,6 +55,8 @@ pub const EPOCHS: usize = 4;
 const KEYS_MAX: usize = 2;
 /// Makes these keys differ from any other that may once be derived from the cluster's.
 const SALT: &[u8] = b"quorate gossip 1";
+/// The same for rings that are derived for another purpose.
+const PURPOSES: &[u8] = b"quorate purpose 1";
 
 /// Names a key in every datagram. Numbers are not used again: each key's is larger than the last one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +139,20 @@ impl KeyRing {
     pub fn to_text(&self) -> String {
         let hex = |secret: &[u8; 32]| secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         self.keys.iter().map(|key| format!("{} {}\n", key.id.0, hex(&key.secret))).collect()
+    }
+
+    /// Other keys with the same numbers, for what members say to each other beside gossip. Keys for different
+    /// purposes open nothing of each other, and nobody gets from them to these.
+    #[must_use]
+    pub fn derived(&self, purpose: &[u8]) -> KeyRing {
+        let derived = |key: &Key| {
+            let master = Salt::new(HKDF_SHA256, PURPOSES).extract(&key.secret);
+            let mut secret = [0; 32];
+            let bytes = master.expand(&[purpose], HKDF_SHA256).and_then(|bytes| bytes.fill(&mut secret));
+            bytes.expect("HKDF gives as many bytes as its hash has");
+            Key { id: key.id, secret }
+        };
+        KeyRing { keys: self.keys.iter().map(derived).collect() }
     }
 
     /// The key that seals.

@@ -298,7 +298,16 @@ impl ClusterState {
                 confirmed.map_err(Refusal::Access)
             }
         };
-        let decided = confirmed.and_then(|()| self.decide(index, now, command));
+        let decided = confirmed.and_then(|()| self.decide(index, now, command)).map(|mut decided| {
+            for change in &mut decided {
+                if let Change::Version(version) = change
+                    && version.made == index
+                {
+                    version.by = Some(actor.who.clone());
+                }
+            }
+            decided
+        });
         let (outcome, word) = match decided {
             Ok(decided) => {
                 changes.extend(decided);

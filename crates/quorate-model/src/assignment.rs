@@ -2,6 +2,7 @@
 
 use crate::id::{LogIndex, NodeId, ReplicaId};
 use crate::spec::ServiceSpec;
+use crate::time::Span;
 use serde::{Deserialize, Serialize};
 
 /// Everything that one node is to run, complete, as of a revision.
@@ -24,6 +25,20 @@ pub struct AssignedReplica {
     pub ordinal: u32,
     pub spec: ServiceSpec,
     pub phase: Phase,
+    /// It may run only while it holds this; absent: nothing is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<AssignedLease>,
+}
+
+/// What a replica must hold to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedLease {
+    pub epoch: u64,
+    /// How long a renewal holds.
+    pub ttl: Span,
+    /// Only its start needs a renewal: once it runs it goes on without any.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps: bool,
 }
 
 /// What is wanted of a replica.

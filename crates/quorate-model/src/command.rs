@@ -4,15 +4,19 @@
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
 use crate::access::{AccessCommand, AccessRefusal};
+use crate::deployment::Advance;
 use crate::event::Happening;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
+use crate::lease::LeaseCommand;
 use crate::member::managers::Harm;
 use crate::member::{MemberCommand, NotAdmitted};
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity, Role};
 use crate::time::WallTime;
 use crate::trust::{KeyKind, Stage, TrustCommand};
+use crate::vip::VipCommand;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// A mutation of [`crate::state::ClusterState`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,7 +42,25 @@ pub enum Command {
         service: ServiceName,
         replicas: u32,
     },
+    /// Replaces every replica by another of the same program, one after another as an update does.
+    RestartService {
+        service: ServiceName,
+    },
     RemoveService {
+        service: ServiceName,
+    },
+    /// Back to a version that was there before; `None`: the last stable one but the present.
+    RollBackService {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
+    },
+    /// An update that waits goes on.
+    ContinueUpdate {
+        service: ServiceName,
+    },
+    /// An update ends, and what it did is undone.
+    AbortUpdate {
         service: ServiceName,
     },
     /// Who belongs to the cluster.
@@ -48,6 +70,10 @@ pub enum Command {
         expected: LogIndex,
         steps: Vec<Step>,
     },
+    /// The end of what a silent holder held.
+    Lease(LeaseCommand),
+    /// Virtual addresses of gateways.
+    Vip(VipCommand),
     /// A transition that only was observed.
     Record {
         at: WallTime,
@@ -68,14 +94,23 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
-    /// A new replica of the service's present version.
-    Place { replica: ReplicaId, service: ServiceName, ordinal: u32, node: NodeId },
+    /// A new replica, of the service's present version unless another is named.
+    Place {
+        replica: ReplicaId,
+        service: ServiceName,
+        ordinal: u32,
+        node: NodeId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
+    },
     /// The replica gets nothing new and ends when gateways have finished with it.
     Retire { replica: ReplicaId },
     /// Gateways have finished with it, or the time for that is over: the process may end.
     Release { replica: ReplicaId },
     /// The replica is gone (or its node is, which comes to the same): forget it.
     Forget { replica: ReplicaId },
+    /// An update gets further, or no further.
+    Advance { service: ServiceName, to: Advance },
 }
 
 /// Why a command changed nothing. The same on every node.
@@ -97,8 +132,26 @@ pub enum Refusal {
     RouteTaken { listen: String, host: String, path: String, owner: ServiceName },
     #[error("a route names service `{service}`, which neither exists nor is in this file")]
     RouteWithoutService { service: ServiceName },
+    #[error("{address} belongs to {owner} already")]
+    VipTaken { address: IpAddr, owner: String },
+    #[error("there is no VIP {address}")]
+    UnknownVip { address: IpAddr },
+    #[error("`{service}` runs once, and node {node} may still run it")]
+    LeaseHeld { service: ServiceName, node: NodeId },
+    #[error("{node} is joined, or was after you looked: it is not dead")]
+    NodeLives { node: String },
+    #[error("{node} may still run `{service}`, which goes on without a quorum")]
+    KeepsService { node: String, service: ServiceName },
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
+    /// Nobody chooses how many replicas it has.
+    #[error("{service} cannot be scaled: it {why}")]
+    NotScalable { service: ServiceName, why: String },
+    /// Nobody can go back to it; `None`: to none at all.
+    #[error("{}", no_version(.service, *.version, .known))]
+    NoVersion { service: ServiceName, version: Option<u64>, known: Vec<u64> },
+    #[error("{service} is not being updated")]
+    NoUpdate { service: ServiceName },
     #[error("{harm}")]
     Harm { harm: Harm },
     #[error("{node} is no manager")]
@@ -109,6 +162,12 @@ pub enum Refusal {
     Access(AccessRefusal),
     #[error("the {key} key is being changed already, or was a moment ago: number {number}, {stage:?}")]
     KeyChanging { key: KeyKind, number: u32, stage: Stage },
+}
+
+fn no_version(service: &ServiceName, version: Option<u64>, known: &[u64]) -> String {
+    let Some(version) = version else { return format!("there is no earlier version of {service} that was stable") };
+    let known: Vec<String> = known.iter().map(u64::to_string).collect();
+    format!("{service} has no version {version}; known: {}", known.join(", "))
 }
 
 fn suggest(similar: Option<&ServiceName>) -> String {

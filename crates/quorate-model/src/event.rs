@@ -1,8 +1,10 @@
 //! What happened, for people: the cluster's own record of transitions.
 
+use crate::deployment::Stage as UpdateStage;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, Term};
-use crate::time::WallTime;
+use crate::time::{Span, WallTime};
 use crate::trust::{KeyKind, Stage};
+use crate::vip::VipAddress;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -32,6 +34,10 @@ pub enum Happening {
     NodeReturned {
         node: NodeId,
     },
+    /// Its server is about to end: what runs once there is brought elsewhere first.
+    NodeHandsOver {
+        node: NodeId,
+    },
     /// It stopped cleanly, and its seat is free.
     NodeLeft {
         node: NodeId,
@@ -40,6 +46,18 @@ pub enum Happening {
     NodeExpelled {
         node: NodeId,
         name: String,
+    },
+    /// It takes replicas again.
+    NodeOpened {
+        node: NodeId,
+    },
+    /// It takes no more replicas; those that it has stay.
+    NodeCordoned {
+        node: NodeId,
+    },
+    /// It takes no more replicas, and those that it has are brought elsewhere.
+    NodeDraining {
+        node: NodeId,
     },
     /// Its manager role was stopped.
     ManagerStopped {
@@ -78,8 +96,32 @@ pub enum Happening {
         from: u32,
         to: u32,
     },
+    /// Its replicas are replaced one after another.
+    ServiceRestarted {
+        service: ServiceName,
+    },
     ServiceRemoved {
         service: ServiceName,
+    },
+    /// An update is further, or goes back.
+    UpdateStage {
+        service: ServiceName,
+        version: u64,
+        from: Option<u64>,
+        stage: UpdateStage,
+        /// Why it goes back.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        why: String,
+    },
+    /// An update goes no further by itself.
+    UpdateHeld {
+        service: ServiceName,
+        version: u64,
+        why: String,
+    },
+    UpdateResumed {
+        service: ServiceName,
+        version: u64,
     },
     ReplicaPlaced {
         service: ServiceName,
@@ -93,6 +135,29 @@ pub enum Happening {
         ordinal: u32,
         node: NodeId,
     },
+    /// Whoever ran a service that runs once can do so no more: another may.
+    LeaseRaised {
+        service: ServiceName,
+        /// Which held it.
+        node: NodeId,
+        /// Which is over.
+        epoch: u64,
+    },
+    /// An operator said that the node is dead: what it would have gone on with may start elsewhere.
+    DeathConfirmed {
+        node: NodeId,
+    },
+    /// What ran once on a node that fell silent runs elsewhere, so long after that node was last heard.
+    FailedOver {
+        service: ServiceName,
+        from: NodeId,
+        to: NodeId,
+        took: Span,
+    },
+    /// The failover time of the cluster was set; `None`: to its default.
+    FailoverSet {
+        failover: Option<Span>,
+    },
     /// All wanted copies are healthy again after some were not.
     ServiceHealthy {
         service: ServiceName,
@@ -103,6 +168,13 @@ pub enum Happening {
         service: ServiceName,
         healthy: u32,
         wanted: u32,
+    },
+    /// Gateways hold this address from now on.
+    VipAdded {
+        address: VipAddress,
+    },
+    VipRemoved {
+        address: VipAddress,
     },
     /// A key of the cluster is being changed, or has been. Nodes that were away too long are behind.
     KeyStage {

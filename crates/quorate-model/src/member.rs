@@ -28,8 +28,9 @@ pub mod managers;
 use crate::command::Refusal;
 use crate::event::Happening;
 use crate::id::{NodeId, TokenId};
+use crate::place::Availability;
 use crate::state::{Change, Changes, ClusterState, Health, NodeIdentity, NodeRecord, Role};
-use crate::time::WallTime;
+use crate::time::{Span, WallTime};
 use managers::{Harm, Recovery};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,6 +145,9 @@ pub struct Members {
     pub recovery: Option<Recovery>,
     /// What was decided about high availability; see [`ClusterState::ha`].
     pub ha: Option<bool>,
+    /// The failover time of services that name none, and how long a node may be away before what ran there is
+    /// replaced. `None`: each has its default; see [`ClusterState::failover`].
+    pub failover: Option<Span>,
 }
 
 /// A mutation of the membership. In JSON the tag is `member`.
@@ -166,6 +170,18 @@ pub enum MemberCommand {
         #[serde(default)]
         vote: Vote,
     },
+    /// The server of the node, in this one of its runs, is about to end for longer than a restart takes: what
+    /// runs once there is brought elsewhere first, and nothing new comes. Its next start ends that.
+    HandOver {
+        node: NodeId,
+        generation: u64,
+    },
+    /// An operator has made certain that the node, which is not joined in this one of its runs, has no power or
+    /// is destroyed: what it would go on with without a quorum may start elsewhere.
+    ConfirmDead {
+        node: NodeId,
+        generation: u64,
+    },
     /// The node stops cleanly and frees its seat.
     Leave {
         node: NodeId,
@@ -185,6 +201,15 @@ pub enum MemberCommand {
         node: NodeId,
         #[serde(default)]
         alias: Option<String>,
+    },
+    /// Labels with a value are set, those without are taken away; the others stay.
+    SetLabels {
+        node: NodeId,
+        labels: BTreeMap<String, Option<String>>,
+    },
+    SetAvailability {
+        node: NodeId,
+        availability: Availability,
     },
     SetRoles {
         node: NodeId,
@@ -219,6 +244,11 @@ pub enum MemberCommand {
     SetHa {
         on: bool,
     },
+    /// 10s to 300s; see [`Members::failover`].
+    SetFailover {
+        #[serde(default)]
+        failover: Option<Span>,
+    },
     /// The cluster goes on with one survivor. No node proposes it: `quorate recover` writes it into the
     /// survivor's log, where nobody else is left to object.
     Recover {
@@ -239,6 +269,7 @@ pub enum MemberChange {
     Quota { quota: Option<Quota> },
     ManagerRule { requires: Option<Role> },
     Ha { on: bool },
+    Failover { failover: Option<Span> },
     Recovered(Recovery),
 }
 
@@ -305,6 +336,15 @@ impl ClusterState {
             MemberCommand::Admit { secret, node, vote } => {
                 self.admit(changes, *secret, node, *vote).map_err(|why| Refusal::NotAdmitted { why })
             }
+            MemberCommand::HandOver { node, generation } => {
+                let known = self.node(*node)?;
+                if known.generation == *generation && known.health == Health::Joined && !known.handing_over {
+                    self.edit(changes, *node, |record| record.handing_over = true)?;
+                    changes.event(Happening::NodeHandsOver { node: *node });
+                }
+                Ok(())
+            }
+            MemberCommand::ConfirmDead { node, generation } => self.confirm_dead(changes, *node, *generation),
             MemberCommand::Leave { node, generation } => {
                 let known = self.node(*node)?;
                 if known.generation == *generation && known.health != Health::Left {
@@ -320,6 +360,11 @@ impl ClusterState {
             MemberCommand::Expel { node } => {
                 if self.members.expelled.contains(node) {
                     return Ok(());
+                }
+                // Once it is gone for ever nobody could say of it that it is dead.
+                if let Some(kept) = self.kept_by(*node).next() {
+                    let name = self.node(*node)?.identity.name.clone();
+                    return Err(Refusal::KeepsService { node: name, service: kept.name.clone() });
                 }
                 self.others_may_vote(&BTreeSet::from([*node]))?;
                 self.edit(changes, *node, |record| record.expelling = true)
@@ -347,6 +392,10 @@ impl ClusterState {
                     return Err(Refusal::Invalid { field: "alias".into(), problem });
                 }
                 self.edit(changes, *node, |record| record.alias = alias.map(str::to_owned))
+            }
+            MemberCommand::SetLabels { node, labels } => self.set_labels(changes, *node, labels),
+            MemberCommand::SetAvailability { node, availability } => {
+                self.set_availability(changes, *node, availability)
             }
             MemberCommand::SetRoles { node, roles } => {
                 if roles.is_empty() {
@@ -389,6 +438,7 @@ impl ClusterState {
             MemberCommand::RestartServer { node, generation } => self.restart_server(changes, *node, *generation),
             MemberCommand::SetManagerRule { requires } => self.set_manager_rule(changes, *requires),
             MemberCommand::SetHa { on } => self.set_ha(changes, *on),
+            MemberCommand::SetFailover { failover } => self.set_failover(changes, *failover),
             MemberCommand::Recover { survivor, incarnation, lost } => {
                 self.recover(changes, *survivor, *incarnation, lost)
             }
@@ -404,6 +454,7 @@ impl ClusterState {
             MemberChange::Quota { quota } => self.members.quota = quota,
             MemberChange::ManagerRule { requires } => self.members.manager_requires = requires,
             MemberChange::Ha { on } => self.members.ha = Some(on),
+            MemberChange::Failover { failover } => self.members.failover = failover,
             MemberChange::Recovered(recovery) => self.members.recovery = Some(recovery),
         }
     }
@@ -423,7 +474,12 @@ impl ClusterState {
         Err(Refusal::Harm { harm: Harm::LastVoter { node: names.join(", ") } })
     }
 
-    fn edit(&self, changes: &mut Changes, node: NodeId, edit: impl Fn(&mut NodeRecord)) -> Result<(), Refusal> {
+    pub(crate) fn edit(
+        &self,
+        changes: &mut Changes,
+        node: NodeId,
+        edit: impl Fn(&mut NodeRecord),
+    ) -> Result<(), Refusal> {
         let known = self.node(node)?;
         let mut record = known.clone();
         edit(&mut record);
@@ -508,6 +564,9 @@ impl ClusterState {
             roles_set: true,
             expelling: false,
             restart: None,
+            handing_over: false,
+            labels: BTreeMap::new(),
+            availability: Availability::Open,
         }));
         changes.event(Happening::NodeJoined { node: node.id });
         Ok(())

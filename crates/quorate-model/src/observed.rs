@@ -2,10 +2,14 @@
 
 use crate::access::name::Digest;
 use crate::id::{NodeId, ReplicaId, ServiceName};
+use crate::need::Prepared;
+use crate::resource::{Amount, Usage};
 use crate::time::WallTime;
 use crate::trust::{KeyKind, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 
 /// Life of a replica's process as its node sees it.
 ///
@@ -41,6 +45,41 @@ impl ReplicaState {
     }
 }
 
+/// What ends a replica's processes when its lease ends, whatever has become of the agent and the shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fencing {
+    /// They are in a PID namespace of their own, which the kernel ends as a whole.
+    PidNamespace,
+    /// Its main process ends in time. One that left its process group may live on until the agent or the
+    /// shim finds it, so nothing is claimed.
+    ProcessGroup,
+    /// Its processes are in a PID namespace of their own, but what else its agent makes (an address, a device) is
+    /// taken away by the agent alone.
+    Agent,
+    /// It belongs to another supervisor (systemd, Docker), which is asked to end it before its lease does.
+    Asked,
+}
+
+impl Fencing {
+    /// Whether nothing of the replica can outlive its lease.
+    #[must_use]
+    pub fn is_claimed(self) -> bool {
+        self == Fencing::PidNamespace
+    }
+}
+
+impl fmt::Display for Fencing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fencing::PidNamespace => "fenced by a PID namespace",
+            Fencing::ProcessGroup => "not fenced: only its process group ends with its lease",
+            Fencing::Agent => "not fenced: what its agent makes beside processes may outlive its lease",
+            Fencing::Asked => "not fenced: it is asked to end before its lease does, and no more",
+        })
+    }
+}
+
 /// What a node says about one of its replicas.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
@@ -63,6 +102,9 @@ pub struct ReplicaStatus {
     /// Directory of its logs on its node.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_dir: String,
+    /// Of a replica that runs under a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fencing: Option<Fencing>,
 }
 
 /// What one node says about itself, sent to every manager when it changes and each second.
@@ -80,9 +122,21 @@ pub struct NodeReport {
     /// Of the program that it runs; empty from one that did not say it yet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
+    /// The directory on it with its server's own log; empty from one that has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_dir: String,
+    /// All that replicas may have of it together; absent from one that did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Amount>,
+    /// What its replicas use, as far as it is measured.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub usage: BTreeMap<ReplicaId, Usage>,
     /// What it proves itself with; absent until it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustReport>,
+    /// Of the services that it may run and that need something, those that it has looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prepared: Vec<Prepared>,
 }
 
 /// What a node proves itself with, and how far it is with the cluster's keys.
@@ -126,4 +180,31 @@ pub struct GatewayReport {
     /// Requests that the gateway itself could not get answered (502, 503, 504).
     #[serde(default)]
     pub failed: u64,
+    /// Virtual addresses that it may hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<VipReport>,
+}
+
+/// What a gateway has to do with a virtual address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipReport {
+    pub address: IpAddr,
+    pub state: VipState,
+    /// Of the holder; 0 of others.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Why it could not serve there, or who else says that it has the address. Empty: nothing is wrong.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VipState {
+    /// Its server answers there.
+    Holding,
+    /// It would take the address.
+    Standby,
+    /// It could not serve there.
+    Unfit,
 }

@@ -90,6 +90,29 @@ pub enum Bug {
     StalePlanCarriedOut,
     /// An agent obeys an assignment older than the one that it obeyed before.
     OlderAssignmentObeyed,
+    /// An old replica ends as soon as its successor is placed, healthy or not.
+    UpdateWithoutHealth,
+    /// Nothing that befalls a new version ends its update.
+    UpdateNeverFails,
+    // ── Leases ──
+    /// A voter acknowledges a lease although its fence is in the log.
+    AcknowledgedAfterFence,
+    /// A voter that starts says that it never acknowledged anything.
+    AgeIgnoresStart,
+    /// An epoch is raised as soon as a majority was silent for long enough, without a fence.
+    RaisedWithoutFence,
+    /// A holder counts from when it was acknowledged, not from when it asked.
+    HeldFromAcknowledgement,
+    /// Whoever gets a lease after another gets the same epoch.
+    EpochReused,
+    /// A replica that holds a lease is forgotten as soon as its node is lost.
+    LeasedForgotten,
+    /// A lease is given back as soon as its holder was told to end, not when that has ended.
+    GivenBackEarly,
+    /// A lease whose holder goes on without renewals is fenced and raised like any other.
+    KeptFenced,
+    /// Nothing ends a replica when its lease is over.
+    KillTimerOff,
 }
 
 /// Plants one bug, in place of the one before, or none. For a process that runs one cluster at a time.

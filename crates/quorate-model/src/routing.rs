@@ -2,8 +2,9 @@
 
 use crate::id::{NodeId, ReplicaId, ServiceName};
 use crate::spec::{Balance, RouteSpec};
+use crate::vip::{Interface, VipAddress};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Routes and the replicas behind them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -13,6 +14,28 @@ pub struct RoutingTable {
     pub revision: u64,
     pub routes: Vec<RouteSpec>,
     pub services: Vec<Upstream>,
+    /// Virtual addresses, and which gateways may hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<OfferedVip>,
+}
+
+/// A virtual address as gateways see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedVip {
+    pub address: VipAddress,
+    /// Default: the one that has an address in the same subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Interface>,
+    /// Nodes whose gateways may hold it, the first choice first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A node whose gateway may hold a virtual address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub node: NodeId,
+    /// Where its gateway hears of the others; the port is the same for all.
+    pub address: IpAddr,
 }
 
 /// A service as a gateway sees it.

@@ -3,17 +3,27 @@
 //! The same types are read from TOML and JSON, stored in the log and shown again by
 //! `quorate service show`. An unknown key is an error here, never ignored.
 
+use crate::access::name::SecretName;
 use crate::id::ServiceName;
+use crate::need::{Artifact, Requirement};
+use crate::place::Place;
+use crate::resource::Resources;
+use crate::template::Template;
 use crate::time::Span;
+use crate::vip::ServiceVip;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+mod driver;
 mod placeholder;
 mod read;
+mod update;
 mod validate;
 
-pub use placeholder::{Placeholders, TemplateError, expand};
-pub use read::{Format, Position, SpecError, parse, render};
+pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
+pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
+pub use read::{Format, Position, SpecError, nearest, parse, render};
+pub use update::{Batch, Order, Promote, Update};
 
 /// A spec file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,16 +42,32 @@ pub struct ServiceSpec {
     pub name: ServiceName,
     #[serde(default)]
     pub mode: Mode,
-    /// How many copies run. 1 to 1000; default 1.
+    /// How many copies run. 1 to 1000; default 1. Left out with the mode `every-node`.
     #[serde(default = "one")]
     pub replicas: u32,
     #[serde(default)]
     pub driver: Driver,
     /// The program and its arguments. `{port}` is the first port, `{port.NAME}` a named one; also
-    /// `{replica}`, `{node}` and `{ordinal}`. No shell is involved.
+    /// `{replica}`, `{node}` and `{ordinal}`; `{artifact}` is where the first artifact lies,
+    /// `{artifact.NAME}` where a named one does, `{dir}` the working directory. No shell is involved. Left out where
+    /// the driver needs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// With the driver `ocf`, and only then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocf: Option<Ocf>,
+    /// With the driver `container`, and only then. `command` is then what follows the image, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// With the driver `systemd`, and only then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Systemd>,
+    /// An address that is where the copy is: of what runs once. It is up before the program is started, and down
+    /// before its lease is given to another; a failover time of 10s at the least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<ServiceVip>,
     /// Added to a small fixed environment (PATH, HOME, TZ and the `QUORATE_*` variables).
-    /// Placeholders work as in `command`.
+    /// Placeholders work as in `command`, and `{secret.NAME}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Ports that the service listens on, by name. `{port}` is the one named `http`, else the first.
@@ -49,10 +75,43 @@ pub struct ServiceSpec {
     pub ports: BTreeMap<String, Port>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// For what runs once: from the loss of its node until it is started elsewhere, at the longest, also when
+    /// that node led the cluster. 10s to 300s; default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Span>,
+    /// Allows a failover time from 1s on. A short pause of a healthy node then moves the service. For tests,
+    /// and for servers side by side on one network that nobody overloads. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsafe_fast: bool,
+    /// For what runs once: what becomes of it while its server hears no majority of the managers.
+    /// Default: it stops.
+    #[serde(default, skip_serializing_if = "WithoutQuorum::is_default")]
+    pub without_quorum: WithoutQuorum,
     #[serde(default)]
     pub restart: Restart,
     #[serde(default)]
     pub stop: Stop,
+    /// On which nodes. Default: on any worker.
+    #[serde(default, skip_serializing_if = "Place::is_anywhere")]
+    pub place: Place,
+    /// What each copy gets of its node: set aside for it, and never exceeded. Default: no limit.
+    #[serde(default, skip_serializing_if = "Resources::is_none")]
+    pub resources: Resources,
+    /// What is placed on each node that may run it, before it may. At most 16.
+    #[serde(default, rename = "artifact", skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
+    /// What must be true of a node before it may run there. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<Requirement>,
+    /// Secrets that its replicas get, for `{secret.NAME}` in `env`. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<SecretName>,
+    /// Files that are made for each replica before it starts. At most 16.
+    #[serde(default, rename = "template", skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<Template>,
+    /// How another version takes the place of the one that runs.
+    #[serde(default, skip_serializing_if = "Update::is_default")]
+    pub update: Update,
 }
 
 fn one() -> u32 {
@@ -71,6 +130,54 @@ impl ServiceSpec {
         }
         self.ports.keys().next().map(String::as_str)
     }
+
+    /// Whether there cannot be two replicas on one node, not even for a moment: they would listen on one port, or
+    /// be one thing by two names.
+    #[must_use]
+    pub fn is_alone_on_its_node(&self) -> bool {
+        self.driver.is_alone_on_its_node() || self.ports.values().any(|port| matches!(port, Port::Fixed(_)))
+    }
+
+    /// Whether replicas of one run what replicas of the other do: all but how many there are, where, and how
+    /// they are replaced.
+    #[must_use]
+    pub fn runs_the_same(&self, other: &ServiceSpec) -> bool {
+        // All fields by name: whoever adds one decides here.
+        let ServiceSpec {
+            name,
+            mode,
+            replicas: _,
+            driver,
+            command,
+            ocf,
+            container,
+            systemd,
+            vip,
+            env,
+            ports,
+            health,
+            failover,
+            unsafe_fast,
+            without_quorum,
+            restart,
+            stop,
+            place: _,
+            update: _,
+            resources,
+            artifacts,
+            // Where it may start, not what it is.
+            requires: _,
+            secrets,
+            templates,
+        } = self;
+        (name, mode, command, env) == (&other.name, &other.mode, &other.command, &other.env)
+            && (driver, ocf, vip) == (&other.driver, &other.ocf, &other.vip)
+            && (container, systemd) == (&other.container, &other.systemd)
+            && (ports, health, restart, stop) == (&other.ports, &other.health, &other.restart, &other.stop)
+            && (failover, unsafe_fast, without_quorum) == (&other.failover, &other.unsafe_fast, &other.without_quorum)
+            && (artifacts, resources) == (&other.artifacts, &other.resources)
+            && (secrets, templates) == (&other.secrets, &other.templates)
+    }
 }
 
 /// How many copies may be active and who decides which.
@@ -80,15 +187,28 @@ pub enum Mode {
     /// Any number of equal copies.
     #[default]
     Replicated,
+    /// One copy on each node that meets `place.require`.
+    EveryNode,
+    /// One copy, and never a second one, not even while a server is out of reach: it holds a lease.
+    Singleton,
 }
 
-/// What starts and stops a copy.
+/// What becomes of what runs once while its server hears no majority of the managers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Driver {
-    /// A program, run under a small supervisor of its own.
+pub enum WithoutQuorum {
+    /// It ends with its lease, and is started elsewhere.
     #[default]
-    Process,
+    Stop,
+    /// It goes on. So nobody else may start it, however long its server is silent, until an operator says that
+    /// the server is dead.
+    Keep,
+}
+
+impl WithoutQuorum {
+    fn is_default(&self) -> bool {
+        *self == WithoutQuorum::default()
+    }
 }
 
 /// A port: a number, or `"auto"` for one that the node chooses.
@@ -125,7 +245,7 @@ impl<'de> Deserialize<'de> for Port {
     }
 }
 
-/// When a copy counts as healthy. Exactly one of `http` and `tcp` is given.
+/// When a copy counts as healthy. Exactly one of `http`, `tcp`, `exec` and `grpc` is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
@@ -135,7 +255,16 @@ pub struct HealthCheck {
     /// `true`: the port must accept a connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<bool>,
-    /// Name of the port; default the service's main port.
+    /// A program and its arguments that must end with status 0: it runs beside the copy, with its environment and
+    /// in its directory, and is killed with whatever it started when it is late. Placeholders work as in
+    /// `command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Vec<String>>,
+    /// A name that the port must call serving by `grpc.health.v1.Health`, without TLS; `""` is the server as a
+    /// whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<String>,
+    /// Name of the port; default the service's main port. Not with `exec`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Pause between two checks. 100ms to 1h; default 2s. Until the first success: a tenth of it.
@@ -252,6 +381,21 @@ pub enum StopSignal {
     Hup,
     Usr1,
     Usr2,
+}
+
+impl StopSignal {
+    /// Its word in a spec, without SIG.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            StopSignal::Term => "TERM",
+            StopSignal::Int => "INT",
+            StopSignal::Quit => "QUIT",
+            StopSignal::Hup => "HUP",
+            StopSignal::Usr1 => "USR1",
+            StopSignal::Usr2 => "USR2",
+        }
+    }
 }
 
 /// Which requests a gateway sends to which service.

@@ -7,22 +7,27 @@
 //!
 //! # Invariants
 //! - A change is complete: it holds the new record, not a difference.
-//! - A node's generation and a service's version only grow.
+//! - A node's generation only grows, and a service's version means one program.
 //! - A replica's service and node exist, or its node did when it was placed.
 //! - `planned_on` is the index of the last entry that changed anything a plan depends on.
 
-use crate::access::{AccessChange, AccessState};
-use crate::assignment::{AssignedReplica, Assignment, Phase};
+use crate::access::{AccessChange, AccessCommand, AccessState};
+use crate::assignment::{AssignedLease, AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
+use crate::deployment::{Cause, Deployment, VersionRecord};
 use crate::event::{Event, Happening};
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::lease::{Holder, LeaseRecord};
 use crate::member::{MemberChange, Members, NotAdmitted, Vote};
+use crate::place::Availability;
 use crate::planted::{Bug, planted};
-use crate::spec::{RouteSpec, ServiceSpec, SpecDocument};
+use crate::spec::{Mode, RouteSpec, ServiceSpec, SpecDocument};
 use crate::time::WallTime;
 use crate::trust::{KeyRecord, TrustState};
+use crate::vip::VipRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Events kept in memory and in the database. Older ones are forgotten.
@@ -34,6 +39,14 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     pub services: BTreeMap<ServiceName, ServiceRecord>,
     pub replicas: BTreeMap<ReplicaId, ReplicaRecord>,
+    /// Who may run what runs once; kept when the service is gone, so that epochs only grow.
+    pub leases: BTreeMap<ServiceName, LeaseRecord>,
+    /// The last versions of each service, by number.
+    pub versions: BTreeMap<ServiceName, BTreeMap<u64, VersionRecord>>,
+    /// The newest update of each service.
+    pub deployments: BTreeMap<ServiceName, Deployment>,
+    /// Virtual addresses of gateways.
+    pub vips: BTreeMap<IpAddr, VipRecord>,
     /// Tokens, quota, and who was expelled.
     pub members: Members,
     /// Newest last.
@@ -95,6 +108,15 @@ pub struct NodeRecord {
     /// Its server, in the run with this [`boot`](Self::boot), is to end and begin anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<u64>,
+    /// Its server is about to end and not to come back at once: what runs once is brought elsewhere before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handing_over: bool,
+    /// What an operator says of it, for services to be placed by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What it takes of services.
+    #[serde(default)]
+    pub availability: Availability,
 }
 
 /// The decided health of a node. *Unreachable* is an opinion of those who look at it, and not here.
@@ -113,7 +135,8 @@ pub enum Health {
 pub struct ServiceRecord {
     pub spec: ServiceSpec,
     pub routes: Vec<RouteSpec>,
-    /// Grows when anything but the number of replicas changes; replicas of older versions are replaced.
+    /// Another number when anything changes but how many replicas there are, where and how they are replaced:
+    /// a new one, or that of a version that it goes back to. Replicas of other versions are replaced.
     pub version: u64,
 }
 
@@ -132,6 +155,9 @@ pub struct ReplicaRecord {
     pub since: WallTime,
     /// The log entry that changed it last.
     pub revision: LogIndex,
+    /// The lease that it holds, or held; for what runs once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<AssignedLease>,
 }
 
 /// One record's new value.
@@ -143,6 +169,12 @@ pub enum Change {
     ServiceGone { service: ServiceName },
     Replica(ReplicaRecord),
     ReplicaGone { replica: ReplicaId },
+    Lease(LeaseRecord),
+    Version(VersionRecord),
+    VersionGone { service: ServiceName, version: u64 },
+    Deployment(Deployment),
+    Vip(VipRecord),
+    VipGone { address: IpAddr },
     Member(MemberChange),
     Event(Event),
     Access(AccessChange),
@@ -159,7 +191,13 @@ impl Change {
             | Change::ServiceGone { .. }
             | Change::Replica(_)
             | Change::ReplicaGone { .. }
+            | Change::Lease(_)
+            | Change::Version(_)
+            | Change::VersionGone { .. }
+            | Change::Deployment(_)
             | Change::Member(MemberChange::NodeGone { .. }) => true,
+            // A routing table of before and one of after differ: gateways take the one with the later revision.
+            Change::Vip(_) | Change::VipGone { .. } => true,
             Change::Member(_) | Change::Event(_) | Change::Access(_) | Change::Trust(_) => false,
         }
     }
@@ -181,13 +219,21 @@ impl ClusterState {
             }
             Command::ApplySpec { document } => self.apply_spec(&mut changes, document)?,
             Command::ScaleService { service, replicas } => self.scale(&mut changes, service, *replicas)?,
+            Command::RestartService { service } => {
+                self.restart(&mut changes, self.service(service)?);
+            }
             Command::RemoveService { service } => {
                 self.service(service)?;
                 changes.list.push(Change::ServiceGone { service: service.clone() });
                 changes.event(Happening::ServiceRemoved { service: service.clone() });
             }
+            Command::RollBackService { service, to } => self.roll_back(&mut changes, service, *to)?,
+            Command::ContinueUpdate { service } => self.continue_update(&mut changes, service)?,
+            Command::AbortUpdate { service } => self.abort_update(&mut changes, service)?,
             Command::Member(command) => self.decide_member(&mut changes, command)?,
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
+            Command::Lease(command) => self.decide_lease(&mut changes, command),
+            Command::Vip(command) => self.decide_vip(&mut changes, command)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
             }
@@ -197,6 +243,9 @@ impl ClusterState {
                 self.sealed_well(command).map_err(Refusal::Access)?;
                 let decided = self.access.decide(now, command).map_err(Refusal::Access)?;
                 changes.list.extend(decided.into_iter().map(Change::Access));
+                if let AccessCommand::SetSecret { name, .. } = command {
+                    self.restart_for_secret(&mut changes, name);
+                }
             }
         }
         Ok(changes.list)
@@ -217,12 +266,32 @@ impl ClusterState {
                 }
                 Change::ServiceGone { service } => {
                     self.services.remove(&service);
+                    self.versions.remove(&service);
+                    self.deployments.remove(&service);
+                }
+                Change::Version(record) => {
+                    self.versions.entry(record.service.clone()).or_default().insert(record.version, record);
+                }
+                Change::VersionGone { service, version } => {
+                    self.versions.entry(service).or_default().remove(&version);
+                }
+                Change::Deployment(deployment) => {
+                    self.deployments.insert(deployment.service.clone(), deployment);
                 }
                 Change::Replica(replica) => {
                     self.replicas.insert(replica.id, replica);
                 }
                 Change::ReplicaGone { replica } => {
                     self.replicas.remove(&replica);
+                }
+                Change::Lease(lease) => {
+                    self.leases.insert(lease.name.clone(), lease);
+                }
+                Change::Vip(vip) => {
+                    self.vips.insert(vip.address.ip(), vip);
+                }
+                Change::VipGone { address } => {
+                    self.vips.remove(&address);
                 }
                 Change::Member(change) => self.absorb_member(change),
                 Change::Event(event) => {
@@ -252,6 +321,7 @@ impl ClusterState {
                     ordinal: replica.ordinal,
                     spec: replica.spec.clone(),
                     phase: replica.phase,
+                    lease: replica.lease,
                 })
                 .collect(),
         }
@@ -298,6 +368,9 @@ impl ClusterState {
             roles_set: known.is_some_and(|known| known.roles_set),
             expelling: known.is_some_and(|known| known.expelling),
             restart: None,
+            handing_over: false,
+            labels: known.map(|known| known.labels.clone()).unwrap_or_default(),
+            availability: known.map(|known| known.availability).unwrap_or_default(),
         }));
         // A node that was admitted has joined already; this is only its first start.
         match known {
@@ -356,23 +429,43 @@ impl ClusterState {
             }
         }
         for spec in &document.services {
+            if let Some(vip) = &spec.vip {
+                self.is_free(vip.address.ip(), |name| ours.contains(name))?;
+            }
+        }
+        for spec in &document.services {
             let routes: Vec<RouteSpec> =
                 document.routes.iter().filter(|route| route.service == spec.name).cloned().collect();
             let known = self.services.get(&spec.name);
-            let same_program =
-                known.is_some_and(|known| known.spec == ServiceSpec { replicas: known.spec.replicas, ..spec.clone() });
+            let same_program = known.is_some_and(|known| known.spec.runs_the_same(spec));
             if same_program && known.is_some_and(|known| known.spec == *spec && known.routes == routes) {
                 continue;
             }
-            let version = known.map_or(1, |known| if same_program { known.version } else { known.version + 1 });
-            changes.list.push(Change::Service(ServiceRecord { spec: spec.clone(), routes, version }));
             changes.event(Happening::ServiceApplied { service: spec.name.clone(), replicas: spec.replicas });
+            match known.filter(|_| same_program) {
+                Some(ServiceRecord { version, .. }) => {
+                    let record = ServiceRecord { spec: spec.clone(), routes, version: *version };
+                    changes.list.push(Change::Service(record));
+                }
+                None => {
+                    let version = self.next_version(&spec.name);
+                    self.deploy(changes, ServiceRecord { spec: spec.clone(), routes, version }, Cause::Applied);
+                }
+            }
         }
         Ok(())
     }
 
     fn scale(&self, changes: &mut Changes, name: &ServiceName, replicas: u32) -> Result<(), Refusal> {
         let known = self.service(name)?;
+        let fixed = match known.spec.mode {
+            Mode::EveryNode => Some("runs once on each node that meets `place.require`"),
+            Mode::Singleton if replicas != 1 => Some("is a singleton and runs once"),
+            Mode::Singleton | Mode::Replicated => None,
+        };
+        if let Some(why) = fixed {
+            return Err(Refusal::NotScalable { service: name.clone(), why: why.to_owned() });
+        }
         if !(1..=ServiceSpec::MAX_REPLICAS).contains(&replicas) {
             return Err(Refusal::Invalid {
                 field: "replicas".into(),
@@ -395,11 +488,29 @@ impl ClusterState {
         }
         for step in steps {
             match step {
-                Step::Place { replica, service, ordinal, node } => {
-                    let record = self.service(service)?;
+                Step::Place { replica, service, ordinal, node, version } => {
+                    let present = self.service(service)?;
+                    let former = match *version {
+                        None => None,
+                        Some(version) => {
+                            let none = || {
+                                let (service, version, known) = (service.clone(), Some(version), Vec::new());
+                                Refusal::NoVersion { service, version, known }
+                            };
+                            Some(self.former(service, version).ok_or_else(none)?)
+                        }
+                    };
+                    let record = former.as_ref().unwrap_or(present);
                     if !self.nodes.contains_key(node) {
                         return Err(Refusal::UnknownNode { node: *node });
                     }
+                    let lease = match record.spec.mode {
+                        Mode::Replicated | Mode::EveryNode => None,
+                        Mode::Singleton => {
+                            let holder = Holder { replica: *replica, node: *node };
+                            Some(self.grant(changes, &record.spec, holder)?)
+                        }
+                    };
                     changes.list.push(Change::Replica(ReplicaRecord {
                         id: *replica,
                         service: service.clone(),
@@ -410,6 +521,7 @@ impl ClusterState {
                         spec: record.spec.clone(),
                         since: changes.now,
                         revision: changes.index,
+                        lease,
                     }));
                     changes.event(Happening::ReplicaPlaced {
                         service: service.clone(),
@@ -437,8 +549,10 @@ impl ClusterState {
                 Step::Forget { replica } => {
                     if self.replicas.contains_key(replica) {
                         changes.list.push(Change::ReplicaGone { replica: *replica });
+                        self.give_back(changes, *replica);
                     }
                 }
+                Step::Advance { service, to } => self.advance(changes, service, to),
             }
         }
         Ok(())
@@ -449,8 +563,21 @@ impl NodeRecord {
     /// A node in its first run, about which nobody has decided anything yet.
     #[must_use]
     pub fn started(identity: NodeIdentity, health: Health, since: WallTime) -> NodeRecord {
-        let (alias, vote, roles_set, expelling, restart) = (None, Vote::Auto, false, false, None);
-        NodeRecord { identity, health, since, generation: 1, boot: 1, alias, vote, roles_set, expelling, restart }
+        NodeRecord {
+            identity,
+            health,
+            since,
+            generation: 1,
+            boot: 1,
+            alias: None,
+            vote: Vote::Auto,
+            roles_set: false,
+            expelling: false,
+            restart: None,
+            handing_over: false,
+            labels: BTreeMap::new(),
+            availability: Availability::Open,
+        }
     }
 
     /// Whether its vote is wanted, if it has one, as far as is decided.
@@ -484,6 +611,18 @@ impl Changes {
 
     pub(crate) fn event(&mut self, what: Happening) {
         self.list.push(Change::Event(Event { index: self.index, at: self.now, what }));
+    }
+
+    pub(crate) fn lease(&mut self, lease: LeaseRecord) {
+        self.list.push(Change::Lease(lease));
+    }
+
+    /// A lease as this entry has changed it so far.
+    pub(crate) fn leased(&self, name: &ServiceName) -> Option<&LeaseRecord> {
+        self.list.iter().rev().find_map(|change| match change {
+            Change::Lease(lease) if lease.name == *name => Some(lease),
+            _ => None,
+        })
     }
 
     fn phase(&mut self, record: &ReplicaRecord, phase: Phase) {
@@ -542,6 +681,17 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_is_an_update_to_the_same_program() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &apply(WEB)).unwrap();
+        let before = state.services[&name("web")].clone();
+        run(&mut state, 2, &Command::RestartService { service: name("web") }).unwrap();
+        assert_eq!(state.services[&name("web")], ServiceRecord { version: 2, ..before });
+        let unknown = run(&mut state, 3, &Command::RestartService { service: name("wbe") });
+        assert!(matches!(unknown, Err(Refusal::UnknownService { similar: Some(_), .. })));
+    }
+
+    #[test]
     fn a_spec_that_is_applied_again_changes_nothing() {
         let mut state = ClusterState::default();
         assert!(run(&mut state, 1, &apply(WEB)).unwrap());
@@ -595,11 +745,39 @@ mod tests {
         let what = Happening::LeaderElected { node, term: crate::id::Term(1) };
         run(&mut state, 3, &Command::Record { at: WallTime(3), what }).unwrap();
         let replica = ReplicaId::from_u128(1);
-        let steps = vec![Step::Place { replica, service: name("web"), ordinal: 0, node }];
+        let steps = vec![Step::Place { replica, service: name("web"), ordinal: 0, node, version: None }];
         let stale = run(&mut state, 4, &Command::CarryOut { expected: LogIndex(1), steps: steps.clone() });
         assert_eq!(stale, Err(Refusal::StalePlan { expected: LogIndex(1), actual: LogIndex(2) }));
         assert!(run(&mut state, 5, &Command::CarryOut { expected: LogIndex(2), steps }).unwrap());
         assert_eq!(state.assignment(node).replicas[0].replica, replica);
+    }
+
+    #[test]
+    fn a_new_value_of_a_secret_restarts_what_names_it_and_nothing_else() {
+        let mut state = ClusterState::default();
+        run(&mut state, 1, &register(1)).unwrap();
+        run(&mut state, 2, &apply(&format!("{WEB}secrets = ['pg']"))).unwrap();
+        run(&mut state, 3, &apply("[[service]]\nname = 'other'\ncommand = ['x']")).unwrap();
+        let version = |state: &ClusterState, service: &str| state.services[&name(service)].version;
+        assert_eq!((version(&state, "web"), version(&state, "other")), (1, 1));
+        let secret = crate::access::name::SecretName::new("pg").unwrap();
+        let set = AccessCommand::SetSecret { name: secret.clone(), sealed: "c2VhbGVk".into(), key: 1 };
+        let needs = |state: &ClusterState| state.needs(&state.services[&name("web")].spec).unwrap();
+        let before = needs(&state);
+        assert_eq!(before.secrets[&secret], None, "there is none yet");
+        run(&mut state, 4, &Command::Access(set.clone())).unwrap();
+        assert_ne!(needs(&state).key(), before.key());
+        assert_eq!((version(&state, "web"), version(&state, "other")), (2, 1));
+        // The same version of another secret of this name is another value.
+        let first = needs(&state);
+        run(&mut state, 5, &Command::Access(AccessCommand::RemoveSecret { name: secret })).unwrap();
+        run(&mut state, 6, &Command::Access(set)).unwrap();
+        assert_ne!(needs(&state).key(), first.key());
+
+        let node = NodeId::from_u128(1 << 64);
+        assert_eq!(state.secrets_by_node()[&node].len(), 1);
+        run(&mut state, 7, &Command::RemoveService { service: name("web") }).unwrap();
+        assert!(state.secrets_by_node().is_empty(), "nobody may have it any more");
     }
 
     #[test]
@@ -613,7 +791,10 @@ mod tests {
             run(&mut state, index, &Command::CarryOut { expected, steps: vec![step] }).unwrap();
             state.replicas.get(&replica).map(|replica| replica.phase)
         };
-        assert_eq!(step(3, Step::Place { replica, service: name("web"), ordinal: 0, node }), Some(Phase::Run));
+        assert_eq!(
+            step(3, Step::Place { replica, service: name("web"), ordinal: 0, node, version: None }),
+            Some(Phase::Run)
+        );
         assert_eq!(step(4, Step::Release { replica }), Some(Phase::Run));
         assert_eq!(step(5, Step::Retire { replica }), Some(Phase::Drain));
         assert_eq!(step(6, Step::Release { replica }), Some(Phase::Stop));

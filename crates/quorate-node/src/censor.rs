@@ -25,6 +25,13 @@ pub(crate) fn objection(proposal: &Proposal, leader: &Node, now: Now) -> Option<
     }
     // What cannot be read is refused by whoever applies it.
     let Ok(Command::Member(command)) = serde_json::from_slice(&proposal.payload) else { return None };
+    // Who is heard lives, whatever is decided of it.
+    if let MemberCommand::ConfirmDead { node, .. } = command
+        && leader.hears(node)
+    {
+        let name = leader.state().nodes.get(&node).map(|record| record.identity.name.clone());
+        return Some(Refusal::NodeLives { node: name.unwrap_or_else(|| node.to_string()) });
+    }
     let harm = leader.with_electorate(now, |seen| harm_of(&command, seen)).err()?;
     Some(Refusal::Harm { harm })
 }
@@ -48,13 +55,18 @@ fn harm_of(command: &MemberCommand, seen: &Electorate<'_>) -> Result<(), Harm> {
         | MemberCommand::CutOff { .. }
         | MemberCommand::CreateToken { .. }
         | MemberCommand::RevokeToken { .. }
+        | MemberCommand::HandOver { .. }
+        | MemberCommand::ConfirmDead { .. }
         | MemberCommand::Leave { .. }
         | MemberCommand::SetAlias { .. }
+        | MemberCommand::SetLabels { .. }
+        | MemberCommand::SetAvailability { .. }
         | MemberCommand::SetQuota { .. }
         | MemberCommand::StartManagers { .. }
         | MemberCommand::RestartServer { .. }
         | MemberCommand::SetManagerRule { .. }
         | MemberCommand::SetHa { .. }
+        | MemberCommand::SetFailover { .. }
         | MemberCommand::Recover { .. } => Ok(()),
     }
 }

@@ -104,7 +104,7 @@ mod tests {
     /// So many seconds after the start, with our clock ahead of the truth by so many microseconds.
     fn at(seconds: u64, ahead: i64) -> Now {
         let wall = 1_700_000_000_000_000 + 1_000_000 * seconds;
-        Now { mono: Timestamp(Duration::from_secs(seconds)), wall: WallTime(wall.saturating_add_signed(ahead)) }
+        Now::of(Timestamp(Duration::from_secs(seconds)), WallTime(wall.saturating_add_signed(ahead)))
     }
 
     /// How far a stamp is off the truth, when our own clock is ahead of it by so much.

@@ -452,6 +452,21 @@ impl Consensus {
         }
     }
 
+    /// The last append that was handed out and is not durable yet; or a snapshot that is being put in force.
+    pub(crate) fn last_write(&self) -> Option<u64> {
+        self.parked.back().map(|parked| parked.number)
+    }
+
+    /// Whether that one, and all before it, is durable.
+    pub(crate) fn is_durable(&self, write: u64) -> bool {
+        self.parked.front().is_none_or(|parked| parked.number > write)
+    }
+
+    /// Up to which entry the configuration was known from elsewhere than the log, when it was taken over.
+    pub(crate) fn configured(&self) -> LogIndex {
+        self.configured
+    }
+
     /// Everything up to `index` is applied.
     pub(crate) fn applied(&mut self, index: LogIndex) {
         self.raw.mut_store().applied_to(index.0);

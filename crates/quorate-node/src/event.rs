@@ -6,18 +6,44 @@ use crate::wire::Body;
 use quorate_membership::swim::Rumor;
 use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Outcome, Proposal};
-use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
+use quorate_model::need::Prepared;
 use quorate_model::observed::{GatewayReport, ReplicaStatus, TrustReport};
+use quorate_model::resource::Usage;
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
+use quorate_scheduler::Survey;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The moment of an event, on both clocks. The shell reads them once for all that it found waiting.
+/// The moment of an event, on all clocks. The shell reads them once for all that it found waiting, and reads
+/// them after it found them: a renewal that came in after the reading would be acknowledged as of a moment
+/// before it was sent, and a process that was stopped just there would be wrong by as long as that took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     pub mono: Timestamp,
     pub wall: WallTime,
+    /// What a holder of leases goes by: of all that has passed since the node started, at least this much.
+    pub held: Timestamp,
+    /// What a voter goes by: at most this much has passed.
+    pub waited: Timestamp,
+}
+
+impl Now {
+    /// On a machine whose clocks agree on how fast time passes.
+    #[must_use]
+    pub fn of(mono: Timestamp, wall: WallTime) -> Now {
+        Now { mono, wall, held: mono, waited: mono }
+    }
+}
+
+/// Until when a replica of this node holds the lease without which it must not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub replica: ReplicaId,
+    pub epoch: u64,
+    /// On the clock of [`Now::held`].
+    pub until: Timestamp,
 }
 
 /// Names a question of the shell in the answer.
@@ -44,6 +70,12 @@ pub enum Event {
     Read { ticket: Ticket, deadline: Timestamp },
     /// An operator wants another leader.
     Transfer { ticket: Ticket, to: NodeId, deadline: Timestamp },
+    /// Somebody wants to know what plans are made of; see [`Effect::Surveyed`].
+    Survey { ticket: Ticket },
+    /// This node is about to end, and not to come back at once: what runs once here is started elsewhere
+    /// first, as far as that can be. [`Effect::HandedOver`] says when nothing is left to wait for; then comes
+    /// [`Event::Leave`].
+    HandOver,
     /// This node is about to end: the cluster is told that it left, and another one leads.
     /// [`Effect::Left`] says when that is done.
     Leave,
@@ -59,6 +91,10 @@ pub enum Event {
     Trust(TrustReport),
     /// What this node's replicas do now.
     Replicas(Vec<ReplicaStatus>),
+    /// What this node's replicas use. The others are told with the next report.
+    Usage(BTreeMap<ReplicaId, Usage>),
+    /// What this node found out about the services that it may run and that need something.
+    Prepared(Vec<Prepared>),
     /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.
     Gossip { node: NodeId, generation: u64, rumor: Rumor },
     /// Node `by`, which showed the cluster's certificate, will not speak with this node: it was expelled.
@@ -129,8 +165,16 @@ pub enum Effect {
         ticket: Ticket,
         result: Result<(), TransferFailed>,
     },
+    /// All that this node's plan is made of, at this moment.
+    Surveyed {
+        ticket: Ticket,
+        survey: Box<Survey>,
+    },
     /// What this node is to run. Said first when this node has caught up with the cluster.
     Assign(Assignment),
+    /// Leases of this node's replicas are held for longer than what was said before. A replica that has one
+    /// ends by itself when nothing more is said, whatever becomes of this process.
+    Hold(Vec<Held>),
     /// Send the whole database on a bulk connection, then say [`Event::SnapshotSent`].
     SendSnapshot {
         to: NodeId,
@@ -150,6 +194,8 @@ pub enum Effect {
     /// The other nodes from now on, and where their links may be found (HOST:PORT, the likeliest first).
     /// Links to new ones are to be opened, those to others ended. Said first when the node starts.
     Peers(BTreeMap<NodeId, Vec<String>>),
+    /// After [`Event::HandOver`]: what ran once here runs elsewhere, or cannot in time.
+    HandedOver,
     /// After [`Event::Leave`]: the cluster knows, and this node leads no longer.
     Left,
     /// Something that people look at has changed.

@@ -12,13 +12,14 @@ use quorate_membership::{LinkState, Membership, Opinion};
 use quorate_model::assignment::Phase;
 use quorate_model::command::{Command, Step};
 use quorate_model::event::Happening;
-use quorate_model::id::{NodeId, ReplicaId, ServiceName};
-use quorate_model::member::MemberCommand;
-use quorate_model::observed::ReplicaState;
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use quorate_model::member::{MemberCommand, Members};
+use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::spec::ServiceSpec;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
 use quorate_model::trust::KeyKind;
-use quorate_scheduler::{Observed, Plan, Policy};
+use quorate_scheduler::{Observed, Plan, Policy, Survey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -41,10 +42,14 @@ pub(crate) enum Chore {
     Note,
     /// A node whose vote counts no more is cut off.
     CutOff(NodeId),
+    /// What runs once here is to go elsewhere.
+    HandOver,
     /// This node's own end.
     Leave,
     /// The next stage of a key.
     Key(KeyKind),
+    /// The next step towards the end of a lease.
+    Lease(ServiceName),
 }
 
 /// All that a decision looks at.
@@ -55,6 +60,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) membership: &'a LinkState,
     pub(crate) peers: &'a BTreeMap<NodeId, PeerView>,
     pub(crate) state: &'a ClusterState,
+    /// Nodes that have said nothing since they lost a lease by silence, and when that was.
+    pub(crate) given_up: &'a BTreeMap<NodeId, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -66,18 +73,29 @@ pub(crate) struct Leading {
     /// Whether the record says that a service has all it wants.
     healthy: BTreeMap<ServiceName, bool>,
     known_since: BTreeMap<Matter, Timestamp>,
+    /// Most healthy replicas of a new version that were seen in the stage that this entry began.
+    reached: BTreeMap<ServiceName, (LogIndex, u32)>,
 }
 
 /// Something whose duration counts, from the moment at which this node came to know of it: the times
 /// in the records are of whichever node led then. (Found by the simulator: a node taken for dead by a
 /// leader whose clock was an hour ahead was waited for an hour.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Matter {
     /// A node is down or has left, in one of its generations.
     Down(NodeId, u64),
     Retired(ReplicaId),
+    /// A node is being emptied, since this entry asked for it.
+    Draining(NodeId, LogIndex),
     /// Its server is to begin anew, in this one of its runs.
     Restarted(NodeId, u64),
+    /// A replica of a service that is updated is healthy, after so many restarts.
+    Healthy(ReplicaId, u32),
+    Unhealthy(ReplicaId),
+    /// An update is in the stage that this entry began.
+    Stage(ServiceName, LogIndex),
+    /// In that stage at most so many new replicas have been healthy.
+    Stalled(ServiceName, LogIndex, u32),
 }
 
 impl Leading {
@@ -89,11 +107,16 @@ impl Leading {
             on_its_way: BTreeSet::new(),
             healthy: BTreeMap::new(),
             known_since: BTreeMap::new(),
+            reached: BTreeMap::new(),
         }
     }
 
     pub(crate) fn begun(&mut self, chore: &Chore) {
         self.on_its_way.insert(chore.clone());
+    }
+
+    pub(crate) fn is_on_its_way(&self, chore: &Chore) -> bool {
+        self.on_its_way.contains(chore)
     }
 
     pub(crate) fn done(&mut self, chore: &Chore) {
@@ -112,18 +135,47 @@ impl Leading {
 
     pub(crate) fn plan(&mut self, seen: &Seen<'_>) -> Plan {
         self.look_at_the_clock(seen);
+        quorate_scheduler::plan(seen.state, &self.observe(seen), &self.policy(seen.state))
+    }
+
+    /// What the cluster decided counts for more than this node's own settings.
+    fn policy(&self, state: &ClusterState) -> Policy {
+        let decided = state.members.failover.map(|failover| failover.0);
+        Policy { replace_after: decided.unwrap_or(self.policy.replace_after), ..self.policy }
+    }
+
+    /// What the last plan was made of, as it is seen now: a copy of what plans look at, and of nothing else.
+    pub(crate) fn survey(&self, seen: &Seen<'_>) -> Survey {
+        let (nodes, services) = (seen.state.nodes.clone(), seen.state.services.clone());
+        let (replicas, leases) = (seen.state.replicas.clone(), seen.state.leases.clone());
+        let (versions, deployments) = (seen.state.versions.clone(), seen.state.deployments.clone());
+        let planned_on = seen.state.planned_on;
+        let members = Members { failover: seen.state.members.failover, ..Members::default() };
+        let others = ClusterState::default();
+        let state =
+            ClusterState { nodes, services, replicas, leases, versions, deployments, members, planned_on, ..others };
+        Survey { state, observed: self.observe(seen), policy: self.policy(seen.state) }
+    }
+
+    /// What is seen, and for how long it has been so.
+    fn observe(&self, seen: &Seen<'_>) -> Observed {
         let mut observed = observe(seen);
         for (matter, since) in &self.known_since {
             let span = seen.now.mono.since(*since);
             match matter {
                 Matter::Down(node, _) => drop(observed.down_for.insert(*node, span)),
+                Matter::Draining(node, _) => drop(observed.draining_for.insert(*node, span)),
                 Matter::Retired(replica) => drop(observed.retired_for.insert(*replica, span)),
                 Matter::Restarted(node, _) => {
                     observed.returns_within.insert(*node, RESTART_WITHIN.saturating_sub(span));
                 }
+                Matter::Healthy(replica, _) => drop(observed.healthy_for.insert(*replica, span)),
+                Matter::Unhealthy(replica) => drop(observed.unhealthy_for.insert(*replica, span)),
+                Matter::Stage(service, _) => drop(observed.stage_for.insert(service.clone(), span)),
+                Matter::Stalled(service, ..) => drop(observed.stalled_for.insert(service.clone(), span)),
             }
         }
-        quorate_scheduler::plan(seen.state, &observed, &self.policy)
+        observed
     }
 
     fn look_at_the_clock(&mut self, seen: &Seen<'_>) {
@@ -134,12 +186,53 @@ impl Leading {
             let boot = record.restart?;
             Some(Matter::Restarted(record.identity.id, boot))
         });
-        let now: BTreeSet<Matter> =
-            down.chain(retired.map(|replica| Matter::Retired(replica.id))).chain(restarted).collect();
+        let draining = seen.state.nodes.values().filter_map(|record| {
+            let drain = record.availability.drain()?;
+            Some(Matter::Draining(record.identity.id, drain.asked))
+        });
+        let retired = retired.map(|replica| Matter::Retired(replica.id));
+        let mut now: BTreeSet<Matter> = down.chain(retired).chain(restarted).chain(draining).collect();
+        now.extend(self.updates(seen));
         self.known_since.retain(|matter, _| now.contains(matter));
         for matter in now {
             self.known_since.entry(matter).or_insert(seen.now.mono);
         }
+    }
+
+    /// What counts for the updates that are not over.
+    fn updates(&mut self, seen: &Seen<'_>) -> Vec<Matter> {
+        let open = || seen.state.deployments.values().filter(|deployment| !deployment.stage.is_over());
+        self.reached.retain(|service, _| open().any(|deployment| deployment.service == *service));
+        let mut matters = Vec::new();
+        if open().next().is_none() {
+            return matters;
+        }
+        let reports = seen.peers.iter().filter(|(node, peer)| peer.fresh && heard(seen, **node));
+        let statuses = reports.flat_map(|(_, peer)| &peer.report.replicas).map(|status| (status.replica, status));
+        let statuses: BTreeMap<ReplicaId, &ReplicaStatus> = statuses.collect();
+        let mut healthy: BTreeMap<&ServiceName, u32> = BTreeMap::new();
+        for replica in seen.state.replicas.values().filter(|replica| replica.phase == Phase::Run) {
+            let present = seen.state.services.get(&replica.service).map(|service| service.version);
+            if present != Some(replica.version) || seen.state.deploying(&replica.service).is_none() {
+                continue;
+            }
+            match statuses.get(&replica.id) {
+                Some(status) if status.state == ReplicaState::Healthy => {
+                    *healthy.entry(&replica.service).or_default() += 1;
+                    matters.push(Matter::Healthy(replica.id, status.restarts));
+                }
+                Some(_) | None => matters.push(Matter::Unhealthy(replica.id)),
+            }
+        }
+        for deployment in open() {
+            let (service, entered) = (&deployment.service, deployment.entered);
+            let now = healthy.get(service).copied().unwrap_or_default();
+            let reached = self.reached.entry(service.clone()).or_insert((entered, now));
+            *reached = if reached.0 == entered { (entered, reached.1.max(now)) } else { (entered, now) };
+            matters.push(Matter::Stage(service.clone(), entered));
+            matters.push(Matter::Stalled(service.clone(), entered, reached.1));
+        }
+        matters
     }
 
     /// What should be asked of the cluster now.
@@ -203,12 +296,14 @@ impl Leading {
     fn transitions(&mut self, seen: &Seen<'_>) -> Vec<(Command, Chore)> {
         let mut notes = Vec::new();
         self.healthy.retain(|service, _| seen.state.services.contains_key(service));
+        let healthy_replicas = healthy_replicas(seen);
         for (name, service) in &seen.state.services {
             let chore = Chore::Transition(name.clone());
             if self.on_its_way.contains(&chore) {
                 continue;
             }
-            let (wanted, healthy) = (service.spec.replicas, healthy_replicas(seen, name));
+            let wanted = seen.state.wanted(&service.spec);
+            let healthy = healthy_replicas.get(name).copied().unwrap_or_default();
             let all = healthy >= wanted;
             let recorded = self.healthy.get(name).copied();
             let what = match (recorded, all) {
@@ -246,23 +341,25 @@ fn recorded_health(state: &ClusterState) -> BTreeMap<ServiceName, bool> {
     health
 }
 
-fn healthy_replicas(seen: &Seen<'_>, service: &ServiceName) -> u32 {
-    let running = seen.state.replicas.values().filter(|replica| {
-        replica.service == *service
-            && replica.phase == Phase::Run
-            && heard(seen, replica.node)
-            && replica_state(seen, replica.node, replica.id) == Some(ReplicaState::Healthy)
+/// How many replicas of each service are healthy, counted in one go: there may be thousands.
+fn healthy_replicas<'a>(seen: &Seen<'a>) -> BTreeMap<&'a ServiceName, u32> {
+    let reports = seen.peers.iter().filter(|(node, _)| heard(seen, **node));
+    let healthy = reports.flat_map(|(node, peer)| {
+        let healthy = peer.report.replicas.iter().filter(|status| status.state == ReplicaState::Healthy);
+        healthy.map(move |status| (node, status.replica))
     });
-    u32::try_from(running.count()).unwrap_or(u32::MAX)
+    let mut counts = BTreeMap::new();
+    for (node, replica) in healthy {
+        let record = seen.state.replicas.get(&replica);
+        if let Some(record) = record.filter(|record| record.node == *node && record.phase == Phase::Run) {
+            *counts.entry(&record.service).or_default() += 1;
+        }
+    }
+    counts
 }
 
 fn heard(seen: &Seen<'_>, node: NodeId) -> bool {
     node == seen.me || seen.membership.opinion(node) == Opinion::Heard
-}
-
-fn replica_state(seen: &Seen<'_>, node: NodeId, replica: ReplicaId) -> Option<ReplicaState> {
-    let report = &seen.peers.get(&node)?.report;
-    report.replicas.iter().find(|status| status.replica == replica).map(|status| status.state)
 }
 
 /// For how long the majority, of both sets of voters while they change, has not heard the node.
@@ -305,9 +402,49 @@ fn observe(seen: &Seen<'_>) -> Observed {
             .filter(|status| !status.detail.is_empty())
             .map(|status| (status.replica, status.detail.clone()))
             .collect(),
+        capacity: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.capacity?))).collect(),
+        restarts: heard
+            .iter()
+            .flat_map(|peer| &peer.report.replicas)
+            .filter(|status| status.restarts > 0)
+            .map(|status| (status.replica, status.restarts))
+            .collect(),
         reported: heard.iter().map(|peer| peer.report.node).collect(),
-        unreachable_for: seen.state.nodes.keys().filter_map(|node| Some((*node, away(*node)?))).collect(),
+        unreachable_for: seen
+            .state
+            .nodes
+            .keys()
+            .filter_map(|node| {
+                // Before a link is known to be lost, a lease may have run out: nothing goes there.
+                let silent = || seen.given_up.get(node).map(|at| seen.now.mono.since(*at));
+                Some((*node, away(*node).or_else(silent)?))
+            })
+            .collect(),
         drained,
+        lacks: lacks(seen.state, seen.state.services.values().map(|service| &service.spec), &heard),
+        fallback_lacks: {
+            let before: Vec<_> = seen.state.services.keys().filter_map(|name| seen.state.fallback(name)).collect();
+            lacks(seen.state, before.iter().map(|service| &service.spec), &heard)
+        },
         ..Observed::default()
     }
+}
+
+/// What nodes lack of what these need; what they said of other needs is of no use.
+fn lacks<'s>(
+    state: &ClusterState,
+    specs: impl Iterator<Item = &'s ServiceSpec>,
+    heard: &[&PeerView],
+) -> BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>> {
+    let needy = specs.filter_map(|spec| Some((&spec.name, state.needs(spec)?)));
+    needy
+        .map(|(name, needs)| {
+            let key = needs.key();
+            let of = |peer: &PeerView| {
+                let mut mine = peer.report.prepared.iter().filter(|it| it.service == *name && it.needs == key);
+                Some((peer.report.node, mine.next()?.lacks.clone()))
+            };
+            (name.clone(), heard.iter().filter_map(|peer| of(peer)).collect())
+        })
+        .collect()
 }

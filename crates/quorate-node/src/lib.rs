@@ -19,6 +19,7 @@ mod digests;
 pub mod electorate;
 pub mod event;
 mod leading;
+mod leases;
 mod node;
 mod outcast;
 mod reads;
@@ -29,6 +30,6 @@ pub mod succession;
 pub mod wire;
 
 pub use configuration::Configuration;
-pub use event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed, Unfit};
+pub use event::{AppliedEntry, Effect, Event, Held, Now, Refused, Ticket, TransferFailed, Unfit};
 pub use node::{Node, NodeOptions, PeerView, REPLACE_VOTER_AFTER, StartError};
 pub use sight::Sight;

@@ -1,5 +1,7 @@
 //! The node: where every event is taken apart.
 
+mod handover;
+mod leased;
 mod office;
 mod others;
 mod shown;
@@ -11,19 +13,23 @@ use crate::digests::Digests;
 use crate::electorate;
 use crate::event::{AppliedEntry, Effect, Event, Now, Refused, Ticket, TransferFailed, Unfit};
 use crate::leading::{Chore, Leading};
+use crate::leases::{Holding, Leases, Measuring, Raising, Voting};
 use crate::outcast::Outcast;
 use crate::reads::Reads;
 use crate::requests::Requests;
 use crate::sight::Sights;
 use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Remembered};
+use handover::HandingOver;
 use quorate_membership::{Input, LinkState, Membership};
 use quorate_model::assignment::Assignment;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::Outcome;
 use quorate_model::event::Happening;
-use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
 use quorate_model::member::NotAdmitted;
+use quorate_model::need::Prepared;
 use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus, TrustReport};
+use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::{Change, ClusterState, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::Plan;
@@ -109,6 +115,8 @@ pub struct Node {
     members_due: bool,
     /// This node is about to end.
     leaving: Leaving,
+    /// What runs once here is to run elsewhere before that.
+    handing_over: HandingOver,
     membership: LinkState,
     /// The mirror of what is in `system` as of `applied`.
     state: ClusterState,
@@ -117,6 +125,7 @@ pub struct Node {
     reads: Reads,
     digests: Digests,
     leading: Leading,
+    leases: Leases,
     transfers: Vec<Handover>,
     /// The most that each peer said to have applied, in all its lives that this node has seen.
     remembered: BTreeMap<NodeId, LogIndex>,
@@ -128,6 +137,11 @@ pub struct Node {
     /// The newest word of each node about itself, this one's too.
     peers: BTreeMap<NodeId, PeerView>,
     replicas: Vec<ReplicaStatus>,
+    /// Where the server keeps its own log.
+    log_dir: String,
+    capacity: Option<Amount>,
+    usage: BTreeMap<ReplicaId, Usage>,
+    prepared: Vec<Prepared>,
     trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
     sights: Sights,
@@ -149,6 +163,8 @@ pub struct Node {
     leader_heard: Option<Timestamp>,
     /// When each linked peer said something last. One that fell silent is taken out.
     last_word: BTreeMap<NodeId, Timestamp>,
+    /// The same of peers that fell silent.
+    fell_silent: BTreeMap<NodeId, Timestamp>,
     deadlines_seen: Timestamp,
     clocks: Clocks,
     rng: ChaCha8Rng,
@@ -191,6 +207,12 @@ impl Node {
     ) -> Result<Node, StartError> {
         let id = options.identity.id;
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let leases = Leases {
+            holding: Holding::new(options.boot),
+            voting: Voting::starts(id, now.waited, &log, &state),
+            raising: Raising::default(),
+            measuring: Measuring::default(),
+        };
         let consensus = Consensus::new(id.raft_id(), log, applied, rng.next_u64())
             .map_err(|error| StartError::Log(error.to_string()))?;
         let mut node = Node {
@@ -201,6 +223,7 @@ impl Node {
             electorate: None,
             members_due: true,
             leaving: Leaving::No,
+            handing_over: HandingOver::No,
             membership: LinkState::new(id),
             state,
             applied,
@@ -209,6 +232,7 @@ impl Node {
             reads: Reads::numbered_from(rng.next_u64() >> 1),
             digests: Digests::default(),
             leading: Leading::new(options.replace_after),
+            leases,
             transfers: Vec::new(),
             remembered: BTreeMap::new(),
             registered: false,
@@ -216,6 +240,10 @@ impl Node {
             unfit: None,
             peers: BTreeMap::new(),
             replicas: Vec::new(),
+            log_dir: String::new(),
+            capacity: None,
+            usage: BTreeMap::new(),
+            prepared: Vec::new(),
             trust: None,
             gateways: BTreeMap::new(),
             sights: Sights::default(),
@@ -232,6 +260,7 @@ impl Node {
             reported_differences: BTreeSet::new(),
             leader_heard: None,
             last_word: BTreeMap::new(),
+            fell_silent: BTreeMap::new(),
             deadlines_seen: now.mono,
             clocks: Clocks::default(),
             rng,
@@ -241,6 +270,7 @@ impl Node {
             changed: true,
             me: options.identity,
         };
+        node.leases.replaced(now, id, &node.state);
         node.book.refresh(node.consensus.configuration(), &node.state);
         for peer in node.book.peers().keys() {
             node.membership.step(now.mono, Input::Known(*peer));
@@ -278,17 +308,24 @@ impl Node {
             }
             Event::Read { ticket, deadline } => self.reads.ask(ticket, deadline),
             Event::Transfer { ticket, to, deadline } => self.transfer(now, ticket, to, deadline, out),
+            Event::Survey { ticket } => out.push(Effect::Surveyed { ticket, survey: Box::new(self.survey(now)) }),
+            Event::HandOver => self.begin_to_hand_over(now),
             Event::Leave => self.leave(now),
             Event::Persisted { number } => {
                 let mut outputs = Vec::new();
                 self.consensus.persisted(number, &mut outputs);
-                self.carry_out(outputs, out);
+                self.carry_out(now, outputs, out);
             }
             Event::Applied { entries } => self.absorb(now, entries),
             Event::LogRead { entries } => self.consensus.fetched(entries),
             Event::LogPurged { first } => self.consensus.purged(first),
             Event::Replicas(replicas) => {
                 self.replicas = replicas;
+                self.own_status_changed(now);
+            }
+            Event::Usage(usage) => self.usage = usage,
+            Event::Prepared(prepared) => {
+                self.prepared = prepared;
                 self.own_status_changed(now);
             }
             Event::Trust(trust) => {
@@ -319,7 +356,10 @@ impl Node {
                 self.digests.reset();
                 let mut outputs = Vec::new();
                 self.consensus.snapshot_installed(index, &mut outputs);
-                self.carry_out(outputs, out);
+                self.carry_out(now, outputs, out);
+                let configured = (self.consensus.configuration(), self.consensus.configured());
+                self.leases.voting.replaced(now.waited, configured, &self.state);
+                self.leases.replaced(now, self.me.id, &self.state);
                 self.plan_due = true;
                 self.members_due = true;
                 self.changed = true;
@@ -336,6 +376,7 @@ impl Node {
         }
         self.consensus.advance_time(now.mono);
         self.meet(now, out);
+        self.keep_leases(now, out);
         self.hand_over_requests(now, out);
         self.lead(now, out);
         if self.leader().is_some()
@@ -344,10 +385,12 @@ impl Node {
             self.consensus.read_index(round);
         }
         self.give_up(now, out);
+        self.look_at_handover(now, out);
         self.end(out);
         self.drain_consensus(now, out);
         self.meet(now, out);
         self.answer_reads(out);
+        self.answer_about_leases(now, out);
         if self.outcast.is_out(now.mono, self.leader_heard(now.mono), self.consensus.configuration()) {
             self.stop_replicas(out);
         } else {
@@ -377,7 +420,8 @@ impl Node {
     /// When [`flush`](Self::flush) wants to be called at the latest.
     #[must_use]
     pub fn next_wake(&self) -> Timestamp {
-        self.consensus.next_wake()
+        let leases = self.leases.next_wake(self.leads());
+        leases.map_or(self.consensus.next_wake(), |at| at.min(self.consensus.next_wake()))
     }
 
     fn absorb(&mut self, now: Now, entries: Vec<AppliedEntry>) {
@@ -401,6 +445,8 @@ impl Node {
                 let of_members = |change: &Change| matches!(change, Change::Node(_) | Change::Member(_));
                 self.members_due |= entry.changes.iter().any(of_members);
                 self.state.absorb(entry.index, &entry.changes);
+                self.leases.applied(now, self.me.id, &self.state, &entry.changes);
+                self.note_losses(&entry.changes);
                 let registered = self.state.nodes.get(&self.me.id).is_some_and(|me| me.boot == self.boot);
                 self.replaced += u32::from(self.registered && !registered);
                 self.registered = registered;
@@ -499,7 +545,7 @@ impl Node {
                 return;
             }
             let role_changed = outputs.iter().any(|output| matches!(output, Output::RoleChanged));
-            self.carry_out(outputs, out);
+            self.carry_out(now, outputs, out);
             if role_changed {
                 self.role_changed(now, out);
             }
@@ -509,9 +555,12 @@ impl Node {
     fn role_changed(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.changed = true;
         self.plan_due = true;
+        let leads = self.consensus.leads();
+        if !leads {
+            self.drop_lease_chores();
+        }
         self.requests.leader_changed();
         self.reads.leader_changed();
-        let leads = self.consensus.leads();
         if self.leading.take_office(leads, &self.state) {
             let what = Happening::LeaderElected { node: self.me.id, term: self.consensus.term() };
             self.ask(now, Command::Record { at: now.wall, what }, Chore::Note);
@@ -525,7 +574,7 @@ impl Node {
         self.lead(now, out);
     }
 
-    fn carry_out(&mut self, outputs: Vec<Output>, out: &mut Vec<Effect>) {
+    fn carry_out(&mut self, now: Now, outputs: Vec<Output>, out: &mut Vec<Effect>) {
         for output in outputs {
             match output {
                 Output::Send(message) => {
@@ -538,7 +587,10 @@ impl Node {
                         out.push(Effect::SendSnapshot { to, term: Term(message.term) });
                     }
                 }
-                Output::Append(append) => out.push(Effect::Append(append)),
+                Output::Append(append) => {
+                    self.leases.voting.written(now.waited, &append.entries);
+                    out.push(Effect::Append(append));
+                }
                 Output::Apply(entries) => {
                     let configures = |content: &Content| matches!(content, Content::Configuration(_));
                     self.members_due |= entries.iter().any(|entry| configures(&entry.content));

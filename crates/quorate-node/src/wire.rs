@@ -10,11 +10,14 @@
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use quorate_lease::{Age, Electorate, Lease};
 use quorate_model::entry::{Kind, Proposal};
-use quorate_model::id::{LogIndex, NodeId, RequestId};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId};
 use quorate_model::observed::NodeReport;
 use quorate_model::time::WallTime;
 use raft::eraftpb;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// The longest frame that is accepted. An append carries at most 256 KiB of entries or one entry,
 /// and an entry is bounded by the API's body limit (8 MiB).
@@ -26,7 +29,7 @@ pub const VERSION: u32 = 1;
 /// One message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 26, 27")]
     pub body: Option<Body>,
 }
 
@@ -52,6 +55,22 @@ pub enum Body {
     GossipKeys(GossipKeys),
     #[prost(message, tag = "9")]
     Remembered(Remembered),
+    #[prost(message, tag = "10")]
+    Renew(Renew),
+    #[prost(message, tag = "11")]
+    Renewed(Renewed),
+    #[prost(message, tag = "12")]
+    AskAges(AskAges),
+    #[prost(message, tag = "13")]
+    Ages(Ages),
+    #[prost(message, tag = "16")]
+    LogQuestion(LogQuestion),
+    #[prost(message, tag = "17")]
+    LogAnswer(LogAnswer),
+    #[prost(message, tag = "26")]
+    AskSecrets(AskSecrets),
+    #[prost(message, tag = "27")]
+    GiveSecrets(GiveSecrets),
 }
 
 /// Gossip's second way: asks whether the other side's process still answers, where its datagrams do
@@ -77,6 +96,40 @@ impl std::fmt::Debug for GossipKeys {
     }
 }
 
+/// A node asks a manager for the values of secrets that services name which it may run.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AskSecrets {
+    #[prost(string, repeated, tag = "1")]
+    pub names: Vec<String>,
+}
+
+/// A manager's answer to [`AskSecrets`]: those that the node may have and that the manager can open.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GiveSecrets {
+    #[prost(message, repeated, tag = "1")]
+    pub secrets: Vec<GivenSecret>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct GivenSecret {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// Microseconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub changed_us: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub value: Bytes,
+}
+
+impl std::fmt::Debug for GivenSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GivenSecret({}, version {})", self.name, self.version)
+    }
+}
+
 /// What the listener told the speaker about itself before, said when a link opens: so a node whose data were
 /// put back to an earlier state gets to know it.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -84,6 +137,92 @@ pub struct Remembered {
     /// The largest index that the listener said to have applied.
     #[prost(uint64, tag = "1")]
     pub applied: u64,
+}
+
+/// A holder asks a voter to renew its leases.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Renew {
+    /// Of the holder's process. Numbers of another run mean nothing.
+    #[prost(fixed64, tag = "1")]
+    pub run: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub leases: Vec<Renewal>,
+}
+
+/// One lease's renewal, or a question about it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Renewal {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Which renewal of this lease in this run, or which question in this term.
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+}
+
+/// A voter acknowledges renewals: those that are listed, which may be fewer than were asked for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Renewed {
+    /// As it was asked.
+    #[prost(fixed64, tag = "1")]
+    pub run: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub leases: Vec<Renewal>,
+    /// As of the newest configuration in the voter's log.
+    #[prost(message, optional, tag = "3")]
+    pub voters: Option<Voters>,
+}
+
+/// Who votes as of a voter's log: 16 bytes a node.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Voters {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub voters: Vec<Bytes>,
+    /// While voters change, those of before.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub outgoing: Vec<Bytes>,
+}
+
+/// The leader asks a voter when it acknowledged these leases last.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AskAges {
+    /// The leader's.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub leases: Vec<Renewal>,
+}
+
+/// A voter's answer to [`AskAges`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ages {
+    /// As it was asked.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub ages: Vec<LeaseAge>,
+    /// As of the newest configuration in the voter's log.
+    #[prost(message, optional, tag = "3")]
+    pub voters: Option<Voters>,
+}
+
+/// When a voter acknowledged a lease last.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseAge {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Of the question.
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    /// At least so many microseconds ago.
+    #[prost(uint64, tag = "4")]
+    pub since_us: u64,
+    /// Its end is in the voter's log for good: it will not be acknowledged again.
+    #[prost(bool, tag = "5")]
+    pub fenced: bool,
 }
 
 /// Who is speaking. A connection whose hello does not fit is closed.
@@ -208,6 +347,52 @@ pub struct SnapshotHead {
     pub manifest: Bytes,
 }
 
+/// Asks the other node for a piece of a log that it has, on a bulk connection. Answered by a [`LogAnswer`]; then
+/// the next one may be asked.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LogQuestion {
+    /// 16 bytes: the log of this replica. Empty: what the other node's server says about itself.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub replica: Bytes,
+    /// From this byte on, unless `last_lines` is there.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(uint32, optional, tag = "3")]
+    pub last_lines: Option<u32>,
+    /// At most so many bytes; the other side may give fewer.
+    #[prost(uint32, tag = "4")]
+    pub bytes_max: u32,
+}
+
+/// A piece of a log, or why there is none.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LogAnswer {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: Bytes,
+    /// The offset to go on from.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+    #[prost(enumeration = "LogTrouble", tag = "3")]
+    pub trouble: i32,
+    /// More about the trouble, for people.
+    #[prost(string, tag = "4")]
+    pub why: String,
+}
+
+/// Why a node gives no piece of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum LogTrouble {
+    /// It does.
+    None = 0,
+    /// It has no such log.
+    Unknown = 1,
+    /// Its disk does not give it.
+    Unreadable = 2,
+    /// Too many ask at a time.
+    Busy = 3,
+}
+
 /// Why bytes are not a frame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -223,6 +408,8 @@ pub enum DecodeError {
     Length(&'static str),
     #[error("the report is not JSON of this version")]
     Report(#[source] serde_json::Error),
+    #[error("a lease has a name that no service can have")]
+    Lease,
     #[error("consensus message kind {0} is unknown")]
     RaftKind(i32),
 }
@@ -282,6 +469,71 @@ impl Hello {
     }
 }
 
+impl Renewal {
+    #[must_use]
+    pub fn new(lease: &Lease, number: u64) -> Renewal {
+        Renewal { name: lease.name.as_str().to_owned(), epoch: lease.epoch, number }
+    }
+
+    /// The lease that is meant.
+    ///
+    /// # Errors
+    /// [`DecodeError::Lease`] when the name is none.
+    pub fn lease(&self) -> Result<Lease, DecodeError> {
+        lease(&self.name, self.epoch)
+    }
+}
+
+impl LeaseAge {
+    #[must_use]
+    pub fn new(asked: Renewal, age: &Age) -> LeaseAge {
+        LeaseAge {
+            name: asked.name,
+            epoch: asked.epoch,
+            number: asked.number,
+            // Less is never more than it was.
+            since_us: u64::try_from(age.since.as_micros()).unwrap_or(u64::MAX),
+            fenced: age.fenced,
+        }
+    }
+
+    /// The lease that is meant.
+    ///
+    /// # Errors
+    /// [`DecodeError::Lease`] when the name is none.
+    pub fn lease(&self) -> Result<Lease, DecodeError> {
+        lease(&self.name, self.epoch)
+    }
+
+    /// What is said of it by a node that has these voters in its log.
+    #[must_use]
+    pub fn age(&self, voters: Electorate) -> Age {
+        Age { since: Duration::from_micros(self.since_us), fenced: self.fenced, voters }
+    }
+}
+
+fn lease(name: &str, epoch: u64) -> Result<Lease, DecodeError> {
+    let name = name.parse().map_err(|_| DecodeError::Lease)?;
+    Ok(Lease { name, epoch })
+}
+
+impl Voters {
+    #[must_use]
+    pub fn new(electorate: &Electorate) -> Voters {
+        let ids = |nodes: &BTreeSet<NodeId>| -> Vec<Bytes> {
+            nodes.iter().map(|node| Bytes::copy_from_slice(node.0.as_bytes())).collect()
+        };
+        Voters { voters: ids(&electorate.voters), outgoing: ids(&electorate.outgoing) }
+    }
+
+    /// # Errors
+    /// [`DecodeError::Length`] unless each id has 16 bytes.
+    pub fn electorate(&self) -> Result<Electorate, DecodeError> {
+        let nodes = |ids: &[Bytes]| ids.iter().map(|id| uuid(id, "voters").map(NodeId)).collect::<Result<_, _>>();
+        Ok(Electorate { voters: nodes(&self.voters)?, outgoing: nodes(&self.outgoing)? })
+    }
+}
+
 impl Transfer {
     #[must_use]
     pub fn new(to: NodeId) -> Transfer {
@@ -292,6 +544,19 @@ impl Transfer {
     /// [`DecodeError::Length`] unless the id has 16 bytes.
     pub fn node(&self) -> Result<NodeId, DecodeError> {
         uuid(&self.to, "transfer.to").map(NodeId)
+    }
+}
+
+impl LogQuestion {
+    /// Whose log it is; `None`: the server's own.
+    ///
+    /// # Errors
+    /// [`DecodeError::Length`] unless the id has 16 bytes.
+    pub fn replica(&self) -> Result<Option<ReplicaId>, DecodeError> {
+        if self.replica.is_empty() {
+            return Ok(None);
+        }
+        uuid(&self.replica, "log_question.replica").map(|id| Some(ReplicaId(id)))
     }
 }
 
@@ -483,6 +748,14 @@ mod tests {
             let message = RaftMessage { kind: kind as i32, ..RaftMessage::default() };
             assert!(eraftpb::Message::try_from(message).is_err(), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_question_for_a_log_names_a_replica_or_the_server_itself() {
+        let of = |replica: &'static [u8]| LogQuestion { replica: replica.into(), ..LogQuestion::default() }.replica();
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]).unwrap(), Some(ReplicaId::from_u128(9)));
+        assert!(of(&[9]).is_err());
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! Names instead of ids: these texts are read at night. docs/concepts/scheduling.md explains each.
 
 use quorate_model::id::ServiceName;
+use quorate_model::resource::{Amount, CpuMillis, MemoryBytes};
 use quorate_model::time::Span;
 use std::fmt;
 use std::time::Duration;
@@ -43,6 +44,11 @@ pub enum HeldReason {
     Unreachable { node: String, silent_for: Duration },
     /// No node can run the replica, nor `more` others of the service.
     NoNode { slot: Slot, more: u32, nodes: Vec<(String, Unfit)> },
+    /// It runs once, and the last replica may still run there: until that has ended, or its lease has.
+    LeaseHeld { node: String },
+    /// It runs once and goes on without a quorum, and its node is away: nobody but an operator can know whether it
+    /// still runs.
+    Kept { node: String },
     /// The plan has its largest number of placements; the next one goes on.
     PlanFull { left: u32 },
     /// The replica cannot be started or ended for good. It is not moved: elsewhere it would
@@ -52,6 +58,16 @@ pub enum HeldReason {
     UpdateWaits { slot: Slot, version: u64 },
     /// An update does not go on, because this new replica is not well.
     UpdateFailed { slot: Slot, version: u64, detail: String },
+    /// An update goes on when this new replica has been healthy for long enough.
+    UpdateBakes { slot: Slot, version: u64, healthy_for: Span },
+    /// The canaries of an update are well, and somebody has to say that it may go on.
+    AwaitsPromotion { service: ServiceName, version: u64 },
+    /// An update goes no further by itself.
+    UpdateHeld { service: ServiceName, version: u64, why: String },
+    /// The replica goes from one node to another, and stays until its successor is healthy.
+    MoveWaits { slot: Slot, from: String, to: String },
+    /// A service that runs on every node has none on this one.
+    Misses { node: String, unfit: Unfit },
     /// The old replica must end first.
     Ending { slot: Slot, node: String },
 }
@@ -65,10 +81,33 @@ pub enum Unfit {
     NoWorker,
     /// It is to be expelled.
     Leaving,
+    /// Its server is about to end.
+    Stopping,
+    /// It takes nothing new.
+    Cordoned,
+    /// It is being emptied.
+    Draining,
+    /// It does not meet what the service requires.
+    Unmet {
+        constraint: String,
+    },
+    /// It has not said yet whether it has what the service needs.
+    Unprepared,
+    /// It has not what the service needs.
+    Lacks {
+        what: Vec<String>,
+    },
     PortTaken {
         port: u16,
         by: Slot,
     },
+    /// Less is free than a replica needs.
+    NoRoom {
+        needs: Amount,
+        free: Amount,
+    },
+    /// It has not said how much it has.
+    RoomUnknown,
 }
 
 impl fmt::Display for Unfit {
@@ -78,7 +117,15 @@ impl fmt::Display for Unfit {
             Unfit::Unreachable => f.write_str("is unreachable"),
             Unfit::NoWorker => f.write_str("is no worker"),
             Unfit::Leaving => f.write_str("is to be expelled"),
+            Unfit::Stopping => f.write_str("is being stopped"),
+            Unfit::Cordoned => f.write_str("is cordoned"),
+            Unfit::Draining => f.write_str("is draining"),
+            Unfit::Unmet { constraint } => write!(f, "does not meet {constraint}"),
+            Unfit::Unprepared => f.write_str("has not said yet whether it has what is needed"),
+            Unfit::Lacks { what } => write!(f, "lacks {}", what.join(" and ")),
             Unfit::PortTaken { port, by } => write!(f, "has port {port} taken by {by}"),
+            Unfit::NoRoom { needs, free } => no_room(f, *needs, *free),
+            Unfit::RoomUnknown => f.write_str("has not said what it has room for"),
         }
     }
 }
@@ -96,6 +143,16 @@ impl fmt::Display for HeldReason {
                     rounded_up(*silent_for)
                 )
             }
+            HeldReason::LeaseHeld { node } => {
+                write!(f, "{node} may still run it; another starts when that has ended, or its lease has")
+            }
+            HeldReason::Kept { node } => {
+                write!(
+                    f,
+                    "{node} may still run it, and it goes on without a quorum; if {node} has no power or is destroyed, \
+                     say so: quorate node confirm-dead {node}"
+                )
+            }
             HeldReason::NoNode { slot, more, nodes } => no_node(f, slot, *more, nodes),
             HeldReason::PlanFull { left: 1 } => f.write_str("1 more placement waits for the next plan"),
             HeldReason::PlanFull { left } => write!(f, "{left} more placements wait for the next plan"),
@@ -108,8 +165,41 @@ impl fmt::Display for HeldReason {
             HeldReason::UpdateFailed { slot, version, detail } => {
                 write!(f, "{slot} of version {version} does not become healthy{}", Detail(detail))
             }
+            HeldReason::UpdateBakes { slot, version, healthy_for } => {
+                write!(f, "the update waits until {slot} of version {version} has been healthy for {healthy_for}")
+            }
+            HeldReason::AwaitsPromotion { service, version } => {
+                write!(
+                    f,
+                    "the canaries of version {version} are well; the others follow at: quorate update continue {service}"
+                )
+            }
+            HeldReason::UpdateHeld { service, version, why } => {
+                write!(
+                    f,
+                    "the update to version {version} is held: {why}; go on: quorate update continue {service}, or give it up: quorate update abort {service}"
+                )
+            }
+            HeldReason::MoveWaits { slot, from, to } => {
+                write!(f, "{slot} stays on {from} until its successor on {to} is healthy")
+            }
+            HeldReason::Misses { node, unfit } => write!(f, "{node} runs none: it {unfit}"),
             HeldReason::Ending { slot, node } => write!(f, "the update waits for the old {slot} on {node} to end"),
         }
+    }
+}
+
+fn no_room(f: &mut fmt::Formatter<'_>, needs: Amount, free: Amount) -> fmt::Result {
+    let (cpu, memory) = (needs.cpu_millis > free.cpu_millis, needs.memory_bytes > free.memory_bytes);
+    match (cpu, memory) {
+        (true, false) => {
+            write!(f, "has {} CPU free and {} is needed", CpuMillis(free.cpu_millis), CpuMillis(needs.cpu_millis))
+        }
+        (false, true) => {
+            let (free, needs) = (MemoryBytes(free.memory_bytes), MemoryBytes(needs.memory_bytes));
+            write!(f, "has {free} of memory free and {needs} is needed")
+        }
+        _ => write!(f, "has {free} free and {needs} is needed"),
     }
 }
 

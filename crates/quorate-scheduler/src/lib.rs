@@ -7,11 +7,13 @@
 //! # Invariants
 //! - Pure: equal arguments give an equal plan. A plan is complete; who carries it out chooses nothing.
 //! - A step names a replica at most once per plan.
-//! - Nothing is placed on a node that is down, unreachable or no worker.
+//! - Nothing is placed on a node that is down, unreachable, no worker, cordoned or draining, or that does
+//!   not meet what the service requires, or has not said that it has what the service needs.
+//! - What replicas on a node have set aside, in whatever phase, is never more than the node has.
 //! - Two replicas with the same fixed port are never on one node, in whatever phase.
-//! - An update works on one ordinal of a service at a time.
+//! - An update works on one batch of a service's ordinals at a time, the emptying of nodes on one ordinal.
 //! - A plan that was carried out is followed, as long as nothing else is observed, by one that
-//!   neither places nor retires (unless `moves_max` cut the first short).
+//!   neither places nor retires (unless `moves_max` cut the first short, or it changed what an update may do).
 //!
 //! # Sources
 //! Spread with rendezvous hashing as the tie-break: Thaler, Ravishankar: A Name-Based Mapping
@@ -19,16 +21,25 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod budget;
+mod explain;
 mod held;
 mod planner;
+mod ranking;
+mod room;
 #[cfg(test)]
 mod tests;
+mod whatif;
 
+pub use budget::Budget;
+pub use explain::{Candidates, Explanation, Running, Score, Searched};
 pub use held::{Held, HeldReason, Slot, Unfit};
+pub use whatif::{Fault, Forecast, Move};
 
 use quorate_model::command::Step;
-use quorate_model::id::{NodeId, ReplicaId};
+use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
+use quorate_model::resource::Amount;
 use quorate_model::state::ClusterState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,6 +54,9 @@ pub struct Observed {
     /// Nodes whose last report is in `replicas`: a released replica that is not there has ended.
     /// The report must be of the node's present boot, or be removed from here at its registration.
     pub reported: BTreeSet<NodeId>,
+    /// What nodes have for replicas, as they last said. Where it is not known, nothing that asks for an amount of
+    /// anything is placed.
+    pub capacity: BTreeMap<NodeId, Amount>,
     /// For how long a majority has not heard from a node. Absent: it is heard.
     pub unreachable_for: BTreeMap<NodeId, Duration>,
     /// For how long a node has been known to be down. Measured by whoever plans, on its monotonic
@@ -51,11 +65,29 @@ pub struct Observed {
     /// Nodes whose server somebody restarts, and for how much longer they are waited for, also where
     /// others would be replaced sooner.
     pub returns_within: BTreeMap<NodeId, Duration>,
+    /// The same as `down_for`, for how long a node has been draining.
+    pub draining_for: BTreeMap<NodeId, Duration>,
     /// The same as `down_for`, for retired replicas.
     pub retired_for: BTreeMap<ReplicaId, Duration>,
     /// Retired replicas that gateways have finished with: every live gateway uses a table that
     /// knows of the retirement and has nothing in flight for the replica.
     pub drained: BTreeSet<ReplicaId>,
+    /// Of services that need something of a node: what each node that has looked lacks. A node that is not
+    /// there has not looked yet.
+    pub lacks: BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>>,
+    /// The same, of what services become again if their updates fail.
+    pub fallback_lacks: BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>>,
+    /// How often processes were started again after they had ended. Absent: never.
+    pub restarts: BTreeMap<ReplicaId, u32>,
+    /// The same as `down_for`: for how long a replica of a service that is being updated has been healthy
+    /// without a restart.
+    pub healthy_for: BTreeMap<ReplicaId, Duration>,
+    /// The same, for how long it has not been healthy.
+    pub unhealthy_for: BTreeMap<ReplicaId, Duration>,
+    /// The same, for how long an update has been in its stage.
+    pub stage_for: BTreeMap<ServiceName, Duration>,
+    /// The same, for how long no further replica has become healthy in an update's stage.
+    pub stalled_for: BTreeMap<ServiceName, Duration>,
 }
 
 /// What the operator may choose.
@@ -86,10 +118,34 @@ pub struct Plan {
 
 /// Computes the next steps towards what is wanted.
 ///
-/// Ordinals `0..replicas` of each service are filled on the least loaded workers; replicas beyond
-/// them are retired; replicas of nodes that are gone are replaced; replicas of older versions are
-/// updated one after another. The steps are valid while `state.planned_on` stays the same.
+/// Ordinals `0..replicas` of each service are filled on the workers that suit it best; replicas beyond
+/// them are retired; replicas of nodes that are gone are replaced; replicas of older versions, and those
+/// that are to be elsewhere, get successors one after another. The steps are valid while `state.planned_on` stays the same.
 #[must_use]
 pub fn plan(state: &ClusterState, observed: &Observed, policy: &Policy) -> Plan {
-    planner::Planner::new(state, observed, *policy).run()
+    let former = planner::former(state);
+    let (plan, _) = planner::Planner::new(state, observed, &former, *policy).run();
+    plan
+}
+
+/// All that a plan is made of, at one moment: to be asked without keeping the leader from its work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Survey {
+    pub state: ClusterState,
+    pub observed: Observed,
+    pub policy: Policy,
+}
+
+impl Survey {
+    /// Why the replicas of a service are where they are. `None`: there is no such service.
+    #[must_use]
+    pub fn explain(&self, service: &ServiceName) -> Option<Explanation> {
+        explain::explain(&self.state, &self.observed, &self.policy, service)
+    }
+
+    /// What would be done if this happened.
+    #[must_use]
+    pub fn what_if(&self, fault: Fault) -> Forecast {
+        whatif::what_if(&self.state, &self.observed, &self.policy, fault)
+    }
 }

@@ -1,16 +1,26 @@
-//! One run of the scheduler.
+//! One run of the scheduler: what is done for each service, and in which order.
 //!
-//! The planner works on a copy of the replicas and carries out each step there at once, so a later
-//! decision of the same plan sees the earlier ones: a port freed, a node filled.
+//! Two things make a replica *stale*: it does not run what its service is now (an update), or it is not
+//! where it should be (a drain, a label that changed). Both are cured in the same way (`curing`). How far an
+//! update is, and whether it goes on, is found out before (`rollout`).
 
-use crate::held::{Held, HeldReason, Slot, Unfit};
+mod curing;
+mod rollout;
+
+use crate::explain::Searched;
+use crate::held::{Held, HeldReason, Slot};
+use crate::ranking::{Ranking, Search};
+use crate::room::{At, Room, Seat, fixed_ports};
 use crate::{Observed, Plan, Policy};
 use quorate_model::assignment::Phase;
 use quorate_model::command::Step;
+use quorate_model::deployment::Stage;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
-use quorate_model::spec::{Port, ServiceSpec};
-use quorate_model::state::{ClusterState, Health, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::place::Availability;
+use quorate_model::planted::{Bug, planted};
+use quorate_model::spec::{Mode, Order, ServiceSpec};
+use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, ServiceRecord};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,24 +28,14 @@ use std::time::Duration;
 pub(crate) struct Planner<'a> {
     state: &'a ClusterState,
     observed: &'a Observed,
+    former: &'a BTreeMap<ServiceName, ServiceRecord>,
     policy: Policy,
-    /// Replicas as they are once the steps so far are carried out.
-    replicas: BTreeMap<ReplicaId, Seat<'a>>,
+    room: Room<'a>,
     places_left: u32,
     plan: Plan,
-}
-
-/// What planning needs of a replica.
-#[derive(Clone, Copy)]
-struct Seat<'a> {
-    service: &'a ServiceName,
-    ordinal: u32,
-    node: NodeId,
-    phase: Phase,
-    version: u64,
-    /// It does not run what its service is now.
-    outdated: bool,
-    spec: &'a ServiceSpec,
+    /// Whose searches are written down.
+    watched: Option<&'a ServiceName>,
+    searches: Vec<Searched>,
 }
 
 /// What may become of replicas on a node.
@@ -49,42 +49,114 @@ enum Fate {
     Lost,
 }
 
+/// What replicas run that are missing while an update tries a version out, or is held: the version before.
+pub(crate) fn former(state: &ClusterState) -> BTreeMap<ServiceName, ServiceRecord> {
+    let open = state.deployments.values().filter(|deployment| {
+        let tried = matches!(deployment.stage, Stage::Canary | Stage::AwaitPromotion);
+        !deployment.stage.goes_back() && !deployment.stage.is_over() && (tried || deployment.held.is_some())
+    });
+    open.filter_map(|deployment| {
+        let record = state.former(&deployment.service, deployment.from?)?;
+        Some((deployment.service.clone(), record))
+    })
+    .collect()
+}
+
 impl<'a> Planner<'a> {
-    pub(crate) fn new(state: &'a ClusterState, observed: &'a Observed, policy: Policy) -> Self {
-        let seat = |replica: &'a ReplicaRecord| Seat {
-            service: &replica.service,
-            ordinal: replica.ordinal,
-            node: replica.node,
-            phase: replica.phase,
-            version: replica.version,
-            outdated: state.services.get(&replica.service).is_none_or(|service| is_outdated(replica, service)),
-            spec: &replica.spec,
-        };
-        let replicas = state.replicas.iter().map(|(id, replica)| (*id, seat(replica))).collect();
-        Planner { state, observed, policy, replicas, places_left: policy.moves_max, plan: Plan::default() }
+    pub(crate) fn new(
+        state: &'a ClusterState,
+        observed: &'a Observed,
+        former: &'a BTreeMap<ServiceName, ServiceRecord>,
+        policy: Policy,
+    ) -> Self {
+        let room = Room::new(state, observed);
+        let (places_left, plan) = (policy.moves_max, Plan::default());
+        Planner { state, observed, former, policy, room, places_left, plan, watched: None, searches: Vec::new() }
     }
 
-    pub(crate) fn run(mut self) -> Plan {
+    pub(crate) fn room(&self) -> &Room<'a> {
+        &self.room
+    }
+
+    /// Writes down the searches of this service.
+    pub(crate) fn watch(&mut self, service: &'a ServiceName) {
+        self.watched = Some(service);
+    }
+
+    /// The plan, and the searches that it made for the watched service.
+    pub(crate) fn run(mut self) -> (Plan, Vec<Searched>) {
+        let advances = self.advances();
         self.conclude();
-        for service in self.state.services.values() {
-            self.retire_surplus(service);
-            self.retire_duplicates(service);
-            if self.fill(service) {
-                self.update(service);
+        for service in self.in_order() {
+            match advances.get(&service.spec.name) {
+                // What is to be done is another thing afterwards.
+                Some(advance) if rollout::changes_plans(advance) => {}
+                Some(_) | None => self.look_after(service),
             }
-            self.explain(service);
         }
-        self.plan
+        let advances = advances.into_iter().map(|(service, to)| Step::Advance { service: service.clone(), to });
+        self.plan.steps.extend(advances);
+        self.plan.held.sort_by(|one, other| one.service.cmp(&other.service));
+        (self.plan, self.searches)
+    }
+
+    /// First those that have the fewest nodes to choose from, so that nobody with a choice takes the only
+    /// node on which a fixed port is free for somebody else; last those that look where others are.
+    fn in_order(&self) -> Vec<&'a ServiceRecord> {
+        let mut services: Vec<&ServiceRecord> = self.state.services.values().collect();
+        services.sort_by_cached_key(|service| {
+            let place = &service.spec.place;
+            let fits = |node: &&NodeRecord| place.unmet(node).is_none();
+            let is_choosy = fixed_ports(&service.spec).next().is_some() && !place.require.is_empty();
+            let choices = if is_choosy { self.state.nodes.values().filter(fits).count() } else { usize::MAX };
+            (choices, !(place.near.is_empty() && place.apart.is_empty()))
+        });
+        services
+    }
+
+    /// Whether nothing at all is to be said of a service, as it is of most at most times.
+    fn is_as_wanted(&self, service: &ServiceRecord) -> bool {
+        let mut ordinals = BTreeSet::new();
+        service.spec.mode != Mode::EveryNode
+            && self.room.of(&service.spec.name).all(|(id, seat)| {
+                let is_well = seat.phase == Phase::Run && !seat.is_stale() && self.is_healthy(id);
+                is_well && ordinals.insert(seat.ordinal)
+            })
+            && ordinals.len() == service.spec.replicas as usize
+    }
+
+    fn look_after(&mut self, service: &'a ServiceRecord) {
+        if self.is_as_wanted(service) {
+            return;
+        }
+        match service.spec.mode {
+            Mode::Replicated | Mode::Singleton => self.retire_surplus(service),
+            Mode::EveryNode => self.retire_strays(service),
+        }
+        self.retire_duplicates(service);
+        let full = match service.spec.mode {
+            Mode::Replicated | Mode::Singleton => self.fill(service),
+            Mode::EveryNode => self.fill_nodes(service),
+        };
+        if full {
+            self.cure(service);
+        }
+        self.tell_what_is_unwell(service);
     }
 
     /// Everything that needs no choice: what has ended, what may end, what is lost or not wanted.
     fn conclude(&mut self) {
         for replica in self.state.replicas.values() {
             let fate = self.fate(replica.node);
-            let wanted = self.state.services.contains_key(&replica.service);
+            let service = self.state.services.get(&replica.service);
             match replica.phase {
-                Phase::Run if fate == Fate::Lost => self.forget(replica.id),
-                Phase::Run if !wanted => self.end(replica.id),
+                // What it held is raised when its time is over, and it goes with that.
+                Phase::Run | Phase::Drain | Phase::Stop
+                    if replica.lease.is_some() && fate != Fate::Present && !planted(Bug::LeasedForgotten) => {}
+                Phase::Run if fate == Fate::Lost && !service.is_some_and(|service| self.keeps(service, replica)) => {
+                    self.forget(replica.id);
+                }
+                Phase::Run if service.is_none() || self.is_out_of_time(replica) => self.end(replica.id),
                 Phase::Run => {}
                 // Nobody waits for the node to come back: it has nothing to do here any more.
                 Phase::Drain | Phase::Stop if fate != Fate::Present => self.forget(replica.id),
@@ -95,26 +167,70 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Retires whole ordinals beyond the wanted number: what is not healthy first, then the highest.
+    /// Whether a replica stays assigned to a node that is lost: of a service that runs on every node nobody
+    /// else can take its place, so the node keeps its ordinal for as long as it is of the cluster.
+    fn keeps(&self, service: &ServiceRecord, replica: &ReplicaRecord) -> bool {
+        let node = self.state.nodes.get(&replica.node);
+        service.spec.mode == Mode::EveryNode && node.is_some_and(|node| node.is_one_of_every(&service.spec))
+    }
+
+    /// Whether its node is drained, and the time for finding another place is over.
+    fn is_out_of_time(&self, replica: &ReplicaRecord) -> bool {
+        let node = self.state.nodes.get(&replica.node);
+        let deadline = node.and_then(|node| node.availability.drain()?.deadline);
+        let since = self.observed.draining_for.get(&replica.node);
+        deadline.zip(since).is_some_and(|(deadline, since)| *since >= deadline.0)
+    }
+
+    /// Retires whole ordinals beyond the wanted number: what is not healthy first, then what is misplaced,
+    /// then the highest.
     fn retire_surplus(&mut self, service: &ServiceRecord) {
-        let ordinals = self.ordinals(&service.spec.name);
+        let ordinals = self.room.ordinals(&service.spec.name);
         let surplus = ordinals.len().saturating_sub(service.spec.replicas as usize);
+        if surplus == 0 {
+            return;
+        }
         let mut candidates: Vec<(u32, Vec<ReplicaId>)> = ordinals.into_iter().collect();
-        candidates.sort_by_key(|(ordinal, members)| (members.iter().any(|id| self.is_healthy(*id)), Reverse(*ordinal)));
+        candidates.sort_by_key(|(ordinal, members)| {
+            let healthy = members.iter().any(|id| self.is_healthy(*id));
+            let placed = members.iter().any(|id| !self.room.seat(*id).misplaced);
+            (healthy, placed, Reverse(*ordinal))
+        });
         for id in candidates.into_iter().take(surplus).flat_map(|(_, members)| members) {
             self.end(id);
         }
     }
 
-    /// Leaves an ordinal at most one replica of the present version and one that is outdated.
+    /// Of a service that runs on every node: retires what is where it is not to be, and all but one ordinal
+    /// of a node, the healthy one before the others, then the lowest.
+    fn retire_strays(&mut self, service: &ServiceRecord) {
+        let mut ordinals: Vec<(u32, Vec<ReplicaId>)> = self.room.ordinals(&service.spec.name).into_iter().collect();
+        ordinals.sort_by_key(|(ordinal, members)| (!members.iter().any(|id| self.is_healthy(*id)), *ordinal));
+        let mut kept: BTreeMap<NodeId, u32> = BTreeMap::new();
+        for (ordinal, members) in ordinals {
+            for id in members {
+                let node = self.room.seat(id).node;
+                let wanted = self.state.nodes.get(&node).is_some_and(|node| node.is_one_of_every(&service.spec));
+                if !wanted || *kept.entry(node).or_insert(ordinal) != ordinal {
+                    self.end(id);
+                }
+            }
+        }
+    }
+
+    /// Leaves an ordinal at most one replica that is as it should be and one that is stale.
     ///
-    /// More than that appears when a version follows another before its update is over.
+    /// More than that appears when a version follows another before its update is over, or one drain
+    /// another.
     fn retire_duplicates(&mut self, service: &ServiceRecord) {
-        for members in self.ordinals(&service.spec.name).into_values() {
-            for outdated in [false, true] {
-                let mut same: Vec<ReplicaId> =
-                    members.iter().copied().filter(|id| self.replicas[id].outdated == outdated).collect();
-                same.sort_by_key(|id| Reverse((self.is_healthy(*id), self.replicas[id].version)));
+        for members in self.room.ordinals(&service.spec.name).into_values().filter(|members| members.len() > 1) {
+            for stale in [false, true] {
+                // One that was ended a moment ago may be gone: its node is away.
+                let here = members.iter().copied().filter(|id| self.room.has(*id));
+                let mut same: Vec<ReplicaId> = here.filter(|id| self.room.seat(*id).is_stale() == stale).collect();
+                // Of those that nobody calls healthy now the oldest is the likeliest to serve: a leader that
+                // has just come has not heard of each yet, and what is newest was begun a moment ago.
+                same.sort_by_key(|id| (!self.is_healthy(*id), self.room.seat(*id).version));
                 for id in same.into_iter().skip(1) {
                     self.end(id);
                 }
@@ -124,16 +240,25 @@ impl<'a> Planner<'a> {
 
     /// Places what is missing, in the lowest free ordinals. `false`: something is still missing.
     fn fill(&mut self, service: &'a ServiceRecord) -> bool {
-        let taken = self.ordinals(&service.spec.name);
+        let taken = self.room.ordinals(&service.spec.name);
         let missing = (service.spec.replicas as usize).saturating_sub(taken.len());
+        if missing == 0 {
+            return true;
+        }
+        if let Some(node) = self.may_still_run(&service.spec) {
+            let reason = self.lease_held(service, node);
+            self.hold(service, reason);
+            return false;
+        }
         // Where an update stops first, each old replica on its way out keeps its successor waiting.
         // They are counted and not compared by ordinal: after losses and scaling the lowest free
         // ordinal need not be the one that the update freed.
-        let ending = if stops_first(&service.spec) { self.ending(service) } else { Vec::new() };
+        let ending = if ends_first(&service.spec) { self.ending(service) } else { Vec::new() };
         let ready = missing.saturating_sub(ending.len());
         let free = (0..).filter(|ordinal| !taken.contains_key(ordinal)).take(ready);
         for (at, ordinal) in free.enumerate() {
-            if !self.place(service, ordinal, None, ready - at - 1) {
+            let version = self.version_to_fill(service);
+            if !self.place(Search::new(version, ordinal), ready - at - 1) {
                 return false;
             }
         }
@@ -145,135 +270,131 @@ impl<'a> Planner<'a> {
         ready == missing
     }
 
-    /// Moves a service one step from older versions towards the present one.
-    fn update(&mut self, service: &'a ServiceRecord) {
-        let ordinals = self.ordinals(&service.spec.name);
-        if !ordinals.values().flatten().any(|id| self.replicas[id].outdated) {
-            return;
-        }
-        let mut outdated: Vec<ReplicaId> = Vec::new();
-        let mut unsettled: Option<ReplicaId> = None;
-        for members in ordinals.into_values() {
-            let (old, new): (Vec<ReplicaId>, Vec<ReplicaId>) =
-                members.into_iter().partition(|id| self.replicas[id].outdated);
-            match (old.first(), new.first()) {
-                (Some(old), Some(new)) if self.is_healthy(*new) => self.end(*old),
-                (Some(old), None) => outdated.push(*old),
-                (_, Some(new)) if !self.is_healthy(*new) => unsettled = unsettled.or(Some(*new)),
-                _ => {}
-            }
-        }
-        if let Some(new) = unsettled {
-            return self.hold_for_new(service, new);
-        }
-        if outdated.is_empty() {
-            return;
-        }
-        if let Some(old) = self.ending(service).first() {
-            return self.hold_for_ending(*old);
-        }
-        // What is not healthy loses nothing by being replaced. What cannot be asked is left to the
-        // decision about its node.
-        let next = outdated
-            .into_iter()
-            .filter(|id| self.answers(self.replicas[id].node))
-            .min_by_key(|id| (self.is_healthy(*id), self.replicas[id].ordinal));
-        let Some(old) = next else { return };
-        if stops_first(&service.spec) {
-            self.end(old);
-        } else {
-            self.place(service, self.replicas[&old].ordinal, Some(old), 0);
-        }
-    }
-
-    /// Says what keeps running replicas from being well, where that is not said already.
-    fn explain(&mut self, service: &ServiceRecord) {
-        let mut nodes = BTreeSet::new();
-        for id in self.ordinals(&service.spec.name).into_values().flatten() {
-            let seat = self.replicas[&id];
-            let node = self.node_name(seat.node);
-            if let Fate::Awaited(remaining) = self.fate(seat.node) {
-                if nodes.insert(seat.node) {
-                    self.hold(service, HeldReason::AwaitsReturn { node, remaining });
-                }
-            } else if let Some(silent_for) = self.observed.unreachable_for.get(&seat.node) {
-                if nodes.insert(seat.node) {
-                    self.hold(service, HeldReason::Unreachable { node, silent_for: *silent_for });
-                }
-            } else if self.observed.replicas.get(&id) == Some(&ReplicaState::Failed) {
-                let slot = slot(&seat);
-                let said = |held: &Held| matches!(&held.reason, HeldReason::UpdateFailed { slot: other, .. } if *other == slot);
-                if !self.plan.held.iter().any(said) {
-                    self.hold(service, HeldReason::Failed { slot, node, detail: self.detail(id) });
-                }
-            }
-        }
-    }
-
-    /// Chooses a node for a new replica. `replaced` will end soon and does not count as load;
-    /// `more` is how many others of the service are still to be placed, for the message.
-    fn place(&mut self, service: &'a ServiceRecord, ordinal: u32, replaced: Option<ReplicaId>, more: usize) -> bool {
+    /// Places one on each node that has none, in the ordinal that it had or the lowest free one. What a node cannot take keeps
+    /// no other node waiting.
+    fn fill_nodes(&mut self, service: &'a ServiceRecord) -> bool {
         let name = &service.spec.name;
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        if self.places_left == 0 {
-            self.hold(service, HeldReason::PlanFull { left: more + 1 });
-            return false;
-        }
-        let mut load: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
-        let running = self.replicas.iter().filter(|(id, seat)| seat.phase == Phase::Run && Some(**id) != replaced);
-        for (_, seat) in running {
-            let (same, all) = load.entry(seat.node).or_default();
-            *same += u32::from(seat.service == name);
-            *all += 1;
-        }
-        let mut unfit = Vec::new();
-        let mut best = None;
-        for node in self.state.nodes.keys() {
-            if let Some(reason) = self.unfit(*node, &service.spec) {
-                unfit.push((self.node_name(*node), reason));
+        let mut taken: BTreeSet<u32> = self.room.ordinals(name).into_keys().collect();
+        let served: BTreeSet<At> = self.room.running(name).map(|(_, at)| at).collect();
+        let ending = if ends_first(&service.spec) { self.ending(service) } else { Vec::new() };
+        for at in (0..self.room.spots().len()).filter(|at| !served.contains(at)) {
+            let node = self.room.spots()[at].record;
+            let absent = node.health != Health::Joined || node.availability == Availability::Cordoned;
+            if absent || !node.is_one_of_every(&service.spec) {
                 continue;
             }
-            let (same, all) = load.get(node).copied().unwrap_or_default();
-            let rank = (same, all, Reverse(affinity(name, ordinal, *node)), *node);
-            if best.is_none_or(|other| rank < other) {
-                best = Some(rank);
+            if let Some(old) = ending.iter().find(|old| old.node == node.identity.id) {
+                self.hold_for_ending(*old);
+                continue;
             }
+            let before = self.room.ordinal_at(name, at).filter(|ordinal| !taken.contains(ordinal));
+            let lowest = || (0..).find(|ordinal| !taken.contains(ordinal)).expect("there are more numbers than nodes");
+            let ordinal = before.unwrap_or_else(lowest);
+            let version = self.version_to_fill(service);
+            if let Some(unfit) = Ranking::new(&self.room, Search::new(version, ordinal)).unfit(at) {
+                self.hold(service, HeldReason::Misses { node: node.identity.name.clone(), unfit });
+                continue;
+            }
+            if self.places_left == 0 {
+                self.hold(service, HeldReason::PlanFull { left: 1 });
+                return false;
+            }
+            taken.insert(ordinal);
+            self.put(version, ordinal, at);
         }
-        let Some((_, _, _, node)) = best else {
-            unfit.sort_by(|(a, _), (b, _)| a.cmp(b));
-            let slot = Slot { service: name.clone(), ordinal };
-            self.hold(service, HeldReason::NoNode { slot, more, nodes: unfit });
-            return false;
-        };
-        let replica = self.new_id(name, ordinal, node);
-        self.places_left -= 1;
-        let (version, spec) = (service.version, &service.spec);
-        let seat = Seat { service: name, ordinal, node, phase: Phase::Run, version, outdated: false, spec };
-        self.replicas.insert(replica, seat);
-        self.plan.steps.push(Step::Place { replica, service: name.clone(), ordinal, node });
         true
     }
 
-    fn unfit(&self, node: NodeId, spec: &ServiceSpec) -> Option<Unfit> {
-        let record = self.state.nodes.get(&node)?;
-        match record.health {
-            Health::Joined => {}
-            Health::Down | Health::Left => return Some(Unfit::Down),
+    /// Says what keeps running replicas from being well, where that is not said already.
+    fn tell_what_is_unwell(&mut self, service: &ServiceRecord) {
+        self.tell_what_is_held(service);
+        let mut nodes = BTreeSet::new();
+        for id in self.room.ordinals(&service.spec.name).into_values().flatten() {
+            let seat = *self.room.seat(id);
+            let fate = self.fate(seat.node);
+            if fate == Fate::Present && !self.observed.unreachable_for.contains_key(&seat.node) {
+                if self.observed.replicas.get(&id) == Some(&ReplicaState::Failed) {
+                    let slot = seat.slot();
+                    let said = |held: &Held| matches!(&held.reason, HeldReason::UpdateFailed { slot: other, .. } if *other == slot);
+                    if !self.plan.held.iter().any(said) {
+                        let (node, detail) = (self.room.node_name(seat.node), self.detail(id));
+                        self.hold(service, HeldReason::Failed { slot, node, detail });
+                    }
+                }
+            } else if nodes.insert(seat.node) {
+                let node = self.room.node_name(seat.node);
+                match (fate, self.observed.unreachable_for.get(&seat.node)) {
+                    (Fate::Awaited(_) | Fate::Lost, _) if seat.leased => {
+                        let reason = self.lease_held(service, seat.node);
+                        self.hold(service, reason);
+                    }
+                    // It runs nowhere else, so nothing is waited for.
+                    (Fate::Awaited(_) | Fate::Lost, _) if service.spec.mode == Mode::EveryNode => {}
+                    (Fate::Awaited(remaining), _) => self.hold(service, HeldReason::AwaitsReturn { node, remaining }),
+                    (_, Some(silent_for)) => {
+                        self.hold(service, HeldReason::Unreachable { node, silent_for: *silent_for });
+                    }
+                    (Fate::Present | Fate::Lost, None) => {}
+                }
+            }
         }
-        if self.observed.unreachable_for.contains_key(&node) {
-            return Some(Unfit::Unreachable);
+    }
+
+    /// A node for a replica. `None`: there is none, and it is said why; `more` is how many others of the
+    /// service are still to be placed.
+    fn find(&mut self, search: Search<'a>, more: usize) -> Option<At> {
+        if self.watched == Some(&search.service.spec.name) {
+            self.write_down(search);
         }
-        if !record.identity.roles.contains(&Role::Worker) {
-            return Some(Unfit::NoWorker);
+        let nodes = match (search.service.spec.mode, search.replaces) {
+            (Mode::EveryNode, Some(old)) => {
+                let at = self.room.seat(old).at?;
+                let Some(unfit) = Ranking::new(&self.room, search).unfit(at) else { return Some(at) };
+                vec![(self.room.spots()[at].record.identity.name.clone(), unfit)]
+            }
+            (Mode::EveryNode, None) | (Mode::Replicated | Mode::Singleton, _) => {
+                match Ranking::new(&self.room, search).best() {
+                    Ok(at) => return Some(at),
+                    Err(unfit) => unfit,
+                }
+            }
+        };
+        let slot = Slot { service: search.service.spec.name.clone(), ordinal: search.ordinal };
+        self.hold(search.service, HeldReason::NoNode { slot, more: u32::try_from(more).unwrap_or(u32::MAX), nodes });
+        None
+    }
+
+    fn write_down(&mut self, search: Search<'a>) {
+        let slot = Slot { service: search.service.spec.name.clone(), ordinal: search.ordinal };
+        let from = search.replaces.map(|old| self.room.node_name(self.room.seat(old).node));
+        let mode = search.service.spec.mode;
+        let candidates = Ranking::new(&self.room, search).in_words().of_mode(mode, from.as_deref().unwrap_or_default());
+        self.searches.push(Searched { slot, from, candidates });
+    }
+
+    fn place(&mut self, search: Search<'a>, more: usize) -> bool {
+        if self.places_left == 0 {
+            let left = u32::try_from(more).unwrap_or(u32::MAX).saturating_add(1);
+            self.hold(search.service, HeldReason::PlanFull { left });
+            return false;
         }
-        if record.expelling {
-            return Some(Unfit::Leaving);
-        }
-        let wanted: BTreeSet<u16> = fixed_ports(spec).collect();
-        let here = self.replicas.values().filter(|seat| !wanted.is_empty() && seat.node == node);
-        here.flat_map(|seat| fixed_ports(seat.spec).map(move |port| (port, seat)))
-            .find(|(port, _)| wanted.contains(port))
-            .map(|(port, seat)| Unfit::PortTaken { port, by: slot(seat) })
+        let Some(at) = self.find(search, more) else { return false };
+        self.put(search.service, search.ordinal, at);
+        true
+    }
+
+    fn put(&mut self, service: &'a ServiceRecord, ordinal: u32, at: At) {
+        let (name, node) = (&service.spec.name, self.room.spots()[at].record.identity.id);
+        let replica = self.new_id(name, ordinal, node);
+        let (version, spec, phase) = (service.version, &service.spec, Phase::Run);
+        let (at, leased) = (Some(at), spec.mode == Mode::Singleton);
+        let outdated = self.state.services.get(name).is_some_and(|present| present.version != version);
+        let misplaced = false;
+        let seat = Seat { service: name, ordinal, node, at, phase, version, leased, outdated, misplaced, spec };
+        self.places_left -= 1;
+        self.room.insert(replica, seat);
+        let version = outdated.then_some(version);
+        self.plan.steps.push(Step::Place { replica, service: name.clone(), ordinal, node, version });
     }
 
     /// Derived from what decided it, so that the same plan has the same ids wherever it is made.
@@ -289,27 +410,26 @@ impl<'a> Planner<'a> {
 
     /// Retires a running replica; one whose node is away is forgotten, nobody could drain it.
     fn end(&mut self, id: ReplicaId) {
-        if self.fate(self.replicas[&id].node) != Fate::Present {
+        let seat = self.room.seat(id);
+        // It may have been ended for another reason already.
+        if seat.phase != Phase::Run {
+            return;
+        }
+        if self.fate(seat.node) != Fate::Present && !seat.leased {
             return self.forget(id);
         }
-        self.set_phase(id, Phase::Drain);
+        self.room.set_phase(id, Phase::Drain);
         self.plan.steps.push(Step::Retire { replica: id });
     }
 
     fn release(&mut self, id: ReplicaId) {
-        self.set_phase(id, Phase::Stop);
+        self.room.set_phase(id, Phase::Stop);
         self.plan.steps.push(Step::Release { replica: id });
     }
 
     fn forget(&mut self, id: ReplicaId) {
-        self.replicas.remove(&id);
+        self.room.remove(id);
         self.plan.steps.push(Step::Forget { replica: id });
-    }
-
-    fn set_phase(&mut self, id: ReplicaId, phase: Phase) {
-        if let Some(seat) = self.replicas.get_mut(&id) {
-            seat.phase = phase;
-        }
     }
 
     fn may_end(&self, replica: &ReplicaRecord) -> bool {
@@ -320,9 +440,26 @@ impl<'a> Planner<'a> {
     /// Whether nothing runs of a released replica any more.
     fn has_ended(&self, replica: &ReplicaRecord) -> bool {
         match self.observed.replicas.get(&replica.id) {
+            // Nothing less than its node's word that it ended; one that failed may be tried again.
+            state if replica.lease.is_some() => state == Some(&ReplicaState::Stopped) || planted(Bug::GivenBackEarly),
             Some(state) => matches!(state, ReplicaState::Stopped | ReplicaState::Failed),
             None => self.observed.reported.contains(&replica.node),
         }
+    }
+
+    /// Where a service that runs once may still run, so that nobody else may have its lease.
+    fn may_still_run(&self, spec: &ServiceSpec) -> Option<NodeId> {
+        let holder = self.state.leases.get(&spec.name)?.holder?;
+        let may = spec.mode == Mode::Singleton && self.room.has(holder.replica);
+        may.then_some(holder.node)
+    }
+
+    /// Why nobody else starts it.
+    fn lease_held(&self, service: &ServiceRecord, node: NodeId) -> HeldReason {
+        let keeps = self.state.leases.get(&service.spec.name).is_some_and(|lease| lease.keeps);
+        let is_away = self.fate(node) != Fate::Present;
+        let node = self.room.node_name(node);
+        if keeps && is_away { HeldReason::Kept { node } } else { HeldReason::LeaseHeld { node } }
     }
 
     fn fate(&self, node: NodeId) -> Fate {
@@ -338,90 +475,29 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn answers(&self, node: NodeId) -> bool {
-        self.fate(node) == Fate::Present && !self.observed.unreachable_for.contains_key(&node)
-    }
-
     /// The last report of a node that cannot be asked says nothing about now.
     fn is_healthy(&self, id: ReplicaId) -> bool {
-        self.observed.replicas.get(&id) == Some(&ReplicaState::Healthy)
-            && self.replicas.get(&id).is_some_and(|seat| self.answers(seat.node))
+        self.room.answers(self.room.seat(id).at) && self.observed.replicas.get(&id) == Some(&ReplicaState::Healthy)
     }
 
-    /// The replicas that are to run, by ordinal.
-    fn ordinals(&self, service: &ServiceName) -> BTreeMap<u32, Vec<ReplicaId>> {
-        let mut ordinals: BTreeMap<u32, Vec<ReplicaId>> = BTreeMap::new();
-        for (id, seat) in &self.replicas {
-            if seat.service == service && seat.phase == Phase::Run {
-                ordinals.entry(seat.ordinal).or_default().push(*id);
-            }
-        }
-        ordinals
-    }
-
-    /// Replicas of older versions that are on their way out.
-    fn ending(&self, service: &ServiceRecord) -> Vec<Seat<'a>> {
-        let mine = self.replicas.values().filter(|seat| *seat.service == service.spec.name);
-        mine.filter(|seat| seat.outdated && seat.phase != Phase::Run).copied().collect()
-    }
-
+    /// Said once, however often it is found.
     fn hold(&mut self, service: &ServiceRecord, reason: HeldReason) {
-        self.plan.held.push(Held { service: service.spec.name.clone(), reason });
+        self.hold_once(Held { service: service.spec.name.clone(), reason });
     }
 
-    fn hold_for_ending(&mut self, old: Seat<'_>) {
-        let reason = HeldReason::Ending { slot: slot(&old), node: self.node_name(old.node) };
-        self.plan.held.push(Held { service: old.service.clone(), reason });
-    }
-
-    fn hold_for_new(&mut self, service: &ServiceRecord, new: ReplicaId) {
-        let (slot, version) = (slot(&self.replicas[&new]), service.version);
-        let reason = match self.observed.replicas.get(&new) {
-            Some(ReplicaState::Unhealthy | ReplicaState::BackingOff | ReplicaState::Failed) => {
-                HeldReason::UpdateFailed { slot, version, detail: self.detail(new) }
-            }
-            _ => HeldReason::UpdateWaits { slot, version },
-        };
-        self.hold(service, reason);
+    fn hold_once(&mut self, held: Held) {
+        let mut mine = self.plan.held.iter().rev().take_while(|other| other.service == held.service);
+        if !mine.any(|other| *other == held) {
+            self.plan.held.push(held);
+        }
     }
 
     fn detail(&self, id: ReplicaId) -> String {
         self.observed.details.get(&id).cloned().unwrap_or_default()
     }
-
-    fn node_name(&self, node: NodeId) -> String {
-        self.state.nodes.get(&node).map_or_else(|| node.to_string(), |record| record.identity.name.clone())
-    }
 }
 
-/// Versions of a service that was removed and made anew begin at 1 again, so the program counts too.
-fn is_outdated(replica: &ReplicaRecord, service: &ServiceRecord) -> bool {
-    let scaled = ServiceSpec { replicas: service.spec.replicas, ..replica.spec.clone() };
-    replica.version != service.version || scaled != service.spec
-}
-
-/// Whether an old replica must end before its successor starts: two could not listen on one port.
-fn stops_first(spec: &ServiceSpec) -> bool {
-    fixed_ports(spec).next().is_some()
-}
-
-fn fixed_ports(spec: &ServiceSpec) -> impl Iterator<Item = u16> {
-    spec.ports.values().filter_map(|port| match port {
-        Port::Fixed(number) => Some(*number),
-        Port::Auto => None,
-    })
-}
-
-/// Rendezvous hash: each ordinal has its own order of the nodes, so a node more or less moves only
-/// what it must.
-fn affinity(service: &ServiceName, ordinal: u32, node: NodeId) -> u64 {
-    let mut bytes = service.as_str().as_bytes().to_vec();
-    bytes.push(0);
-    bytes.extend(ordinal.to_le_bytes());
-    bytes.extend(node.0.as_bytes());
-    xxhash_rust::xxh3::xxh3_64(&bytes)
-}
-
-fn slot(seat: &Seat<'_>) -> Slot {
-    Slot { service: seat.service.clone(), ordinal: seat.ordinal }
+/// Whether successors wait for old replicas that are on their way out.
+fn ends_first(spec: &ServiceSpec) -> bool {
+    spec.is_alone_on_its_node() || spec.update.order == Some(Order::StopFirst)
 }

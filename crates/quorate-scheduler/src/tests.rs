@@ -1,5 +1,12 @@
-//! `cases` shows plans as an operator would read them, written as `text`; `properties` holds for all.
+//! `cases`, `placement` and `resources` show plans as an operator would read them, written as `text`; `properties` holds
+//! for all states that a history of a `world` leads to; `drains` and `forecasts` for whole courses of events.
 
 mod cases;
+mod drains;
+mod forecasts;
+mod placement;
 mod properties;
+mod resources;
 mod text;
+mod updates;
+mod world;

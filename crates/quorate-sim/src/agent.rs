@@ -3,15 +3,25 @@
 //! The rules (which assignment counts, what it means for a replica) are the shipped ones; what the
 //! agent writes down is written to the simulated disk's idea of a file, and survives as such files
 //! do. Processes survive their server, not their machine.
+//!
+//! What runs once starts only while its lease is held, and ends when that is over, by a timer of its own: the
+//! timer goes on when the server is stopped or gone, like the one of a shim. What goes on without a quorum has no
+//! timer: it ends with its machine, or when it is told to.
 
 use crate::dice::Dice;
 use quorate_agent::desired::{Desired, Offer};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
-use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// A program with this in its environment ends again and again.
+pub(crate) const NEVER_WELL: &str = "NEVER_WELL";
+/// How long it runs, and how long it is waited for.
+const CRASHES_EVERY: Duration = Duration::from_millis(300);
 
 /// One machine's agent.
 #[derive(Debug)]
@@ -21,6 +31,8 @@ pub(crate) struct Agent {
     cached: Option<Assignment>,
     desired: Option<Desired>,
     replicas: BTreeMap<ReplicaId, Running>,
+    /// Until when leases are held, as the server said, on the machine's boot clock. Gone with the server.
+    holds: BTreeMap<ReplicaId, Duration>,
 }
 
 /// One made-up process, or what is left of it.
@@ -31,6 +43,32 @@ struct Running {
     /// When it comes to the next state by itself.
     due: Option<Timestamp>,
     alive: bool,
+    /// How often it ended and was started again.
+    restarts: u32,
+    /// Its timer: what it holds is over then, on the machine's boot clock.
+    until: Option<Duration>,
+}
+
+impl Running {
+    /// Whether it ends when its lease does.
+    fn ends(&self) -> bool {
+        self.known.lease.is_none_or(|lease| !lease.keeps)
+    }
+}
+
+/// The moment, and what the machine's boot clock shows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub now: Timestamp,
+    pub boot: Duration,
+}
+
+/// What runs of a service that runs once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Single {
+    pub service: ServiceName,
+    pub replica: ReplicaId,
+    pub epoch: u64,
 }
 
 /// An assignment came in force.
@@ -42,11 +80,11 @@ pub(crate) struct Obeyed {
 
 impl Agent {
     pub(crate) fn new(node: NodeId) -> Agent {
-        Agent { node, cached: None, desired: None, replicas: BTreeMap::new() }
+        Agent { node, cached: None, desired: None, replicas: BTreeMap::new(), holds: BTreeMap::new() }
     }
 
     /// A server starts and takes over what runs.
-    pub(crate) fn start(&mut self, now: Timestamp, dice: &mut Dice) {
+    pub(crate) fn start(&mut self, now: Moment, dice: &mut Dice) {
         let desired = Desired::at_start(self.node, self.cached.clone()).expect("its own assignment");
         self.desired = Some(desired);
         self.reconcile(now, dice);
@@ -55,11 +93,12 @@ impl Agent {
     /// The server ended; what runs goes on.
     pub(crate) fn stop(&mut self) {
         self.desired = None;
+        self.holds.clear();
     }
 
     /// The machine lost power: nothing runs any more, and all of it is to be started again.
     pub(crate) fn lose_power(&mut self) {
-        self.desired = None;
+        self.stop();
         for replica in self.replicas.values_mut() {
             replica.alive = false;
             replica.due = None;
@@ -76,7 +115,7 @@ impl Agent {
     }
 
     /// An assignment arrives. `None`: it changes nothing.
-    pub(crate) fn offer(&mut self, now: Timestamp, assignment: Assignment, dice: &mut Dice) -> Option<Obeyed> {
+    pub(crate) fn offer(&mut self, now: Moment, assignment: Assignment, dice: &mut Dice) -> Option<Obeyed> {
         let before = self.cached.as_ref().map(|cached| cached.revision);
         let desired = self.desired.as_mut()?;
         let revision = assignment.revision;
@@ -88,7 +127,52 @@ impl Agent {
         Some(Obeyed { revision, before })
     }
 
-    fn reconcile(&mut self, now: Timestamp, dice: &mut Dice) {
+    /// Leases are held for longer.
+    pub(crate) fn hold(&mut self, now: Moment, held: &[(ReplicaId, Duration)], dice: &mut Dice) {
+        self.holds.retain(|_, until| *until > now.boot);
+        for (replica, until) in held {
+            let known = self.holds.entry(*replica).or_default();
+            *known = (*until).max(*known);
+            if let Some(running) = self.replicas.get_mut(replica).filter(|running| running.alive && running.ends()) {
+                running.until = running.until.max(Some(*until));
+            }
+        }
+        self.reconcile(now, dice);
+    }
+
+    /// When the next timer of a replica that holds a lease fires, on the machine's boot clock.
+    pub(crate) fn next_timer(&self) -> Option<Duration> {
+        self.replicas.values().filter(|running| running.alive).filter_map(|running| running.until).min()
+    }
+
+    /// Timers fire. Returns whether anything ended.
+    pub(crate) fn expire(&mut self, boot: Duration) -> bool {
+        let mut ended = false;
+        for running in self.replicas.values_mut() {
+            let over = running.until.is_some_and(|until| until <= boot);
+            if running.alive && over && !planted(Bug::KillTimerOff) {
+                ended = true;
+                (running.alive, running.due) = (false, None);
+                running.state = match running.known.phase {
+                    Phase::Run => ReplicaState::BackingOff,
+                    Phase::Drain | Phase::Stop => ReplicaState::Stopped,
+                };
+            }
+        }
+        ended
+    }
+
+    /// What runs here of services that run once.
+    pub(crate) fn singles(&self) -> Vec<Single> {
+        let alive = self.replicas.iter().filter(|(_, running)| running.alive);
+        let single = |(id, running): (&ReplicaId, &Running)| {
+            let (service, epoch) = (running.known.spec.name.clone(), running.known.lease?.epoch);
+            Some(Single { service, replica: *id, epoch })
+        };
+        alive.filter_map(single).collect()
+    }
+
+    fn reconcile(&mut self, Moment { now, boot }: Moment, dice: &mut Dice) {
         let Some(desired) = &self.desired else { return };
         if desired.newest().is_none() {
             return;
@@ -98,18 +182,20 @@ impl Agent {
         for wanted in desired.wanted_of_all(known) {
             let phase = wanted.phase();
             let replica = wanted.assigned.replica;
-            if phase == Phase::Stop && !self.replicas.contains_key(&replica) {
-                continue;
-            }
             let running = self.replicas.entry(replica).or_insert(Running {
                 known: wanted.assigned.clone(),
                 state: ReplicaState::BackingOff,
                 due: None,
                 alive: false,
+                restarts: 0,
+                until: None,
             });
             running.known = wanted.assigned;
+            let held = self.holds.get(&replica).copied().filter(|until| *until > boot);
             match phase {
+                Phase::Run if !running.alive && running.known.lease.is_some() && held.is_none() => {}
                 Phase::Run if !running.alive && !running.state.is_over() => {
+                    running.until = held.filter(|_| running.ends());
                     running.state = ReplicaState::Starting;
                     running.alive = true;
                     running.due = Some(now.plus(dice.span((ms(5), ms(800)))));
@@ -143,6 +229,15 @@ impl Agent {
                 replica.due = None;
                 changed = true;
                 match replica.state {
+                    ReplicaState::Starting if replica.known.spec.env.contains_key(NEVER_WELL) => {
+                        replica.state = ReplicaState::BackingOff;
+                        replica.due = Some(now.plus(CRASHES_EVERY));
+                    }
+                    ReplicaState::BackingOff => {
+                        replica.state = ReplicaState::Starting;
+                        replica.restarts += 1;
+                        replica.due = Some(now.plus(CRASHES_EVERY));
+                    }
                     ReplicaState::Starting => replica.state = ReplicaState::Healthy,
                     _ => {
                         replica.state = ReplicaState::Stopped;
@@ -179,9 +274,10 @@ impl Agent {
                 pid: running.alive.then_some(1),
                 ports: BTreeMap::new(),
                 started_at: None,
-                restarts: 0,
+                restarts: running.restarts,
                 detail: String::new(),
                 log_dir: String::new(),
+                fencing: None,
             })
             .collect()
     }

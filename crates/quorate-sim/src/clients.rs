@@ -7,6 +7,7 @@
 //! in the middle, statements that end their transaction, tables with defaults that depend on time and
 //! chance, and changes to services.
 
+use crate::agent::NEVER_WELL;
 use crate::dice::Dice;
 use crate::machine::Machine;
 use crate::scenario::Scenario;
@@ -268,6 +269,7 @@ impl World {
 
     /// What a client does next.
     fn wish(&mut self, client: u32) -> Wish {
+        let may_fail = self.has_proven(FLAKY);
         let clients = &mut self.clients;
         let dice = &mut clients.callers[client as usize].dice;
         let request = RequestId::from_u128(dice.wide());
@@ -329,8 +331,17 @@ impl World {
                 let transaction = dice.chance(500);
                 Wish::Mutate(sql(request, statements, transaction), None)
             }
-            _ => Wish::Mutate(Proposal::command(request, &service_command(dice)), None),
+            _ => Wish::Mutate(Proposal::command(request, &service_command(dice, may_fail)), None),
         }
+    }
+
+    /// Whether there is a version of the service that it can go back to. Once there is, there always is.
+    fn has_proven(&self, service: &str) -> bool {
+        let states = self.machines.iter().filter_map(|machine| Some(machine.process.as_ref()?.node.state()));
+        let mut found = states.filter_map(|state| {
+            state.deployments.iter().find(|(name, _)| name.as_str() == service).map(|(_, deployment)| deployment)
+        });
+        found.any(|deployment| deployment.from.is_some() || deployment.stage.is_over())
     }
 
     /// Sends what a client wishes to the node that it uses now.
@@ -604,7 +615,40 @@ pub(crate) fn answer(call: Call, outcome: &Outcome) -> Option<Answer> {
     Some(if missed { Answer::Mismatch } else { Answer::Done })
 }
 
-fn service_command(dice: &mut Dice) -> Command {
+/// A service of which some versions never get well.
+const FLAKY: &str = "flaky";
+
+fn service_command(dice: &mut Dice, may_fail: bool) -> Command {
+    let update = format!(
+        "update = {{ healthy_for = '1s', verify_for = '2s', healthy_within = '20s', progress_within = '60s', batch = {}, canary = {} }}",
+        dice.between(1, 2),
+        dice.below(2)
+    );
+    if dice.chance(150) {
+        let (version, fails) = (dice.below(2), may_fail && dice.chance(500));
+        let env = if fails { format!("{NEVER_WELL} = '1'") } else { format!("V = '{version}'") };
+        let text = format!(
+            "[[service]]\nname = '{FLAKY}'\ncommand = ['/bin/flaky']\nreplicas = 2\nenv = {{ {env} }}\n{update}"
+        );
+        return Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") };
+    }
+    // What runs once is changed rarely: it has to run for long.
+    if dice.chance(150) {
+        let (name, more) = *dice.pick(&[
+            ("once", "failover = '10s'"),
+            ("once", "failover = '10s'"),
+            ("fast", "failover = '2s'\nunsafe_fast = true"),
+            ("kept", "without_quorum = 'keep'"),
+        ]);
+        if dice.chance(50) {
+            return Command::RemoveService { service: ServiceName::new(name).expect("a good name") };
+        }
+        let version = dice.below(2);
+        let text = format!(
+            "[[service]]\nname = '{name}'\nmode = 'singleton'\ncommand = ['/bin/{name}']\n{more}\nenv = {{ V = '{version}' }}"
+        );
+        return Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") };
+    }
     let name = *dice.pick(&["web", "api", "jobs"]);
     let service = ServiceName::new(name).expect("a good name");
     let replicas = u32::try_from(dice.between(1, 4)).expect("small");
@@ -613,7 +657,7 @@ fn service_command(dice: &mut Dice) -> Command {
         5..9 => {
             let version = dice.below(3);
             let text = format!(
-                "[[service]]\nname = '{name}'\ncommand = ['/bin/{name}']\nreplicas = {replicas}\nenv = {{ V = '{version}' }}"
+                "[[service]]\nname = '{name}'\ncommand = ['/bin/{name}']\nreplicas = {replicas}\nenv = {{ V = '{version}' }}\n{update}"
             );
             Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") }
         }

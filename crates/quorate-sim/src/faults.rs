@@ -1,7 +1,6 @@
 //! What goes wrong: which fault, where, when, for how long. The seed decides.
 
 use crate::dice::Dice;
-use crate::machine::Standing;
 use crate::scenario::Scenario;
 use crate::world::{What, World};
 use quorate_model::time::Timestamp;
@@ -50,6 +49,8 @@ pub enum FaultKind {
     BitRot,
     /// A wall clock jumps.
     ClockStep,
+    /// The clocks of one machine are slewed: only the raw one keeps its pace.
+    ClockSlew,
     /// All wall clocks leap ahead together, and around that most answers to clients are lost.
     HostsStumble,
     /// An operator moves leadership.
@@ -72,7 +73,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Those that are chosen.
-    pub const ALL: [FaultKind; 30] = [
+    pub const ALL: [FaultKind; 31] = [
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::KillAll,
@@ -95,6 +96,7 @@ impl FaultKind {
         FaultKind::DiskFull,
         FaultKind::BitRot,
         FaultKind::ClockStep,
+        FaultKind::ClockSlew,
         FaultKind::HostsStumble,
         FaultKind::Transfer,
         FaultKind::Join,
@@ -130,6 +132,7 @@ impl FaultKind {
             FaultKind::DiskFull => "disk-full",
             FaultKind::BitRot => "bit-rot",
             FaultKind::ClockStep => "clock-step",
+            FaultKind::ClockSlew => "clock-slew",
             FaultKind::HostsStumble => "hosts-stumble",
             FaultKind::Transfer => "transfer",
             FaultKind::Join => "join",
@@ -152,6 +155,8 @@ enum Undo {
     Speed(usize),
     SpeedOfApply(usize),
     Room(usize),
+    /// Of a machine's clocks.
+    Pace(usize),
 }
 
 /// The faults of a run.
@@ -193,6 +198,9 @@ impl Faults {
         if self.dice.chance(600) { *self.dice.pick(&self.favourites) } else { *self.dice.pick(&FaultKind::ALL) }
     }
 }
+
+/// A clock is slewed by so many millionths at most: chrony's default limit.
+const SLEW_MAX_PPM: u64 = 83_333;
 
 /// All directions between a machine and the others.
 fn cuts_around(n: usize, nodes: usize) -> Vec<(usize, usize)> {
@@ -336,6 +344,12 @@ impl World {
                 let step = self.faults.dice.below(2 * largest + 1).cast_signed() - largest.cast_signed();
                 self.machines[n].clock.skew_us += step;
             }
+            FaultKind::ClockSlew => {
+                let n = self.faults.dice.index(nodes);
+                let ppm = self.faults.dice.below(2 * SLEW_MAX_PPM + 1).cast_signed() - SLEW_MAX_PPM.cast_signed();
+                self.slew(n, ppm);
+                self.until(long, Undo::Pace(n));
+            }
             FaultKind::HostsStumble => {
                 self.clients.lose_answers_until(self.now.plus(Duration::from_secs(10)));
                 let leap_us = self.faults.dice.between(1_000_000, 3_600_000_000).cast_signed();
@@ -381,6 +395,13 @@ impl World {
         true
     }
 
+    /// A machine loses its power for good.
+    pub(crate) fn lose(&mut self, n: usize) {
+        let seed = self.faults.dice.next();
+        self.machines[n].off = true;
+        self.end(n, Some(seed));
+    }
+
     /// Ends a server, with its machine's power or alone, for some time.
     fn switch_off(&mut self, n: usize, power: bool, span: Duration) {
         let seed = power.then(|| self.faults.dice.next());
@@ -408,6 +429,12 @@ impl World {
         let power = self.faults.dice.chance(500);
         let span = self.faults.dice.span((ms(10), ms(3_000)));
         self.switch_off(n, power, span);
+    }
+
+    fn slew(&mut self, n: usize, ppm: i64) {
+        let now = self.now;
+        self.machines[n].clock.slew(now, ppm);
+        self.arm(n);
     }
 
     fn until(&mut self, span: Duration, undo: Undo) {
@@ -489,6 +516,7 @@ impl World {
             }
             Undo::Speed(n) => self.machines[n].slowness = 1,
             Undo::SpeedOfApply(n) => self.machines[n].apply_longer = Duration::ZERO,
+            Undo::Pace(n) => self.slew(n, 0),
             Undo::Room(n) => {
                 self.machines[n].fs.set_capacity(None);
                 self.machines[n].disk_full = false;
@@ -505,10 +533,8 @@ impl World {
         self.network.calm();
         for n in 0..self.machines.len() {
             self.machines[n].paused_until = Timestamp::default();
-            if self.machines[n].standing == Standing::Expelled {
-                // It is switched off for good.
-                let power = self.faults.dice.next();
-                self.end(n, Some(power));
+            if self.is_expelled(n) {
+                self.scrap(n);
                 continue;
             }
             if self.machines[n].disk_fails {
@@ -520,5 +546,11 @@ impl World {
             }
             self.resume(n);
         }
+    }
+
+    /// For good: whoever looks after it knows that it was expelled.
+    pub(crate) fn scrap(&mut self, n: usize) {
+        let power = self.faults.dice.next();
+        self.end(n, Some(power));
     }
 }

@@ -18,10 +18,12 @@ mod majorities_meet;
 mod members_let_each_other_in;
 mod newest_assignment;
 mod node_states;
+mod one_holder;
 mod one_leader_a_term;
 mod one_replica_an_ordinal;
 mod promises_are_durable;
 mod promoted_when_caught_up;
+mod updates_keep_enough;
 mod voters_odd_at_rest;
 mod voters_of_the_log;
 mod votes_once_a_term;
@@ -75,7 +77,9 @@ impl Invariants {
                 Box::<equal_state::EqualState>::default(),
                 Box::<node_states::NodeStates>::default(),
                 Box::<newest_assignment::NewestAssignment>::default(),
+                Box::<one_holder::OneHolder>::default(),
                 Box::<one_replica_an_ordinal::OneReplicaAnOrdinal>::default(),
+                Box::<updates_keep_enough::UpdatesKeepEnough>::default(),
                 Box::<healing::Healing>::default(),
                 Box::<voters_odd_at_rest::VotersOddAtRest>::default(),
             ],

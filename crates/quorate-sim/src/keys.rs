@@ -49,7 +49,7 @@ impl Keys {
     pub(crate) fn carry_out(&mut self, record: &KeyRecord, me: NodeId, signed: bool) {
         let new = record.number;
         // Its database may be of an earlier moment than its keys, after a power cut.
-        if new == 1 || new < self.shows {
+        if new == 1 || new < self.shows || self.believes.last() > Some(&new) {
             return;
         }
         if record.sealed.contains_key(&me) {

@@ -4,9 +4,10 @@
 //! by a loop instead of threads. Jobs of the log and of the databases take simulated time; the work
 //! itself is done by the shipped code.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Moment};
 use crate::dice::Dice;
 use crate::keys::Keys;
+use quorate_lease::Clocks;
 use quorate_model::id::{ClusterId, LogIndex, NodeId, RequestId, Term};
 use quorate_model::observed::TrustReport;
 use quorate_model::state::{NodeIdentity, Role};
@@ -67,6 +68,8 @@ pub(crate) struct Machine {
     /// Its disk was told to fail; over when the process is.
     pub disk_fails: bool,
     pub disk_full: bool,
+    /// For when the next look at its replicas' timers is planned.
+    pub timer: Option<Timestamp>,
 }
 
 /// What a machine's disk must still hold after whatever happens to it: its newest vote, and the log up
@@ -103,9 +106,53 @@ pub(crate) enum StartError {
 pub(crate) struct Clock {
     pub drift_ppm: i64,
     pub skew_us: i64,
+    slew: Slew,
+}
+
+/// Somebody's correction of how fast a machine's clocks go; not of the raw one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slew {
+    since: Timestamp,
+    ppm: i64,
+    /// What the clocks were ahead by then.
+    gained_ns: i64,
+}
+
+impl Slew {
+    fn gained_ns(self, now: Timestamp) -> i64 {
+        let passed = i128::try_from(now.since(self.since).as_nanos()).expect("short");
+        self.gained_ns + i64::try_from(passed * i128::from(self.ppm) / 1_000_000).expect("short")
+    }
 }
 
 impl Clock {
+    pub(crate) fn new(drift_ppm: i64, skew_us: i64) -> Clock {
+        Clock { drift_ppm, skew_us, slew: Slew::default() }
+    }
+
+    /// From now on the clocks go so much faster.
+    pub(crate) fn slew(&mut self, now: Timestamp, ppm: i64) {
+        self.slew = Slew { since: now, ppm, gained_ns: self.slew.gained_ns(now) };
+    }
+
+    /// What `CLOCK_MONOTONIC_RAW` shows.
+    fn raw(self, now: Timestamp) -> Duration {
+        self.own(now.0)
+    }
+
+    /// What `CLOCK_BOOTTIME` shows.
+    pub(crate) fn boot(self, now: Timestamp) -> Duration {
+        let nanos = i128::try_from(self.raw(now).as_nanos()).expect("short") + i128::from(self.slew.gained_ns(now));
+        Duration::from_nanos(u64::try_from(nanos.max(0)).expect("short"))
+    }
+
+    /// When it shows that, if nobody corrects it before.
+    pub(crate) fn when_boot(self, now: Timestamp, at: Duration) -> Timestamp {
+        let left = i128::try_from(at.saturating_sub(self.boot(now)).as_nanos()).expect("short");
+        let real = left * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm + self.slew.ppm)) + 1;
+        now.plus(Duration::from_nanos(u64::try_from(real).expect("short")))
+    }
+
     /// How much of its own time passes in this much real time.
     fn own(self, real: Duration) -> Duration {
         let nanos = i128::try_from(real.as_nanos()).expect("short");
@@ -194,6 +241,7 @@ pub(crate) struct Process {
     pub led: bool,
     /// The machines that it keeps links to.
     pub calls: BTreeSet<usize>,
+    pub lease_clocks: Clocks,
 }
 
 /// What does not change in a run.
@@ -262,6 +310,7 @@ impl Machine {
             off: false,
             disk_fails: false,
             disk_full: false,
+            timer: None,
         }
     }
 
@@ -308,7 +357,7 @@ impl Machine {
             seed: dice.next(),
         };
         let state = stored.databases.state().clone();
-        let clocks = Now { mono: Timestamp::default(), wall: self.clock.wall(now) };
+        let clocks = Now::of(Timestamp::default(), self.clock.wall(now));
         let node =
             Node::new(node_options, recovered, state, stored.applied, clocks).expect("a log that was just opened");
         let reader = stored.databases.readers().reader().ok();
@@ -338,6 +387,7 @@ impl Machine {
             term_seen: Term(stored.hard_state.term),
             led: false,
             calls: BTreeSet::new(),
+            lease_clocks: Clocks::starting(self.clock.boot(now), self.clock.raw(now)),
         });
         Ok(())
     }
@@ -356,7 +406,27 @@ impl Machine {
     /// What the process reads off its clocks. Its monotonic one begins when it does.
     pub(crate) fn clocks(&self, now: Timestamp) -> Now {
         let started = self.process.as_ref().map_or(now, |process| process.started);
-        Now { mono: Timestamp(self.clock.own(now.since(started))), wall: self.clock.wall(now) }
+        let now = Now::of(Timestamp(self.clock.own(now.since(started))), self.clock.wall(now));
+        match &self.process {
+            Some(process) => {
+                let clocks = &process.lease_clocks;
+                Now { held: clocks.held(), waited: clocks.waited(), ..now }
+            }
+            None => now,
+        }
+    }
+
+    /// The process reads the clocks by which leases are kept, as at each of its turns.
+    pub(crate) fn read_lease_clocks(&mut self, now: Timestamp) {
+        let (boot, raw) = (self.clock.boot(now), self.clock.raw(now));
+        if let Some(process) = &mut self.process {
+            process.lease_clocks.read(boot, raw);
+        }
+    }
+
+    /// The moment as its agent sees it.
+    pub(crate) fn moment(&self, now: Timestamp) -> Moment {
+        Moment { now, boot: self.clock.boot(now) }
     }
 
     /// The real moment at which the process's monotonic clock shows this.

@@ -147,12 +147,12 @@ pub const ALL: &[Planted] = &[
         &["promises_are_durable"],
         "After a snapshot the log begins anew without term and vote.",
     ),
-    // A torn or rotten record is an entry with other contents, a vote for nobody, or a number that makes the
-    // rest of the segment look damaged.
+    // A torn or rotten record is an entry with other contents or one that cannot be read, a vote for nobody, or a
+    // number that makes the rest of the segment look damaged.
     planted(
         Bug::ChecksumIgnored,
         "checksum-ignored",
-        &["committed_never_changes", "promises_are_durable", "starts_again"],
+        &["committed_never_changes", "promises_are_durable", "starts_again", "no_error_without_a_fault"],
         "Checksums of log records are not looked at.",
     ),
     planted(
@@ -251,6 +251,70 @@ pub const ALL: &[Planted] = &[
         &["replicas_follow_the_newest_assignment"],
         "An agent obeys an assignment older than the one that it obeyed before.",
     ),
+    planted(
+        Bug::UpdateWithoutHealth,
+        "update-without-health",
+        &["updates_keep_enough"],
+        "An old replica ends as soon as its successor is placed, healthy or not.",
+    ),
+    // A version that never gets well is brought out for ever.
+    planted(
+        Bug::UpdateNeverFails,
+        "update-never-fails",
+        &["heals"],
+        "Nothing that befalls a new version ends its update.",
+    ),
+    // ── Leases ──
+    planted(
+        Bug::AcknowledgedAfterFence,
+        "acknowledged-after-fence",
+        &["one_holder"],
+        "A voter acknowledges a lease although its fence is in the log.",
+    ),
+    planted(
+        Bug::AgeIgnoresStart,
+        "age-ignores-start",
+        &["one_holder"],
+        "A voter that starts says that it never acknowledged anything.",
+    ),
+    planted(
+        Bug::RaisedWithoutFence,
+        "raised-without-fence",
+        &["one_holder"],
+        "An epoch is raised as soon as a majority was silent for long enough, without a fence.",
+    ),
+    planted(
+        Bug::HeldFromAcknowledgement,
+        "held-from-acknowledgement",
+        &["one_holder"],
+        "A holder counts from when it was acknowledged, not from when it asked.",
+    ),
+    // Or nobody acknowledges it ever again, because that epoch is fenced.
+    planted(
+        Bug::EpochReused,
+        "epoch-reused",
+        &["one_holder", "fails_over", "heals"],
+        "Whoever gets a lease after another gets the same epoch.",
+    ),
+    planted(
+        Bug::LeasedForgotten,
+        "leased-forgotten",
+        &["one_holder"],
+        "A replica that holds a lease is forgotten as soon as its node is lost.",
+    ),
+    planted(
+        Bug::GivenBackEarly,
+        "given-back-early",
+        &["one_holder"],
+        "A lease is given back as soon as its holder was told to end, not when that has ended.",
+    ),
+    planted(
+        Bug::KeptFenced,
+        "kept-fenced",
+        &["one_holder"],
+        "A lease whose holder goes on without renewals is fenced and raised like any other.",
+    ),
+    planted(Bug::KillTimerOff, "kill-timer-off", &["one_holder"], "Nothing ends a replica when its lease is over."),
 ];
 
 /// The bug of this name.

@@ -1,9 +1,11 @@
 //! What invariants are shown.
 
+use crate::agent::Single;
 use crate::keys::Keys;
 use crate::machine::Durable;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::observed::ReplicaStatus;
 use quorate_model::state::ClusterState;
 use quorate_model::time::Timestamp;
 use quorate_node::consensus::{Append, CommittedEntry};
@@ -58,6 +60,10 @@ pub(crate) enum Seen<'a> {
     Installed { machine: usize, index: LogIndex },
     /// An agent decided what its node is to run.
     Assigned { machine: usize, revision: LogIndex },
+    /// A machine's agent says what it runs.
+    Reported { statuses: &'a [ReplicaStatus] },
+    /// What runs on a machine of services that run once may have changed.
+    Singles { machine: usize, running: &'a [Single] },
     /// The cluster has healed and is quiet: what every living machine holds.
     Healed { machines: &'a [Held] },
 }

@@ -24,7 +24,7 @@ use crate::scenario::Scenario;
 use crate::seen::{Seen, Violation};
 use crate::trace::Trace;
 use quorate_model::assignment::Assignment;
-use quorate_model::id::{ClusterId, LogIndex, NodeId};
+use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId};
 use quorate_model::time::Timestamp;
 use quorate_node::Effect;
 use quorate_node::wire::Body;
@@ -119,6 +119,16 @@ pub(crate) enum What {
         life: u64,
         assignment: Box<Assignment>,
     },
+    /// Leases that a node holds for longer reach its agent, in the terms of the machine's boot clock.
+    Held {
+        machine: usize,
+        life: u64,
+        held: Vec<(ReplicaId, Duration)>,
+    },
+    /// A replica's timer may fire.
+    Timer {
+        machine: usize,
+    },
     /// A replica's process comes to its next state.
     Agent {
         machine: usize,
@@ -142,6 +152,8 @@ pub(crate) enum What {
         machine: usize,
         life: u64,
     },
+    /// The operator looks after what only a person can decide.
+    Patrol,
     Client {
         client: u32,
         step: u64,
@@ -188,7 +200,7 @@ impl World {
         let id = |n: usize| NodeId::from_u128(((n as u128 + 1) << 64) | 0xabc);
         let mut machines: Vec<Machine> = (0..scenario.machines())
             .map(|n| {
-                let clock = Clock { drift_ppm: scenario.drift_ppm[n], skew_us: scenario.skew_us[n] };
+                let clock = Clock::new(scenario.drift_ppm[n], scenario.skew_us[n]);
                 Machine::new(n, id(n), clock)
             })
             .collect();
@@ -234,6 +246,7 @@ impl World {
         world.begin_clients();
         let first = world.faults.pause(&world.scenario);
         world.later(first, What::Fault);
+        world.later(operator::PATROLS, What::Patrol);
         world
     }
 
@@ -285,6 +298,8 @@ impl World {
             }
             What::Housekeeping { machine, life } => self.housekeeping(machine, life),
             What::Assigned { machine, life, assignment } => self.assigned(machine, life, *assignment),
+            What::Held { machine, life, held } => self.held(machine, life, held),
+            What::Timer { machine } => self.timer_fires(machine),
             What::Agent { machine } => self.agent_moves(machine),
             What::Start { machine, life } => {
                 if self.machines[machine].life == life && self.machines[machine].process.is_none() {
@@ -294,6 +309,7 @@ impl World {
             What::Keeper { machine, life } => self.keeper_looks(machine, life),
             What::Order { machine } => self.ask_again(machine),
             What::Ends { machine, life } => self.ends(machine, life),
+            What::Patrol => self.patrol(),
             What::Client { client, step } => self.client_moves(client, step),
             What::Fault => self.next_fault(),
             What::ClocksLeap { leap_us } => {

@@ -48,7 +48,8 @@ fn other_seeds_give_other_runs() {
 fn every_invariant_had_something_to_object_to_and_power_cuts_took_something() {
     let mut premises: BTreeMap<&str, u64> = BTreeMap::new();
     let mut lost = 0;
-    for seed in 0..20 {
+    // Among the first twenty no server joins early enough to vote.
+    for seed in (0..20).chain(36..44) {
         let report = run(Scenario::of(seed, Duration::from_secs(90)), false);
         assert_eq!(report.violation, None, "seed {seed}");
         for (name, held) in report.premises {

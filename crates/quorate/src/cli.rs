@@ -7,6 +7,7 @@
 //! - Exit statuses are those of [`failure::Exit`].
 
 pub(crate) mod api;
+pub(crate) mod artifact;
 pub(crate) mod audit;
 pub(crate) mod cert;
 pub(crate) mod client;
@@ -24,6 +25,7 @@ pub(crate) mod members;
 pub(crate) mod password;
 pub(crate) mod pinned;
 pub(crate) mod place;
+pub(crate) mod placement;
 pub(crate) mod recover;
 pub(crate) mod screen;
 pub(crate) mod secret;
@@ -32,7 +34,9 @@ pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod tokens;
 pub(crate) mod unix;
+pub(crate) mod update;
 pub(crate) mod users;
+pub(crate) mod vip;
 pub(crate) mod waiting;
 
 use crate::{daemon, demo, dev, torture};
@@ -147,9 +151,32 @@ pub(crate) enum Command {
     /// Set how many copies of a service run
     #[command(after_help = "Examples:\n  quorate scale web 5\n  quorate scale all 2")]
     Scale(service::ScaleArgs),
-    /// What a service's copies print
-    #[command(after_help = "Examples:\n  quorate logs web\n  quorate logs web -f --replica 0 -n 100")]
+    /// Replace the copies of a service, or of all, one after another
+    #[command(after_help = "Examples:\n  quorate restart web\n  quorate restart all")]
+    Restart(service::RestartArgs),
+    /// Make a service an earlier version of itself
+    #[command(after_help = "Examples:\n  quorate rollback web\n  quorate rollback web --to 3")]
+    Rollback(update::RollbackArgs),
+    /// Updates that are under way
+    #[command(subcommand)]
+    Update(update::UpdateCommand),
+    /// Why a service's copies run where they do, and why others run nowhere
+    #[command(after_help = "Examples:\n  quorate explain web\n  quorate explain web -o json")]
+    Explain {
+        /// Name of the service
+        service: String,
+    },
+    /// What the cluster would do if something happened
+    #[command(subcommand)]
+    Whatif(placement::WhatifCommand),
+    /// What a service's copies print, or a node's server says about itself; any node may be asked
+    #[command(
+        after_help = "Examples:\n  quorate logs web\n  quorate logs web -f --replica 0 -n 100\n  quorate logs --node n2 -f\n  quorate logs web --download ./web-logs"
+    )]
     Logs(logs::LogsArgs),
+    /// Virtual addresses that gateways hold
+    #[command(subcommand)]
+    Vip(vip::VipCommand),
     /// What happened in the cluster
     #[command(after_help = "Examples:\n  quorate events\n  quorate events -f -o json")]
     Events(events::EventsArgs),
@@ -171,6 +198,9 @@ pub(crate) enum Command {
     /// Passwords and keys of services, sealed
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Files that services need on their nodes
+    #[command(subcommand)]
+    Artifact(artifact::ArtifactCommand),
     /// What nodes prove themselves with
     #[command(subcommand)]
     Cert(cert::CertCommand),
@@ -338,6 +368,11 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Manager(command) => managers::run(&context, command)?,
         Command::Service(command) => service::run(&context, command)?,
         Command::Scale(args) => service::scale(&context, &args)?,
+        Command::Restart(args) => service::restart(&context, &args)?,
+        Command::Rollback(args) => update::rollback(&context, &args)?,
+        Command::Update(command) => update::update(&context, &command)?,
+        Command::Explain { service } => placement::explain(&context, &service)?,
+        Command::Whatif(command) => placement::whatif(&context, &command)?,
         Command::Logs(args) => logs::run(&context, &args)?,
         Command::Events(args) => events::run(&context, &args)?,
         Command::Db(command) => db::run(&context, command)?,
@@ -346,6 +381,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Session(command) => tokens::session(&context, command)?,
         Command::Token(command) => tokens::token(&context, command)?,
         Command::Secret(command) => secret::run(&context, command)?,
+        Command::Artifact(command) => artifact::run(&context, command)?,
+        Command::Vip(command) => vip::run(&context, command)?,
         Command::Cert(command) => cert::run(&context, command)?,
         Command::Audit(command) => audit::run(&context, command)?,
         Command::Login(args) => tokens::log_in(&context, &args)?,

@@ -3,9 +3,12 @@
 //! Small and dependable, because tests count its failed requests: one thread, connections kept
 //! alive, and on SIGTERM it finishes what it was asked before it ends.
 
+pub(crate) mod ran;
+
 use clap::Args;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,6 +39,9 @@ pub(crate) struct DemoArgs {
     /// Its number among the copies
     #[arg(long, default_value = "-")]
     ordinal: String,
+    /// Write down there when this copy runs
+    #[arg(long, value_name = "DIR")]
+    ran: Option<PathBuf>,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -45,6 +51,9 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let listener = TcpListener::bind(SocketAddr::from((args.address, args.port))).await?;
+        if let Some(dir) = &args.ran {
+            ran::write(dir)?;
+        }
         let stop = async {
             tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
         };
@@ -219,6 +228,7 @@ mod tests {
             replica: "r<1>".into(),
             node: "n2".into(),
             ordinal: "0".into(),
+            ran: None,
         }
     }
 

@@ -20,17 +20,22 @@ mod checkpoint;
 mod core;
 mod disk;
 mod electors;
+mod ending;
 mod gossip;
 mod ha;
 mod inbox;
 mod incarnation;
 mod keeper;
 mod keychain;
+mod lease_clock;
 mod link;
+mod logs;
 mod reads;
 mod reload;
 mod renewal;
+mod secrets;
 mod spare;
+mod survey;
 mod tls;
 mod turned_away;
 mod view;
@@ -47,10 +52,12 @@ use crate::trust::NodeFiles;
 use admission::Admission;
 use anyhow::{Context as _, bail};
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
-use bulk::Incoming;
+use bulk::{Bulk, Incoming};
+use ending::Why;
 use keeper::Keeper;
 use keychain::{Held, Keychain};
 use link::{Beside, Calls, LinkIdentity};
+use logs::{Logs, Shelf};
 use quorate_api::backend::AccessView;
 use quorate_api::{ApiOptions, AuthMode, Limits};
 use quorate_membership::seal::KeyRing;
@@ -63,10 +70,11 @@ use quorate_store::databases::Place;
 use quorate_store::disk::real::RealDisk;
 use quorate_store::log::{LogIdentity, LogOptions};
 use quorate_store::storage::{self, OpenStorageError, StorageOptions, Stored};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -92,6 +100,8 @@ pub(crate) fn run(data_dir: &Path, configured: Configured) -> anyhow::Result<()>
     let held = Held { files, manager };
     let _lock = lock(data_dir)?;
     let config = incarnation::carry_out(data_dir, config)?;
+    // Behind the lock: a log has one writer.
+    configured.log.keep_in(logs::own_dir(data_dir, config.node.id), configured.settings.log.keep_bytes())?;
     let stored = open(data_dir, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -216,6 +226,7 @@ async fn serve(
     let api_listener = bind(config.node.api, "API").await?;
     let local_socket = bind_local(data_dir, config.node.auth)?;
     let clock = core::Clock { started: Instant::now() };
+    let mut lease_clock = lease_clock::LeaseClock::start();
     let identity = NodeIdentity {
         id: config.node.id,
         name: config.node.name.clone(),
@@ -240,8 +251,12 @@ async fn serve(
     let incarnation = config.cluster.incarnation.max(state.incarnation());
     let tls = Arc::new(link::LinkTls::new(&held.files, &config, expelled_seen)?);
     let keychain = Arc::new(Keychain::new(data_dir, &config, held, tls.clone(), acceptor.clone()));
-    let mut node = Node::new(options, recovered_log(&stored)?, state, stored.applied, clock.now())?;
+    let mut node = Node::new(options, recovered_log(&stored)?, state, stored.applied, lease_clock.now(clock))?;
     node.show_unreachable_after(settings.cluster.timers.unreachable_after());
+    if config.node.roles.contains(&Role::Worker) {
+        node.offers(quorate_agent::capacity());
+    }
+    node.keeps_its_log_in(logs::own_dir(data_dir, config.node.id).display().to_string());
     info!(name = %config.node.name, id = %config.node.id, applied = %stored.applied, "starting");
     let (coordinates, coordinates_seen) = watch::channel(node.coordinates());
     // What cannot work fails now; where nobody is to be listened for, the port stays closed.
@@ -256,6 +271,7 @@ async fn serve(
     let readers = reads::ReaderPool::start(stored.databases.readers(), READERS)?;
     let checkpoints = checkpoint::Checkpoints::start(stored.databases.checkpointer())?;
     let incoming = Incoming::new(data_dir.join("db"), inbox.clone());
+    let shelf = Shelf::new(data_dir, config.node.id);
     let spare = spare::SpareMaker::start(data_dir.join("log"), log_options)?;
 
     let (log, disk_inbox) = (stored.log, inbox.clone());
@@ -291,14 +307,14 @@ async fn serve(
         address: config.node.link,
         me: me.clone(),
         inbox: inbox.clone(),
-        incoming: incoming.clone(),
+        bulk: Bulk { incoming: incoming.clone(), shelf: shelf.clone() },
         refused: refused_peers,
         listens: link,
     };
     tokio::spawn(door.run(link_listener, coordinates_seen));
 
     let (snapshots, orders) = mpsc::unbounded_channel();
-    tokio::spawn(send_snapshots(me, data_dir.join("db"), orders, inbox.clone()));
+    tokio::spawn(send_snapshots(me.clone(), data_dir.join("db"), orders, inbox.clone()));
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
@@ -322,7 +338,8 @@ async fn serve(
             };
             let farewell = gossip::start(&config, start).await?;
             let (known, overview) = (known_seen.clone(), overview_seen.clone());
-            let keeper = gossip::keys::Keeper { data_dir: data_dir.to_owned(), ring, beside, known, overview };
+            let (data_dir, beside) = (data_dir.to_owned(), beside.clone());
+            let keeper = gossip::keys::Keeper { data_dir, ring, beside, known, overview };
             tokio::spawn(keeper.run(heard.keys));
             Some((farewell, ring_seen))
         }
@@ -332,18 +349,44 @@ async fn serve(
     let first = AccessView { applied: node.applied(), access: node.state().access.clone() };
     let (access, access_seen) = watch::channel(first);
     let (left, mut left_seen) = watch::channel(false);
+    let (handed_over, handed_over_seen) = watch::channel(false);
     let (restart, mut restart_seen) = watch::channel(false);
     let (assignment, assignments) = watch::channel(None);
-    let agent = Arc::new(OnceLock::new());
+    let (holds, held_now) = watch::channel(BTreeMap::new());
+    let (needs, needed) = watch::channel(Arc::new(node.state().needs_on(config.node.id)));
+    let (may_read, may_read_seen) = watch::channel(Arc::default());
+    let (held_secrets, secrets_held) = watch::channel(Arc::new(secrets::read(data_dir)));
+    let giver = secrets::Giver {
+        keychain: keychain.clone(),
+        access: access_seen.clone(),
+        readers: may_read_seen,
+        beside: beside.clone(),
+    };
+    tokio::spawn(giver.run(heard.asked));
     if config.node.roles.contains(&Role::Worker) {
         let dir = data_dir.to_owned();
-        tokio::spawn(workloads::run(config.clone(), dir, assignments, inbox.clone(), agent.clone()));
+        let wanted = workloads::Wanted { assignments, holds: held_now, secrets: secrets_held.clone() };
+        let taker = secrets::Taker {
+            me: config.node.id,
+            data_dir: dir.clone(),
+            keychain: keychain.clone(),
+            access: access_seen.clone(),
+            known: known_seen.clone(),
+            needs: needed.clone(),
+            beside: beside.clone(),
+            held: held_secrets,
+        };
+        tokio::spawn(taker.run(heard.given));
+        let given = workloads::Needed { needs: needed, secrets: secrets_held };
+        tokio::spawn(workloads::prepare(dir.clone(), given, inbox.clone()));
+        tokio::spawn(workloads::run(config.clone(), dir, wanted, inbox.clone()));
     }
 
     let core = core::Core {
         node,
         config: config.clone(),
         clock,
+        lease_clock,
         events,
         disk: disk_jobs,
         apply: apply_jobs,
@@ -356,6 +399,9 @@ async fn serve(
         expelled,
         lost,
         assignment,
+        holds,
+        needs,
+        readers: may_read,
         overview,
         members,
         known,
@@ -365,6 +411,7 @@ async fn serve(
         refused,
         access,
         restart,
+        handed_over,
         left,
     };
     thread("core", move || core.run())?;
@@ -383,12 +430,12 @@ async fn serve(
         waiters,
         questions,
         readers,
-        overview: overview_seen,
+        overview: overview_seen.clone(),
         members: members_seen,
         known: known_seen,
         routing: routing_seen,
         access: access_seen,
-        agent,
+        logs: Logs { shelf, me, overview: overview_seen },
         config: config.clone(),
         keychain: keychain.clone(),
         link: link_seen,
@@ -437,14 +484,16 @@ async fn serve(
         contact: last_contact,
         started: clock.started,
     };
-    let mut anew = false;
-    tokio::select! {
-        () = follower.wait(data_dir) => anew = true,
-        () = crate::daemon::end_signal()? => {}
-        () = leave.notified() => info!("asked to leave"),
-        Ok(_) = restart_seen.wait_for(|asked| *asked) => anew = true,
+    let why = tokio::select! {
+        () = follower.wait(data_dir) => Why::Anew,
+        () = crate::daemon::end_signal()? => Why::Signal,
+        () = leave.notified() => Why::Leave,
+        Ok(_) = restart_seen.wait_for(|asked| *asked) => Why::Anew,
+    };
+    if why.is_for_long().await {
+        ending::hand_over(&inbox, handed_over_seen).await?;
     }
-    info!(anew, "ending: the cluster is told and led by another, replicas live on");
+    info!(?why, "ending: the cluster is told and led by another, replicas live on");
     if let Some(farewell) = farewell {
         farewell.say(FAREWELL).await;
     }
@@ -453,7 +502,7 @@ async fn serve(
     let _ = stop.send(true);
     let _ = tokio::time::timeout(HANDOVER, api).await;
     // Everything acknowledged is in the log; threads need no orderly end.
-    if anew {
+    if why == Why::Anew {
         return Err(begin_anew());
     }
     std::process::exit(0);

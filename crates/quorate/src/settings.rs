@@ -91,6 +91,14 @@ pub(crate) enum Redirect {
 pub(crate) struct LogSettings {
     pub level: String,
     pub format: LogFormat,
+    /// MiB of it that the data directory keeps.
+    pub keep_mib: u32,
+}
+
+impl LogSettings {
+    pub(crate) fn keep_bytes(&self) -> u64 {
+        u64::from(self.keep_mib) << 20
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +147,7 @@ impl Default for ConsoleSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { level: "info".into(), format: LogFormat::Text }
+        LogSettings { level: "info".into(), format: LogFormat::Text, keep_mib: 16 }
     }
 }
 

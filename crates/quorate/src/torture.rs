@@ -26,6 +26,7 @@ mod workload;
 use crate::cli::Context;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{Screen, age, table};
+use crate::demo::ran;
 use change::ChangeKind;
 use clap::{Args, ValueEnum};
 use fault::FaultKind;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use tormentor::{Findings, Tormentor};
 use verdict::{Outcome, Report};
 use workload::client::{Client, Reply};
+use workload::services::{Copies, RAN};
 use workload::{COPIES, Shared, Workload, sql};
 
 /// Name of the record in the directory of a run.
@@ -206,7 +208,7 @@ fn torture(screen: Screen, verbose: bool, arena: &Arena, settings: &Settings) ->
     // Two runs of one seed on one machine are still two runs.
     let run_id = crate::cli::screen::wall_now().as_micros() ^ settings.seed.rotate_left(32);
     let shared = Shared::new(settings.seed, run_id, rig.reach(), record);
-    set_up(&shared)?;
+    set_up(&shared, &arena.dir)?;
     let started = |error| Failure::new(Exit::Failed, "io", "a client cannot be started").why(error);
     let workload = Workload::start(&shared).map_err(started)?;
     let mut tormentor = Tormentor {
@@ -228,6 +230,10 @@ fn torture(screen: Screen, verbose: bool, arena: &Arena, settings: &Settings) ->
     }
     deaths.extend(rig.unexpected_deaths().into_iter().map(|death| format!("{} {}", death.node, death.what)));
     broken.extend(rig.stop().into_iter().map(|error| error.to_string()));
+    match ran::read(&arena.dir.join(RAN)) {
+        Ok(all) => shared.record.write(Line::Once { ran: all.into_iter().map(|ran| shared.record.ran(ran)).collect() }),
+        Err(error) => broken.push(format!("what ran once was not written down: {error}")),
+    }
     shared.record.write(Line::Over(record::Over {
         at: shared.record.now(),
         interrupted: arena.stop.is_raised(),
@@ -279,14 +285,16 @@ fn announce(record: &Recorder, rig: &Rig, settings: &Settings) -> Vec<Slot> {
     slots
 }
 
-/// Makes the tables and the service.
-fn set_up(shared: &Arc<Shared>) -> Result<(), Failure> {
+/// Makes the tables and the services.
+fn set_up(shared: &Arc<Shared>, dir: &Path) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(Exit::Failed, "io", "this program does not know its own file").why(error))?;
-    let service = sql::service(&program.to_string_lossy(), COPIES[0], &healing::run_mark(shared.run_id));
+    std::fs::create_dir(dir.join(RAN))
+        .map_err(|error| Failure::new(Exit::Failed, "io", "a directory of the run cannot be made").why(error))?;
+    let services = Copies::of_run(shared.run_id).specs(&program, COPIES[0], dir);
     let requests = [
         workload::client::Request::post("/v1/db/exec", &sql::tables()),
-        workload::client::Request::post("/v1/specs", &service),
+        workload::client::Request::post("/v1/specs", &services),
     ];
     let client = Client::new(0, shared.clone());
     let deadline = Instant::now() + SET_UP;
@@ -300,7 +308,7 @@ fn set_up(shared: &Arc<Shared>) -> Result<(), Failure> {
                 Reply::NotDone(code) | Reply::Lost(code) => code,
             };
             if Instant::now() >= deadline {
-                let what = "the cluster took neither tables nor a service before the first fault";
+                let what = "the cluster took neither tables nor services before the first fault";
                 return Err(Failure::new(Exit::Failed, "not-ready", what).why(why));
             }
             turn += 1;

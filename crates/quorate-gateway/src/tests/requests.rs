@@ -252,7 +252,7 @@ async fn paths_lead_to_their_services_and_an_unknown_one_says_so() {
         })
         .to_vec();
     let routes = vec![route("default", "/web", "web"), route("default", "/web/api", "api")];
-    let manager = Manager::start(RoutingTable { revision: 1, routes, services }).await;
+    let manager = Manager::start(RoutingTable { revision: 1, routes, services, vips: Vec::new() }).await;
     let gateway = Gateway::start(config(&[&manager])).await;
     for (path, name) in [("/web", "r1"), ("/web/apis", "r1"), ("/web/api", "r2"), ("/web/api/x?y", "r2")] {
         assert_eq!(gateway.get(path).await.text(), name, "{path}");

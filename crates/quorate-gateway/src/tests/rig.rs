@@ -307,6 +307,7 @@ pub(super) fn table(revision: u64, endpoints: Vec<Endpoint>) -> RoutingTable {
             check_path: Some("/check".into()),
             endpoints,
         }],
+        vips: Vec::new(),
     }
 }
 
@@ -332,6 +333,7 @@ pub(crate) fn config(managers: &[&Manager]) -> GatewayConfig {
         retries: true,
         draining: true,
         active_checks: false,
+        beside: None,
     }
 }
 

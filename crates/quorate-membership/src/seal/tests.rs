@@ -193,3 +193,15 @@ fn of_two_keys_with_one_number_the_same_one_stays_everywhere() {
     assert!(!first.learn(&second) && second.learn(&first));
     assert_eq!(first, second);
 }
+
+#[test]
+fn keys_for_another_purpose_open_nothing_of_gossip_and_differ_from_each_other() {
+    let ring = |purpose: &[u8]| KeyRing::new(key(1)).derived(purpose);
+    let mut gossip = seal(1, 7);
+    let mut vip = Seal::new(node(1), 7, ring(b"vip"));
+    let mut other = Seal::new(node(2), 8, ring(b"vip"));
+    assert_eq!(other.open(&gossip.seal(node(2), b"hello")), Err(Rejected::Forged));
+    assert_eq!(other.open(&vip.seal(node(2), b"hello")).map(|opened| opened.payload), Ok(b"hello".to_vec()));
+    assert_ne!(ring(b"vip"), ring(b"pip"));
+    assert_eq!(ring(b"vip").in_use(), KeyId(1), "what replaces keys one by one goes by their numbers");
+}

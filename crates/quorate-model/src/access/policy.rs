@@ -51,7 +51,10 @@ words!(
     /// What a role grants.
     Permission {
         ClusterRead = "cluster-read",
+        /// Logs of services.
         LogRead = "log-read",
+        /// Logs of nodes' servers, which name people's addresses and the paths of their files.
+        NodeLogRead = "node-log-read",
         ServiceApply = "service-apply",
         ServiceScale = "service-scale",
         ServiceRemove = "service-remove",
@@ -90,14 +93,21 @@ words!(
         OwnSessionEnd = "own-session-end",
         ClusterRead = "cluster-read",
         LogRead = "log-read",
+        NodeLogRead = "node-log-read",
         ServiceApply = "service-apply",
         ServiceScale = "service-scale",
+        ServiceRestart = "service-restart",
         ServiceRemove = "service-remove",
+        VipAdd = "vip-add",
+        VipRemove = "vip-remove",
         LeaderTransfer = "leader-transfer",
         NodeAlias = "node-alias",
+        NodeLabel = "node-label",
+        NodeAvailability = "node-availability",
         NodeVote = "node-vote",
         NodeRoles = "node-roles",
         NodeRemove = "node-remove",
+        NodeConfirmDead = "node-confirm-dead",
         NodeLeave = "node-leave",
         ManagerStop = "manager-stop",
         ManagerStart = "manager-start",
@@ -111,6 +121,7 @@ words!(
         /// A server shows a join token, and nothing else.
         Join = "join",
         QuotaSet = "quota-set",
+        FailoverSet = "failover-set",
         /// A node shows its certificate, and nothing else.
         CertificateRenew = "certificate-renew",
         CertificateRotate = "certificate-rotate",
@@ -165,11 +176,14 @@ impl Operation {
             O::OwnSessionRead | O::OwnSessionEnd => Needs::Person,
             O::ClusterRead => Needs::Permission(P::ClusterRead),
             O::LogRead => Needs::Permission(P::LogRead),
-            O::ServiceApply => Needs::Permission(P::ServiceApply),
-            O::ServiceScale => Needs::Permission(P::ServiceScale),
+            O::NodeLogRead => Needs::Permission(P::NodeLogRead),
+            O::ServiceApply | O::VipAdd | O::VipRemove => Needs::Permission(P::ServiceApply),
+            O::ServiceScale | O::ServiceRestart => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
             O::LeaderTransfer
             | O::NodeAlias
+            | O::NodeLabel
+            | O::NodeAvailability
             | O::NodeVote
             | O::ManagerStop
             | O::ManagerStart
@@ -179,10 +193,12 @@ impl Operation {
             | O::HaSet
             | O::NodeRoles
             | O::NodeRemove
+            | O::NodeConfirmDead
             | O::NodeLeave
             | O::JoinTokenCreate
             | O::JoinTokenRevoke
             | O::QuotaSet
+            | O::FailoverSet
             | O::CertificateRotate => Needs::Permission(P::MemberWrite),
             O::SecretRead => Needs::Permission(P::SecretRead),
             O::SecretSet | O::SecretRemove => Needs::Permission(P::SecretWrite),
@@ -214,6 +230,7 @@ impl Operation {
             | O::NodeVote
             | O::NodeRoles
             | O::NodeRemove
+            | O::NodeConfirmDead
             | O::NodeLeave
             | O::ManagerStop
             | O::ManagerStart
@@ -249,10 +266,16 @@ impl Operation {
             | O::OwnSessionEnd
             | O::ClusterRead
             | O::LogRead
+            | O::NodeLogRead
             | O::ServiceApply
             | O::ServiceScale
+            | O::ServiceRestart
             | O::ServiceRemove
+            | O::VipAdd
+            | O::VipRemove
             | O::NodeAlias
+            | O::NodeLabel
+            | O::NodeAvailability
             | O::JoinTokenRead
             | O::JoinTokenRevoke
             | O::Join
@@ -260,6 +283,7 @@ impl Operation {
             | O::SecretRead
             | O::SecretSet
             | O::QuotaSet
+            | O::FailoverSet
             | O::SqlRead
             | O::SqlWrite
             | O::GatewayFeed
@@ -409,6 +433,7 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
             &[
                 P::ClusterRead,
                 P::LogRead,
+                P::NodeLogRead,
                 P::ServiceApply,
                 P::ServiceScale,
                 P::ServiceRemove,
@@ -424,7 +449,7 @@ const BUILT_IN: &[(&str, &str, bool, &[Permission])] = {
             "operator",
             "keeps it running: scales services, moves leadership",
             false,
-            &[P::ClusterRead, P::LogRead, P::ServiceScale, P::ManagerControl, P::SqlRead],
+            &[P::ClusterRead, P::LogRead, P::NodeLogRead, P::ServiceScale, P::ManagerControl, P::SqlRead],
         ),
         ("viewer", "sees everything but users and audit", false, &[P::ClusterRead, P::LogRead, P::SqlRead]),
     ]

@@ -162,6 +162,8 @@ impl ClusterState {
         // Whoever has their disks has the keys.
         self.expose(changes, &lost.iter().filter_map(|node| self.nodes.get(node)).collect::<Vec<_>>());
         for node in &lost {
+            // Whoever recovers says that they are destroyed.
+            self.release_kept(changes, *node);
             changes.member(MemberChange::Expelled { node: *node });
             if self.nodes.contains_key(node) {
                 changes.member(MemberChange::NodeGone { node: *node });

@@ -416,3 +416,18 @@ fn k6_a_log_that_is_older_than_the_switch_decides_nothing_about_it() {
     world.member(MemberCommand::CutOff { node: NodeId::from_u128(2 << 64) }).unwrap();
     assert!(world.state.ha(), "who was expelled is told so when it calls");
 }
+
+#[test]
+fn a_node_hands_over_in_one_of_its_runs_and_its_next_start_ends_that() {
+    let mut world = managers(2);
+    let node = NodeId::from_u128(1 << 64);
+    let hand_over = |generation| MemberCommand::HandOver { node, generation };
+    assert!(!world.member(hand_over(7)).unwrap(), "of a run that is not this one");
+    assert!(world.member(hand_over(1)).unwrap());
+    assert!(world.state.nodes[&node].handing_over);
+    assert!(!world.member(hand_over(1)).unwrap(), "asked twice, it is said once");
+    world.member(MemberCommand::Leave { node, generation: 1 }).unwrap();
+    world.start(&identity(1, Role::Manager), 2).unwrap();
+    assert!(!world.state.nodes[&node].handing_over);
+    assert!(!world.member(hand_over(1)).unwrap(), "a late one changes nothing");
+}

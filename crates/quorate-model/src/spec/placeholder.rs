@@ -1,17 +1,20 @@
 //! Placeholders in a command or an environment variable: `{port}`, `{port.NAME}`, `{replica}`,
-//! `{node}`, `{ordinal}`. `{{` and `}}` are literal braces.
+//! `{node}`, `{ordinal}`, `{artifact}`, `{artifact.NAME}`, `{dir}`, `{secret.NAME}`. `{{` and `}}` are literal braces.
 //!
 //! One scanner serves both the check of a spec and the launch of a replica, so what was accepted
 //! can be filled. A brace that means nothing is an error: a typo must not reach a program as text.
 
+use super::ServiceSpec;
+use crate::access::name::SecretName;
 use crate::id::ReplicaId;
 use std::collections::BTreeMap;
 
 /// All placeholders, as a message shows them.
-const KNOWN: &str = "{port}, {port.NAME}, {replica}, {node}, {ordinal}";
+const KNOWN: &str =
+    "{port}, {port.NAME}, {replica}, {node}, {ordinal}, {artifact}, {artifact.NAME}, {dir}, {secret.NAME}";
 
 /// What the placeholders of one replica stand for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Placeholders<'a> {
     /// The numbers of the replica's ports, by name.
     pub ports: &'a BTreeMap<String, u16>,
@@ -21,6 +24,18 @@ pub struct Placeholders<'a> {
     /// The node's name.
     pub node: &'a str,
     pub ordinal: u32,
+    /// The replica's working directory.
+    pub dir: &'a str,
+    /// Where the service's artifacts lie, in the order of the spec, by name.
+    pub artifacts: &'a [(String, String)],
+    /// The values of the service's secrets.
+    pub secrets: &'a BTreeMap<SecretName, String>,
+}
+
+impl std::fmt::Debug for Placeholders<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Placeholders").field("replica", &self.replica).finish_non_exhaustive()
+    }
 }
 
 /// Why a template cannot be filled. Its text goes on after the field's name: "`command` …".
@@ -33,6 +48,12 @@ pub enum TemplateError {
     UnknownPort { name: String },
     #[error("has `{{port}}`, and the service declares no port")]
     NoPort,
+    #[error("has `{{artifact.{name}}}`, and `artifact` has none of this name")]
+    UnknownArtifact { name: String },
+    #[error("has `{{secret.{name}}}`, and `secrets` does not list it")]
+    UnknownSecret { name: SecretName },
+    #[error("has `{{artifact}}`, and the service has no artifact")]
+    NoArtifact,
     #[error("has a `{{` without its `}}`; a literal brace is written {{{{")]
     Unclosed,
     #[error("has a `}}` without its `{{`; a literal brace is written }}}}")]
@@ -60,21 +81,56 @@ pub fn expand(template: &str, values: &Placeholders<'_>) -> Result<String, Templ
             }
             Piece::Replica => filled.push_str(&values.replica.to_string()),
             Piece::Node => filled.push_str(values.node),
+            Piece::Dir => filled.push_str(values.dir),
             Piece::Ordinal => filled.push_str(&values.ordinal.to_string()),
+            Piece::MainArtifact => {
+                let (_, path) = values.artifacts.first().ok_or(TemplateError::NoArtifact)?;
+                filled.push_str(path);
+            }
+            Piece::Artifact(name) => {
+                let unknown = || TemplateError::UnknownArtifact { name: name.to_owned() };
+                let (_, path) = values.artifacts.iter().find(|(known, _)| known == name).ok_or_else(unknown)?;
+                filled.push_str(path);
+            }
+            Piece::Secret(name) => {
+                let value = values.secrets.get(&name).ok_or(TemplateError::UnknownSecret { name })?;
+                filled.push_str(value);
+            }
         }
     }
     Ok(filled)
 }
 
-/// Whether a template can be filled for a service that declares these ports.
-pub(super) fn check<T>(template: &str, ports: &BTreeMap<String, T>) -> Result<(), TemplateError> {
+/// Whether a secret is part of what the template becomes.
+#[must_use]
+pub fn tells_secrets(template: &str) -> bool {
+    pieces(template).any(|piece| matches!(piece, Ok(Piece::Secret(_))))
+}
+
+/// Whether a template can be filled for this service.
+pub(super) fn check(
+    template: &str,
+    ServiceSpec { ports, artifacts, secrets, .. }: &ServiceSpec,
+) -> Result<(), TemplateError> {
     for piece in pieces(template) {
         match piece? {
             Piece::MainPort if ports.is_empty() => return Err(TemplateError::NoPort),
             Piece::Port(name) if !ports.contains_key(name) => {
                 return Err(TemplateError::UnknownPort { name: name.to_owned() });
             }
-            Piece::Text(_) | Piece::MainPort | Piece::Port(_) | Piece::Replica | Piece::Node | Piece::Ordinal => {}
+            Piece::MainArtifact if artifacts.is_empty() => return Err(TemplateError::NoArtifact),
+            Piece::Artifact(name) if artifacts.iter().all(|artifact| artifact.name != name) => {
+                return Err(TemplateError::UnknownArtifact { name: name.to_owned() });
+            }
+            Piece::Text(_)
+            | Piece::MainPort
+            | Piece::Port(_)
+            | Piece::Replica
+            | Piece::Node
+            | Piece::Dir
+            | Piece::Ordinal => {}
+            Piece::Secret(name) if !secrets.contains(&name) => return Err(TemplateError::UnknownSecret { name }),
+            Piece::MainArtifact | Piece::Artifact(_) | Piece::Secret(_) => {}
         }
     }
     Ok(())
@@ -87,7 +143,11 @@ enum Piece<'a> {
     Port(&'a str),
     Replica,
     Node,
+    Dir,
     Ordinal,
+    MainArtifact,
+    Artifact(&'a str),
+    Secret(SecretName),
 }
 
 fn pieces(template: &str) -> impl Iterator<Item = Result<Piece<'_>, TemplateError>> {
@@ -121,10 +181,16 @@ fn first(text: &str) -> Result<(Piece<'_>, &str), TemplateError> {
         "port" => Piece::MainPort,
         "replica" => Piece::Replica,
         "node" => Piece::Node,
+        "dir" => Piece::Dir,
         "ordinal" => Piece::Ordinal,
-        _ => match name.strip_prefix("port.") {
-            Some(port) => Piece::Port(port),
-            None => return Err(TemplateError::Unknown { name: name.to_owned() }),
+        "artifact" => Piece::MainArtifact,
+        _ => match name.split_once('.') {
+            Some(("port", port)) => Piece::Port(port),
+            Some(("artifact", artifact)) => Piece::Artifact(artifact),
+            Some(("secret", secret)) if SecretName::new(secret).is_ok_and(|name| name.as_str() == secret) => {
+                Piece::Secret(SecretName::new(secret).expect("it was one"))
+            }
+            _ => return Err(TemplateError::Unknown { name: name.to_owned() }),
         },
     };
     Ok((piece, after))
@@ -138,13 +204,30 @@ mod tests {
     fn fill(template: &str) -> Result<String, TemplateError> {
         let ports = BTreeMap::from([("http".to_owned(), 8080), ("admin".to_owned(), 9000)]);
         let replica = ReplicaId::from_u128(7);
-        expand(template, &Placeholders { ports: &ports, main_port: Some("http"), replica, node: "n1", ordinal: 2 })
+        let secrets = BTreeMap::from([(SecretName::new("db.pw").unwrap(), "{x}".to_owned())]);
+        let artifacts = [("app".to_owned(), "/a/app".to_owned()), ("jre".to_owned(), "/a/jre".to_owned())];
+        expand(
+            template,
+            &Placeholders {
+                ports: &ports,
+                main_port: Some("http"),
+                replica,
+                node: "n1",
+                ordinal: 2,
+                dir: "/work",
+                artifacts: &artifacts,
+                secrets: &secrets,
+            },
+        )
     }
 
     #[test]
     fn every_placeholder_is_filled() {
         assert_eq!(fill("--listen=:{port}").unwrap(), "--listen=:8080");
-        assert_eq!(fill("{port.admin}/{node}/{ordinal}").unwrap(), "9000/n1/2");
+        assert_eq!(fill("{port.admin}/{node}/{ordinal}{dir}").unwrap(), "9000/n1/2/work");
+        assert_eq!(fill("{artifact}/bin:{artifact.jre}").unwrap(), "/a/app/bin:/a/jre");
+        assert_eq!(fill("pw={secret.db.pw}").unwrap(), "pw={x}", "a value is no template");
+        assert!(tells_secrets("pw={secret.db.pw}") && !tells_secrets("{port}{{secret.db.pw}}"));
         assert_eq!(fill("{replica}").unwrap(), "00000000-0000-0000-0000-000000000007");
     }
 
@@ -171,8 +254,9 @@ mod tests {
 
         #[test]
         fn a_template_that_passes_the_check_can_be_filled(template in r"([a-zé{}.]|\{port\}|\{node\}|\{port.admin\}){0,12}") {
-            let ports = BTreeMap::from([("http".to_owned(), ()), ("admin".to_owned(), ())]);
-            prop_assert_eq!(check(&template, &ports).is_ok(), fill(&template).is_ok());
+            let text = "[[service]]\nname = 'web'\ncommand = ['x']\nports = { http = 1, admin = 2 }";
+            let spec = crate::spec::parse(text, crate::spec::Format::Toml).unwrap().services.remove(0);
+            prop_assert_eq!(check(&template, &spec).is_ok(), fill(&template).is_ok());
         }
     }
 }

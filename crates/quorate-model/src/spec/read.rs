@@ -7,9 +7,14 @@
 //!
 //! The table repeats the types of [`super`]; a test holds the two together.
 
-use super::{Backoff, Port, SpecDocument};
+use super::{Backoff, Batch, Port, SpecDocument, driver};
+use crate::access::name::{Digest, SecretName};
 use crate::id::ServiceName;
+use crate::place::Constraint;
+use crate::resource::{Cpu, Memory};
+use crate::template::FileMode;
 use crate::time::Span;
+use crate::vip::ServiceVip;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,61 +139,209 @@ enum Kind {
     /// Text that must satisfy a parser; the text says what it is.
     Parsed(fn(&str) -> Result<(), String>),
     Port,
+    /// Text or a number, with or without a fraction.
+    Cpu,
+    /// A number or a share.
+    Batch,
     /// An array of text.
     Texts,
+    /// An array of text of which each part must satisfy a parser.
+    Each(fn(&str) -> Result<(), String>),
     /// A table with any keys.
     Map(&'static Kind),
     Table(&'static Keys),
     /// An array of tables, each with a name for messages taken from this key.
     Tables(&'static Keys, &'static str),
+    /// An array of tables, each with exactly one of these keys.
+    Choices(&'static Keys),
 }
 
 struct Keys {
     known: &'static [(&'static str, Kind)],
     required: &'static [&'static str],
+    /// What is required with certain words of another key.
+    needs: &'static [Need],
+}
+
+/// `key` is required if `of` is one of `words`. The first word of a set is its default.
+struct Need {
+    key: &'static str,
+    of: &'static str,
+    words: &'static [&'static str],
 }
 
 static DOCUMENT: Keys = Keys {
     known: &[("service", Kind::Tables(&SERVICE, "name")), ("route", Kind::Tables(&ROUTE, "service"))],
     required: &[],
+    needs: &[],
 };
 
 static SERVICE: Keys = Keys {
     known: &[
         ("name", Kind::Parsed(service_name)),
-        ("mode", Kind::OneOf(&["replicated"])),
+        ("mode", Kind::OneOf(&["replicated", "singleton", "every-node"])),
         ("replicas", Kind::Whole),
-        ("driver", Kind::OneOf(&["process"])),
+        ("driver", Kind::OneOf(&["process", "ocf", "container", "systemd", "vip"])),
         ("command", Kind::Texts),
+        ("ocf", Kind::Table(&OCF)),
+        ("container", Kind::Table(&CONTAINER)),
+        ("systemd", Kind::Table(&SYSTEMD)),
+        ("vip", Kind::Parsed(service_vip)),
         ("env", Kind::Map(&Kind::Text)),
         ("ports", Kind::Map(&Kind::Port)),
         ("health", Kind::Table(&HEALTH)),
+        ("failover", Kind::Parsed(span)),
+        ("unsafe_fast", Kind::Flag),
+        ("without_quorum", Kind::OneOf(&["stop", "keep"])),
         ("restart", Kind::Table(&RESTART)),
         ("stop", Kind::Table(&STOP)),
+        ("place", Kind::Table(&PLACE)),
+        ("resources", Kind::Table(&RESOURCES)),
+        ("update", Kind::Table(&UPDATE)),
+        ("artifact", Kind::Tables(&ARTIFACT, "name")),
+        ("requires", Kind::Choices(&REQUIREMENT)),
+        ("secrets", Kind::Each(secret_name)),
+        ("template", Kind::Tables(&TEMPLATE, "to")),
     ],
-    required: &["name", "command"],
+    required: &["name"],
+    needs: &[
+        Need { key: "command", of: "driver", words: &["process"] },
+        Need { key: "ocf", of: "driver", words: &["ocf"] },
+        Need { key: "container", of: "driver", words: &["container"] },
+        Need { key: "systemd", of: "driver", words: &["systemd"] },
+        Need { key: "vip", of: "driver", words: &["vip"] },
+    ],
 };
+
+static OCF: Keys = Keys {
+    known: &[
+        ("agent", Kind::Parsed(ocf_agent)),
+        ("params", Kind::Map(&Kind::Text)),
+        ("every", Kind::Parsed(span)),
+        ("timeouts", Kind::Table(&OCF_TIMEOUTS)),
+        ("fail_after", Kind::Whole),
+    ],
+    required: &["agent"],
+    needs: &[],
+};
+
+static OCF_TIMEOUTS: Keys = Keys {
+    known: &[
+        ("start", Kind::Parsed(span)),
+        ("monitor", Kind::Parsed(span)),
+        ("promote", Kind::Parsed(span)),
+        ("demote", Kind::Parsed(span)),
+        ("notify", Kind::Parsed(span)),
+    ],
+    required: &[],
+    needs: &[],
+};
+
+static CONTAINER: Keys = Keys {
+    known: &[
+        ("image", Kind::Text),
+        ("rootfs", Kind::Text),
+        ("engine", Kind::OneOf(&["auto", "podman", "docker"])),
+        ("volumes", Kind::Texts),
+        ("args", Kind::Texts),
+    ],
+    required: &[],
+    needs: &[],
+};
+
+static SYSTEMD: Keys = Keys { known: &[("unit", Kind::Parsed(unit_name))], required: &["unit"], needs: &[] };
 
 static HEALTH: Keys = Keys {
     known: &[
         ("http", Kind::Text),
         ("tcp", Kind::Flag),
+        ("exec", Kind::Texts),
+        ("grpc", Kind::Text),
         ("port", Kind::Text),
         ("every", Kind::Parsed(span)),
         ("timeout", Kind::Parsed(span)),
         ("fail_after", Kind::Whole),
     ],
     required: &[],
+    needs: &[],
 };
 
 static RESTART: Keys = Keys {
     known: &[("policy", Kind::OneOf(&["always", "on-failure", "never"])), ("backoff", Kind::Parsed(backoff))],
     required: &[],
+    needs: &[],
 };
 
 static STOP: Keys = Keys {
     known: &[("signal", Kind::OneOf(&["TERM", "INT", "QUIT", "HUP", "USR1", "USR2"])), ("grace", Kind::Parsed(span))],
     required: &[],
+    needs: &[],
+};
+
+static PLACE: Keys = Keys {
+    known: &[
+        ("require", Kind::Each(constraint)),
+        ("spread", Kind::Text),
+        ("prefer", Kind::Each(constraint)),
+        ("near", Kind::Each(service_name)),
+        ("apart", Kind::Each(service_name)),
+    ],
+    required: &[],
+    needs: &[],
+};
+
+static ARTIFACT: Keys = Keys {
+    known: &[
+        ("name", Kind::Text),
+        ("source", Kind::Text),
+        ("sha256", Kind::Parsed(sha256)),
+        ("unpack", Kind::Flag),
+        ("s3", Kind::Table(&S3)),
+    ],
+    required: &["source", "sha256"],
+    needs: &[],
+};
+
+static TEMPLATE: Keys = Keys {
+    known: &[("text", Kind::Text), ("from", Kind::Text), ("to", Kind::Text), ("mode", Kind::Parsed(file_mode))],
+    required: &["to"],
+    needs: &[],
+};
+
+static S3: Keys = Keys {
+    known: &[
+        ("endpoint", Kind::Text),
+        ("region", Kind::Text),
+        ("access_key", Kind::Text),
+        ("secret_key", Kind::Parsed(secret_name)),
+    ],
+    required: &[],
+    needs: &[],
+};
+
+static REQUIREMENT: Keys = Keys {
+    known: &[("command", Kind::Text), ("file", Kind::Text), ("mount", Kind::Text), ("reach", Kind::Text)],
+    required: &[],
+    needs: &[],
+};
+
+static RESOURCES: Keys =
+    Keys { known: &[("cpu", Kind::Cpu), ("memory", Kind::Parsed(memory))], required: &[], needs: &[] };
+
+static UPDATE: Keys = Keys {
+    known: &[
+        ("order", Kind::OneOf(&["start-first", "stop-first"])),
+        ("batch", Kind::Batch),
+        ("canary", Kind::Whole),
+        ("promote", Kind::OneOf(&["auto", "manual"])),
+        ("healthy_for", Kind::Parsed(span)),
+        ("healthy_within", Kind::Parsed(span)),
+        ("progress_within", Kind::Parsed(span)),
+        ("verify_for", Kind::Parsed(span)),
+        ("rollback", Kind::Flag),
+    ],
+    required: &[],
+    needs: &[],
 };
 
 static ROUTE: Keys = Keys {
@@ -200,14 +353,51 @@ static ROUTE: Keys = Keys {
         ("balance", Kind::OneOf(&["leastconn"])),
     ],
     required: &["service"],
+    needs: &[],
 };
 
 fn service_name(text: &str) -> Result<(), String> {
     ServiceName::new(text).map(drop).map_err(|problem| problem.to_string())
 }
 
+fn service_vip(text: &str) -> Result<(), String> {
+    text.parse::<ServiceVip>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn constraint(text: &str) -> Result<(), String> {
+    text.parse::<Constraint>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn secret_name(text: &str) -> Result<(), String> {
+    SecretName::new(text).map(drop).map_err(|problem| problem.to_string())
+}
+
+fn file_mode(text: &str) -> Result<(), String> {
+    text.parse::<FileMode>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn ocf_agent(text: &str) -> Result<(), String> {
+    driver::agent_name(text).map(drop).ok_or_else(|| driver::NO_AGENT.to_owned())
+}
+
+fn sha256(text: &str) -> Result<(), String> {
+    text.parse::<Digest>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn unit_name(text: &str) -> Result<(), String> {
+    if driver::is_unit(text) { Ok(()) } else { Err(driver::NO_UNIT.to_owned()) }
+}
+
 fn span(text: &str) -> Result<(), String> {
     text.parse::<Span>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn cpu(text: &str) -> Result<(), String> {
+    text.parse::<Cpu>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn memory(text: &str) -> Result<(), String> {
+    text.parse::<Memory>().map(drop).map_err(|problem| problem.to_string())
 }
 
 fn backoff(text: &str) -> Result<(), String> {
@@ -238,6 +428,8 @@ enum Shape<'a> {
     Text(String),
     /// `None` when it is beyond every range of ours.
     Whole(Option<i64>),
+    /// As it is written.
+    Fraction(String),
     Flag,
     List(Vec<Node<'a>>),
     /// Keys with their place, in the order of the text.
@@ -250,6 +442,7 @@ impl Shape<'_> {
         match self {
             Shape::Text(_) => "text",
             Shape::Whole(_) => "a whole number",
+            Shape::Fraction(_) => "a fraction",
             Shape::Flag => "true or false",
             Shape::List(_) => "an array",
             Shape::Table(_) => "a table",
@@ -307,7 +500,7 @@ impl<'a> Walk<'a> {
             Node::Toml(byte, Toml::Value(value)) => match value {
                 DeValue::String(text) => Shape::Text(text.to_string()),
                 DeValue::Integer(number) => Shape::Whole(i64::from_str_radix(number.as_str(), number.radix()).ok()),
-                DeValue::Float(_) => Shape::Other("a fraction"),
+                DeValue::Float(number) => Shape::Fraction(number.as_str().to_owned()),
                 DeValue::Boolean(_) => Shape::Flag,
                 DeValue::Datetime(_) => Shape::Other("a date"),
                 DeValue::Array(items) => Shape::List(
@@ -337,7 +530,7 @@ impl<'a> Walk<'a> {
                 keys.sort_by_key(|(_, byte, _)| *byte);
                 Shape::Table(keys)
             }
-            _ if text.contains(['.', 'e', 'E']) => Shape::Other("a fraction"),
+            _ if text.contains(['.', 'e', 'E']) => Shape::Fraction(text.to_owned()),
             _ => Shape::Whole(text.parse().ok()),
         }
     }
@@ -356,12 +549,23 @@ impl<'a> Walk<'a> {
             };
             self.value(Key { name, table: title, at }, kind, *value)?;
         }
-        for key in keys.required {
+        let needed = keys.needs.iter().filter(|need| need.words.contains(&self.word(keys, &entries, need.of)));
+        for key in keys.required.iter().copied().chain(needed.map(|need| need.key)) {
             if !entries.iter().any(|(name, _, _)| name == key) {
                 return Err(SpecError::MissingKey { key, table: title.to_owned(), at });
             }
         }
         Ok(())
+    }
+
+    /// The word that a key of a set has, or has by default.
+    fn word(&self, keys: &Keys, entries: &[(String, usize, Node<'a>)], key: &str) -> &'static str {
+        let Some((_, Kind::OneOf(words))) = keys.known.iter().find(|(name, _)| *name == key) else { return "" };
+        let said = entries.iter().find(|(name, _, _)| name == key).map(|(_, _, value)| self.shape(*value));
+        match said {
+            Some(Shape::Text(said)) => words.iter().find(|word| **word == said).copied().unwrap_or_default(),
+            _ => words.first().copied().unwrap_or_default(),
+        }
     }
 
     fn value(&self, key: Key<'_>, kind: &Kind, node: Node<'a>) -> Result<(), SpecError> {
@@ -399,11 +603,22 @@ impl<'a> Walk<'a> {
             (Kind::Port, Shape::Text(text)) => through_serde::<Port>(text.as_str().into()).map_err(bad),
             (Kind::Port, Shape::Whole(number)) => through_serde::<Port>((*number).into()).map_err(bad),
             (Kind::Port, _) => wrong("a number from 1 to 65535 or \"auto\""),
+            (Kind::Cpu, Shape::Text(text) | Shape::Fraction(text)) => cpu(text).map_err(bad),
+            (Kind::Cpu, Shape::Whole(number)) => cpu(&number.unwrap_or(-1).to_string()).map_err(bad),
+            (Kind::Cpu, _) => wrong("a number of CPUs, or text like \"500m\""),
+            (Kind::Batch, Shape::Text(text)) => through_serde::<Batch>(text.as_str().into()).map_err(bad),
+            (Kind::Batch, Shape::Whole(number)) => through_serde::<Batch>((*number).into()).map_err(bad),
+            (Kind::Batch, _) => wrong("a number, or a share like \"25%\""),
             (Kind::Texts, Shape::List(items)) => {
                 let other = items.iter().map(|item| self.shape(*item)).find(|item| !matches!(item, Shape::Text(_)));
                 other
                     .map_or(Ok(()), |other| Err(bad(format!("each part must be text in quotes, not {}", other.name()))))
             }
+            (Kind::Each(parse), Shape::List(items)) => items.iter().try_for_each(|item| match self.shape(*item) {
+                Shape::Text(text) => parse(&text).map_err(bad),
+                other => Err(bad(format!("each part must be text in quotes, not {}", other.name()))),
+            }),
+            (Kind::Each(_), _) => wrong("an array of text, like [\"one\", \"two\"]"),
             (Kind::Texts, _) => wrong("an array of text, like [\"/opt/web\", \"--port\", \"{port}\"]"),
             (Kind::Map(kind), Shape::Table(entries)) => entries.iter().try_for_each(|(name, byte, value)| {
                 let name = format!("{}.{name}", key.name);
@@ -420,6 +635,18 @@ impl<'a> Walk<'a> {
                     }
                 })
             }
+            (Kind::Choices(keys), Shape::List(items)) => items.iter().try_for_each(|item| match self.shape(*item) {
+                Shape::Table(entries) => {
+                    self.table(&format!("{} of {}", key.name, key.table), keys, *item)?;
+                    let known: Vec<&str> = keys.known.iter().map(|(known, _)| *known).collect();
+                    match entries.len() {
+                        1 => Ok(()),
+                        _ => Err(bad(format!("each part has exactly one of {}", known.join(", ")))),
+                    }
+                }
+                other => Err(bad(format!("each part must be a table, not {}", other.name()))),
+            }),
+            (Kind::Choices(_), _) => wrong("an array of tables, like [{ key = \"value\" }]"),
             (Kind::Tables(..), Shape::Table(_)) => Err(bad(format!("write it with two brackets: [[{}]]", key.name))),
             (Kind::Tables(..), _) => wrong("an array of tables"),
             (Kind::Text | Kind::Parsed(_), _) => Ok(()),
@@ -439,7 +666,8 @@ impl<'a> Walk<'a> {
 }
 
 /// The known word that was probably meant: at most a third of the letters differ.
-fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
     known
         .iter()

@@ -4,9 +4,13 @@
 //! every node, so a rule may only ever be relaxed, never tightened, between two releases that run
 //! in one cluster.
 
-use super::{HealthCheck, Port, RouteSpec, ServiceSpec, SpecDocument, placeholder};
+use super::{
+    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, driver,
+    placeholder,
+};
 use crate::command::Refusal;
 use crate::time::Span;
+use crate::{lease, need, template as made_files};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest host name, as in DNS.
@@ -15,17 +19,26 @@ const HOST_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 /// Longest path of a route or check. Longer ones are surely a mistake, and some proxies cut at 8 KiB.
 const PATH_BYTES_MAX: usize = 1024;
+/// Longest name of a gRPC service: its length is one byte in the question.
+const GRPC_NAME_BYTES_MAX: usize = 127;
 
 pub(super) fn document(document: &SpecDocument) -> Result<(), Refusal> {
     if document.services.is_empty() {
         return Err(invalid("service", "is missing: a spec has at least one [[service]]"));
     }
     let mut names = BTreeSet::new();
+    let mut vips = BTreeMap::new();
     for spec in &document.services {
         if !names.insert(&spec.name) {
             return Err(invalid(format!("service.{}", spec.name), "is there twice"));
         }
         service(spec)?;
+        if let Some(vip) = &spec.vip
+            && let Some(other) = vips.insert(vip.address.ip(), &spec.name)
+        {
+            let problem = format!("is {}, and so is that of `{other}`", vip.address.ip());
+            return Err(invalid(format!("service.{}.vip", spec.name), problem));
+        }
     }
     let mut seen = BTreeSet::new();
     for spec in &document.routes {
@@ -48,29 +61,115 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
         let problem = format!("is {}; it must be 1 to {}", spec.replicas, ServiceSpec::MAX_REPLICAS);
         return Err(invalid(field("replicas"), problem));
     }
+    if spec.mode == Mode::EveryNode && spec.replicas != 1 {
+        let problem = format!("is {}, and mode \"every-node\" runs one on each node: leave it out", spec.replicas);
+        return Err(invalid(field("replicas"), problem));
+    }
+    spec.place.validate(spec).map_err(|(name, problem)| invalid(field(&format!("place{name}")), problem))?;
+    once(spec).map_err(|(name, problem)| invalid(field(name), problem))?;
+    vip(spec).map_err(|problem| invalid(field("vip"), problem))?;
     ports(spec).map_err(|(name, problem)| invalid(field(&format!("ports{name}")), problem))?;
-    if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
-        return Err(invalid(field("command"), "names no program: write [\"/path/to/program\", \"argument\", …]"));
+    driver::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
+    need::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
+    made_files::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
+    for (to, from) in spec.templates.iter().filter_map(|it| Some((&it.to, it.from.as_ref()?))) {
+        let at = field(&format!("template.{to}.from"));
+        template(from, spec).map_err(|problem| invalid(&at, problem))?;
+        if placeholder::tells_secrets(from) {
+            return Err(invalid(at, "has a secret, and a path is shown"));
+        }
     }
     for word in &spec.command {
-        template(word, &spec.ports).map_err(|problem| invalid(field("command"), problem))?;
+        open_template(word, spec).map_err(|problem| invalid(field("command"), problem))?;
     }
     for (name, value) in &spec.env {
         if !is_env_name(name) {
             let problem = format!("has the name {name:?}: use letters, digits and _, not beginning with a digit");
             return Err(invalid(field("env"), problem));
         }
-        template(value, &spec.ports).map_err(|problem| invalid(field(&format!("env.{name}")), problem))?;
+        template(value, spec).map_err(|problem| invalid(field(&format!("env.{name}")), problem))?;
     }
     if let Some(check) = &spec.health {
         health(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
     }
+    update(&spec.update, spec).map_err(|(name, problem)| invalid(field(&format!("update.{name}")), problem))?;
     within(spec.stop.grace, Span::default(), Span::from_secs(600))
         .map_err(|problem| invalid(field("stop.grace"), problem))
 }
 
+fn update(update: &Update, spec: &ServiceSpec) -> Result<(), (&'static str, String)> {
+    if update.order == Some(Order::StartFirst)
+        && let Some(why) = spec.stops_first()
+    {
+        return Err(("order", format!("is \"start-first\", and the service {why}: leave it out")));
+    }
+    if update.canary > 0 && spec.mode == Mode::Singleton {
+        return Err(("canary", "is for several copies, and a singleton has one: leave it out".into()));
+    }
+    if update.canary > ServiceSpec::MAX_REPLICAS {
+        return Err(("canary", format!("is {}; at most {} may run", update.canary, ServiceSpec::MAX_REPLICAS)));
+    }
+    if update.promote == Promote::Manual && update.canary == 0 {
+        return Err(("promote", "is \"manual\", and there are no canaries: write canary = 1".into()));
+    }
+    let (none, second, hour) = (Span::default(), Span::from_secs(1), Span::from_secs(3600));
+    within(update.healthy_for, none, Span::from_secs(600)).map_err(|p| ("healthy_for", p))?;
+    within(update.healthy_within, second, hour).map_err(|p| ("healthy_within", p))?;
+    within(update.progress_within, second, Span::from_secs(7200)).map_err(|p| ("progress_within", p))?;
+    within(update.verify_for, none, hour).map_err(|p| ("verify_for", p))
+}
+
+/// What belongs to services that run once.
+fn once(spec: &ServiceSpec) -> Result<(), (&'static str, String)> {
+    if spec.mode != Mode::Singleton {
+        let problem = || "is for services that run once: write mode = \"singleton\", or leave it out".to_owned();
+        return match (spec.failover, spec.unsafe_fast, spec.without_quorum) {
+            (Some(_), _, _) => Err(("failover", problem())),
+            (None, true, _) => Err(("unsafe_fast", problem())),
+            (None, false, WithoutQuorum::Keep) => Err(("without_quorum", problem())),
+            (None, false, WithoutQuorum::Stop) => Ok(()),
+        };
+    }
+    if spec.replicas != 1 {
+        let problem = format!("is {}; a singleton has one: leave it out", spec.replicas);
+        return Err(("replicas", problem));
+    }
+    if spec.without_quorum == WithoutQuorum::Keep && !spec.driver.is_process() {
+        let problem = "is \"keep\", and that is for programs: write driver = \"process\", or leave it out";
+        return Err(("without_quorum", problem.to_owned()));
+    }
+    if spec.without_quorum == WithoutQuorum::Keep && (spec.failover.is_some() || spec.unsafe_fast) {
+        let field = if spec.failover.is_some() { "failover" } else { "unsafe_fast" };
+        let problem = "promises a time, and with without_quorum = \"keep\" nobody takes over before somebody says \
+                       that the server is dead: leave it out";
+        return Err((field, problem.to_owned()));
+    }
+    let least = if spec.unsafe_fast { lease::FAILOVER_MIN_UNSAFE } else { lease::FAILOVER_MIN };
+    within(spec.failover.unwrap_or(lease::FAILOVER_DEFAULT), least, lease::FAILOVER_MAX).map_err(|p| ("failover", p))
+}
+
+/// An address that is where the service runs.
+fn vip(spec: &ServiceSpec) -> Result<(), String> {
+    if spec.vip.is_none() {
+        return Ok(());
+    }
+    if spec.mode != Mode::Singleton {
+        return Err("is for services that run once: write mode = \"singleton\", or leave it out".into());
+    }
+    // The kernel counts an address's life in whole seconds, and is late by more than one.
+    if spec.failover.is_some_and(|failover| failover < lease::FAILOVER_MIN) {
+        return Err(format!("needs a failover time of {} at the least", lease::FAILOVER_MIN));
+    }
+    if spec.without_quorum == WithoutQuorum::Keep {
+        return Err(
+            "ends with the copy's lease, and without_quorum = \"keep\" goes on without one: leave out either".into()
+        );
+    }
+    Ok(())
+}
+
 /// Where below the field, and what.
-type Problem = (String, String);
+pub(super) type Problem = (String, String);
 
 fn ports(spec: &ServiceSpec) -> Result<(), Problem> {
     let mut fixed = BTreeMap::new();
@@ -90,16 +189,40 @@ fn ports(spec: &ServiceSpec) -> Result<(), Problem> {
 
 fn health(check: &HealthCheck, spec: &ServiceSpec) -> Result<(), Problem> {
     let at = |name: &str, problem: String| Err((name.to_owned(), problem));
-    match (&check.http, check.tcp) {
-        (Some(path), None) => {
-            sane_path(path).map_err(|problem| (".http".to_owned(), problem))?;
-        }
-        (None, Some(true)) => {}
-        (_, Some(false)) => return at(".tcp", "is false: write true, or leave it out".into()),
-        (Some(_), Some(true)) => return at("", "has both `http` and `tcp`: keep one".into()),
-        (None, None) => return at("", "checks nothing: write http = \"/path\" or tcp = true".into()),
+    if check.tcp == Some(false) {
+        return at(".tcp", "is false: write true, or leave it out".into());
     }
-    if spec.ports.is_empty() {
+    let kinds = [("http", check.http.is_some()), ("tcp", check.tcp.is_some()), ("exec", check.exec.is_some())];
+    let kinds = kinds.into_iter().chain([("grpc", check.grpc.is_some())]);
+    let kinds: Vec<&str> = kinds.filter(|(_, given)| *given).map(|(kind, _)| kind).collect();
+    match kinds.as_slice() {
+        [_] => {}
+        [] => {
+            let kinds = "http = \"/path\", tcp = true, exec = [\"/path/to/program\"] or grpc = \"\"";
+            return at("", format!("checks nothing: write {kinds}"));
+        }
+        [one, other] => return at("", format!("has both `{one}` and `{other}`: keep one")),
+        [one, ..] => return at("", format!("has `{one}` and others: keep one")),
+    }
+    if let Some(path) = &check.http {
+        sane_path(path).map_err(|problem| (".http".to_owned(), problem))?;
+    }
+    if let Some(name) = &check.grpc
+        && (name.len() > GRPC_NAME_BYTES_MAX || name.bytes().any(|b| !b.is_ascii_graphic()))
+    {
+        return at(".grpc", format!("is {name:?}; write the name of a service like \"my.Service\", or \"\""));
+    }
+    if let Some(command) = &check.exec {
+        if command.first().is_none_or(|program| program.trim().is_empty()) {
+            return at(".exec", "names no program: write [\"/path/to/program\", \"argument\", …]".into());
+        }
+        for word in command {
+            open_template(word, spec).map_err(|problem| (".exec".to_owned(), problem))?;
+        }
+        if check.port.is_some() {
+            return at(".port", "is for checks that ask a port: leave it out".into());
+        }
+    } else if spec.ports.is_empty() {
         return at("", "needs a port: declare one, like ports = { http = \"auto\" }".into());
     }
     if let Some(port) = &check.port
@@ -168,18 +291,27 @@ fn sane_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn template(text: &str, ports: &BTreeMap<String, Port>) -> Result<(), String> {
+pub(super) fn template(text: &str, spec: &ServiceSpec) -> Result<(), String> {
     if text.contains('\0') {
         return Err("has a NUL byte, which no program can be given".into());
     }
-    placeholder::check(text, ports).map_err(|problem| problem.to_string())
+    placeholder::check(text, spec).map_err(|problem| problem.to_string())
+}
+
+/// As [`template`], of what ends on a command line.
+pub(super) fn open_template(text: &str, spec: &ServiceSpec) -> Result<(), String> {
+    template(text, spec)?;
+    if placeholder::tells_secrets(text) {
+        return Err("has a secret, and everybody on the server sees commands: put it into `env`".into());
+    }
+    Ok(())
 }
 
 fn is_env_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
-fn within(span: Span, least: Span, most: Span) -> Result<(), String> {
+pub(super) fn within(span: Span, least: Span, most: Span) -> Result<(), String> {
     if (least..=most).contains(&span) { Ok(()) } else { Err(format!("is {span}; it must be {least} to {most}")) }
 }
 
@@ -227,7 +359,7 @@ mod tests {
         check(
             "command = ['web', '{prot}']",
             expect![
-                "`service.web.command` has the unknown placeholder `{prot}`; known are {port}, {port.NAME}, {replica}, {node}, {ordinal}; a literal brace is written {{ or }}"
+                "`service.web.command` has the unknown placeholder `{prot}`; known are {port}, {port.NAME}, {replica}, {node}, {ordinal}, {artifact}, {artifact.NAME}, {dir}, {secret.NAME}; a literal brace is written {{ or }}"
             ],
         );
         check(
@@ -281,7 +413,32 @@ mod tests {
             expect![[r#"`service.web.health` needs a port: declare one, like ports = { http = "auto" }"#]],
         );
         health("health = { tcp = true }", expect!["ok"]);
-        health("health = {}", expect![[r#"`service.web.health` checks nothing: write http = "/path" or tcp = true"#]]);
+        health(
+            "health = {}",
+            expect![[
+                r#"`service.web.health` checks nothing: write http = "/path", tcp = true, exec = ["/path/to/program"] or grpc = """#
+            ]],
+        );
+        check("health = { exec = ['pg_isready', '--host', '{node}'] }", expect!["ok"]);
+        health("health = { grpc = '' }", expect!["ok"]);
+        check(
+            "health = { exec = [] }",
+            expect![[r#"`service.web.health.exec` names no program: write ["/path/to/program", "argument", …]"#]],
+        );
+        health(
+            "health = { exec = ['x'], port = 'http' }",
+            expect!["`service.web.health.port` is for checks that ask a port: leave it out"],
+        );
+        health(
+            "health = { exec = ['x'], grpc = 'a', http = '/' }",
+            expect!["`service.web.health` has `http` and others: keep one"],
+        );
+        health(
+            "health = { grpc = 'my service' }",
+            expect![[
+                r#"`service.web.health.grpc` is "my service"; write the name of a service like "my.Service", or """#
+            ]],
+        );
         health(
             "health = { http = '/', tcp = true }",
             expect!["`service.web.health` has both `http` and `tcp`: keep one"],
@@ -307,9 +464,72 @@ mod tests {
     }
 
     #[test]
+    fn an_update_says_nothing_that_it_could_not_do() {
+        check("update = { batch = '25%', canary = 1, promote = 'manual', rollback = false }", expect!["ok"]);
+        check(
+            "mode = 'singleton'\nupdate = { order = 'start-first' }",
+            expect![[r#"`service.web.update.order` is "start-first", and the service runs once: leave it out"#]],
+        );
+        check(
+            "ports = { http = 80 }\nupdate = { order = 'start-first' }",
+            expect![[r#"`service.web.update.order` is "start-first", and the service has a fixed port: leave it out"#]],
+        );
+        check(
+            "update = { promote = 'manual' }",
+            expect![[r#"`service.web.update.promote` is "manual", and there are no canaries: write canary = 1"#]],
+        );
+        check(
+            "update = { healthy_within = '500ms' }",
+            expect!["`service.web.update.healthy_within` is 500ms; it must be 1s to 1h"],
+        );
+    }
+
+    #[test]
     fn the_grace_of_a_stop_is_bounded() {
         check("stop = { grace = '0s' }", expect!["ok"]);
         check("stop = { grace = '601s' }", expect!["`service.web.stop.grace` is 10m1s; it must be 0s to 10m"]);
+    }
+
+    #[test]
+    fn what_goes_on_without_a_quorum_is_a_program_that_promises_no_time() {
+        let keep = "mode = 'singleton'\nwithout_quorum = 'keep'";
+        check(
+            &format!("{keep}\ndriver = 'ocf'\nocf = {{ agent = 'heartbeat:Dummy' }}"),
+            expect![[
+                r#"`service.web.without_quorum` is "keep", and that is for programs: write driver = "process", or leave it out"#
+            ]],
+        );
+        check(
+            &format!("{keep}\ncommand = ['web']\nfailover = '20s'"),
+            expect![[
+                r#"`service.web.failover` promises a time, and with without_quorum = "keep" nobody takes over before somebody says that the server is dead: leave it out"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_vip_is_for_what_runs_once_and_belongs_to_one_service() {
+        let once = |lines: &str, expected: Expect| check(&format!("mode = 'singleton'\n{lines}"), expected);
+        once("vip = '10.0.0.9/24'", expect!["ok"]);
+        once("vip = '2001:db8::9/64 on eth1'\nfailover = '10s'", expect!["ok"]);
+        check(
+            "vip = '10.0.0.9/24'",
+            expect![[r#"`service.web.vip` is for services that run once: write mode = "singleton", or leave it out"#]],
+        );
+        once(
+            "vip = '10.0.0.9/24'\nunsafe_fast = true\nfailover = '9s'",
+            expect!["`service.web.vip` needs a failover time of 10s at the least"],
+        );
+        check(
+            "command = ['web']\nmode = 'singleton'\nwithout_quorum = 'keep'\nvip = '10.0.0.9/24'",
+            expect![[
+                r#"`service.web.vip` ends with the copy's lease, and without_quorum = "keep" goes on without one: leave out either"#
+            ]],
+        );
+        once(
+            "command = ['x']\nvip = '10.0.0.9/24'\n[[service]]\nname = 'api'\ncommand = ['x']\nmode = 'singleton'\nvip = '10.0.0.9/16'",
+            expect!["`service.api.vip` is 10.0.0.9, and so is that of `web`"],
+        );
     }
 
     #[test]

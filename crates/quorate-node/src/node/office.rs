@@ -19,6 +19,7 @@ use quorate_model::member::MemberCommand;
 use quorate_model::member::managers::Harm;
 use quorate_model::state::Health;
 use quorate_model::time::Timestamp;
+use quorate_scheduler::Survey;
 use rand_chacha::rand_core::Rng as _;
 
 impl Node {
@@ -111,6 +112,8 @@ impl Node {
             return;
         }
         self.last_planned = now.mono;
+        let last_word = &self.last_word;
+        let given_up = self.leases.raising.given_up(|node| last_word.get(&node).copied());
         let seen = Seen {
             me: self.me.id,
             now,
@@ -118,17 +121,33 @@ impl Node {
             membership: &self.membership,
             peers: &self.peers,
             state: &self.state,
+            given_up,
         };
         let plan = self.leading.plan(&seen);
         self.changed |= plan.held != self.plan.held;
         let wishes = if self.consensus.leads() { self.leading.wishes(&seen, &plan) } else { Vec::new() };
         self.plan = plan;
-        for (command, chore) in wishes {
+        let measured = self.measure(now);
+        for (command, chore) in wishes.into_iter().chain(measured) {
             self.ask(now, command, chore);
         }
         self.register(now);
         self.hand_over_requests(now, out);
         self.reconcile_voters(now);
+    }
+
+    /// What a plan would be made of now.
+    pub(super) fn survey(&self, now: Now) -> Survey {
+        let seen = Seen {
+            me: self.me.id,
+            now,
+            configuration: self.consensus.configuration(),
+            membership: &self.membership,
+            peers: &self.peers,
+            state: &self.state,
+            given_up: self.leases.raising.given_up_last(),
+        };
+        self.leading.survey(&seen)
     }
 
     /// The next step towards the voters that there should be, if this node leads.

@@ -8,12 +8,14 @@ use super::{Node, PEER_SILENCE, PeerView, STATUS_EVERY};
 use crate::digests::Difference;
 use crate::event::{Effect, Now};
 use crate::leading::Chore;
+use crate::leases::Question;
 use crate::wire::{Body, Status};
 use quorate_membership::{Input, Membership as _};
 use quorate_model::command::Command;
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::observed::{GatewayReport, NodeReport};
+use quorate_model::resource::Amount;
 use quorate_model::time::Timestamp;
 use raft::eraftpb;
 use std::collections::BTreeSet;
@@ -26,6 +28,16 @@ impl Node {
     pub fn show_unreachable_after(&mut self, silence: Duration) {
         self.lost_link_kept_back = silence.saturating_sub(PEER_SILENCE);
         self.leading.patient(self.lost_link_kept_back);
+    }
+
+    /// The directory with the log of this node's server, which the others are told of. Empty: it has none.
+    pub fn keeps_its_log_in(&mut self, dir: String) {
+        self.log_dir = dir;
+    }
+
+    /// What replicas may have of this node together, which the others are told of.
+    pub fn offers(&mut self, capacity: Amount) {
+        self.capacity = Some(capacity);
     }
 
     pub(super) fn receive(&mut self, now: Now, from: NodeId, message: Body) {
@@ -52,7 +64,14 @@ impl Node {
                     }
                 }
             }
-            Body::Forward(_) | Body::Status(_) | Body::Transfer(_) if !known => {}
+            Body::Forward(_)
+            | Body::Status(_)
+            | Body::Transfer(_)
+            | Body::Renew(_)
+            | Body::Renewed(_)
+            | Body::AskAges(_)
+            | Body::Ages(_)
+                if !known => {}
             Body::Forward(forward) => {
                 for proposal in forward.proposals {
                     if let Ok(proposal) = proposal.proposal() {
@@ -72,8 +91,13 @@ impl Node {
                     self.consensus.transfer(to.raft_id());
                 }
             }
+            Body::Renew(message) => self.leases.voting.ask(from, Question::Renew(message)),
+            Body::AskAges(message) => self.leases.voting.ask(from, Question::Ages(message)),
+            Body::Renewed(_) | Body::Ages(_) => self.hear_of_leases(now, from, &message),
             // The shell's own: a connection's first frame, what a bulk connection carries, gossip's.
             Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
+            // Between the shells as well: pieces of logs, and values of secrets, which have no business in a core.
+            Body::LogQuestion(_) | Body::LogAnswer(_) | Body::AskSecrets(_) | Body::GiveSecrets(_) => {}
         }
     }
 
@@ -95,10 +119,14 @@ impl Node {
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
-        if known.is_none_or(|known| NodeReport { sequence: news.sequence, ..known.clone() } != *news) {
-            self.changed = true;
-            self.plan_due = true;
-        }
+        // Nothing is decided by what replicas use: it is shown, and measured anew all the time.
+        let told = |known: &NodeReport| {
+            let (sequence, usage) = (news.sequence, news.usage.clone());
+            NodeReport { sequence, usage, ..known.clone() } == *news
+        };
+        let same = known.is_some_and(told);
+        self.changed |= !same || known.is_some_and(|known| known.usage != news.usage);
+        self.plan_due |= !same;
     }
 
     pub(super) fn link_up(&mut self, now: Now, peer: NodeId) {
@@ -106,6 +134,7 @@ impl Node {
         self.outcast.meets(peer);
         self.membership.step(now.mono, Input::LinkUp(peer));
         self.last_word.insert(peer, now.mono);
+        self.leases.holding.hurry(now);
         self.consensus.may_elect(now.mono, &self.alive());
         if self.leader() == Some(peer) {
             // What went to it on the connection before may be lost.
@@ -117,7 +146,7 @@ impl Node {
 
     pub(super) fn link_down(&mut self, now: Now, peer: NodeId, refused: bool) {
         self.membership.step(now.mono, Input::LinkDown(peer));
-        self.last_word.remove(&peer);
+        self.fell_silent.extend(self.last_word.remove_entry(&peer));
         self.clocks.forget(peer);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.fresh = false;
@@ -173,6 +202,7 @@ impl Node {
             self.peers.remove(gone);
             self.remembered.remove(gone);
             self.last_word.remove(gone);
+            self.fell_silent.remove(gone);
             self.clocks.forget(*gone);
         }
         for peer in self.book.peers().keys().filter(|peer| !before.contains_key(peer)) {
@@ -199,7 +229,7 @@ impl Node {
         let silent = |at: &Timestamp| now.mono.since(*at) >= PEER_SILENCE;
         let gone: Vec<NodeId> = self.last_word.iter().filter(|(_, at)| silent(at)).map(|(node, _)| *node).collect();
         for peer in gone {
-            self.last_word.remove(&peer);
+            self.fell_silent.extend(self.last_word.remove_entry(&peer));
             self.membership.step(now.mono, Input::LinkDown(peer));
             if let Some(known) = self.peers.get_mut(&peer) {
                 known.fresh = false;
@@ -231,7 +261,11 @@ impl Node {
             reachable: self.book.peers().keys().copied().filter(|node| self.hears(*node)).collect(),
             gateways: self.gateways.values().map(|(_, report)| report.clone()).collect(),
             trust: self.trust.clone(),
+            prepared: self.prepared.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_dir: self.log_dir.clone(),
+            capacity: self.capacity,
+            usage: self.usage.clone(),
         }
     }
 

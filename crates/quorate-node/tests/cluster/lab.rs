@@ -4,23 +4,28 @@ use crate::programs::Program;
 use prost::Message as _;
 use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Envelope, Outcome, Payload, Proposal};
-use quorate_model::id::{LogIndex, NodeId, RequestId, Term};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName, Term};
+use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::sql::SqlOutcome;
-use quorate_model::state::{ClusterState, NodeIdentity, Role};
+use quorate_model::state::{ClusterState, NodeIdentity, ReplicaRecord, Role};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::configuration::Configuration;
 use quorate_node::consensus::{Append, CommittedEntry, Content, LogEntry, RecoveredLog};
 use quorate_node::recovery::{self, CannotRecover, Circumstances, Recovery};
 use quorate_node::wire::{Body, FRAME_MAX};
-use quorate_node::{AppliedEntry, Effect, Event, Node, NodeOptions, Now, Refused, Ticket, TransferFailed, Unfit};
+use quorate_node::{AppliedEntry, Effect, Event, Held, Node, NodeOptions, Now, Refused, Ticket, TransferFailed, Unfit};
 use raft::eraftpb::MessageType;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub(crate) fn ms(millis: u64) -> Duration {
+pub(crate) const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
+}
+
+fn contains(data: &[u8], bytes: &[u8]) -> bool {
+    data.windows(bytes.len()).any(|at| at == bytes)
 }
 
 /// What one node has on its disk: it survives the node.
@@ -90,6 +95,10 @@ struct Member {
     skew: i64,
     /// Which version of the program it is, as the others hear it.
     program: Program,
+    /// Its process is stopped until then.
+    stalled_until: Timestamp,
+    /// What its replicas hold, with the service's name; the agent's knowledge, which outlives the node's process.
+    holds: BTreeMap<ReplicaId, (ServiceName, Held)>,
 }
 
 struct Due {
@@ -120,10 +129,18 @@ pub(crate) struct Lab {
     pub(crate) replace_voter_after: Duration,
     /// Nodes that said that nothing is left to wait for at their end.
     left: BTreeSet<usize>,
+    /// Nodes that said that what ran once there is elsewhere, or cannot be.
+    handed_over: BTreeSet<usize>,
     /// Nodes that ended because they must not go on.
     unfit: BTreeMap<usize, Unfit>,
     /// What each node was told last to run, in its present life.
     assigned: BTreeMap<usize, Assignment>,
+    /// Every message takes so much longer.
+    pub(crate) latency: Duration,
+    /// Entries with these bytes reach nobody but their leader.
+    pub(crate) withheld: Option<&'static [u8]>,
+    /// Messages about leases that were sent, by what they are.
+    said: BTreeMap<&'static str, usize>,
     trace: String,
 }
 
@@ -150,6 +167,8 @@ impl Lab {
                 calls: BTreeSet::new(),
                 skew: 0,
                 program: Program::This,
+                stalled_until: Timestamp::default(),
+                holds: BTreeMap::new(),
             })
             .collect();
         let mut lab = Lab {
@@ -170,8 +189,12 @@ impl Lab {
             replace_after: Duration::ZERO,
             replace_voter_after: Duration::from_secs(30),
             left: BTreeSet::new(),
+            handed_over: BTreeSet::new(),
             unfit: BTreeMap::new(),
             assigned: BTreeMap::new(),
+            latency: Duration::ZERO,
+            withheld: None,
+            said: BTreeMap::new(),
             trace: String::new(),
         };
         (0..nodes).for_each(|n| lab.restart(n));
@@ -229,6 +252,10 @@ impl Lab {
 
     pub(crate) fn has_left(&self, n: usize) -> bool {
         self.left.contains(&n)
+    }
+
+    pub(crate) fn has_handed_over(&self, n: usize) -> bool {
+        self.handed_over.contains(&n)
     }
 
     pub(crate) fn unfit(&self, n: usize) -> Option<Unfit> {
@@ -311,12 +338,56 @@ impl Lab {
         self.reads
     }
 
+    /// How many messages of this kind were sent about leases.
+    pub(crate) fn said_of_leases(&self, kind: &str) -> usize {
+        self.said.get(kind).copied().unwrap_or(0)
+    }
+
+    /// Who holds the lease of a service now, and in which epoch.
+    pub(crate) fn holder(&self, service: &str) -> Option<(usize, u64)> {
+        let valid = |n: usize| {
+            let holds = self.members[n].holds.values();
+            let mine = holds.filter(|(name, held)| name.as_str() == service && held.until > self.now);
+            mine.map(|(_, held)| held.epoch).max().map(|epoch| (n, epoch))
+        };
+        (0..self.members.len()).find_map(valid)
+    }
+
+    /// Whether an entry with these bytes is in a node's log, durable or not.
+    pub(crate) fn has_entry(&self, n: usize, bytes: &[u8]) -> bool {
+        let member = &self.members[n];
+        let unsynced = member.unsynced.iter().flat_map(|append| &append.entries);
+        member.disk.entries.iter().chain(unsynced).any(|entry| contains(&entry.data, bytes))
+    }
+
+    /// The node's process is stopped and goes on after this long, with all that came in meanwhile.
+    pub(crate) fn stall(&mut self, n: usize, span: Duration) {
+        self.members[n].stalled_until = self.in_time(span);
+    }
+
     pub(crate) fn trace(&self) -> String {
         self.trace.clone()
     }
 
     pub(crate) fn event(&mut self, n: usize, event: Event) {
         self.later(Duration::ZERO, n, event);
+    }
+
+    /// The node's agent says what it was assigned: each replica is in this state. What has ended holds nothing.
+    pub(crate) fn report(&mut self, n: usize, state: ReplicaState) {
+        let id = self.id(n);
+        let mine = self.node(n).state().replicas.values().filter(|replica| replica.node == id);
+        let status = |replica: &ReplicaRecord| {
+            let pid = (state != ReplicaState::Stopped).then_some(1);
+            let (replica, service) = (replica.id, replica.service.clone());
+            let status = serde_json::json!({ "replica": replica, "service": service, "state": state, "pid": pid });
+            serde_json::from_value(status).expect("a status")
+        };
+        let statuses: Vec<ReplicaStatus> = mine.map(status).collect();
+        if state == ReplicaState::Stopped {
+            self.members[n].holds.clear();
+        }
+        self.event(n, Event::Replicas(statuses));
     }
 
     pub(crate) fn propose(&mut self, n: usize, proposal: Proposal) {
@@ -490,7 +561,7 @@ impl Lab {
 
     fn clocks(&self, n: usize) -> Now {
         let wall = 1_700_000_000_000_000 + self.now.0.as_micros() as u64;
-        Now { mono: self.now, wall: WallTime(wall.saturating_add_signed(self.members[n].skew)) }
+        Now::of(self.now, WallTime(wall.saturating_add_signed(self.members[n].skew)))
     }
 
     fn later(&mut self, delay: Duration, to: usize, event: Event) {
@@ -501,7 +572,8 @@ impl Lab {
 
     /// Goes on to the next moment at which something happens, but not beyond `limit`.
     fn turn(&mut self, limit: Timestamp) {
-        let wake = self.alive().into_iter().map(|n| self.node(n).next_wake()).min();
+        let goes_on = |n: usize| self.members[n].stalled_until;
+        let wake = self.alive().into_iter().map(|n| self.node(n).next_wake().max(goes_on(n))).min();
         let event = self.queue.keys().next().map(|(at, _)| *at);
         let next = [wake, event].into_iter().flatten().min().unwrap_or(limit).min(limit);
         self.now = self.now.max(next);
@@ -510,7 +582,13 @@ impl Lab {
             if entry.key().0 > self.now {
                 break;
             }
+            let (_, order) = *entry.key();
             let due = entry.remove();
+            let goes_on = self.members[due.to].stalled_until;
+            if goes_on > self.now {
+                self.queue.insert((goes_on, order), due);
+                continue;
+            }
             let clocks = self.clocks(due.to);
             let member = &mut self.members[due.to];
             if member.life == due.life
@@ -525,6 +603,9 @@ impl Lab {
         }
         for n in self.alive() {
             let clocks = self.clocks(n);
+            if self.members[n].stalled_until > self.now {
+                continue;
+            }
             let due = self.node(n).next_wake() <= self.now;
             if due || touched.contains_key(&n) {
                 let node = self.members[n].node.as_mut().expect("alive");
@@ -577,6 +658,8 @@ impl Lab {
                 self.ready.extend(tickets.into_iter().map(|ticket| (ticket, applied)));
             }
             Effect::ReadFailed { tickets } => self.failed.extend(tickets),
+            // People ask for it, and there are none.
+            Effect::Surveyed { .. } => {}
             Effect::Transferred { ticket, result } => {
                 self.transfers.insert(ticket, result);
             }
@@ -605,6 +688,9 @@ impl Lab {
                 self.incoming.remove(&n);
             }
             Effect::Peers(peers) => self.calls(n, &peers),
+            Effect::HandedOver => {
+                self.handed_over.insert(n);
+            }
             Effect::Left => {
                 self.left.insert(n);
             }
@@ -615,8 +701,25 @@ impl Lab {
             Effect::Assign(assignment) => {
                 self.assigned.insert(n, assignment);
             }
+            Effect::Hold(held) => held.into_iter().for_each(|held| self.hold(n, held)),
             Effect::Changed => {}
         }
+    }
+
+    /// What all of this is for: nobody else may hold it, on the one clock that this laboratory has.
+    fn hold(&mut self, n: usize, held: Held) {
+        let record = &self.node(n).state().replicas[&held.replica];
+        let service = record.service.clone();
+        assert_eq!(record.lease.map(|lease| lease.epoch), Some(held.epoch));
+        if held.until > self.now {
+            for (other, member) in self.members.iter().enumerate() {
+                for (name, known) in member.holds.values().filter(|(name, _)| *name == service) {
+                    let same = (other, known.replica, known.epoch) == (n, held.replica, held.epoch);
+                    assert!(same || known.until <= self.now, "{name}: n{n} {held:?}, and n{other} {known:?}");
+                }
+            }
+        }
+        self.members[n].holds.insert(held.replica, (service, held));
     }
 
     fn deliver(&mut self, from: usize, to: NodeId, message: Body) {
@@ -624,13 +727,25 @@ impl Lab {
         if self.cut.contains(&(from, target)) || !self.members[from].calls.contains(&to) {
             return;
         }
-        let took = Duration::from_micros(u64::from(50 + self.rng.next_u32() % 200));
+        let took = Duration::from_micros(u64::from(50 + self.rng.next_u32() % 200)) + self.latency;
         let at = self.now.plus(took);
         let last = self.last_arrival.entry((from, target)).or_default();
         *last = (*last).max(at);
         let delay = last.since(self.now);
+        let kind = match &message {
+            Body::Renew(_) => "renew",
+            Body::Renewed(_) => "renewed",
+            Body::AskAges(_) => "ask",
+            Body::Ages(_) => "ages",
+            _ => "other",
+        };
+        *self.said.entry(kind).or_default() += 1;
         if let Body::Raft(raft) = &message {
             assert!(raft.encoded_len() < FRAME_MAX, "no peer accepts a frame of {} bytes", raft.encoded_len());
+            let withheld = |bytes| raft.entries.iter().any(|entry| contains(&entry.data, bytes));
+            if self.withheld.is_some_and(withheld) {
+                return;
+            }
             // What a follower promises is on its disk: it may lose power right now.
             let disk = &self.members[from].disk;
             if raft.kind == MessageType::MsgAppendResponse as i32 && !raft.reject {

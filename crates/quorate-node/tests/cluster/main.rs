@@ -4,6 +4,7 @@
 
 mod copies;
 mod lab;
+mod leases;
 mod leaving;
 mod programs;
 mod races;

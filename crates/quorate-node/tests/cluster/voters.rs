@@ -10,12 +10,12 @@ use quorate_model::state::{Health, Role};
 use quorate_model::time::WallTime;
 use quorate_node::Event;
 
-fn member(number: u128, command: MemberCommand) -> Proposal {
+pub(crate) fn member(number: u128, command: MemberCommand) -> Proposal {
     Proposal::command(RequestId::from_u128(number), &Command::Member(command))
 }
 
 /// Admits the spare and starts it on an empty disk.
-fn join(lab: &mut Lab, n: usize) {
+pub(crate) fn join(lab: &mut Lab, n: usize) {
     let secret = SecretHash([n as u8; 32]);
     let token = JoinToken {
         id: TokenId::from_u128(n as u128),

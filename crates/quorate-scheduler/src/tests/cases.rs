@@ -319,8 +319,8 @@ fn an_update_starts_the_new_replica_before_it_retires_the_old_one() {
     check_plan(
         "n1 joined | n2 joined | n3 joined | web x2 v2 | web.0 on n1 v1 | web.1 on n2 v1",
         expect![[r#"
-        place web.0 on n3
-    "#]],
+            place web.0 on n1
+        "#]],
     );
 }
 
@@ -411,10 +411,10 @@ fn an_update_with_a_fixed_port_stops_the_old_replica_first() {
     check_plan(
         &format!("{nodes} | web.0 on n1 v1 port=8080 stop 1s stopped | web.1 on n2 v1 port=8080"),
         expect![[r#"
-        forget web.0 v1 on n1
-        place web.0 on n3
-        hold web: the update waits for web.0 of version 2 to become healthy
-    "#]],
+            forget web.0 v1 on n1
+            place web.0 on n1
+            hold web: the update waits for web.0 of version 2 to become healthy
+        "#]],
     );
 }
 
@@ -445,5 +445,95 @@ fn a_service_made_anew_under_an_old_name_is_another_program() {
         expect![[r#"
         place web.0 on n1
     "#]],
+    );
+}
+
+#[test]
+fn what_runs_once_stays_with_its_node_until_its_lease_is_over() {
+    check_plan(
+        "n1 down 60s | n2 joined | db once on n1",
+        expect![[r#"
+        hold db: n1 may still run it; another starts when that has ended, or its lease has
+    "#]],
+    );
+    // Nor is it given up because its node says nothing of it, or that it failed.
+    check_plan(
+        "n1 joined | n2 joined | db once | db.0 on n1 stop 60s unseen",
+        expect![[r#"
+        hold db: n1 may still run it; another starts when that has ended, or its lease has
+    "#]],
+    );
+    check_plan(
+        "n1 joined | n2 joined | db once | db.0 on n1 stop 60s failed",
+        expect![[r#"
+        hold db: n1 may still run it; another starts when that has ended, or its lease has
+    "#]],
+    );
+    check_plan(
+        "n1 down 60s | n2 joined | db once | db.0 on n1 stop 60s stopped",
+        expect![[r#"
+        hold db: n1 may still run it; another starts when that has ended, or its lease has
+    "#]],
+    );
+}
+
+#[test]
+fn what_runs_once_starts_anew_only_when_it_has_ended() {
+    check_plan(
+        "n1 joined | n2 joined | db once | db.0 on n1 stop 5s stopped",
+        expect![[r#"
+            forget db.0 v1 on n1
+            place db.0 on n1
+        "#]],
+    );
+}
+
+#[test]
+fn what_runs_once_is_updated_by_ending_the_old_one_first() {
+    check_plan(
+        "n1 joined | n2 joined | db once v2 | db.0 on n1 v1",
+        expect![[r#"
+        retire db.0 v1 on n1
+    "#]],
+    );
+    check_plan(
+        "n1 joined | n2 joined | db once v2 | db.0 on n1 v1 drain 1s",
+        expect![[r#"
+        hold db: n1 may still run it; another starts when that has ended, or its lease has
+    "#]],
+    );
+}
+
+#[test]
+fn of_two_for_one_ordinal_the_one_on_a_node_that_is_away_is_forgotten() {
+    check_plan(
+        "replace_after=30s | n1 joined | n2 down 5s | web on n1 | web.0 on n2",
+        expect![[r"
+            forget web.0 v1 on n2
+        "]],
+    );
+}
+
+#[test]
+fn what_goes_on_without_a_quorum_is_started_nowhere_else_and_it_is_said_who_can_decide() {
+    check_plan(
+        "n1 down 10h | n2 joined | db kept on n1",
+        expect![[r"
+            hold db: n1 may still run it, and it goes on without a quorum; if n1 has no power or is destroyed, say so: quorate node confirm-dead n1
+        "]],
+    );
+    check_plan(
+        "n1 unreachable 2s | n2 joined | db kept on n1",
+        expect![[r"
+            hold db: n1 has been silent for 2s; its replicas stay until it is marked down
+        "]],
+    );
+    // Its own node's word is enough.
+    check_plan(
+        "n1 joined | n2 joined | db kept v2 | db.0 on n1 stop 1s v1 stopped",
+        expect![[r"
+            forget db.0 v1 on n1
+            place db.0 on n1
+        "]],
     );
 }

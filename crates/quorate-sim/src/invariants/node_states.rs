@@ -26,8 +26,12 @@ impl NodeStates {
             // A verdict, or what somebody wishes for it: one of them changes and nothing else does.
             (Some(0), false) => {
                 let ends = new.expelling && !old.expelling;
-                let changes = [new.health != old.health, new.vote != old.vote, ends];
-                changes.into_iter().filter(|changed| *changed).count() == 1 && (ends || new.expelling == old.expelling)
+                let hands_over = new.handing_over && !old.handing_over;
+                let takes = new.availability != old.availability;
+                let changes = [new.health != old.health, new.vote != old.vote, ends, hands_over, takes];
+                changes.into_iter().filter(|changed| *changed).count() == 1
+                    && (ends || new.expelling == old.expelling)
+                    && (hands_over || new.handing_over == old.handing_over)
             }
             // A start, or the return of a node that was taken for dead: it is joined.
             (Some(1), true) => new.health == Health::Joined,

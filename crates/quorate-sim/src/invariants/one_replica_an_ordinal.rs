@@ -1,11 +1,13 @@
 //! No two replicas of one version of a service have one ordinal, unless one of them is on its way out.
 //!
-//! `docs/concepts/scheduling.md`: an update may start the new one of an ordinal beside the old one.
+//! `docs/concepts/scheduling.md`: an update may start the new one of an ordinal beside the old one, and so may a
+//! drain, which is what an expulsion begins with; what an expelled node had is removed after the node itself.
 
 use super::Invariant;
 use crate::seen::Seen;
 use quorate_model::assignment::Phase;
-use quorate_model::id::ReplicaId;
+use quorate_model::id::{NodeId, ReplicaId};
+use quorate_model::state::ReplicaRecord;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -21,7 +23,9 @@ impl Invariant for OneReplicaAnOrdinal {
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         let Seen::BatchApplied { state, .. } = seen else { return Ok(()) };
         let mut taken: BTreeMap<_, ReplicaId> = BTreeMap::new();
-        for replica in state.replicas.values().filter(|replica| replica.phase == Phase::Run) {
+        let is_emptied = |node: NodeId| state.nodes.get(&node).is_none_or(|node| node.availability.drain().is_some());
+        let stays = |replica: &&ReplicaRecord| replica.phase == Phase::Run && !is_emptied(replica.node);
+        for replica in state.replicas.values().filter(stays) {
             self.looked += 1;
             let place = (replica.service.clone(), replica.ordinal, replica.version, replica.spec.env.clone());
             if let Some(other) = taken.insert(place, replica.id) {

@@ -25,6 +25,11 @@ impl World {
     pub(crate) fn begin_rotation(&mut self, at: usize) -> bool {
         let Some(process) = &self.machines[at].process else { return false };
         let state = process.node.state();
+        // Servers become members before they vote; the first ones here begin as voters without being known.
+        let is_known = |id: &NodeId| state.nodes.contains_key(id) || state.members.expelled.contains(id);
+        if !self.machines[..self.scenario.nodes].iter().all(|founder| is_known(&founder.id)) {
+            return false;
+        }
         let known = state.trust.key(KeyKind::Authority);
         if known.stage != Stage::Done || !self.machines[at].keys.holds.contains(&known.number) {
             return false;

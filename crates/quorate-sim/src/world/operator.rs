@@ -7,6 +7,7 @@ use quorate_model::command::Command;
 use quorate_model::entry::Proposal;
 use quorate_model::id::{NodeId, RequestId, TokenId};
 use quorate_model::member::{JoinToken, MemberCommand, SecretHash, Vote};
+use quorate_model::place::{Availability, Drain};
 use quorate_model::state::{ClusterState, Role};
 use quorate_model::time::WallTime;
 use quorate_node::Event;
@@ -17,6 +18,8 @@ use std::time::Duration;
 const AGAIN: Duration = Duration::from_secs(2);
 /// What one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the operator looks after servers that hold what goes on without a quorum.
+pub(super) const PATROLS: Duration = Duration::from_secs(5);
 /// A server that is asked to end gets this long to tell the cluster, as in `quorate serve`.
 const HANDOVER: Duration = Duration::from_secs(1);
 
@@ -85,8 +88,17 @@ impl World {
         true
     }
 
-    /// `quorate serve` is told to end.
+    /// `quorate serve` is told to end: for long, so that what runs once goes elsewhere first, or to begin anew.
     pub(crate) fn stop_cleanly(&mut self, n: usize) {
+        if self.dice.chance(500) {
+            self.trace.note(self.now, "hands over", n, 0, 0);
+            self.tell(n, Event::HandOver);
+        } else {
+            self.says_goodbye(n);
+        }
+    }
+
+    pub(super) fn says_goodbye(&mut self, n: usize) {
         let life = self.machines[n].life;
         self.machines[n].leaving = true;
         self.tell(n, Event::Leave);
@@ -103,6 +115,45 @@ impl World {
     pub(super) fn ends(&mut self, n: usize, life: u64) {
         if self.alive(n, life) && std::mem::take(&mut self.machines[n].leaving) {
             self.end(n, None);
+            // Handing over may have taken until it was to run again.
+            if !self.machines[n].off {
+                let life = self.machines[n].life;
+                self.later(HANDOVER, What::Start { machine: n, life });
+            }
+        }
+    }
+
+    /// A machine that is down and holds what goes on without a quorum: whoever looks at it and finds nothing running
+    /// there may say that it is dead, and sometimes does. That it is switched on a moment later, before that has
+    /// come into the log, is no lie.
+    pub(super) fn patrol(&mut self) {
+        self.later(PATROLS, What::Patrol);
+        for n in 0..self.machines.len() {
+            let id = self.machines[n].id;
+            let kept = |state: &ClusterState| state.kept_by(id).next().is_some();
+            if self.machines[n].process.is_some() || !self.known_by_anyone(kept) {
+                continue;
+            }
+            let stays_off = self.machines[n].broken || self.machines[n].standing == Standing::Expelled;
+            if stays_off && !self.machines[n].agent.singles().is_empty() {
+                // Nobody will tell it to end: its power is cut.
+                let seed = self.dice.next();
+                self.end(n, Some(seed));
+            }
+            let sure = self.machines[n].agent.singles().is_empty();
+            if sure && (stays_off || self.dice.chance(300)) {
+                self.say_dead(n);
+            }
+        }
+    }
+
+    fn say_dead(&mut self, n: usize) {
+        let node = self.machines[n].id;
+        let Some(at) = self.member() else { return };
+        let process = self.machines[at].process.as_ref().expect("it runs");
+        if let Some(generation) = process.node.state().nodes.get(&node).map(|record| record.generation) {
+            self.trace.note(self.now, "said dead", n, generation, 0);
+            self.order(at, &Command::Member(MemberCommand::ConfirmDead { node, generation }));
         }
     }
 
@@ -115,7 +166,8 @@ impl World {
         })
     }
 
-    fn is_expelled(&self, n: usize) -> bool {
+    /// Nobody switches one off before: until then it may be the only one that decides. (Seed 401.)
+    pub(crate) fn is_expelled(&self, n: usize) -> bool {
         let id = self.machines[n].id;
         self.known_by_anyone(|state| state.members.expelled.contains(&id))
     }
@@ -145,9 +197,15 @@ impl World {
             }
             Standing::Expelled => {
                 if self.is_expelled(n) {
+                    if self.faults.are_over() {
+                        self.scrap(n);
+                    }
                     return;
                 }
                 if let Some(at) = self.member() {
+                    // What it keeps is brought elsewhere first; if it is dead, the patrol says so.
+                    let availability = Availability::Draining(Drain::default());
+                    self.order(at, &Command::Member(MemberCommand::SetAvailability { node: id, availability }));
                     self.order(at, &Command::Member(MemberCommand::Expel { node: id }));
                 }
             }

@@ -5,7 +5,10 @@ use super::{What, World, chain};
 use crate::machine::{ApplyJob, LogJob, Received, Standing, StartError};
 use crate::network::SILENCE;
 use crate::seen::Seen;
+use quorate_agent::BootTime;
 use quorate_model::assignment::Assignment;
+use quorate_model::id::ReplicaId;
+use quorate_model::planted::{Bug, planted};
 use quorate_model::time::Timestamp;
 use quorate_node::consensus::Content;
 use quorate_node::{Effect, Event};
@@ -51,7 +54,7 @@ impl World {
             }
         }
         let life = machine.life;
-        machine.agent.start(now, &mut self.dice);
+        machine.agent.start(machine.moment(now), &mut self.dice);
         let statuses = machine.agent.statuses();
         let process = machine.process.as_mut().expect("just started");
         process.inbox.push(Event::Replicas(statuses));
@@ -69,6 +72,7 @@ impl World {
         }
         let soon = self.dice.between(2_000, 20_000);
         self.later(Duration::from_millis(soon), What::Housekeeping { machine: n, life });
+        self.singles_changed(n);
         self.agent_due(n);
         self.wake(n, now);
     }
@@ -78,6 +82,7 @@ impl World {
         if self.machines[n].process.is_none() {
             if power.is_some() {
                 self.machines[n].end(power);
+                self.singles_changed(n);
             }
             return;
         }
@@ -87,6 +92,7 @@ impl World {
         });
         self.machines[n].agent.stop();
         self.machines[n].end(power);
+        self.singles_changed(n);
         for other in (0..self.machines.len()).filter(|other| *other != n) {
             self.network.link(n, other).up = false;
             let link = self.network.link(other, n).clone();
@@ -144,7 +150,6 @@ impl World {
             return;
         }
         let (now, paused) = (self.now, self.machines[n].paused_until);
-        let clocks = self.machines[n].clocks(now);
         let process = self.machines[n].process.as_mut().expect("alive");
         if process.next_turn != Some(now) {
             return;
@@ -154,6 +159,9 @@ impl World {
             self.wake(n, paused);
             return;
         }
+        self.machines[n].read_lease_clocks(now);
+        let clocks = self.machines[n].clocks(now);
+        let process = self.machines[n].process.as_mut().expect("alive");
         let mut effects = std::mem::take(&mut self.effects);
         for event in process.inbox.drain(..) {
             process.node.step(clocks, event, &mut effects);
@@ -254,8 +262,11 @@ impl World {
             }
             // Nobody waits for it: whether it worked is seen by who leads.
             Effect::Transferred { .. } => {}
+            // People ask for it, and there are none.
+            Effect::Surveyed { .. } => {}
             Effect::Changed => self.keeper_due(n),
             Effect::Peers(peers) => self.call(n, &peers),
+            Effect::HandedOver => self.says_goodbye(n),
             Effect::Left => self.has_left(n),
             // Nobody puts old disks back here, and nobody runs twice.
             Effect::MustEnd(why) => self.broken("nobody_forgets", format!("n{}: {why}", n + 1)),
@@ -264,6 +275,16 @@ impl World {
                 let life = self.machines[n].life;
                 let delay = self.dice.span(ASSIGNING);
                 self.later(delay, What::Assigned { machine: n, life, assignment: Box::new(assignment) });
+            }
+            Effect::Hold(held) => {
+                let clocks = &process.lease_clocks;
+                let boot = |time: Duration| BootTime::from_nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+                let now = boot(clocks.boot_time(Timestamp::default()));
+                let at = |until| quorate_agent::deadline(now, boot(clocks.boot_time(until))).since_boot();
+                let held = held.iter().map(|held| (held.replica, at(held.until))).collect();
+                let life = self.machines[n].life;
+                let delay = self.dice.span(ASSIGNING);
+                self.later(delay, What::Held { machine: n, life, held });
             }
             Effect::SendSnapshot { to, term } => self.send_snapshot(n, to, term.0),
             Effect::InstallSnapshot { index, hard_state, .. } => {
@@ -297,6 +318,7 @@ impl World {
 
     pub(crate) fn agent_changed(&mut self, n: usize) {
         let statuses = self.machines[n].agent.statuses();
+        self.show(&Seen::Reported { statuses: &statuses });
         self.tell(n, Event::Replicas(statuses));
         self.agent_due(n);
     }
@@ -311,12 +333,65 @@ impl World {
             return;
         }
         self.trace.say(now, format_args!("n{} is assigned revision {}", n + 1, assignment.revision));
-        if let Some(obeyed) = self.machines[n].agent.offer(now, assignment, &mut self.dice) {
+        let moment = self.machines[n].moment(now);
+        if let Some(obeyed) = self.machines[n].agent.offer(moment, assignment, &mut self.dice) {
             let (revision, before) = (obeyed.revision, obeyed.before);
             self.trace.note(now, "obeys", n, revision.0, before.map_or(0, |before| before.0));
             self.show(&Seen::Assigned { machine: n, revision });
+            self.singles_changed(n);
             self.agent_changed(n);
         }
+    }
+
+    pub(super) fn held(&mut self, n: usize, life: u64, held: Vec<(ReplicaId, Duration)>) {
+        if !self.alive(n, life) {
+            return;
+        }
+        if let Some(again) = self.machines[n].paused(self.now) {
+            self.at(again, What::Held { machine: n, life, held });
+            return;
+        }
+        let (moment, before) = (self.machines[n].moment(self.now), self.machines[n].agent.singles());
+        self.machines[n].agent.hold(moment, &held, &mut self.dice);
+        if self.machines[n].agent.singles() != before {
+            self.trace.note(self.now, "holds", n, held.len() as u64, 0);
+            self.singles_changed(n);
+            self.agent_changed(n);
+        }
+        self.arm(n);
+    }
+
+    /// Plans the next look at a machine's timers. Its clock may go another way until then.
+    pub(crate) fn arm(&mut self, n: usize) {
+        let machine = &mut self.machines[n];
+        let Some(next) = machine.agent.next_timer() else { return };
+        let at = machine.clock.when_boot(self.now, next);
+        if machine.timer.is_none_or(|planned| planned > at) {
+            machine.timer = Some(at);
+            self.at(at, What::Timer { machine: n });
+        }
+    }
+
+    /// Whatever becomes of the server: this is the replica's own.
+    pub(super) fn timer_fires(&mut self, n: usize) {
+        if self.machines[n].timer != Some(self.now) {
+            return;
+        }
+        self.machines[n].timer = None;
+        let boot = self.machines[n].clock.boot(self.now);
+        if self.machines[n].agent.expire(boot) {
+            self.trace.note(self.now, "over", n, 0, 0);
+            self.singles_changed(n);
+            self.agent_changed(n);
+        }
+        if !planted(Bug::KillTimerOff) {
+            self.arm(n);
+        }
+    }
+
+    fn singles_changed(&mut self, n: usize) {
+        let running = self.machines[n].agent.singles();
+        self.show(&Seen::Singles { machine: n, running: &running });
     }
 
     pub(super) fn agent_due(&mut self, n: usize) {
@@ -328,6 +403,7 @@ impl World {
     pub(super) fn agent_moves(&mut self, n: usize) {
         if self.machines[n].agent.advance(self.now) {
             self.trace.note(self.now, "replica", n, 0, 0);
+            self.singles_changed(n);
             self.agent_changed(n);
         }
     }

@@ -23,6 +23,14 @@ pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS replicas (id TEXT PRIMARY KEY, service TEXT NOT NULL, ordinal INTEGER NOT NULL,
         node TEXT NOT NULL, phase TEXT NOT NULL, version INTEGER NOT NULL, since_us INTEGER NOT NULL,
         body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS leases (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, replica TEXT, node TEXT,
+        fenced INTEGER NOT NULL, since_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS service_versions (service TEXT NOT NULL, version INTEGER NOT NULL, trial TEXT NOT NULL,
+        by TEXT, at_us INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (service, version)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS deployments (service TEXT PRIMARY KEY, version INTEGER NOT NULL, stage TEXT NOT NULL,
+        since_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS vips (ip TEXT PRIMARY KEY, address TEXT NOT NULL, since_us INTEGER NOT NULL,
+        body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS join_tokens (id TEXT PRIMARY KEY, role TEXT NOT NULL, expires_us INTEGER NOT NULL,
         used_by TEXT, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS expelled (id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -66,7 +74,37 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
             )?,
             Change::ServiceGone { service } => {
                 run(connection, "/*quorate*/ DELETE FROM services WHERE name = ?1", [service.as_str()])?;
+                run(connection, "/*quorate*/ DELETE FROM service_versions WHERE service = ?1", [service.as_str()])?;
+                run(connection, "/*quorate*/ DELETE FROM deployments WHERE service = ?1", [service.as_str()])?;
             }
+            Change::Version(record) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO service_versions
+                    VALUES (?1, ?2, json_extract(?5, '$.trial'), ?3, ?4, ?5)",
+                params![
+                    record.service.as_str(),
+                    record.version.cast_signed(),
+                    record.by,
+                    record.at.0.cast_signed(),
+                    body(record)?
+                ],
+            )?,
+            Change::VersionGone { service, version } => run(
+                connection,
+                "/*quorate*/ DELETE FROM service_versions WHERE service = ?1 AND version = ?2",
+                params![service.as_str(), version.cast_signed()],
+            )?,
+            Change::Deployment(deployment) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO deployments VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    deployment.service.as_str(),
+                    deployment.version.cast_signed(),
+                    word(&deployment.stage)?,
+                    deployment.since.0.cast_signed(),
+                    body(deployment)?
+                ],
+            )?,
             Change::Replica(replica) => run(
                 connection,
                 "/*quorate*/ INSERT OR REPLACE INTO replicas VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -84,6 +122,27 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
             Change::ReplicaGone { replica } => {
                 run(connection, "/*quorate*/ DELETE FROM replicas WHERE id = ?1", [replica.to_string()])?;
             }
+            Change::Vip(vip) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO vips VALUES (?1, ?2, ?3, ?4)",
+                params![vip.address.ip().to_string(), vip.address.to_string(), vip.since.0.cast_signed(), body(vip)?],
+            )?,
+            Change::VipGone { address } => {
+                run(connection, "/*quorate*/ DELETE FROM vips WHERE ip = ?1", [address.to_string()])?;
+            }
+            Change::Lease(lease) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO leases VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    lease.name.as_str(),
+                    lease.epoch.cast_signed(),
+                    lease.holder.map(|holder| holder.replica.to_string()),
+                    lease.holder.map(|holder| holder.node.to_string()),
+                    lease.fenced,
+                    lease.since.0.cast_signed(),
+                    body(lease)?
+                ],
+            )?,
             Change::Member(change) => member(connection, change)?,
             Change::Access(change) => access::write(connection, change)?,
             Change::Trust(record) => run(
@@ -135,6 +194,7 @@ fn member(connection: &Connection, change: &MemberChange) -> Result<(), Stop> {
         }
         MemberChange::ManagerRule { .. } => rule(connection, "manager-rule", change),
         MemberChange::Ha { .. } => rule(connection, "ha", change),
+        MemberChange::Failover { .. } => rule(connection, "failover", change),
         MemberChange::Recovered(_) => rule(connection, "recovered", change),
     }
 }
@@ -172,6 +232,18 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     }
     for replica in records(connection, directory, "replicas", "id")? {
         state.absorb(state.planned_on, &[Change::Replica(replica)]);
+    }
+    for lease in records(connection, directory, "leases", "name")? {
+        state.absorb(state.planned_on, &[Change::Lease(lease)]);
+    }
+    for version in records(connection, directory, "service_versions", "service, version")? {
+        state.absorb(state.planned_on, &[Change::Version(version)]);
+    }
+    for deployment in records(connection, directory, "deployments", "service")? {
+        state.absorb(state.planned_on, &[Change::Deployment(deployment)]);
+    }
+    for vip in records(connection, directory, "vips", "ip")? {
+        state.absorb(state.planned_on, &[Change::Vip(vip)]);
     }
     for token in records(connection, directory, "join_tokens", "id")? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Token(token))]);

@@ -22,10 +22,12 @@ use std::time::{Duration, Instant};
 use tls::TlsConnector;
 use ureq::http;
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector as _, DefaultConnector};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, TcpConnector};
 
 /// The header that makes a mutation idempotent.
 const REQUEST_ID: &str = "Quorate-Request-Id";
+/// The header that says where a log goes on.
+const LOG_NEXT: &str = "Quorate-Log-Next";
 /// The header that says that the password was given again.
 const CONFIRMATION: &str = "Quorate-Confirmation";
 /// Longest wait for a connection. A node in the same building takes milliseconds.
@@ -97,7 +99,9 @@ impl Client {
         let agent = match &target.tls {
             None => config.into(),
             Some(tls) => {
-                let connector = DefaultConnector::new().chain(TlsConnector(tls.clone()));
+                // Nothing but our own may speak TLS: it alone knows the pin.
+                let plain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+                let connector = plain.chain(TlsConnector(tls.clone()));
                 ureq::Agent::with_parts(config, connector, DefaultResolver::default())
             }
         };
@@ -231,31 +235,76 @@ impl Client {
             .fix(self.advice.clone()))
     }
 
-    /// Opens an answer that has no end, on `server` alone.
-    pub(crate) fn stream(&self, server: &str, path: &str) -> Result<impl Read + use<>, Failure> {
+    /// Opens an answer that has no end, on the first server that gives one.
+    ///
+    /// # Errors
+    /// As [`send_once`](Self::send_once) of a question.
+    pub(crate) fn stream(&self, path: &str) -> Result<impl Read + use<>, Failure> {
+        Ok(self.open(path)?.into_body().into_reader())
+    }
+
+    /// A piece of a log, and the offset to go on from.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub(crate) fn log_piece(&self, path: &str) -> Result<(u64, Vec<u8>), Failure> {
+        let response = self.open(path)?;
+        let next = response.headers().get(LOG_NEXT).and_then(|next| next.to_str().ok()?.parse().ok());
+        let next = next.ok_or_else(|| {
+            Failure::new(Exit::Failed, "strange-answer", "the node does not say where the log goes on")
+                .fix("compare `quorate version` with the version that `quorate status` shows")
+        })?;
+        let cut = |error: ureq::Error| {
+            Failure::new(Exit::Unreachable, "log-cut", "the log ended in the middle")
+                .why(reason(&error))
+                .fix(&*self.advice)
+        };
+        Ok((next, read(response.into_body()).map_err(cut)?))
+    }
+
+    fn open(&self, path: &str) -> Result<http::Response<ureq::Body>, Failure> {
+        let first = self.preferred.get();
+        let mut problems = Vec::new();
+        for turn in 0..self.servers.len() {
+            let number = (first + turn) % self.servers.len();
+            let server = &self.servers[number];
+            let response = match self.open_on(server, path) {
+                Ok(response) => response,
+                Err(error) => {
+                    problems.push(format!("{server}: {}", reason(&error)));
+                    continue;
+                }
+            };
+            let status = response.status();
+            if status.is_success() {
+                self.preferred.set(number);
+                return Ok(response);
+            }
+            let failure = match read(response.into_body()) {
+                Ok(body) => problem(status.as_u16(), &body),
+                Err(error) => {
+                    problems.push(format!("{server}: {}", reason(&error)));
+                    continue;
+                }
+            };
+            if failure.code != "shutting-down" {
+                return Err(failure);
+            }
+            problems.push(format!("{server}: {}", failure.error));
+        }
+        Err(Failure::new(Exit::Unreachable, "unreachable", "cannot reach any node of the cluster")
+            .why(problems.join("\n"))
+            .fix(self.advice.clone()))
+    }
+
+    fn open_on(&self, server: &str, path: &str) -> Result<http::Response<ureq::Body>, ureq::Error> {
         let (agent, base) = self.agent_for(server);
         let mut request = agent.get(format!("{base}{path}"));
         if let Some(token) = &self.token {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
-        let response = request
-            .config()
-            .timeout_recv_response(Some(ANSWER))
-            .build()
-            .call()
-            .map_err(|error| self.unreachable(server, &error))?;
-        let (parts, body) = response.into_parts();
-        if parts.status.is_success() {
-            return Ok(body.into_reader());
-        }
-        let body = read(body).map_err(|error| self.unreachable(server, &error))?;
-        Err(problem(parts.status.as_u16(), &body))
-    }
-
-    fn unreachable(&self, server: &str, error: &ureq::Error) -> Failure {
-        Failure::new(Exit::Unreachable, "unreachable", format!("cannot reach {server}"))
-            .why(reason(error))
-            .fix(self.advice.clone())
+        // The node may have to ask others first.
+        request.config().timeout_recv_response(Some(WORK)).build().call()
     }
 
     /// The agent for this server, and what its URLs begin with.

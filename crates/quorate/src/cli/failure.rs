@@ -11,7 +11,7 @@ pub(crate) enum Exit {
     Failed = 1,
     /// What was given is wrong; nothing was done.
     Usage = 2,
-    /// No node of the cluster can be reached.
+    /// No node of the cluster can be reached, or not the one that alone has what is wanted.
     Unreachable = 3,
     /// Nobody knows who asks, or they may not.
     NotAllowed = 4,
@@ -91,6 +91,7 @@ fn exit_of(status: u16, code: &str) -> Exit {
     match (code, status) {
         ("no-quorum" | "no-leader", _) => Exit::Unhealthy,
         ("outcome-unknown" | "unknown-outcome", _) => Exit::TimedOut,
+        ("node-unreachable", _) => Exit::Unreachable,
         // SQLite looked at it and refused: the command was right, its work failed.
         ("sql" | "sql-error", _) => Exit::Failed,
         (_, 401 | 403) => Exit::NotAllowed,
@@ -179,6 +180,7 @@ mod tests {
         assert_eq!(problem(409, "route-taken"), Exit::Conflict);
         assert_eq!(problem(422, "invalid"), Exit::Usage);
         assert_eq!(problem(503, "no-leader"), Exit::Unhealthy);
+        assert_eq!(problem(503, "node-unreachable"), Exit::Unreachable);
         assert_eq!(problem(504, "outcome-unknown"), Exit::TimedOut);
         assert_eq!(problem(400, "sql-error"), Exit::Failed);
         assert_eq!(problem(500, "whatever"), Exit::Failed);

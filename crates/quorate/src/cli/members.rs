@@ -6,9 +6,11 @@
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::join::RoleArg;
+use crate::cli::placement::{self, DrainArgs, LabelArgs};
 use crate::cli::screen::{self, moment, wall_now};
 use crate::cli::{Context, service, status};
 use clap::{Args, Subcommand};
+use quorate_api::failover::FailoverTime;
 use quorate_api::members::{Invite, Invited, Leaving};
 use quorate_api::view::{JoinTokenView, NodeState, NodeView, QuotaView, Standing};
 use quorate_model::state::Role;
@@ -50,9 +52,36 @@ pub(crate) enum NodeCommand {
         #[arg(required = true, value_enum)]
         roles: Vec<RoleArg>,
     },
+    /// Say something of a node, for services to be placed by
+    #[command(after_help = "Examples:\n  quorate node label n2 zone=a disk=ssd\n  quorate node label n2 disk-")]
+    Label(LabelArgs),
+    /// Give a node no more replicas; those that it has stay
+    #[command(after_help = "Examples:\n  quorate node cordon n2")]
+    Cordon {
+        /// Name, id, or how the id begins
+        node: String,
+    },
+    /// Bring a node's replicas elsewhere, each once its successor is healthy, and give it no more
+    #[command(after_help = "Examples:\n  quorate node drain n2\n  quorate node drain n2 --deadline 10m --no-wait")]
+    Drain(DrainArgs),
+    /// Let a node that was drained or cordoned take replicas again
+    #[command(visible_alias = "uncordon", after_help = "Examples:\n  quorate node undrain n2")]
+    Undrain {
+        /// Name, id, or how the id begins
+        node: String,
+    },
     /// Remove a node for ever: it is let in nowhere any more, and its id is never used again
     #[command(after_help = "Examples:\n  quorate node remove n2 --yes")]
     Remove {
+        /// Name, id, or how the id begins
+        node: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Say that a node has no power or is destroyed, so that what it would go on with may start elsewhere
+    #[command(after_help = "Examples:\n  quorate node confirm-dead n2")]
+    ConfirmDead {
         /// Name, id, or how the id begins
         node: String,
         /// Do not ask
@@ -104,6 +133,15 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "TIME", requires = "nodes")]
         expires: Option<jiff::Timestamp>,
     },
+    /// Show or set how long a node may be away before what ran there runs elsewhere
+    #[command(
+        after_help = "Examples:\n  quorate cluster failover\n  quorate cluster failover 20s\n  quorate cluster failover default"
+    )]
+    Failover {
+        /// 10s to 300s; a service's own `failover` counts for more
+        #[arg(value_name = "SPAN|default")]
+        span: Option<String>,
+    },
 }
 
 pub(crate) fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
@@ -130,7 +168,12 @@ pub(crate) fn node(context: &Context, command: NodeCommand) -> Result<(), Failur
                 context.client()?.change(Method::PUT, &path, Some(&json!({ "roles": roles })))?.json()?;
             context.done(&view, &format!("✔ {} is {}", view.name, words(view.roles.iter())))
         }
+        NodeCommand::Label(args) => placement::label(context, &args),
+        NodeCommand::Cordon { node } => placement::cordon(context, &node),
+        NodeCommand::Drain(args) => placement::drain(context, &args),
+        NodeCommand::Undrain { node } => placement::undrain(context, &node),
         NodeCommand::Remove { node, yes } => remove(context, &node, yes),
+        NodeCommand::ConfirmDead { node, yes } => confirm_dead(context, &node, yes),
         NodeCommand::Tokens => {
             let tokens: Vec<JoinTokenView> = context.client()?.get("/v1/join-tokens")?;
             context.show(&tokens, |tokens| tokens_table(tokens, wall_now()))
@@ -152,6 +195,21 @@ fn remove(context: &Context, node: &str, yes: bool) -> Result<(), Failure> {
     let done: serde_json::Value =
         client.change(Method::DELETE, &format!("/v1/nodes/{}", view.id), None::<&()>)?.json()?;
     context.done(&done, &format!("✔ {} is removed; its id is never used again", view.name))
+}
+
+fn confirm_dead(context: &Context, node: &str, yes: bool) -> Result<(), Failure> {
+    let client = context.client()?;
+    let view: NodeView = client.get(&format!("/v1/nodes/{}", in_path(node)))?;
+    if !yes {
+        let question = format!(
+            "If {} runs on, two copies of its services will run. Has it no power, or is it destroyed? [y/N] ",
+            view.name
+        );
+        service::confirm(context.screen, &question, false)?;
+    }
+    let path = format!("/v1/nodes/{}/confirm-dead", view.id);
+    let view: NodeView = client.change(Method::POST, &path, None::<&()>)?.json()?;
+    context.done(&view, &format!("✔ {} counts as dead: what it kept may start elsewhere", view.name))
 }
 
 pub(crate) fn add_node(context: &Context, args: &AddNodeArgs) -> Result<(), Failure> {
@@ -212,7 +270,10 @@ pub(crate) fn leave(context: &Context, args: &LeaveArgs) -> Result<(), Failure> 
 }
 
 pub(crate) fn cluster(context: &Context, command: ClusterCommand) -> Result<(), Failure> {
-    let ClusterCommand::Quota { nodes, expires } = command;
+    let (nodes, expires) = match command {
+        ClusterCommand::Quota { nodes, expires } => (nodes, expires),
+        ClusterCommand::Failover { span } => return failover(context, span.as_deref()),
+    };
     let client = context.client()?;
     let Some(nodes) = nodes else {
         let quota: QuotaView = client.get("/v1/quota")?;
@@ -229,6 +290,31 @@ pub(crate) fn cluster(context: &Context, command: ClusterCommand) -> Result<(), 
     client.change(Method::PUT, "/v1/quota", Some(&json!({ "nodes": nodes, "expires": expires })))?;
     let quota: QuotaView = client.get("/v1/quota")?;
     context.show(&quota, quota_text)
+}
+
+fn failover(context: &Context, span: Option<&str>) -> Result<(), Failure> {
+    let client = context.client()?;
+    let Some(span) = span else {
+        let failover: FailoverTime = client.get("/v1/failover")?;
+        return context.show(&failover, failover_text);
+    };
+    let failover = match span {
+        "default" => None,
+        span => Some(span.parse::<Span>().map_err(|error| {
+            Failure::new(Exit::Usage, "bad-span", error.to_string())
+                .fix("quorate cluster failover 20s\nquorate cluster failover default")
+        })?),
+    };
+    let answer = client.change(Method::PUT, "/v1/failover", Some(&FailoverTime { failover }))?;
+    let failover: FailoverTime = answer.json()?;
+    context.done(&failover, &format!("✔ {}", failover_text(&failover)))
+}
+
+fn failover_text(failover: &FailoverTime) -> String {
+    match failover.failover {
+        Some(span) => format!("failover time {span}, for every service that names none"),
+        None => "no failover time was decided: 30s for what runs once, `ha.failover_time` for the rest".to_owned(),
+    }
 }
 
 fn quota_text(quota: &QuotaView) -> String {
@@ -277,8 +363,11 @@ pub(crate) fn describe(node: &NodeView) -> String {
         ("API", node.api.clone()),
         ("Link", node.link.clone()),
         ("Starts", node.generation.to_string()),
+        ("Takes", placement::availability_text(node)),
+        ("Labels", if node.labels.is_empty() { "-".into() } else { placement::labels_text(&node.labels) }),
         ("Replicas", node.replicas.to_string()),
         ("Lag", node.lag.map_or("-".into(), |lag| format!("{lag} entries"))),
+        ("Log", node.log_dir.clone().unwrap_or_else(|| "-".into())),
     ]
     .into_iter()
     .filter(|(row, _)| !(ha_off && about_managers(row)));
@@ -318,6 +407,13 @@ mod tests {
     fn a_name_is_one_part_of_a_path() {
         assert_eq!(in_path("n1"), "n1");
         assert_eq!(in_path("../x?y"), "..%2Fx%3Fy");
+    }
+
+    #[test]
+    fn e8_the_failover_time_is_told_in_one_line() {
+        let text = |failover| failover_text(&FailoverTime { failover });
+        assert_eq!(text(Some(Span::from_secs(20))), "failover time 20s, for every service that names none");
+        assert!(text(None).starts_with("no failover time was decided: 30s"));
     }
 
     #[test]

@@ -6,12 +6,18 @@
 use crate::cli::Context;
 use crate::cli::client::{Answer, Call, Client};
 use crate::cli::failure::{self, Exit, Failure};
+use crate::cli::placement;
 use crate::cli::screen::{self, Screen, took};
+use crate::cli::update;
 use clap::{Args, Subcommand};
-use quorate_api::view::{ReplicaView, ServiceView};
+use quorate_api::Changed;
+use quorate_api::view::{LeaseView, ReplicaView, ServiceView};
+use quorate_model::deployment::Stage;
 use quorate_model::id::ReplicaId;
-use quorate_model::spec::{self, Format, SpecDocument, SpecError};
+use quorate_model::resource::{CpuMillis, MemoryBytes, Resources};
+use quorate_model::spec::{self, Format, Mode, SpecDocument, SpecError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
@@ -39,6 +45,12 @@ pub(crate) enum ServiceCommand {
     /// One service with its copies
     #[command(after_help = "Examples:\n  quorate service show web\n  quorate service show web -o json")]
     Show {
+        /// Name of the service
+        name: String,
+    },
+    /// The versions that a service had, and what became of them
+    #[command(after_help = "Examples:\n  quorate service history web\n  quorate service history web -o json")]
+    History {
         /// Name of the service
         name: String,
     },
@@ -70,6 +82,15 @@ pub(crate) struct ApplyArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// Name of the service, or `all`
+    name: String,
+    /// Do not wait until all copies are new and healthy
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ScaleArgs {
     /// Name of the service, or `all`
     name: String,
@@ -92,8 +113,25 @@ struct PlannedService {
     service: String,
     /// `create`, `update` or `unchanged`.
     action: String,
+    /// Afterwards.
+    #[serde(default)]
+    version: u64,
     #[serde(default)]
     differences: Vec<Difference>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// What a command waits for besides healthy copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    Nothing,
+    /// That this version is brought out.
+    Version(u64),
+    /// That what is asked for is brought out, once it is accepted: a version that may have been there before.
+    Again,
+    /// That an update is undone.
+    Back,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,6 +153,9 @@ struct Settled {
     healthy: u32,
     nodes: Vec<String>,
     took_ms: u64,
+    /// The canaries are well, and somebody has to say that the others may follow.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    waits: bool,
 }
 
 pub(crate) fn run(context: &Context, command: ServiceCommand) -> Result<(), Failure> {
@@ -140,6 +181,7 @@ pub(crate) fn run(context: &Context, command: ServiceCommand) -> Result<(), Fail
             }
             Ok(())
         }
+        ServiceCommand::History { name } => update::history(context, &name),
         ServiceCommand::Remove { name, yes } => remove(context, &name, yes),
     }
 }
@@ -274,7 +316,7 @@ fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
         }
     }
     let started = Instant::now();
-    post("/v1/specs", true)?;
+    let applied: Plan = post("/v1/specs", true)?.json()?;
     let mut settled = Vec::new();
     for planned in &plan.services {
         let Some(wanted) = spec.document.services.iter().find(|spec| spec.name.as_str() == planned.service) else {
@@ -285,7 +327,11 @@ fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
             continue;
         }
         let title = format!("{} {}", planned.service, planned.action);
-        let view = wait_until_healthy(context, &client, &planned.service, &title, |view| view.spec == *wanted)?;
+        let version = applied.services.iter().find(|applied| applied.service == planned.service);
+        let changed = version.filter(|_| planned.action != "unchanged");
+        let follow = changed.map_or(Follow::Nothing, |applied| Follow::Version(applied.version));
+        let accepted = |view: &ServiceView| view.spec == *wanted;
+        let view = wait_until_healthy(context, &client, &planned.service, &title, follow, accepted)?;
         let outcome = Settled::new(&view, None, started.elapsed());
         if !screen.is_json() {
             screen.data(&outcome.line(&title));
@@ -300,21 +346,75 @@ fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
 
 pub(crate) fn scale(context: &Context, args: &ScaleArgs) -> Result<(), Failure> {
     let client = context.client()?;
-    let services = if args.name == "all" { list(&client)? } else { vec![show(&client, &args.name)?] };
+    let started = Instant::now();
+    let mut services = Vec::new();
+    for service in named(&client, &args.name)? {
+        let path = format!("/v1/services/{}/scale", service.name);
+        match client.change(Method::POST, &path, Some(&serde_json::json!({ "replicas": args.replicas }))) {
+            Ok(answer) => {
+                // One that says nothing of room is older than this.
+                if let Some(room) = answer.json::<Changed>().ok().and_then(|changed| changed.room) {
+                    context.screen.say(&format!("{}: {}", service.name, placement::room_text(&room)));
+                }
+                services.push(service);
+            }
+            // Of all, those are meant that can be scaled.
+            Err(failure) if args.name == "all" && failure.code == "not-scalable" => {
+                context.screen.say(&format!("! {}", failure.error));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    let title =
+        |service: &ServiceView| (format!("{} {} → {}", service.name, service.want, args.replicas), Follow::Nothing);
+    let accepted = |_: &ServiceView, view: &ServiceView| view.want == args.replicas;
+    follow(context, &client, &services, started, args.no_wait, title, accepted)
+}
+
+pub(crate) fn restart(context: &Context, args: &RestartArgs) -> Result<(), Failure> {
+    let client = context.client()?;
+    let services = named(&client, &args.name)?;
     let started = Instant::now();
     for service in &services {
-        let path = format!("/v1/services/{}/scale", service.name);
-        client.change(Method::POST, &path, Some(&serde_json::json!({ "replicas": args.replicas })))?;
+        if let Some(why) = service.spec.stops_first().filter(|_| service.spec.update_interrupts(service.want)) {
+            context.screen.say(&format!("! {} is away for a moment: it {why}", service.name));
+        }
+        client.change(Method::POST, &format!("/v1/services/{}/restart", service.name), None::<&()>)?;
     }
+    let versions: BTreeMap<String, u64> =
+        list(&client)?.into_iter().map(|service| (service.name.to_string(), service.version)).collect();
+    let title = |service: &ServiceView| {
+        let follow = versions.get(service.name.as_str()).map_or(Follow::Nothing, |version| Follow::Version(*version));
+        (format!("{} restarts", service.name), follow)
+    };
+    let accepted = |before: &ServiceView, view: &ServiceView| view.version > before.version;
+    follow(context, &client, &services, started, args.no_wait, title, accepted)
+}
+
+/// The service of this name, or all of them.
+fn named(client: &Client, name: &str) -> Result<Vec<ServiceView>, Failure> {
+    if name == "all" { list(client) } else { Ok(vec![show(client, name)?]) }
+}
+
+/// Waits for what was asked of several services, and says of each what became of it.
+pub(crate) fn follow(
+    context: &Context,
+    client: &Client,
+    services: &[ServiceView],
+    started: Instant,
+    no_wait: bool,
+    title: impl Fn(&ServiceView) -> (String, Follow),
+    accepted: impl Fn(&ServiceView, &ServiceView) -> bool,
+) -> Result<(), Failure> {
     let mut settled = Vec::new();
-    for service in &services {
-        let title = format!("{} {} → {}", service.name, service.want, args.replicas);
-        if args.no_wait {
+    for service in services {
+        let (title, follow) = title(service);
+        if no_wait {
             context.screen.say(&title);
             continue;
         }
         let name = service.name.as_str();
-        let view = wait_until_healthy(context, &client, name, &title, |view| view.want == args.replicas)?;
+        let view = wait_until_healthy(context, client, name, &title, follow, |view| accepted(service, view))?;
         let outcome = Settled::new(&view, Some(service.want), started.elapsed());
         if !context.screen.is_json() {
             context.screen.data(&outcome.line(&title));
@@ -336,18 +436,26 @@ impl Settled {
             healthy: view.healthy,
             nodes: nodes_of(view),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            waits: view.deployment.as_ref().is_some_and(|it| it.stage == Stage::AwaitPromotion),
         }
     }
 
     fn line(&self, title: &str) -> String {
         let took = took(Duration::from_millis(self.took_ms));
+        if self.waits {
+            return format!("{title}   ▲ waits for its promotion: quorate update continue {}   {took}", self.name);
+        }
         format!("{title}   ✔ {}/{} healthy on {}   {took}", self.healthy, self.want, self.nodes.join(" "))
     }
 }
 
 /// Copies that are wanted: those on their way out do not count.
+///
+/// Of a service that runs on every node, the copy of a node that is away is not wanted anywhere else.
 pub(crate) fn live(view: &ServiceView) -> impl Iterator<Item = &ReplicaView> {
-    view.replicas.iter().filter(|replica| !matches!(replica.state.as_str(), "draining" | "stopping" | "stopped"))
+    let leaves = |state: &str| matches!(state, "draining" | "stopping" | "stopped");
+    let away = |state: &str| view.mode == Mode::EveryNode && state == "unknown";
+    view.replicas.iter().filter(move |replica| !leaves(&replica.state) && !away(&replica.state))
 }
 
 fn nodes_of(view: &ServiceView) -> Vec<String> {
@@ -384,6 +492,7 @@ fn wait_until_healthy(
     client: &Client,
     name: &str,
     title: &str,
+    follow: Follow,
     accepted: impl Fn(&ServiceView) -> bool,
 ) -> Result<ServiceView, Failure> {
     let mut last = None;
@@ -398,7 +507,18 @@ fn wait_until_healthy(
             }
             (Err(failure), _) => return Err(failure),
         };
-        if accepted(&view) {
+        let is_accepted = accepted(&view);
+        // The end of an earlier update of the same version says nothing.
+        let outcome = if is_accepted || follow != Follow::Again { update::outcome(&view, follow) } else { None };
+        match outcome {
+            Some(Ok(())) => {
+                context.screen.progress_over();
+                return Ok(view);
+            }
+            Some(Err(failure)) => return Err(failure),
+            None => {}
+        }
+        if is_accepted && !update::is_under_way(&view, follow) {
             let settled =
                 is_settled(&view).then(|| live(&view).map(|replica| (replica.id, replica.restarts)).collect());
             unchecked = settled.map(|now: Vec<_>| match unchecked.take() {
@@ -410,7 +530,9 @@ fn wait_until_healthy(
                 context.screen.progress_over();
                 return Ok(view);
             }
-            if let Some(failure) = not_started(&view) {
+            // An update that cannot start is undone, and that is waited for.
+            let is_update = view.deployment.as_ref().is_some_and(|deployment| deployment.from.is_some());
+            if let Some(failure) = not_started(&view).filter(|_| !is_update || follow == Follow::Nothing) {
                 return Err(failure);
             }
         }
@@ -425,6 +547,9 @@ fn wait_until_healthy(
 
 fn progress(view: &ServiceView) -> String {
     let mut text = format!("{}/{} healthy", view.healthy, view.want);
+    if let Some(line) = update::line(view).filter(|_| view.deployment.as_ref().is_some_and(|it| it.from.is_some())) {
+        let _ = write!(text, "   {line}");
+    }
     for replica in live(view).filter(|replica| replica.state != "healthy").take(3) {
         // A String takes all that is written into it.
         let _ = write!(text, "   {}.{} on {} {}", view.name, replica.ordinal, replica.node, replica.state);
@@ -496,31 +621,100 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
         service.version,
         service.spec.command.join(" ")
     );
-    let mut header = vec!["REPLICA", "NODE", "STATE", "ADDRESS", "PID", "RESTARTS", "DETAIL"];
+    if let Some(line) = update::line(service) {
+        let _ = writeln!(text, "update   {line}");
+    }
+    if !service.spec.resources.is_none() {
+        // A String takes all that is written into it.
+        let _ = writeln!(text, "each     {}", limits(&service.spec.resources));
+    }
+    let measured = service.replicas.iter().any(|replica| replica.usage.is_some());
+    let mut header = vec!["REPLICA", "NODE", "STATE", "ADDRESS", "PID"];
+    if measured {
+        header.extend(["CPU", "MEMORY"]);
+    }
+    let numbers: Vec<usize> = (4..=header.len()).collect();
+    header.extend(["RESTARTS", "DETAIL"]);
     if wide {
         header.extend(["ID", "VERSION", "LOGS"]);
     }
     let rows = service.replicas.iter().map(|replica| {
+        let (usage, memory) = (replica.usage, replica.usage.and_then(|usage| usage.memory_bytes));
         let mut row = vec![
             format!("{}.{}", service.name, replica.ordinal),
             replica.node.clone(),
             format!("{} {}", replica_symbol(&replica.state), replica.state),
             replica.addresses.values().cloned().collect::<Vec<_>>().join(" "),
             replica.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-            replica.restarts.to_string(),
-            replica.detail.clone(),
         ];
+        if measured {
+            row.extend([
+                usage.map_or_else(|| "-".into(), |usage| CpuMillis(usage.cpu_millis.into()).to_string()),
+                memory.map_or_else(|| "-".into(), |bytes| MemoryBytes(bytes).to_string()),
+            ]);
+        }
+        row.extend([replica.restarts.to_string(), replica.detail.clone()]);
         if wide {
             row.extend([replica.id.to_string(), replica.version.to_string(), replica.log_dir.clone()]);
         }
         row
     });
-    text.push_str(&screen::table(&header, &[4, 5], rows));
+    text.push_str(&screen::table(&header, &numbers, rows));
+    if let Some(lease) = &service.lease {
+        let _ = write!(text, "\n{}", lease_text(lease));
+    }
     for held in &service.held {
         // A String takes all that is written into it.
         let _ = write!(text, "\n! {held}");
     }
     text
+}
+
+/// What each copy has at the most.
+fn limits(resources: &Resources) -> String {
+    let cpu = resources.cpu.map(|cpu| format!("{cpu} CPU"));
+    let memory = resources.memory.map(|memory| format!("{memory} of memory"));
+    cpu.into_iter().chain(memory).collect::<Vec<_>>().join(", ")
+}
+
+/// Who holds what runs once, how long moving it may take, and how long it took.
+fn lease_text(lease: &LeaseView) -> String {
+    let holder = match &lease.holder {
+        Some(holder) if lease.fenced => format!("being taken from {holder} (epoch {})", lease.epoch),
+        Some(holder) => format!("held by {holder} (epoch {})", lease.epoch),
+        None => "held by nobody".to_owned(),
+    };
+    format!("lease    {holder} · failover {} · last failover {}", failover(lease), last_failover(lease))
+}
+
+/// What moves it when its node is lost.
+fn failover(lease: &LeaseView) -> String {
+    if lease.keeps { "by hand".to_owned() } else { lease.failover.to_string() }
+}
+
+/// As the leader measured it.
+fn last_failover(lease: &LeaseView) -> String {
+    lease.last_failover.as_ref().map_or_else(
+        || "never measured".to_owned(),
+        |last| format!("{} from {} to {} on {}", took(last.took.0), last.from, last.to, screen::moment(last.at, true)),
+    )
+}
+
+/// One line for each service that runs once, for `status`; nothing if there is none.
+pub(crate) fn leases_table(services: &[ServiceView]) -> Option<String> {
+    let once: Vec<(&ServiceView, &LeaseView)> =
+        services.iter().filter_map(|service| Some((service, service.lease.as_ref()?))).collect();
+    let rows = once.iter().map(|(service, lease)| {
+        vec![
+            service.name.to_string(),
+            lease.holder.clone().unwrap_or_else(|| "-".into()),
+            lease.epoch.to_string(),
+            failover(lease),
+            last_failover(lease),
+        ]
+    });
+    let header = ["RUNS ONCE", "HOLDER", "EPOCH", "FAILOVER", "LAST FAILOVER"];
+    (!once.is_empty()).then(|| screen::table(&header, &[2], rows))
 }
 
 fn replica_symbol(state: &str) -> char {
@@ -554,6 +748,9 @@ fn plan_text(plan: &Plan) -> String {
     let mut text = String::new();
     for service in &plan.services {
         text.push_str(&format!("{}  {}\n", service.service, service.action));
+        for warning in &service.warnings {
+            text.push_str(&format!("  ! {warning}\n"));
+        }
         for difference in &service.differences {
             let Difference { field, from, to } = difference;
             text.push_str(&match (from.is_null(), to.is_null()) {

@@ -3,11 +3,13 @@
 use crate::cli::client::Client;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::screen::{self, age, moment, took, wall_now};
-use crate::cli::{Context, managers, service};
+use crate::cli::{Context, managers, placement, service, update};
 use crate::serve::{BRING_BACK, MISSED_ROTATION, join_anew};
 use crate::settings::binding;
 use clap::Args;
+use quorate_api::placement::Availability;
 use quorate_api::view::{ClusterHealth, ElectorsView, NodeMode, NodeState, NodeView, Overview, Standing, VotersStep};
+use quorate_model::deployment::Stage;
 use quorate_model::member::ha::TWO_NODES;
 use quorate_model::state::Role;
 use quorate_model::time::WallTime;
@@ -29,7 +31,7 @@ pub(crate) fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode, Fail
     if context.screen.is_json() {
         context.screen.json(&overview);
     } else {
-        context.screen.data(&render(&overview, wall_now(), target.dev.is_some()));
+        context.screen.data(&render(&overview, wall_now(), target.dev.is_some(), context.screen.is_wide()));
     }
     let unwell = overview.cluster.health != ClusterHealth::Healthy;
     Ok(if args.check && unwell { ExitCode::from(Exit::Unhealthy as u8) } else { ExitCode::SUCCESS })
@@ -71,7 +73,7 @@ pub(crate) fn transfer(context: &Context, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
+fn render(overview: &Overview, now: WallTime, dev: bool, wide: bool) -> String {
     let cluster = &overview.cluster;
     let health = match cluster.health {
         ClusterHealth::Healthy => "✔ healthy",
@@ -106,10 +108,11 @@ fn render(overview: &Overview, now: WallTime, dev: bool) -> String {
         };
         format!("~ {word}: {}", next.why)
     }));
-    parts.push(nodes_table(&overview.nodes, now, false));
+    parts.push(nodes_table(&overview.nodes, now, wide));
     if !overview.services.is_empty() {
         parts.push(service::list_table(&overview.services));
     }
+    parts.extend(service::leases_table(&overview.services));
     if !overview.gateways.is_empty() {
         parts.push(screen::table(
             &["GATEWAY", "URL", "FED BY", "REQUESTS", "FAILED"],
@@ -176,6 +179,10 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
         lines.push(format!("! {} is {word} since {since} ({}).  Next: {next}", node.name, age(now.since(node.since))));
     }
     for service in &overview.services {
+        let open = service.deployment.as_ref().filter(|it| it.from.is_some() && it.stage != Stage::RolledBack);
+        if let Some(line) = open.and_then(|_| update::line(service)) {
+            lines.push(format!("~ {} {line}", service.name));
+        }
         if !service.held.is_empty() {
             lines.extend(service.held.iter().map(|held| format!("! {held}")));
         } else if service.healthy < service.want {
@@ -197,17 +204,34 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
     lines
 }
 
-const COLUMNS: [&str; 12] =
-    ["NODE", "ALIAS", "MODE", "STATE", "ROLES", "LAG", "REPLICAS", "SINCE", "API", "LINK", "GENERATION", "ID"];
+const COLUMNS: [&str; 15] = [
+    "NODE",
+    "ALIAS",
+    "MODE",
+    "STATE",
+    "TAKES",
+    "ROLES",
+    "LAG",
+    "REPLICAS",
+    "SINCE",
+    "API",
+    "LINK",
+    "GENERATION",
+    "ID",
+    "LABELS",
+    "LOG",
+];
 
 pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> String {
     // A cluster has a manager; one that shows none has high availability off.
     let ha = nodes.iter().any(|node| node.mode.is_some());
     let aliased = nodes.iter().any(|node| node.alias.is_some());
+    let closed = nodes.iter().any(|node| node.availability != Availability::Open);
     let shown = |column: &&str| match *column {
+        "TAKES" => closed,
         "MODE" | "LAG" => ha,
         "ALIAS" => aliased,
-        "API" | "LINK" | "GENERATION" | "ID" => wide,
+        "API" | "LINK" | "GENERATION" | "ID" | "LABELS" | "LOG" => wide,
         _ => true,
     };
     let cell = |node: &NodeView, column: &str| match column {
@@ -222,6 +246,9 @@ pub(crate) fn nodes_table(nodes: &[NodeView], now: WallTime, wide: bool) -> Stri
         "API" => node.api.clone(),
         "LINK" => node.link.clone(),
         "GENERATION" => node.generation.to_string(),
+        "TAKES" => takes(node.availability).into(),
+        "LABELS" => placement::labels_text(&node.labels),
+        "LOG" => node.log_dir.clone().unwrap_or_else(|| "-".into()),
         _ => node.id.to_string(),
     };
     let header: Vec<&str> = COLUMNS.into_iter().filter(shown).collect();
@@ -245,6 +272,14 @@ fn mode_word(node: &NodeView) -> &'static str {
         (Some(NodeMode::Passive), Some(Standing::Standby)) => "standby",
         (Some(NodeMode::Passive), Some(Standing::Stopped)) => "stopped",
         (other, _) => mode(other),
+    }
+}
+
+fn takes(availability: Availability) -> &'static str {
+    match availability {
+        Availability::Open => "anything",
+        Availability::Cordoned => "nothing new",
+        Availability::Draining => "drains",
     }
 }
 

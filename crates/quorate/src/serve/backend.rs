@@ -4,25 +4,27 @@ use super::admission::Admission;
 use super::apply::Waiters;
 use super::inbox::{Closed, Inbox};
 use super::keychain::Keychain;
+use super::logs::{Found, Logs};
 use super::reads::ReaderPool;
 use super::view::Proofs;
 use crate::config::NodeConfig;
 use crate::settings::{Redirect, Settings};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use quorate_agent::Agent;
 use quorate_api::backend::{
-    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogPiece, Pages,
-    Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
+    AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
+    Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
 use quorate_api::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
+use quorate_api::placement::{ExplanationView, ForecastView};
+use quorate_api::updates::HistoryView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::access::Actor;
 use quorate_model::access::audit::AuditPage;
 use quorate_model::access::name::SecretName;
 use quorate_model::entry::Proposal;
-use quorate_model::id::{LogIndex, NodeId, RequestId};
+use quorate_model::id::{LogIndex, NodeId, RequestId, ServiceName};
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::Consistency;
@@ -30,10 +32,11 @@ use quorate_model::state::ClusterState;
 use quorate_model::time::Timestamp;
 use quorate_model::trust::TrustCommand;
 use quorate_node::{Event, Refused, Ticket, TransferFailed};
+use quorate_scheduler::Survey;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -48,6 +51,7 @@ pub(super) struct Questions {
     next: AtomicU64,
     reads: Mutex<BTreeMap<Ticket, oneshot::Sender<Option<LogIndex>>>>,
     transfers: Mutex<BTreeMap<Ticket, oneshot::Sender<Result<(), TransferFailed>>>>,
+    surveys: Mutex<BTreeMap<Ticket, oneshot::Sender<Box<Survey>>>>,
     refused: Mutex<HashMap<RequestId, Refused>>,
 }
 
@@ -70,6 +74,23 @@ impl Questions {
         let sender = self.transfers.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket);
         if let Some(sender) = sender {
             let _ = sender.send(result);
+        }
+    }
+
+    pub(super) fn ask_survey(&self) -> (Ticket, oneshot::Receiver<Box<Survey>>) {
+        let (ticket, (sender, answer)) = (self.ticket(), oneshot::channel());
+        self.surveys.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket, sender);
+        (ticket, answer)
+    }
+
+    pub(super) fn forget_survey(&self, ticket: Ticket) {
+        self.surveys.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket);
+    }
+
+    pub(super) fn answer_survey(&self, ticket: Ticket, survey: Box<Survey>) {
+        let sender = self.surveys.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket);
+        if let Some(sender) = sender {
+            let _ = sender.send(survey);
         }
     }
 
@@ -133,7 +154,7 @@ pub(super) struct Inner {
     /// Told once, when this node is to leave.
     pub(super) leave: Arc<Notify>,
     pub(super) access: watch::Receiver<AccessView>,
-    pub(super) agent: Arc<OnceLock<Agent>>,
+    pub(super) logs: Logs,
     pub(super) contact: Arc<LeaderContact>,
     /// What is in force now.
     pub(super) settings: watch::Receiver<Arc<Settings>>,
@@ -148,6 +169,8 @@ impl Inner {
 }
 
 impl Backend for NodeBackend {
+    type Log = Found;
+
     async fn propose(&self, proposal: Proposal, patience: Duration) -> Result<Committed, WriteError> {
         let inner = &self.0;
         let bytes = proposal.payload.len();
@@ -256,9 +279,20 @@ impl Backend for NodeBackend {
         let _ = self.0.inbox.try_send(Event::Gateway(report));
     }
 
-    async fn replica_log(&self, piece: LogPiece) -> Result<LogChunk, LogError> {
-        let Some(agent) = self.0.agent.get() else { return Err(LogError::Unknown(piece.replica)) };
-        super::workloads::replica_log(agent, piece).await
+    async fn open_log(&self, of: LogOf, from: LogFrom, bytes_max: usize) -> Result<(LogChunk, Found), LogError> {
+        self.0.logs.open(of, from, bytes_max).await
+    }
+
+    async fn explain(&self, service: ServiceName, patience: Duration) -> Result<Option<ExplanationView>, ReadError> {
+        self.0.explain(service, patience).await
+    }
+
+    async fn history(&self, service: ServiceName, patience: Duration) -> Result<Option<HistoryView>, ReadError> {
+        self.0.history(service, patience).await
+    }
+
+    async fn what_if_kill(&self, node: NodeId, patience: Duration) -> Result<ForecastView, ReadError> {
+        self.0.what_if_kill(node, patience).await
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {

@@ -1,16 +1,18 @@
-//! Whole databases between nodes, on connections of their own.
+//! What is too large for the link, on connections of their own: whole databases, and logs ([`super::logs`]). The
+//! first frame says which.
 //!
-//! Simple on purpose: the sender takes a snapshot when it is asked for one and streams its files;
+//! A database. Simple on purpose: the sender takes a snapshot when it is asked for one and streams its files;
 //! the receiver writes them beside its own database and says when they are complete. Resuming and
 //! a limited rate come with a later version.
 //!
 //! # Format
-//! Hello of both sides, then a [`SnapshotHead`] frame with the manifest, then the files' bytes in
+//! Of a database: hello of both sides, then a [`SnapshotHead`] frame with the manifest, then the files' bytes in
 //! the manifest's order, then one byte 1 from the receiver when everything is there.
 
 use super::core::SnapshotOrder;
 use super::inbox::Inbox;
 use super::link::{self, Accepted, BulkReceiver, LinkIdentity};
+use super::logs::Shelf;
 use bytes::BytesMut;
 use quorate_model::id::{LogIndex, NodeId, Term};
 use quorate_node::wire::{Body, SnapshotHead};
@@ -72,12 +74,9 @@ impl Incoming {
     async fn receive_into(
         &self,
         directory: &Path,
+        head: SnapshotHead,
         stream: &mut Accepted,
     ) -> io::Result<(Manifest, Term, Configuration)> {
-        let head = match link::read_frame(stream).await? {
-            Body::Snapshot(head) => head,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a snapshot")),
-        };
         let manifest = Manifest::read(&head.manifest).map_err(io::Error::other)?;
         let configuration = Configuration::read(&manifest.voters).map_err(io::Error::other)?;
         std::fs::create_dir_all(directory)?;
@@ -126,14 +125,34 @@ impl Drop for Partial {
     }
 }
 
-impl BulkReceiver for Incoming {
+/// Whatever other nodes want on connections for bulk data.
+#[derive(Debug, Clone)]
+pub(super) struct Bulk {
+    pub(super) incoming: Incoming,
+    pub(super) shelf: Shelf,
+}
+
+impl BulkReceiver for Bulk {
     async fn receive(&self, from: NodeId, mut stream: Accepted) {
+        // Nobody's turn waits for it.
+        let first = tokio::time::timeout(STALL, link::read_frame(&mut stream)).await;
+        match first.unwrap_or_else(|late| Err(late.into())) {
+            Ok(Body::Snapshot(head)) => self.incoming.receive(from, head, stream).await,
+            Ok(Body::LogQuestion(question)) => self.shelf.serve(from, question, stream).await,
+            Ok(_) => warn!(%from, "a connection for bulk data that carries neither a snapshot nor a log"),
+            Err(error) => warn!(%from, %error, "a connection for bulk data says nothing of use"),
+        }
+    }
+}
+
+impl Incoming {
+    async fn receive(&self, from: NodeId, head: SnapshotHead, mut stream: Accepted) {
         let mut number = self.busy.lock().await;
         *number += 1;
         let directory = self.root.join(format!("incoming-{number}"));
         let mut partial = Partial { directory: directory.clone(), complete: false };
         partial.remove();
-        match self.receive_into(&directory, &mut stream).await {
+        match self.receive_into(&directory, head, &mut stream).await {
             Ok((manifest, term, configuration)) => {
                 partial.complete = true;
                 let (index, index_term, configured) = (manifest.index, manifest.term, manifest.voters_as_of);

@@ -1,6 +1,6 @@
 //! The core thread: takes everything that happened, lets the node think, carries out what it wants.
 //!
-//! One turn: wait for an event, take all that wait, `step` each, `flush` once, perform. What starts
+//! One turn: wait for an event, take all that wait, read the clocks, `step` each, `flush` once, perform. What starts
 //! other threads' work goes first, sockets after it, so that this node's disk and the network to
 //! the others work at the same time.
 
@@ -8,31 +8,35 @@ use super::apply::{ApplyJob, Waiters};
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
+use super::lease_clock::LeaseClock;
 use super::link::{Calls, addresses};
+use super::secrets::Readers;
 use super::view::{self, Proofs};
 use crate::config::NodeConfig;
+use quorate_agent::{BootTime, Hold};
 use quorate_api::backend::AccessView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::assignment::Assignment;
 use quorate_model::command::Refusal;
-use quorate_model::id::{NodeId, Term};
+use quorate_model::id::{NodeId, ReplicaId, Term};
+use quorate_model::need::NodeNeeds;
 use quorate_model::routing::RoutingTable;
 use quorate_model::state::ClusterState;
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_node::wire::Body;
-use quorate_node::{Effect, Event, Node, Now, Unfit};
+use quorate_node::{Effect, Event, Held, Node, Now, Unfit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
-use tracing::error;
+use tracing::{debug, error};
 
 /// Events taken in one turn, so that a flood does not keep the node from thinking.
 const EVENTS_PER_TURN: usize = 4_096;
 
-/// The two clocks of the server: the one place where the node's time comes from.
+/// The two clocks of the server; those by which leases are kept are in [`LeaseClock`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     pub(super) started: Instant,
@@ -41,10 +45,8 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn now(self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            mono: Timestamp(self.started.elapsed()),
-            wall: WallTime(u64::try_from(wall.as_micros()).unwrap_or(u64::MAX)),
-        }
+        let wall = WallTime(u64::try_from(wall.as_micros()).unwrap_or(u64::MAX));
+        Now::of(Timestamp(self.started.elapsed()), wall)
     }
 }
 
@@ -62,6 +64,7 @@ pub(super) struct Core {
     pub(super) node: Node,
     pub(super) config: NodeConfig,
     pub(super) clock: Clock,
+    pub(super) lease_clock: LeaseClock,
     pub(super) events: Receiver<Event>,
     pub(super) disk: Sender<DiskJob>,
     pub(super) apply: Sender<ApplyJob>,
@@ -76,6 +79,12 @@ pub(super) struct Core {
     /// The link tells these that they were given up.
     pub(super) lost: watch::Sender<BTreeSet<NodeId>>,
     pub(super) assignment: watch::Sender<Option<Assignment>>,
+    /// What this node's replicas hold, by replica; what has run out is left out.
+    pub(super) holds: watch::Sender<BTreeMap<ReplicaId, Hold>>,
+    /// What services need of this node.
+    pub(super) needs: watch::Sender<Arc<NodeNeeds>>,
+    /// Which secrets each node may have.
+    pub(super) readers: watch::Sender<Arc<Readers>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) members: watch::Sender<Arc<MembersView>>,
     /// Nodes and what is decided about members, nothing else of the state.
@@ -90,6 +99,8 @@ pub(super) struct Core {
     pub(super) access: watch::Sender<AccessView>,
     /// Whether somebody wants this run of the server to end and another to begin.
     pub(super) restart: watch::Sender<bool>,
+    /// Whether what ran once here runs elsewhere, or cannot in time.
+    pub(super) handed_over: watch::Sender<bool>,
     /// Whether this node, asked to end, has nothing left to wait for.
     pub(super) left: watch::Sender<bool>,
 }
@@ -111,22 +122,22 @@ fn advice(why: Unfit, name: &str) -> String {
 impl Core {
     /// Runs until nobody can send events any more.
     pub(super) fn run(mut self) {
-        let mut effects = Vec::new();
+        let (mut effects, mut events) = (Vec::new(), Vec::new());
         let mut sequence = 0;
         loop {
             let wake = self.node.next_wake().since(self.clock.now().mono);
-            let first = match self.events.recv_timeout(wake.max(Duration::from_micros(100))) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let now = self.clock.now();
-            if let Some(event) = first {
-                self.node.step(now, event, &mut effects);
-                for _ in 1..EVENTS_PER_TURN {
-                    let Ok(event) = self.events.try_recv() else { break };
-                    self.node.step(now, event, &mut effects);
+            match self.events.recv_timeout(wake.max(Duration::from_micros(100))) {
+                Ok(event) => {
+                    events.push(event);
+                    events.extend(self.events.try_iter().take(EVENTS_PER_TURN - 1));
                 }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // Not before all of them came in; see `Now`.
+            let now = self.lease_clock.now(self.clock);
+            for event in events.drain(..) {
+                self.node.step(now, event, &mut effects);
             }
             self.node.flush(now, &mut effects);
             self.contact.set(self.node.leader_heard(now.mono));
@@ -155,9 +166,11 @@ impl Core {
                 Effect::ReadReady { tickets, applied } => self.questions.answer_reads(&tickets, Some(applied)),
                 Effect::ReadFailed { tickets } => self.questions.answer_reads(&tickets, None),
                 Effect::Transferred { ticket, result } => self.questions.answer_transfer(ticket, result),
+                Effect::Surveyed { ticket, survey } => self.questions.answer_survey(ticket, survey),
                 Effect::Assign(assignment) => {
                     self.assignment.send_replace(Some(assignment));
                 }
+                Effect::Hold(held) => self.hold(&held),
                 Effect::SendSnapshot { to, term } => {
                     let links = self.node.peers_to_call().get(&to).map_or_else(Vec::new, |links| addresses(links));
                     let _ = self.snapshots.send(SnapshotOrder { to, links, term });
@@ -173,6 +186,9 @@ impl Core {
                 }
                 Effect::DiscardSnapshot { index } => self.incoming.discard(index),
                 Effect::Peers(peers) => self.calls.set(&peers),
+                Effect::HandedOver => {
+                    self.handed_over.send_replace(true);
+                }
                 Effect::Left => {
                     self.left.send_replace(true);
                 }
@@ -187,6 +203,20 @@ impl Core {
             self.calls.send(to, messages.into_iter());
         }
         changed
+    }
+
+    fn hold(&self, held: &[Held]) {
+        self.holds.send_modify(|holds| {
+            let now = BootTime::now();
+            holds.retain(|_, hold| hold.until > now);
+            for held in held {
+                let until = self.lease_clock.boot_time(held.until);
+                let hold = Hold { replica: held.replica, epoch: held.epoch, until };
+                if holds.insert(held.replica, hold).is_none() {
+                    debug!(replica = %held.replica, epoch = hold.epoch, "this node holds a lease");
+                }
+            }
+        });
     }
 
     fn to_disk(&self, job: DiskJob) {
@@ -254,6 +284,22 @@ impl Core {
             differs
         });
         let state = self.node.state();
+        self.needs.send_if_modified(|known| {
+            let needs = state.needs_on(self.config.node.id);
+            let differs = **known != needs;
+            if differs {
+                *known = Arc::new(needs);
+            }
+            differs
+        });
+        self.readers.send_if_modified(|known| {
+            let readers = state.secrets_by_node();
+            let differs = **known != readers;
+            if differs {
+                *known = Arc::new(readers);
+            }
+            differs
+        });
         self.known.send_if_modified(|known| {
             let differs = known.nodes != state.nodes || known.members != state.members || known.trust != state.trust;
             if differs {

@@ -5,7 +5,7 @@
 //! port with the first peer ([`super::gossip`]).
 
 use super::backend::NodeBackend;
-use super::bulk::Incoming;
+use super::bulk::Bulk;
 use super::inbox::Inbox;
 use super::link::{self, LinkIdentity};
 use super::turned_away::TurnedAway;
@@ -33,7 +33,7 @@ pub(super) struct Door {
     pub(super) address: SocketAddr,
     pub(super) me: LinkIdentity,
     pub(super) inbox: Inbox,
-    pub(super) incoming: Incoming,
+    pub(super) bulk: Bulk,
     /// Who was not believed.
     pub(super) refused: mpsc::Sender<TurnedAway>,
     pub(super) listens: watch::Sender<bool>,
@@ -67,9 +67,9 @@ impl Door {
             };
             info!(link = %self.address, "listening for other nodes");
             self.listens.send_replace(true);
-            let (me, inbox, incoming) = (self.me.clone(), self.inbox.clone(), self.incoming.clone());
+            let (me, inbox, bulk) = (self.me.clone(), self.inbox.clone(), self.bulk.clone());
             tokio::select! {
-                () = link::accept(open, me, inbox, incoming, self.refused.clone()) => return,
+                () = link::accept(open, me, inbox, bulk, self.refused.clone()) => return,
                 closes = wanted.wait_for(|wanted| !wanted) => if closes.is_err() { return },
             }
             info!(link = %self.address, "this node is alone: nobody is listened for");

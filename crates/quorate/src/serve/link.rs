@@ -350,7 +350,7 @@ async fn greeted(me: &LinkIdentity, peer: NodeId, address: SocketAddr, bulk: boo
     Ok(stream)
 }
 
-async fn say(stream: &mut impl Stream, bytes: &[u8]) -> io::Result<()> {
+pub(super) async fn say(stream: &mut impl Stream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
 }
@@ -486,4 +486,4 @@ async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside,
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

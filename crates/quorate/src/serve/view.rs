@@ -2,19 +2,27 @@
 
 use super::electors::{self, Electors};
 use crate::config::NodeConfig;
+use quorate_api::placement::Availability;
+use quorate_api::updates::DeploymentView;
 use quorate_api::view::{
-    AnnouncedView, ClusterHealth, ClusterView, ElectorsView, EventView, GatewayView, JoinTokenView, MembersView,
-    NodeMode, NodeState, NodeView, Overview, QuotaView, ReplicaView, ServiceView,
+    AnnouncedView, ClusterHealth, ClusterView, ElectorsView, EventView, FailoverView, GatewayView, JoinTokenView,
+    LeaseView, MembersView, NodeMode, NodeState, NodeView, Overview, QuotaView, ReplicaView, ServiceView,
 };
+use quorate_api::vips::{CandidateState, CandidateView, VipView};
 use quorate_model::assignment::Phase;
+use quorate_model::deployment::Stage as UpdateStage;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::member::JoinToken;
-use quorate_model::observed::{ReplicaState, ReplicaStatus, TrustReport};
-use quorate_model::routing::{Endpoint, EndpointState, RoutingTable, Upstream};
+use quorate_model::observed::{ReplicaState, ReplicaStatus, TrustReport, VipState};
+use quorate_model::place;
+use quorate_model::resource::Amount;
+use quorate_model::routing::{Candidate, Endpoint, EndpointState, OfferedVip, RoutingTable, Upstream};
+use quorate_model::spec::{Mode, ServiceSpec, WithoutQuorum};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
-use quorate_model::time::WallTime;
+use quorate_model::time::{Span, WallTime};
 use quorate_model::trust::{KeyKind, Stage};
+use quorate_model::vip::VipRecord;
 use quorate_node::{Node, Now, Sight};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +40,7 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
         answered_by: config.node.name.clone(),
         cluster: scene.cluster(&nodes, &services),
         gateways: scene.gateways(),
+        vips: scene.vips(),
         events: scene.events(),
         expelled_by: node.expelled_by().map(|by| scene.name(by)),
         strangers: scene.strangers(),
@@ -166,7 +175,23 @@ impl Scene<'_> {
             clock_ahead_us: self.node.clock_ahead(id, self.now),
             applied,
             version: self.version(id),
+            labels: record.labels.clone(),
+            availability: match record.availability {
+                place::Availability::Open => Availability::Open,
+                place::Availability::Cordoned => Availability::Cordoned,
+                place::Availability::Draining(_) => Availability::Draining,
+            },
+            drain_deadline: record.availability.drain().and_then(|drain| drain.deadline),
+            log_dir: self.log_dir(id),
+            capacity: self.node.peers().get(&id).and_then(|peer| peer.report.capacity),
+            reserved: self.reserved(id),
         }
+    }
+
+    /// What is set aside for the replicas on a node, in whatever phase.
+    fn reserved(&self, node: NodeId) -> Amount {
+        let here = self.node.state().replicas.values().filter(|replica| replica.node == node);
+        here.fold(Amount::default(), |sum, replica| sum + replica.spec.resources.amount())
     }
 
     /// Since when the node is as it is. Nobody decides that one is unreachable: it is since its last word.
@@ -178,6 +203,11 @@ impl Scene<'_> {
             }
             _ => record.since,
         }
+    }
+
+    /// Kept while a node is away, for whoever looks for it on its disk.
+    fn log_dir(&self, id: NodeId) -> Option<String> {
+        self.node.peers().get(&id).map(|peer| peer.report.log_dir.clone()).filter(|dir| !dir.is_empty())
     }
 
     /// Kept while a node is away: what was on it is what will be started there again.
@@ -243,6 +273,7 @@ impl Scene<'_> {
                 voters_next: electors::next(self.node, self.now),
                 manager_requires: self.node.state().members.manager_requires,
             }),
+            failover: self.node.state().members.failover,
             incarnation: self.node.state().incarnation(),
             applied: self.node.applied(),
             digests_compared: self.node.digests_compared(),
@@ -266,7 +297,7 @@ impl Scene<'_> {
             name: spec.name.clone(),
             mode: spec.mode,
             driver: spec.driver,
-            want: spec.replicas,
+            want: self.node.state().wanted(spec),
             healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
             version: service.version,
             routes: service.routes.clone(),
@@ -278,7 +309,48 @@ impl Scene<'_> {
                 .filter(|held| held.service == spec.name)
                 .map(|held| held.reason.to_string())
                 .collect(),
+            lease: (spec.mode == Mode::Singleton).then(|| self.lease(spec)),
+            deployment: self.deployment(service),
             spec: spec.clone(),
+        }
+    }
+
+    fn deployment(&self, service: &ServiceRecord) -> Option<DeploymentView> {
+        let state = self.node.state();
+        let deployment = state.deployments.get(&service.spec.name)?;
+        let mine = state.replicas.values().filter(|replica| replica.service == service.spec.name);
+        let new = mine.filter(|replica| replica.version == service.version && replica.phase == Phase::Run);
+        let well = |replica: &&ReplicaRecord| {
+            let status = status_of(self.node, replica.node, replica.id);
+            self.node.hears(replica.node) && status.is_some_and(|status| status.state == ReplicaState::Healthy)
+        };
+        Some(DeploymentView {
+            version: deployment.version,
+            from: deployment.from,
+            stage: deployment.stage,
+            since: deployment.since,
+            updated: u32::try_from(new.filter(well).count()).unwrap_or(u32::MAX),
+            why: deployment.why.clone(),
+            held: deployment.held.as_ref().map(|halt| halt.why.clone()),
+        })
+    }
+
+    fn lease(&self, spec: &ServiceSpec) -> LeaseView {
+        let state = self.node.state();
+        let record = state.leases.get(&spec.name);
+        let last = record.and_then(|record| record.last_failover);
+        LeaseView {
+            failover: state.failover(spec),
+            holder: record.and_then(|record| record.holder).map(|holder| self.name(holder.node)),
+            epoch: record.map_or(0, |record| record.epoch),
+            keeps: record.map_or(spec.without_quorum == WithoutQuorum::Keep, |record| record.keeps),
+            fenced: record.is_some_and(|record| record.fenced),
+            last_failover: last.map(|last| FailoverView {
+                from: self.name(last.from),
+                to: self.name(last.to),
+                took: last.took,
+                at: last.at,
+            }),
         }
     }
 
@@ -312,6 +384,7 @@ impl Scene<'_> {
             started_at: status.and_then(|status| status.started_at),
             detail: status.map(|status| status.detail.clone()).unwrap_or_default(),
             log_dir: status.map(|status| status.log_dir.clone()).unwrap_or_default(),
+            usage: self.node.peers().get(&replica.node).and_then(|peer| peer.report.usage.get(&replica.id)).copied(),
         }
     }
 
@@ -336,6 +409,40 @@ impl Scene<'_> {
             }
         }
         gateways.into_values().collect()
+    }
+
+    fn vips(&self) -> Vec<VipView> {
+        self.node.state().vips.values().map(|vip| self.vip(vip)).collect()
+    }
+
+    fn vip(&self, vip: &VipRecord) -> VipView {
+        let said = |node: NodeId| {
+            let peer = self.node.peers().get(&node).filter(|_| self.node.hears(node))?;
+            let reports = peer.report.gateways.iter().flat_map(|gateway| &gateway.vips);
+            reports.filter(|report| report.address == vip.address.ip()).max_by_key(|report| report.epoch)
+        };
+        let candidate = |node: NodeId| {
+            let said = said(node);
+            CandidateView {
+                node: self.name(node),
+                state: said.map_or(CandidateState::Silent, |said| match said.state {
+                    VipState::Holding => CandidateState::Holding,
+                    VipState::Standby => CandidateState::Standby,
+                    VipState::Unfit => CandidateState::Unfit,
+                }),
+                epoch: said.map_or(0, |said| said.epoch),
+                detail: said.map(|said| said.detail.clone()).unwrap_or_default(),
+            }
+        };
+        let candidates: Vec<CandidateView> = self.node.state().gateways_of(vip).into_iter().map(candidate).collect();
+        let holding = candidates.iter().filter(|candidate| candidate.state == CandidateState::Holding);
+        VipView {
+            address: vip.address,
+            interface: vip.interface.clone(),
+            gateways: vip.gateways.clone(),
+            holder: holding.max_by_key(|candidate| candidate.epoch).map(|candidate| candidate.node.clone()),
+            candidates,
+        }
     }
 
     /// The newest. Who became Active is no news of a node that is alone.
@@ -365,8 +472,16 @@ impl Scene<'_> {
             Happening::NodeJoined { node } => format!("{} joined", self.name(*node)),
             Happening::NodeDown { node } => format!("{} is down: a majority does not hear it", self.name(*node)),
             Happening::NodeReturned { node } => format!("{} is back", self.name(*node)),
+            Happening::NodeHandsOver { node } => {
+                format!("{} is being stopped: what runs once there goes elsewhere first", self.name(*node))
+            }
             Happening::NodeLeft { node } => format!("{} left: it was stopped cleanly", self.name(*node)),
             Happening::NodeExpelled { name, .. } => format!("{name} was removed for ever"),
+            Happening::NodeOpened { node } => format!("{} takes replicas again", self.name(*node)),
+            Happening::NodeCordoned { node } => format!("{} is cordoned: it takes no more replicas", self.name(*node)),
+            Happening::NodeDraining { node } => {
+                format!("{} is draining: its replicas are brought elsewhere", self.name(*node))
+            }
             Happening::ManagerStopped { node } => format!("the manager on {} was stopped", self.name(*node)),
             Happening::ManagerStarted { node } => format!("the manager on {} was started", self.name(*node)),
             Happening::RestartAsked { node } => format!("the server on {} begins anew", self.name(*node)),
@@ -383,13 +498,45 @@ impl Scene<'_> {
             Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),
             Happening::ServiceApplied { service, replicas } => format!("{service} applied, {replicas} replicas wanted"),
             Happening::ServiceScaled { service, from, to } => format!("{service} scaled from {from} to {to}"),
+            Happening::ServiceRestarted { service } => format!("{service} restarts, one replica after another"),
             Happening::ServiceRemoved { service } => format!("{service} removed"),
+            Happening::UpdateStage { service, version, from, stage, why } => {
+                let from = from.map_or_else(|| "nothing".into(), |from| format!("version {from}"));
+                match stage {
+                    UpdateStage::Canary => format!("{service} version {version} is tried out with canaries"),
+                    UpdateStage::AwaitPromotion => format!("{service} version {version} waits for its promotion"),
+                    UpdateStage::Rolling => format!("{service} version {version} takes the place of {from}"),
+                    UpdateStage::Verifying => format!("{service} version {version} runs everywhere"),
+                    UpdateStage::Done => format!("{service} version {version} is stable"),
+                    UpdateStage::RollingBack => format!("{service} goes back to {from}: {why}"),
+                    UpdateStage::RolledBack => format!("{service} is back at {from}"),
+                }
+            }
+            Happening::UpdateHeld { service, version, why } => {
+                format!("the update of {service} to version {version} is held: {why}")
+            }
+            Happening::UpdateResumed { service, version } => {
+                format!("the update of {service} to version {version} goes on")
+            }
+            Happening::LeaseRaised { service, node, epoch } => {
+                format!("{} lost {service}: its lease of epoch {epoch} is over", self.name(*node))
+            }
+            Happening::DeathConfirmed { node } => {
+                format!("{} is dead, somebody says: what it went on with may start elsewhere", self.name(*node))
+            }
+            Happening::FailedOver { service, from, to, took } => {
+                format!("{service} failed over from {} to {} in {}", self.name(*from), self.name(*to), seconds(*took))
+            }
+            Happening::FailoverSet { failover: Some(span) } => format!("the failover time of the cluster is {span}"),
+            Happening::FailoverSet { failover: None } => "the failover time of the cluster is its default".to_owned(),
             Happening::ReplicaPlaced { service, replica, ordinal, node } => {
                 format!("{service}.{ordinal} placed on {} ({})", self.name(*node), short(replica))
             }
             Happening::ReplicaRetired { service, replica, ordinal, node } => {
                 format!("{service}.{ordinal} retired on {} ({})", self.name(*node), short(replica))
             }
+            Happening::VipAdded { address } => format!("gateways hold {address} from now on"),
+            Happening::VipRemoved { address } => format!("gateways hold {address} no more"),
             Happening::ServiceHealthy { service, replicas } => format!("{service} {replicas}/{replicas} healthy"),
             Happening::ServiceDegraded { service, healthy, wanted } => format!("{service} {healthy}/{wanted} healthy"),
             Happening::KeyStage { key, number, stage, behind } => {
@@ -418,12 +565,22 @@ impl Scene<'_> {
     }
 }
 
+/// A measured time: seconds, to the hundredth.
+fn seconds(span: Span) -> String {
+    format!("{:.2} s", span.0.as_secs_f64())
+}
+
 fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
     match what {
         Happening::NodeJoined { node }
         | Happening::NodeDown { node }
         | Happening::NodeReturned { node }
+        | Happening::NodeHandsOver { node }
+        | Happening::DeathConfirmed { node }
         | Happening::NodeLeft { node }
+        | Happening::NodeOpened { node }
+        | Happening::NodeCordoned { node }
+        | Happening::NodeDraining { node }
         | Happening::ManagerStopped { node }
         | Happening::ManagerStarted { node }
         | Happening::RestartAsked { node }
@@ -433,12 +590,17 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }
         | Happening::ServiceScaled { service, .. }
+        | Happening::ServiceRestarted { service }
         | Happening::ServiceRemoved { service }
+        | Happening::UpdateStage { service, .. }
+        | Happening::UpdateHeld { service, .. }
+        | Happening::UpdateResumed { service, .. }
         | Happening::ServiceHealthy { service, .. }
         | Happening::ServiceDegraded { service, .. } => (None, Some(service)),
-        Happening::ReplicaPlaced { service, node, .. } | Happening::ReplicaRetired { service, node, .. } => {
-            (Some(*node), Some(service))
-        }
+        Happening::ReplicaPlaced { service, node, .. }
+        | Happening::ReplicaRetired { service, node, .. }
+        | Happening::FailedOver { service, to: node, .. }
+        | Happening::LeaseRaised { service, node, .. } => (Some(*node), Some(service)),
         _ => (None, None),
     }
 }
@@ -482,6 +644,19 @@ pub(super) fn routing(node: &Node) -> RoutingTable {
         revision: state.planned_on.0,
         routes: state.services.values().flat_map(|service| service.routes.iter().cloned()).collect(),
         services,
+        vips: state.vips.values().map(|vip| offered(state, vip)).collect(),
+    }
+}
+
+fn offered(state: &ClusterState, vip: &VipRecord) -> OfferedVip {
+    let candidate = |node: NodeId| {
+        let link: SocketAddr = state.nodes.get(&node)?.identity.link.parse().ok()?;
+        Some(Candidate { node, address: link.ip() })
+    };
+    OfferedVip {
+        address: vip.address,
+        interface: vip.interface.clone(),
+        candidates: state.gateways_of(vip).into_iter().filter_map(candidate).collect(),
     }
 }
 

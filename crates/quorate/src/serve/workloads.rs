@@ -1,13 +1,16 @@
-//! The agent's place in the server: assignments in, states of replicas out.
+//! The agent's place in the server: assignments, what is held and what is needed in, states of replicas and of
+//! what they need out.
 
 use super::inbox::Inbox;
 use crate::config::NodeConfig;
-use quorate_agent::{Agent, AgentConfig, log};
-use quorate_api::backend::{LogChunk, LogError, LogFrom, LogPiece};
+use quorate_agent::{Agent, AgentConfig, Hold, Secrets, needs};
 use quorate_model::assignment::Assignment;
+use quorate_model::id::ReplicaId;
+use quorate_model::need::NodeNeeds;
 use quorate_node::Event;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -16,30 +19,53 @@ use tracing::{error, info};
 /// the cluster wants now, which may well be nothing.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
+/// Where artifacts lie, below the data directory.
+const ARTIFACTS: &str = "artifacts";
+
+/// Looks after what services need of this node, for as long as it runs.
+pub(super) async fn prepare(data_dir: PathBuf, Needed { needs: wanted, secrets }: Needed, inbox: Inbox) {
+    let (told, mut heard) = watch::channel(Arc::default());
+    tokio::spawn(needs::prepare(data_dir.join(ARTIFACTS), wanted, secrets, told));
+    while heard.changed().await.is_ok() {
+        let now = heard.borrow_and_update().as_ref().clone();
+        inbox.send(Event::Prepared(now)).await;
+    }
+}
+
+/// What the core says to the agent.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) assignments: watch::Receiver<Option<Assignment>>,
+    pub(super) holds: watch::Receiver<BTreeMap<ReplicaId, Hold>>,
+    pub(super) secrets: watch::Receiver<Arc<Secrets>>,
+}
+
+/// What this node is to look after, and the secrets that it has.
+#[derive(Debug)]
+pub(super) struct Needed {
+    pub(super) needs: watch::Receiver<Arc<NodeNeeds>>,
+    pub(super) secrets: watch::Receiver<Arc<Secrets>>,
+}
+
 /// Starts the agent when it is known what to run, and feeds it for as long as the node runs.
-pub(super) async fn run(
-    config: NodeConfig,
-    data_dir: std::path::PathBuf,
-    mut assignments: watch::Receiver<Option<Assignment>>,
-    inbox: Inbox,
-    place: Arc<OnceLock<Agent>>,
-) {
+pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted: Wanted, inbox: Inbox) {
+    let Wanted { mut assignments, mut holds, secrets } = wanted;
     let known = tokio::time::timeout(ALONE_AFTER, assignments.wait_for(Option::is_some)).await.is_ok();
     if !known {
         info!("no leader yet: going on with the last assignment that this node knows");
     }
-    let agent = match start(&config, &data_dir).await {
+    let agent = match start(&config, &data_dir, secrets).await {
         Ok(agent) => agent,
         Err(error) => {
             error!(error = %super::disk::chain(&error), "the agent cannot start: this node runs no services");
             return;
         }
     };
-    let _ = place.set(agent.clone());
-    let mut statuses = agent.statuses();
+    let (mut statuses, mut usage) = (agent.statuses(), agent.usage());
     // What was there before the first change counts as one.
     statuses.mark_changed();
     assignments.mark_changed();
+    holds.mark_changed();
     loop {
         tokio::select! {
             changed = statuses.changed() => {
@@ -48,6 +74,19 @@ pub(super) async fn run(
                 }
                 let now = statuses.borrow_and_update().as_ref().clone();
                 inbox.send(Event::Replicas(now)).await;
+            }
+            changed = usage.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = usage.borrow_and_update().as_ref().clone();
+                inbox.send(Event::Usage(now)).await;
+            }
+            changed = holds.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                agent.hold(holds.borrow_and_update().values().copied());
             }
             changed = assignments.changed() => {
                 if changed.is_err() {
@@ -62,28 +101,21 @@ pub(super) async fn run(
     }
 }
 
-async fn start(config: &NodeConfig, data_dir: &Path) -> Result<Agent, quorate_agent::StartAgentError> {
+async fn start(
+    config: &NodeConfig,
+    data_dir: &Path,
+    secrets: watch::Receiver<Arc<Secrets>>,
+) -> Result<Agent, quorate_agent::StartAgentError> {
     let program = std::env::current_exe().unwrap_or_else(|_| "quorate".into());
     Agent::start(AgentConfig {
         node: config.node.id,
         node_name: config.node.name.clone(),
         host: config.node.api_address().ip().to_string(),
         dir: data_dir.join("services"),
+        artifacts: data_dir.join(ARTIFACTS),
+        secrets,
         shim_command: vec![program.into(), "shim".into()],
         end_with_pid: config.node.end_with_pid,
     })
     .await
-}
-
-/// A piece of a replica's log, for the API.
-pub(super) async fn replica_log(agent: &Agent, piece: LogPiece) -> Result<LogChunk, LogError> {
-    let from = match piece.from {
-        LogFrom::Offset(offset) => log::LogFrom::Offset(offset),
-        LogFrom::LastLines(lines) => log::LogFrom::LastLines(lines),
-    };
-    match agent.log(piece.replica, from, piece.bytes_max).await {
-        Ok(chunk) => Ok(LogChunk { data: chunk.data.into(), next: chunk.next }),
-        Err(log::ReadLogError::Unknown(replica)) => Err(LogError::Unknown(replica)),
-        Err(error) => Err(LogError::Io(super::disk::chain(&error))),
-    }
 }

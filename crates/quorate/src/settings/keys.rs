@@ -316,7 +316,7 @@ pub(crate) static KEYS: &[Key] = &[
         kind: Kind::Span(ms(10_000), ms(300_000)),
         applies: Applies::Restart,
         about: "How long a node may be away before its services are started elsewhere. Set the same on every manager: \
-                the one that leads decides.",
+                the one that leads decides, unless `quorate cluster failover` has.",
         get: |all| span(all.ha.failover_time),
         set: |all, value| span_of(value).map(|span| all.ha.failover_time = span),
     },
@@ -384,7 +384,7 @@ pub(crate) static KEYS: &[Key] = &[
         path: "log.format",
         kind: Kind::OneOf(&["text", "json"]),
         applies: Applies::Restart,
-        about: "How a line of the log is written, to standard error: for people or for programs.",
+        about: "How a line of the log is written, to standard error and in the data directory: for people or for programs.",
         get: |all| {
             Some(Value::text(match all.log.format {
                 LogFormat::Text => "text",
@@ -393,6 +393,18 @@ pub(crate) static KEYS: &[Key] = &[
         },
         set: |all, value| {
             all.log.format = if text(value) == "json" { LogFormat::Json } else { LogFormat::Text };
+            Ok(())
+        },
+    },
+    Key {
+        path: "log.keep_mib",
+        kind: Kind::Whole(1, 65_536),
+        applies: Applies::Restart,
+        about: "How many MiB of its log the server keeps in its data directory, in two files, where `quorate logs --node` \
+                finds it.",
+        get: |all| Some(Value::Whole(all.log.keep_mib.into())),
+        set: |all, value| {
+            all.log.keep_mib = whole(value);
             Ok(())
         },
     },

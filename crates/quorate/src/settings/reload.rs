@@ -71,6 +71,7 @@ mod tests {
             ("console.balancer_url", "https://lb.example.com"),
             ("log.level", "debug"),
             ("log.format", "json"),
+            ("log.keep_mib", "4"),
         ] {
             let key = keys::find(path).unwrap();
             key.set(&mut settings, key.kind.read(text).unwrap()).unwrap();

@@ -18,6 +18,8 @@ pub(crate) enum FaultKind {
     PowerLossAll,
     /// A server stands still for a while and goes on as if nothing had been.
     Pause,
+    /// A server and all that watches over its replicas stand still, and the replicas go on.
+    Freeze,
     /// A server is asked to end and is started again.
     Restart,
     /// One node and the others do not hear each other.
@@ -72,12 +74,13 @@ impl Need {
 }
 
 impl FaultKind {
-    pub(crate) const ALL: [FaultKind; 18] = [
+    pub(crate) const ALL: [FaultKind; 19] = [
         FaultKind::Kill,
         FaultKind::KillAll,
         FaultKind::PowerLoss,
         FaultKind::PowerLossAll,
         FaultKind::Pause,
+        FaultKind::Freeze,
         FaultKind::Restart,
         FaultKind::PartitionNode,
         FaultKind::PartitionHalves,
@@ -101,6 +104,7 @@ impl FaultKind {
             FaultKind::PowerLoss => "power-loss",
             FaultKind::PowerLossAll => "power-loss-all",
             FaultKind::Pause => "pause",
+            FaultKind::Freeze => "freeze",
             FaultKind::Restart => "restart",
             FaultKind::PartitionNode => "partition-node",
             FaultKind::PartitionHalves => "partition-halves",
@@ -120,7 +124,12 @@ impl FaultKind {
     /// What must be there; a fault of processes needs nothing.
     pub(crate) fn needs(self) -> &'static [Need] {
         match self {
-            FaultKind::Kill | FaultKind::KillAll | FaultKind::Pause | FaultKind::Restart | FaultKind::Snapshot => &[],
+            FaultKind::Kill
+            | FaultKind::KillAll
+            | FaultKind::Pause
+            | FaultKind::Freeze
+            | FaultKind::Restart
+            | FaultKind::Snapshot => &[],
             FaultKind::PowerLoss | FaultKind::PowerLossAll => &[Need::Network, Need::Disks],
             FaultKind::PartitionNode
             | FaultKind::PartitionHalves

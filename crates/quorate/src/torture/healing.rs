@@ -3,12 +3,12 @@
 //! Nothing here helps the cluster. It waits, measures, ends the clients in the right order (writers,
 //! then what is unknown, then followers) and reads what every node holds.
 
-use crate::dev::procfs;
 use crate::torture::reach::Node;
 use crate::torture::record::{Contents, Healed, Line};
 use crate::torture::rig::Stop;
 use crate::torture::verdict::{EQUAL_WITHIN_MS, LEADER_WITHIN_MS, SERVICE_WITHIN_MS};
 use crate::torture::workload::client::{Client, Reply, Request};
+use crate::torture::workload::services::{Copies, ONCE, SCALED};
 use crate::torture::workload::sql::{self, Everything};
 use crate::torture::workload::{COPIES, Shared, Workload};
 use quorate_api::view::{Overview, ReplicaView, ServiceView};
@@ -46,13 +46,13 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, stop: &Stop, sa
         held.len() == look.nodes().len() && held.windows(2).all(|pair| pair[0].same(&pair[1]))
     });
     drop(held);
-    say("waiting for the service");
+    say("waiting for the services");
     let copies_wanted = COPIES[0];
     let service = Look { client: Client::new(CLIENT, shared.clone()), began: Instant::now(), stop };
     let (mut service_wrong, mut right_since) = (String::new(), None);
     let told = service.until(SERVICE_WITHIN_MS, || service.scale(copies_wanted));
     let service_ms = told.and_then(|_| {
-        service.until(SERVICE_WITHIN_MS, || match service.is_whole(copies_wanted) {
+        service.until(SERVICE_WITHIN_MS, || match service.are_whole(copies_wanted) {
             Ok(()) => right_since.get_or_insert_with(Instant::now).elapsed() >= STEADY,
             Err(why) => {
                 (service_wrong, right_since) = (why, None);
@@ -61,7 +61,7 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, stop: &Stop, sa
         })
     });
     let service_ms = service_ms.map(|ms| ms.saturating_sub(u64::try_from(STEADY.as_millis()).unwrap_or(0)));
-    let copies_running = copies(&shared.nodes(), &run_mark(shared.run_id));
+    let copies_running = Copies::of_run(shared.run_id).running(&shared.nodes());
     say("waiting for the followers of events");
     let newest = look.nodes().iter().find_map(|node| look.newest_event(node)).unwrap_or(0);
     workload.stop_followers(newest);
@@ -97,25 +97,6 @@ pub(crate) fn heal(shared: &Arc<Shared>, mut workload: Workload, stop: &Stop, sa
         digests_compared,
         diverged,
     }));
-}
-
-/// What marks the processes of this run's service.
-pub(crate) fn run_mark(run_id: u64) -> String {
-    format!("{run_id:016x}")
-}
-
-/// How many processes of the run's service there are on this machine, of members: a server that was
-/// removed ends its own a while after it was told so, and the run does not wait for that.
-fn copies(members: &[Node], mark: &str) -> u32 {
-    let marked = format!("{}={mark}", sql::MARK);
-    let is_copy = |pid: u32| {
-        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        // The shim that watches over a copy has the mark too, and another command.
-        read("cmdline").split(|byte| *byte == 0).nth(1) == Some(b"demo")
-            && read("environ").split(|byte| *byte == 0).any(|variable| variable == marked.as_bytes())
-    };
-    let of_members = members.iter().flat_map(|node| procfs::replica_processes(&node.data_dir, None));
-    u32::try_from(of_members.filter(|pid| is_copy(*pid)).count()).unwrap_or(u32::MAX)
 }
 
 struct Look<'a> {
@@ -171,21 +152,27 @@ impl Look<'_> {
     }
 
     fn scale(&self, replicas: u32) -> bool {
-        let path = format!("/v1/services/{}/scale?timeout_ms=1500", sql::SERVICE);
+        let path = format!("/v1/services/{SCALED}/scale?timeout_ms=1500");
         let request = Request::post(&path, &json!({ "replicas": replicas }));
         self.nodes().iter().any(|node| self.ask(node, &request, ANSWER).is_some())
     }
 
-    /// Whether every node says that exactly so many copies are wanted, there and healthy, each with an
-    /// ordinal of its own. Where one was lost while fewer were wanted, its ordinal stays free.
+    /// Whether every node says that all services are as wanted.
     ///
     /// # Errors
-    /// What one node says instead.
-    fn is_whole(&self, wanted: u32) -> Result<(), String> {
+    /// What one node says of one instead.
+    fn are_whole(&self, copies: u32) -> Result<(), String> {
+        let once = ONCE.iter().map(|(name, _)| (*name, 1));
+        once.chain([(SCALED, copies)]).try_for_each(|(name, wanted)| self.is_whole(name, wanted))
+    }
+
+    /// Exactly so many copies are wanted, there and healthy, each with an ordinal of its own. Where one was lost
+    /// while fewer were wanted, its ordinal stays free.
+    fn is_whole(&self, service: &str, wanted: u32) -> Result<(), String> {
         for node in self.nodes().iter() {
-            let view = self.get(node, &format!("/v1/services/{}", sql::SERVICE));
+            let view = self.get(node, &format!("/v1/services/{service}"));
             let Some(view) = view.and_then(|view| serde_json::from_value::<ServiceView>(view).ok()) else {
-                return Err(format!("{} says nothing of the service", node.name));
+                return Err(format!("{} says nothing of {service}", node.name));
             };
             let mut ordinals: Vec<u32> = view.replicas.iter().map(|replica| replica.ordinal).collect();
             ordinals.sort_unstable();
@@ -200,7 +187,11 @@ impl Look<'_> {
                 let replicas: Vec<String> = view.replicas.iter().map(one).collect();
                 let (want, healthy) = (view.want, view.healthy);
                 let list = replicas.join(", ");
-                return Err(format!("{}: {healthy} of {want} healthy: {list} {}", node.name, view.held.join("; ")));
+                return Err(format!(
+                    "{}: {service}: {healthy} of {want} healthy: {list} {}",
+                    node.name,
+                    view.held.join("; ")
+                ));
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Either, Transport};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, Either, TcpConnector, Transport};
 
 /// A node as clients know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Reach {
 
     /// An HTTP client that believes the cluster, whatever its authority is at the moment.
     pub(crate) fn agent(self: &Arc<Reach>, config: ureq::config::Config) -> ureq::Agent {
-        let connector = DefaultConnector::new().chain(Believing(self.clone()));
+        let connector = TcpConnector::default().chain(Believing(self.clone()));
         ureq::Agent::with_parts(config, connector, DefaultResolver::default())
     }
 

@@ -9,6 +9,7 @@
 //! - Times are nanoseconds since the run began, on the one clock that all clients share.
 //! - A line that says [`End::Unknown`] is never turned into *refused*: nobody knows.
 
+use crate::demo::ran;
 use quorate_model::id::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,10 +18,10 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Version of the lines; a program judges only those that it knows.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,10 @@ pub(crate) enum Line {
     Healed(Healed),
     Contents(Contents),
     Members(Members),
+    /// The processes of services that run once, in the order of their beginnings.
+    Once {
+        ran: Vec<Ran>,
+    },
     Over(Over),
 }
 
@@ -345,6 +350,15 @@ pub(crate) struct Contents {
     pub rows: Vec<u64>,
 }
 
+/// The span in which a process ran, at least.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ran {
+    pub service: String,
+    pub epoch: u64,
+    pub first: u64,
+    pub last: u64,
+}
+
 /// How the run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Over {
@@ -362,6 +376,8 @@ pub(crate) struct Over {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     start: Instant,
+    /// The same moment on CLOCK_BOOTTIME.
+    start_boot: Duration,
     numbers: AtomicU64,
     open: Mutex<Open>,
 }
@@ -378,12 +394,23 @@ impl Recorder {
     /// When the file cannot be made.
     pub(crate) fn create(path: &Path) -> io::Result<Recorder> {
         let open = Open { file: BufWriter::new(File::create(path)?), lines: Vec::new(), failed: None };
-        Ok(Recorder { start: Instant::now(), numbers: AtomicU64::new(0), open: Mutex::new(open) })
+        Ok(Recorder {
+            start: Instant::now(),
+            start_boot: ran::now(),
+            numbers: AtomicU64::new(0),
+            open: Mutex::new(open),
+        })
     }
 
     /// Now, in nanoseconds since the run began.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A span in the run's own time.
+    pub(crate) fn ran(&self, ran: ran::Ran) -> Ran {
+        let since = |at: Duration| u64::try_from(at.saturating_sub(self.start_boot).as_nanos()).unwrap_or(u64::MAX);
+        Ran { service: ran.service, epoch: ran.epoch, first: since(ran.first), last: since(ran.last) }
     }
 
     /// A number for the next operation.

@@ -319,7 +319,10 @@ impl Rig {
     pub(crate) fn leader(&self) -> Option<String> {
         let stands_still = |node: usize| {
             let mut active = self.active.values().map(|(_, active)| active);
-            active.any(|active| matches!(active, Active::Paused { node: paused } if *paused == node))
+            active.any(|active| match active {
+                Active::Paused { node: still } | Active::Frozen { node: still, .. } => *still == node,
+                _ => false,
+            })
         };
         let asked = self.present().filter(|node| self.nodes[*node].child.is_some() && !stands_still(*node));
         let answers = asked.filter_map(|node| self.ask.status(self.nodes[node].seat.api));

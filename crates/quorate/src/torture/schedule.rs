@@ -137,7 +137,7 @@ fn shapes_the_network(kind: FaultKind) -> bool {
 
 /// No server starts anew because of it.
 pub(crate) fn leaves_processes_alone(kind: FaultKind) -> bool {
-    shapes_the_network(kind) || kind == FaultKind::Pause
+    shapes_the_network(kind) || matches!(kind, FaultKind::Pause | FaultKind::Freeze)
 }
 
 /// How often a kind is drawn beyond its first time, in proportion. What has found most bugs in
@@ -146,7 +146,11 @@ fn weight(kind: FaultKind) -> usize {
     match kind {
         FaultKind::Kill | FaultKind::PartitionOneWay => 5,
         FaultKind::Pause | FaultKind::PartitionNode | FaultKind::PartitionBridge => 4,
-        FaultKind::PowerLoss | FaultKind::PartitionHalves | FaultKind::ClockJump | FaultKind::Restart => 3,
+        FaultKind::PowerLoss
+        | FaultKind::PartitionHalves
+        | FaultKind::ClockJump
+        | FaultKind::Restart
+        | FaultKind::Freeze => 3,
         FaultKind::KillAll
         | FaultKind::Loss
         | FaultKind::Delay

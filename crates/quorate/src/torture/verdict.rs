@@ -12,12 +12,13 @@
 mod gaps;
 mod histories;
 mod members;
+mod once;
 mod render;
 #[cfg(test)]
 mod tests;
 
 use crate::torture::record::{
-    Call, Census, Change, Contents, End, Fault, Healed, LeftOut, Line, Members, Operation, Over, Run,
+    Call, Census, Change, Contents, End, Fault, Healed, LeftOut, Line, Members, Operation, Over, Ran, Run,
 };
 use quorate_check::history::Verdict;
 use quorate_check::{linearizable, list_append, stream, witness};
@@ -141,6 +142,8 @@ struct Sorted {
     /// In their order.
     censuses: Vec<Census>,
     members: Option<Members>,
+    /// In the order of their beginnings.
+    ran: Option<Vec<Ran>>,
     contents: Vec<Contents>,
     /// Lines about events, in their order.
     events: Vec<Line>,
@@ -181,6 +184,7 @@ fn sort(lines: Vec<Line>) -> Option<Sorted> {
         changes: Vec::new(),
         censuses: Vec::new(),
         members: None,
+        ran: None,
         contents: Vec::new(),
         events: Vec::new(),
         healed: None,
@@ -197,6 +201,7 @@ fn sort(lines: Vec<Line>) -> Option<Sorted> {
             Line::Change(change) => sorted.changes.push(change),
             Line::Census(census) => sorted.censuses.push(census),
             Line::Members(members) => sorted.members = Some(members),
+            Line::Once { ran } => sorted.ran = Some(ran),
             Line::Contents(contents) => sorted.contents.push(contents),
             Line::Healed(healed) => sorted.healed = Some(healed),
             Line::Over(over) => sorted.over = Some(over),
@@ -367,9 +372,9 @@ fn promise_rows(sorted: &Sorted) -> Vec<PromiseRow> {
         within("a leader", healed.leader_ms, LEADER_WITHIN_MS);
         within("all nodes answer", healed.answering_ms, EQUAL_WITHIN_MS);
         within("all nodes are equal", healed.equal_ms, EQUAL_WITHIN_MS);
-        within("the service is whole", healed.service_ms, SERVICE_WITHIN_MS);
+        within("the services are whole", healed.service_ms, SERVICE_WITHIN_MS);
         if healed.service_ms.is_none() {
-            promise("the service at the end", healed.service_wrong.clone(), false);
+            promise("the services at the end", healed.service_wrong.clone(), false);
         }
         promise(
             "copies of the service that run",
@@ -380,6 +385,7 @@ fn promise_rows(sorted: &Sorted) -> Vec<PromiseRow> {
         promise("digests compared", digests.to_string(), digests > 0);
         promise("nodes diverged", some_texts(&healed.diverged), healed.diverged.is_empty());
     }
+    rows.extend(once::rows(sorted));
     rows.extend(members::rows(sorted));
     let mut promise = |promise: &str, measured: String, holds: bool| {
         rows.push(PromiseRow { promise: promise.into(), measured, holds });
@@ -437,6 +443,9 @@ fn conclude(sorted: &Sorted, report: &mut Report) {
     }
     if sorted.members.is_none() {
         absent.push("who the members are at the end was not asked".into());
+    }
+    if sorted.ran.is_none() {
+        absent.push("when it ran, what runs once, was not read".into());
     }
     if sorted.contents.is_empty() {
         absent.push("what the nodes hold at the end was not read".into());

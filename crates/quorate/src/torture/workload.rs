@@ -12,6 +12,7 @@
 //! - Clients have a pace. Without one, the machine would be the bottleneck and every fault a hiccup.
 
 pub(crate) mod client;
+pub(crate) mod services;
 pub(crate) mod sql;
 mod watch;
 

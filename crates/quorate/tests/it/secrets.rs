@@ -266,7 +266,7 @@ fn canaries_are_found_in_no_file_no_log_and_not_between_nodes() {
     let mut everything = Vec::new();
     files(cluster.dir.path(), &mut everything);
     let names: Vec<String> = everything.iter().map(|(path, _)| path.display().to_string()).collect();
-    for part in ["/log/", "/db/", "server.log", "cluster.key"] {
+    for part in ["/log/", "/db/", "server.log", "/managers/", "cluster.key"] {
         assert!(names.iter().any(|name| name.contains(part)), "{part} was looked at");
     }
     everything.push(("the wire".into(), std::mem::take(&mut *recorder.heard.lock().unwrap())));

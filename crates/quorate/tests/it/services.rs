@@ -57,6 +57,29 @@ fn a_service_is_applied_shown_scaled_and_removed_in_shapes_that_scripts_can_rely
 }
 
 #[test]
+fn e5_a_restart_replaces_every_copy_one_after_another_and_says_of_an_unknown_one_which_was_meant() {
+    let cluster = TestCluster::start();
+    cluster.apply(&demo("web", 3, ""));
+    let before = cluster.service("web");
+    let restarted = cluster.json(&["restart", "web"]);
+    assert_eq!((&restarted[0]["want"], &restarted[0]["healthy"]), (&json!(3), &json!(3)));
+    // What is replaced may still be ending.
+    let after = cluster.wait_service("web", "nothing of it is left", is_whole);
+    assert!(pids(&after).is_disjoint(&pids(&before)), "all are others");
+    assert_eq!((after["version"].as_u64(), &after["spec"]), (Some(2), &before["spec"]));
+    let said = cluster.ok(&["events"]);
+    assert!(said.contains("web restarts, one replica after another"), "{said}");
+    // E10: of all services, from any node.
+    let others = cluster.service("demo");
+    let all = cluster.json(&["restart", "all"]);
+    assert_eq!(all.as_array().unwrap().len(), 2);
+    let after = cluster.wait_service("demo", "nothing of it is left", is_whole);
+    assert!(pids(&after).is_disjoint(&pids(&others)));
+    let unknown = cluster.run(&["restart", "wbe"]);
+    assert!(unknown.code == 6 && unknown.stderr.contains("did you mean `web`?"), "{}", unknown.stderr);
+}
+
+#[test]
 fn a_replica_outlives_its_server_and_goes_on_under_the_next() {
     let cluster = TestCluster::start_with(&["--nodes", "1"]);
     let before = cluster.service("demo");

@@ -1,11 +1,18 @@
 use super::*;
+use crate::need::{Artifact, Requirement, S3};
+use crate::place::Place;
+use crate::resource::Resources;
 use crate::spec::{
-    Balance, Driver, HealthCheck, Mode, Restart, RestartPolicy, RouteSpec, ServiceSpec, Stop, StopSignal,
+    Balance, Container, Driver, Engine, HealthCheck, Mode, Ocf, OcfTimeouts, Order, Promote, Restart, RestartPolicy,
+    RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
 };
+use crate::template::Template;
+use crate::vip::ServiceVip;
 use expect_test::{Expect, expect};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn check(text: &str, expected: Expect) {
     expected.assert_eq(&parse(text, Format::Toml).unwrap_err().to_string());
@@ -54,7 +61,7 @@ fn a_word_outside_a_set_brings_the_set() {
     check_web(
         "mode = 'replicatd'",
         expect![[
-            r#"`mode` in [[service]] `web` is "replicatd" (line 4, column 1); did you mean "replicated"? allowed: "replicated""#
+            r#"`mode` in [[service]] `web` is "replicatd" (line 4, column 1); did you mean "replicated"? allowed: "replicated", "singleton", "every-node""#
         ]],
     );
     check_web(
@@ -151,6 +158,26 @@ fn a_value_that_says_nothing_brings_an_example() {
 }
 
 #[test]
+fn a_condition_on_nodes_that_is_none_is_found_where_it_is() {
+    check_web(
+        "place = { require = ['zone'] }",
+        expect![
+            "`require` in place of [[service]] `web`: `zone` is no condition on a node: write `zone = a`, `disk != hdd` or `node = n1|n2` (line 4, column 11)"
+        ],
+    );
+    check_web(
+        "place = { requires = ['zone = a'] }",
+        expect![["unknown key `requires` in place of [[service]] `web` (line 4, column 11); did you mean `require`?"]],
+    );
+    check_web(
+        "place = { prefer = 'zone = a' }",
+        expect![[
+            r#"`prefer` in place of [[service]] `web` must be an array of text, like ["one", "two"], not text (line 4, column 11)"#
+        ]],
+    );
+}
+
+#[test]
 fn broken_syntax_has_a_place() {
     check(
         "[[service]]\nname = web",
@@ -177,6 +204,40 @@ fn json_gets_the_same_messages() {
 }
 
 #[test]
+fn resources_that_are_none_bring_an_example_and_the_place() {
+    check_web(
+        "resources = { cpu = 'half' }",
+        expect![[
+            r#"`cpu` in resources of [[service]] `web`: `half` is no CPU time: write "500m" for half a CPU, or a number like 1.5; 10m to 1024 (line 4, column 15)"#
+        ]],
+    );
+    check_web(
+        "resources = { cpu = 0.001 }",
+        expect![[
+            r#"`cpu` in resources of [[service]] `web`: `0.001` is no CPU time: write "500m" for half a CPU, or a number like 1.5; 10m to 1024 (line 4, column 15)"#
+        ]],
+    );
+    check_web(
+        "resources = { memory = 512 }",
+        expect![
+            "`memory` in resources of [[service]] `web` must be text in quotes, not a whole number (line 4, column 15)"
+        ],
+    );
+    check_web(
+        "resources = { memory = '512' }",
+        expect![[
+            r#"`memory` in resources of [[service]] `web`: `512` is no amount of memory: write a number with a unit, like "256MiB" or "2GiB"; 1MiB to 64TiB (line 4, column 15)"#
+        ]],
+    );
+    check_web(
+        "resources = { mem = '512MiB' }",
+        expect!["unknown key `mem` in resources of [[service]] `web` (line 4, column 15); known keys: cpu, memory"],
+    );
+    let spec = parse("[[service]]\nname = 'web'\ncommand = ['x']\nresources = { cpu = 1.5 }", Format::Toml).unwrap();
+    assert_eq!(spec.services[0].resources.cpu.unwrap().millis(), 1500);
+}
+
+#[test]
 fn columns_count_characters_and_not_bytes() {
     check(
         "service = 'ééé'; x",
@@ -189,15 +250,29 @@ fn full() -> SpecDocument {
     let text = r#"
         [[service]]
         name = "web"
-        mode = "replicated"
+        mode = "singleton"
         replicas = 3
+        failover = "20s"
+        unsafe_fast = true
+        without_quorum = "keep"
         driver = "process"
         command = ["/opt/web", "{port}"]
+        ocf = { agent = "a:b", params = { c = "d" }, every = "1m", timeouts = { start = "1s", monitor = "2s", promote = "3s", demote = "4s", notify = "5s" }, fail_after = 5 }
+        container = { image = "a", rootfs = "/b", engine = "docker", volumes = ["/c:/d"], args = ["--e"] }
+        systemd = { unit = "a.service" }
+        vip = "10.0.0.9/24 on eth1"
         env = { A = "1" }
         ports = { http = "auto", admin = 9000 }
-        health = { http = "/ok", tcp = true, port = "http", every = "3s", timeout = "2s", fail_after = 4 }
+        health = { http = "/ok", tcp = true, exec = ["check"], grpc = "web", port = "http", every = "3s", timeout = "2s", fail_after = 4 }
         restart = { policy = "never", backoff = "1s..2s" }
         stop = { signal = "INT", grace = "1m" }
+        artifact = [{ name = "app", source = "/opt/app", sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", unpack = true, s3 = { endpoint = "http://s3", region = "eu", access_key = "A", secret_key = "pg" } }]
+        requires = [{ command = "java" }]
+        secrets = ["pg"]
+        template = [{ text = "a", from = "/a", to = "b", mode = "0640" }]
+        place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
+        resources = { cpu = "500m", memory = "256MiB" }
+        update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
         host = "a"
@@ -238,10 +313,14 @@ fn every_word_of_a_set_is_one_of_the_types() {
         }
         words.len()
     }
-    assert_eq!(all::<Mode>(&SERVICE, "mode"), 1);
-    assert_eq!(all::<Driver>(&SERVICE, "driver"), 1);
+    assert_eq!(all::<Mode>(&SERVICE, "mode"), 3);
+    assert_eq!(all::<Driver>(&SERVICE, "driver"), 5);
+    assert_eq!(all::<Engine>(&CONTAINER, "engine"), 3);
+    assert_eq!(all::<WithoutQuorum>(&SERVICE, "without_quorum"), 2);
     assert_eq!(all::<RestartPolicy>(&RESTART, "policy"), 3);
     assert_eq!(all::<StopSignal>(&STOP, "signal"), 6);
+    assert_eq!(all::<Order>(&UPDATE, "order"), 2);
+    assert_eq!(all::<Promote>(&UPDATE, "promote"), 2);
     assert_eq!(all::<Balance>(&ROUTE, "balance"), 1);
 }
 
@@ -253,12 +332,62 @@ fn names() -> impl Strategy<Value = ServiceName> {
     "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?".prop_map(|name| ServiceName::new(&name).unwrap())
 }
 
+fn places() -> impl Strategy<Value = Place> {
+    let constraint = || "[a-z0-9][a-z0-9._/-]{0,5} ?(=|==|!=) ?[A-Za-z0-9._-]{1,5}([|][A-Za-z0-9._-]{1,5}){0,2}";
+    let constraints = move || vec(constraint().prop_map(|text| text.parse().unwrap()), 0..3);
+    let services = || btree_set(names(), 0..3);
+    (constraints(), option::of(".*"), constraints(), services(), services())
+        .prop_map(|(require, spread, prefer, near, apart)| Place { require, spread, prefer, near, apart })
+}
+
+fn updates() -> impl Strategy<Value = Update> {
+    let batch = prop_oneof![(1..=1000u32).prop_map(Batch::Count), (1..=100u8).prop_map(Batch::Percent)];
+    let order = option::of(prop_oneof![Just(Order::StartFirst), Just(Order::StopFirst)]);
+    let promote = prop_oneof![Just(Promote::Auto), Just(Promote::Manual)];
+    let spans = (spans(), spans(), spans(), spans());
+    (order, batch, any::<u32>(), promote, spans, any::<bool>()).prop_map(
+        |(order, batch, canary, promote, (healthy_for, healthy_within, progress_within, verify_for), rollback)| {
+            Update { order, batch, canary, promote, healthy_for, healthy_within, progress_within, verify_for, rollback }
+        },
+    )
+}
+
+fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, BTreeSet<SecretName>, Vec<Template>)> {
+    let s3 = (option::of(".*"), ".*", option::of(".*")).prop_map(|(endpoint, region, access_key)| S3 {
+        endpoint,
+        region,
+        access_key,
+        secret_key: None,
+    });
+    let artifact = (".*", ".*", any::<[u8; 32]>(), any::<bool>(), option::of(s3))
+        .prop_map(|(name, source, sha256, unpack, s3)| Artifact { name, source, sha256: Digest(sha256), unpack, s3 });
+    let requirement = prop_oneof![
+        ".*".prop_map(Requirement::Command),
+        ".*".prop_map(Requirement::File),
+        ".*".prop_map(Requirement::Mount),
+        ".*".prop_map(Requirement::Reach),
+    ];
+    let template = (option::of(".*"), option::of(".*"), ".*", "0?[0-7]{3}")
+        .prop_map(|(text, from, to, mode)| Template { text, from, to, mode: mode.parse().unwrap() });
+    let secret = "[a-z0-9][a-z0-9._-]{0,8}".prop_map(|name| SecretName::new(&name).unwrap());
+    (vec(artifact, 0..3), vec(requirement, 0..3), btree_set(secret, 0..3), vec(template, 0..3))
+}
+
 fn services() -> impl Strategy<Value = ServiceSpec> {
     let ports = btree_map(".{0,5}", prop_oneof![Just(Port::Auto), (1..=u16::MAX).prop_map(Port::Fixed)], 0..3);
-    let health =
-        (option::of(".*"), option::of(any::<bool>()), option::of(".*"), spans(), spans(), any::<u32>()).prop_map(
-            |(http, tcp, port, every, timeout, fail_after)| HealthCheck { http, tcp, port, every, timeout, fail_after },
-        );
+    let asked = (option::of(".*"), option::of(any::<bool>()), option::of(vec(".*", 0..3)), option::of(".*"));
+    let health = (asked, option::of(".*"), spans(), spans(), any::<u32>()).prop_map(
+        |((http, tcp, exec, grpc), port, every, timeout, fail_after)| HealthCheck {
+            http,
+            tcp,
+            exec,
+            grpc,
+            port,
+            every,
+            timeout,
+            fail_after,
+        },
+    );
     let policy = prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)];
     let restart = (policy, spans(), spans()).prop_map(|(policy, a, b)| Restart {
         policy,
@@ -266,13 +395,84 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
     });
     let stop = (prop_oneof![Just(StopSignal::Term), Just(StopSignal::Usr2)], spans())
         .prop_map(|(signal, grace)| Stop { signal, grace });
-    let head = (names(), any::<u32>(), vec(".*", 0..4), btree_map(".*", ".*", 0..3));
-    (head, ports, option::of(health), restart, stop).prop_map(
-        |((name, replicas, command, env), ports, health, restart, stop)| {
-            let (mode, driver) = (Mode::Replicated, Driver::Process);
-            ServiceSpec { name, mode, replicas, driver, command, env, ports, health, restart, stop }
+    let modes = prop_oneof![Just(Mode::Replicated), Just(Mode::Singleton), Just(Mode::EveryNode)];
+    let head = (names(), any::<u32>(), vec(".*", 1..4), btree_map(".*", ".*", 0..3));
+    let policies = prop_oneof![Just(WithoutQuorum::Stop), Just(WithoutQuorum::Keep)];
+    let once = (modes, option::of(spans()), any::<bool>(), policies);
+    let resources =
+        (option::of(10..=1_024_000u32), option::of(1 << 20..=1u64 << 46)).prop_map(|(cpu, memory)| Resources {
+            cpu: cpu.map(|millis| format!("{millis}m").parse().unwrap()),
+            memory: memory.map(|bytes| format!("{bytes}B").parse().unwrap()),
+        });
+    let rest = (restart, stop, places(), resources, updates());
+    (head, once, ports, option::of(health), rest, drivers(), needs()).prop_map(
+        |(
+            (name, replicas, command, env),
+            once,
+            ports,
+            health,
+            (restart, stop, place, resources, update),
+            drivers,
+            (artifacts, requires, secrets, templates),
+        )| {
+            let (mode, failover, unsafe_fast, without_quorum) = once;
+            let ((driver, ocf, container, systemd), vip) = drivers;
+            ServiceSpec {
+                name,
+                mode,
+                replicas,
+                driver,
+                command,
+                ocf,
+                container,
+                systemd,
+                vip,
+                env,
+                ports,
+                health,
+                failover,
+                unsafe_fast,
+                without_quorum,
+                restart,
+                stop,
+                place,
+                resources,
+                update,
+                artifacts,
+                requires,
+                secrets,
+                templates,
+            }
         },
     )
+}
+
+type Drivers = (Driver, Option<Ocf>, Option<Container>, Option<Systemd>);
+
+fn drivers() -> impl Strategy<Value = (Drivers, Option<ServiceVip>)> {
+    let ocf = (btree_map(".*", ".*", 0..3), option::of(spans()), option::of(spans()), any::<u32>()).prop_map(
+        |(params, every, start, fail_after)| Ocf {
+            agent: "heartbeat:Dummy".to_owned(),
+            params,
+            every,
+            timeouts: OcfTimeouts { start, ..OcfTimeouts::default() },
+            fail_after,
+        },
+    );
+    let container = (option::of(".*"), option::of(".*"), vec(".*", 0..3), vec(".*", 0..3))
+        .prop_map(|(image, rootfs, volumes, args)| Container { image, rootfs, engine: Engine::Docker, volumes, args });
+    let vip = prop_oneof![Just("10.0.0.9/24"), Just("10.0.0.9/32 on eth0"), Just("2001:db8::9/64 on br-a.7")]
+        .prop_map(|text| text.parse::<ServiceVip>().unwrap());
+    let kinds = prop_oneof![
+        Just((Driver::Process, None, None, None)),
+        ocf.prop_map(|ocf| (Driver::Ocf, Some(ocf), None, None)),
+        container.prop_map(|container| (Driver::Container, None, Some(container), None)),
+        "[a-z]{1,9}"
+            .prop_map(|name| { (Driver::Systemd, None, None, Some(Systemd { unit: format!("{name}.service") })) }),
+        Just((Driver::Vip, None, None, None))
+    ];
+    (kinds, option::of(vip))
+        .prop_filter("the driver vip needs one", |((driver, ..), vip)| *driver != Driver::Vip || vip.is_some())
 }
 
 fn documents() -> impl Strategy<Value = SpecDocument> {

@@ -6,6 +6,7 @@ use quorate_model::access::name::{Digest, UserName};
 use quorate_model::access::{AccessCommand, Actor};
 use quorate_model::command::Refusal;
 use quorate_model::trust::{KeyKind, TrustCommand};
+use quorate_model::vip::VipCommand;
 use std::collections::BTreeMap;
 
 fn user(name: &str) -> UserName {
@@ -44,6 +45,11 @@ fn log() -> Log {
     by(&mut log, clone, &actor("role-clone", "inspector"));
     let secret = AccessCommand::SetSecret { name: "pg".parse().unwrap(), sealed: "c2VhbGVk".into(), key: 1 };
     log.command(&Command::Access(secret));
+    for address in ["10.0.0.8/24", "10.0.0.9/24"] {
+        let (address, interface) = (address.parse().unwrap(), Some("eth0".parse().unwrap()));
+        log.command(&Command::Vip(VipCommand::Add { address, interface, gateways: BTreeMap::new() }));
+    }
+    log.command(&Command::Vip(VipCommand::Remove { address: [10, 0, 0, 8].into() }));
     let (certificate, former, sealed) = ("new".into(), "old".into(), BTreeMap::new());
     log.command(&Command::Trust(TrustCommand::Begin {
         key: KeyKind::Authority,
@@ -61,12 +67,14 @@ fn what_is_decided_about_access_survives_a_restart() {
     let before = databases.state().access.clone();
     assert_eq!((before.users.len(), before.sessions.len(), before.secrets.len()), (1, 1, 1));
     assert_eq!((before.roles.len(), before.tries.len(), before.audit.seq), (1, 2, 4));
-    let keys = databases.state().trust.clone();
+    let (keys, vips) = (databases.state().trust.clone(), databases.state().vips.clone());
+    assert_eq!(vips.len(), 1);
     assert_eq!(keys.key(KeyKind::Authority).number, 2);
     drop(databases);
     let again = open(root.path());
     assert_eq!(again.state().access, before);
     assert_eq!(again.state().trust, keys);
+    assert_eq!(again.state().vips, vips);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What tasks of the shell say to those of other nodes, on the links that consensus has anyway: gossip
-//! asks whether a peer that its datagrams do not reach still answers, and keys of gossip are passed on.
+//! asks whether a peer that its datagrams do not reach still answers, keys of gossip are passed on, and nodes get the
+//! secrets that their services name.
 //!
 //! # Invariants
 //! - Nothing waits: what a queue has no room for is dropped. Gossip asks again, and keys are said again
@@ -7,13 +8,15 @@
 
 use super::Outbox;
 use quorate_model::id::NodeId;
-use quorate_node::wire::{Body, Ping};
+use quorate_node::wire::{AskSecrets, Body, GiveSecrets, Ping};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 /// Said and not yet taken: more than a node has peers, each of which says little.
 const WAITING_MAX: usize = 1_024;
+/// The same for secrets, of which one answer may have megabytes. Who was not heard asks again.
+const SECRETS_WAITING_MAX: usize = 64;
 
 /// The sending side, and where what was heard goes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub(in crate::serve) struct Beside {
     outboxes: Arc<Mutex<BTreeMap<NodeId, Arc<Outbox>>>>,
     answered: mpsc::Sender<NodeId>,
     keys: mpsc::Sender<KeyNews>,
+    asked: mpsc::Sender<(NodeId, AskSecrets)>,
+    given: mpsc::Sender<(NodeId, GiveSecrets)>,
 }
 
 /// Where it is taken from.
@@ -29,6 +34,10 @@ pub(in crate::serve) struct Heard {
     /// Nodes that answered a [`Ping`].
     pub(in crate::serve) answered: mpsc::Receiver<NodeId>,
     pub(in crate::serve) keys: mpsc::Receiver<KeyNews>,
+    /// Nodes that want secrets, and which.
+    pub(in crate::serve) asked: mpsc::Receiver<(NodeId, AskSecrets)>,
+    /// Secrets, and who sent them.
+    pub(in crate::serve) given: mpsc::Receiver<(NodeId, GiveSecrets)>,
 }
 
 /// Something for the task that keeps the keys of gossip.
@@ -44,7 +53,9 @@ impl Beside {
     pub(in crate::serve) fn new() -> (Beside, Heard) {
         let (answers, answered) = mpsc::channel(WAITING_MAX);
         let (news, keys) = mpsc::channel(WAITING_MAX);
-        (Beside { outboxes: Arc::default(), answered: answers, keys: news }, Heard { answered, keys })
+        let ((asks, asked), (gifts, given)) = (mpsc::channel(SECRETS_WAITING_MAX), mpsc::channel(SECRETS_WAITING_MAX));
+        let beside = Beside { outboxes: Arc::default(), answered: answers, keys: news, asked: asks, given: gifts };
+        (beside, Heard { answered, keys, asked, given })
     }
 
     /// Without a link to that node it is dropped.
@@ -81,6 +92,8 @@ impl Beside {
             Body::Ping(Ping { is_answer: false }) => self.say(from, Body::Ping(Ping { is_answer: true })),
             Body::Ping(Ping { is_answer: true }) => drop(self.answered.try_send(from)),
             Body::GossipKeys(keys) => drop(self.keys.try_send(KeyNews::Ring { from, text: keys.ring })),
+            Body::AskSecrets(asked) => drop(self.asked.try_send((from, asked))),
+            Body::GiveSecrets(given) => drop(self.given.try_send((from, given))),
             for_the_core => return Some(for_the_core),
         }
         None

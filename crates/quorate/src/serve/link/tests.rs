@@ -16,14 +16,14 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const CLUSTER: u128 = 1;
 
 /// A node with a certificate of the authority in a directory.
-struct Member {
-    me: LinkIdentity,
-    expelled: watch::Sender<BTreeSet<NodeId>>,
+pub(in crate::serve) struct Member {
+    pub(in crate::serve) me: LinkIdentity,
+    pub(in crate::serve) expelled: watch::Sender<BTreeSet<NodeId>>,
     lost: watch::Sender<BTreeSet<NodeId>>,
     files: NodeFiles,
 }
 
-fn member(authority: &tempfile::TempDir, node: u128) -> Member {
+pub(in crate::serve) fn member(authority: &tempfile::TempDir, node: u128) -> Member {
     let (cluster, node) = (ClusterId::from_u128(CLUSTER), NodeId::from_u128(node));
     let home = authority.path().join(node.to_string());
     lay_out(authority.path(), cluster, &[Founder { node, data_dir: &home, host: [127, 0, 0, 1].into() }]).unwrap();

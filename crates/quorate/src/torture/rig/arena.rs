@@ -18,6 +18,7 @@ use super::tools::{self, Lack, Lacks, Missing};
 use crate::cli::failure::{Exit, Failure};
 use crate::dev::procfs;
 use crate::torture::fault::Need;
+use rustix::process::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -98,7 +99,8 @@ impl Stop {
 /// # Errors
 /// When no directory can be made, or the run has left something that could not be removed.
 pub(crate) fn enter(options: &EnterOptions) -> Result<Entered, Failure> {
-    if let Some(dir) = std::env::var_os(INSIDE).filter(|_| std::process::id() == 1) {
+    let below_init = getppid() == Some(Pid::INIT);
+    if let Some(dir) = std::env::var_os(INSIDE).filter(|_| below_init) {
         return inner(PathBuf::from(dir))
             .map(Entered::Here)
             .map_err(|error| failed("the run's place cannot be used", error));
@@ -145,10 +147,14 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, "rig", what).why(error)
 }
 
-/// `unshare` with the namespaces of a run, and what is to run in them.
+/// `unshare` with the namespaces of a run, and what is to run in them. The first process in there is a shell,
+/// which buries the dead that come to it, as every machine's init does: the namespace of a copy is gone only
+/// when each of its dead is buried.
 fn in_namespaces(program: &Path) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--"]).arg(program);
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--"]);
+    // Not the shell's last command, in whose place that would run.
+    command.args(["sh", "-c", "\"$@\"; exit $?", "sh"]).arg(program);
     command
 }
 
@@ -157,7 +163,7 @@ fn namespaces_work() -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
-/// The inner process: it is the first of its namespace of processes, so all others end with it.
+/// The inner process: the first of its namespace of processes ends with it, and all others with that.
 fn inner(dir: PathBuf) -> io::Result<Arena> {
     let stop = Stop::default();
     let raise = stop.clone();
@@ -176,6 +182,11 @@ fn inner(dir: PathBuf) -> io::Result<Arena> {
     let shm = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/dev/shm"]).status()?;
     if !shm.success() {
         return Err(io::Error::other("a file system in memory cannot be mounted at /dev/shm"));
+    }
+    // As on servers: a disk that is unmounted is so for those that run once too, in namespaces of their own.
+    let shared = Command::new("mount").args(["--make-rshared", "/"]).status()?;
+    if !shared.success() {
+        return Err(io::Error::other("the run's mounts cannot be shared with what it starts"));
     }
     Ok(Arena { dir, stop, lacks: tools::look(true), _run: None })
 }

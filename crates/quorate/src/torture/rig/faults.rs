@@ -11,6 +11,7 @@ use super::dice::Dice;
 use super::network::{Link, RuleId};
 use super::trace::Trace;
 use super::{LOOK_EVERY, Rig, RigError};
+use crate::dev::procfs::Process;
 use crate::torture::fault::FaultKind;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,11 @@ pub(super) enum Active {
     },
     Paused {
         node: usize,
+    },
+    /// These processes of a node stand still, its server among them.
+    Frozen {
+        node: usize,
+        still: Vec<Process>,
     },
     /// A rule of the switch, and a link that it is about.
     Rule {
@@ -76,6 +82,7 @@ impl Rig {
                 self.lose_power(kind, all)
             }
             FaultKind::Pause => self.pause(kind, &mut dice),
+            FaultKind::Freeze => self.freeze(kind, &mut dice),
             FaultKind::Restart => self.restart(kind, &mut dice),
             FaultKind::PartitionNode
             | FaultKind::PartitionHalves
@@ -97,6 +104,7 @@ impl Rig {
         match active {
             Active::Down { nodes, dark } => self.start_again(kind, &nodes, dark),
             Active::Paused { node } => self.go_on(kind, node),
+            Active::Frozen { node, still } => self.thaw(kind, node, &still),
             Active::Rule { rule, probe } => self.calm(kind, rule, probe),
             Active::Full { node } => self.empty_disk(kind, node),
             Active::Slow { node, trace } => self.normal_disk(kind, node, trace),

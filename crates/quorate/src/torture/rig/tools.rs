@@ -151,7 +151,10 @@ mod tests {
             .filter(|kind| missing.iter().all(|missing| missing.kind != *kind))
             .map(FaultKind::name)
             .collect();
-        assert_eq!(left, ["kill", "kill-all", "pause", "restart", "sync-error", "slow-disk", "clock-jump", "snapshot"]);
+        assert_eq!(
+            left,
+            ["kill", "kill-all", "pause", "freeze", "restart", "sync-error", "slow-disk", "clock-jump", "snapshot"]
+        );
         assert!(missing.iter().all(|missing| missing.fix == "run it as root"));
     }
 

@@ -99,10 +99,13 @@ fn a_record_in_which_everything_was_tried_and_held_proves_it() {
         ✔ a leader within 5 s                           0.0 s
         ✔ all nodes answer within 30 s                  0.1 s
         ✔ all nodes are equal within 30 s               0.3 s
-        ✔ the service is whole within 60 s              0.9 s
+        ✔ the services are whole within 60 s            0.9 s
         ✔ copies of the service that run                2 of 2
         ✔ digests compared                              71
         ✔ nodes diverged                                0
+        ✔ services that run once and did                once-a moved 1×, 1.4 s without it at most; once-b moved 0×, 0.0 s without it at most; once-c moved 0×, 0.0 s without it at most
+        ✔ two copies at once of what runs once          0
+        ✔ epochs that went back                         0
         ✔ two members of one id or name                 0
         ✔ removed members seen again                    0
         ✔ removed servers that know a leader            0
@@ -398,4 +401,29 @@ fn without_the_roll_at_the_end_nothing_is_proven() {
     let lines: Vec<Line> = small().into_iter().filter(|line| !matches!(line, Line::Members(_))).collect();
     let report = judge(lines).unwrap();
     assert!(report.failures.contains(&"who the members are at the end was not asked".to_owned()), "{report:?}");
+}
+
+fn with_ran(mut change: impl FnMut(&mut Vec<Ran>)) -> impl FnMut(&mut Line) {
+    move |line| {
+        if let Line::Once { ran } = line {
+            change(ran);
+        }
+    }
+}
+
+#[test]
+fn what_runs_once_ran_never_twice_and_its_epochs_only_grow() {
+    let twice = only_failure(with_ran(|ran| ran[0].last = 4_500_000_000));
+    assert_eq!(twice, "two copies at once of what runs once: 1: once-a of epochs 1 and 2 for 100 ms");
+    let back = only_failure(with_ran(|ran| ran[3].epoch = 0));
+    assert_eq!(back, "epochs that went back: 1: once-a from 1 to 0");
+    let never = only_failure(with_ran(|ran| ran.retain(|ran| ran.service != "once-c")));
+    assert!(never.starts_with("services that run once and did: once-a moved 1×, 1.4 s without it at most;"), "{never}");
+}
+
+#[test]
+fn a_record_that_does_not_say_when_it_ran_what_runs_once_proves_nothing() {
+    let lines = small().into_iter().filter(|line| !matches!(line, Line::Once { .. })).collect();
+    let report = judge(lines).unwrap();
+    assert_eq!((report.outcome, report.failures.len()), (Outcome::Failed, 1), "{:?}", report.failures);
 }

@@ -2,15 +2,10 @@
 
 use crate::torture::record::{Answer, Call, Step};
 use crate::torture::workload::client::Request;
+use crate::torture::workload::services::SCALED;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// The service whose copies are counted.
-pub(crate) const SERVICE: &str = "torture";
-
-/// Environment variable that says of which run a copy of the service is.
-pub(crate) const MARK: &str = "QUORATE_TORTURE_RUN";
 
 const PUT: &str = "INSERT INTO registers VALUES (?1, ?2) ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const CAS: &str = "UPDATE registers SET v = ?3 WHERE k = ?1 AND v = ?2";
@@ -46,7 +41,7 @@ pub(crate) fn request(call: &Call, patience: Duration) -> Request {
         Call::GetLocal { key, .. } => query(key, "local"),
         Call::Insert { row } => exec(INSERT, json!([row])),
         Call::Scale { replicas } => Request::post(
-            &format!("/v1/services/{SERVICE}/scale?timeout_ms={timeout}"),
+            &format!("/v1/services/{SCALED}/scale?timeout_ms={timeout}"),
             &json!({ "replicas": replicas }),
         ),
         Call::Transaction { steps } => {
@@ -164,23 +159,6 @@ pub(crate) fn read_number(answer: &Value) -> Option<u64> {
 pub(crate) fn read_events(answer: &Value) -> Option<Vec<(u64, u64, String)>> {
     let rows = answer["results"][0]["rows"].as_array()?;
     rows.iter().map(|row| Some((row[0].as_u64()?, row[1].as_u64()?, row[2].as_str()?.to_owned()))).collect()
-}
-
-/// A small service whose copies say that they are well.
-///
-/// `run` marks its processes, so that those of this run can be counted on a machine with others.
-pub(crate) fn service(program: &str, replicas: u32, run: &str) -> Value {
-    json!({ "service": [{
-        "name": SERVICE,
-        "replicas": replicas,
-        "command": [
-            program, "demo", "--address", "0.0.0.0", "--port", "{port}",
-            "--replica", "{replica}", "--node", "{node}", "--ordinal", "{ordinal}",
-        ],
-        "env": { (MARK): run },
-        "ports": { "http": "auto" },
-        "health": { "http": "/healthz", "every": "1s" },
-    }] })
 }
 
 #[cfg(test)]

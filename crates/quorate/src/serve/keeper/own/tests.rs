@@ -9,7 +9,6 @@ use crate::cli::screen::wall_now;
 use crate::trust::{Founder, NodeFiles, lay_out, serial};
 use quorate_model::access::AccessState;
 use quorate_model::id::{ClusterId, NodeId};
-use quorate_model::member::Vote;
 use quorate_model::state::{ClusterState, Health, NodeIdentity, NodeRecord};
 use quorate_model::time::WallTime;
 use quorate_trust::key::NodeKey;
@@ -85,18 +84,7 @@ impl Manager {
             link: "127.0.0.1:2".into(),
             host: "127.0.0.1".into(),
         };
-        let manager = NodeRecord {
-            identity,
-            health: Health::Joined,
-            since: WallTime(1),
-            generation: 1,
-            boot: 1,
-            alias: None,
-            vote: Vote::Auto,
-            roles_set: false,
-            expelling: false,
-            restart: None,
-        };
+        let manager = NodeRecord::started(identity, Health::Joined, WallTime(1));
         let mut known = ClusterState::default();
         known.nodes.insert(me, manager);
         known.trust.keys.insert(record.kind, KeyRecord { stage, ..record.clone() });

@@ -1,7 +1,8 @@
 //! Power that fails, and disks that are full, slow, or refuse to sync.
 
+use super::process::is_the_one;
 use super::{Active, Begun, OWN_TABLE, PADDING, PADDING_ROW, millis, within};
-use crate::dev::signal;
+use crate::dev::{procfs, signal};
 use crate::torture::fault::FaultKind;
 use crate::torture::rig::dice::Dice;
 use crate::torture::rig::process::ended_within;
@@ -15,6 +16,8 @@ use std::time::Duration;
 const WRITES: Duration = Duration::from_secs(20);
 /// A server whose sync failed must be gone after this.
 const STOPS: Duration = Duration::from_secs(10);
+/// What is killed is gone at once, or after what the kernel is just doing for it.
+const GONE: Duration = Duration::from_secs(10);
 /// From an error of the disk to the end of the server it is a few lines of code.
 const ABOUT_TO_STOP: Duration = Duration::from_millis(500);
 
@@ -34,6 +37,12 @@ impl Rig {
                 network.unplug(this.seat.port);
             }
         }
+        // While the disks can still say which they are.
+        let replicas: Vec<procfs::Process> = nodes
+            .iter()
+            .flat_map(|node| procfs::replica_processes(&self.nodes[*node].data_dir, self.nodes[*node].pid()))
+            .filter_map(procfs::process)
+            .collect();
         let mut problem = None;
         for node in &nodes {
             let this = &mut self.nodes[*node];
@@ -43,6 +52,10 @@ impl Rig {
             if let Some(pid) = this.pid() {
                 signal(pid, Signal::KILL);
             }
+        }
+        replicas.iter().filter(|process| is_the_one(process)).for_each(|process| signal(process.pid, Signal::KILL));
+        if !within(GONE, || !replicas.iter().any(is_the_one)) {
+            problem = Some("a replica did not die with its machine".into());
         }
         let mut seen = String::new();
         for node in &nodes {

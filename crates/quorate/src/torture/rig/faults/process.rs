@@ -1,11 +1,12 @@
 //! Servers that die, stand still, or are asked to end.
 
 use super::{Active, Begun, millis, within};
-use crate::dev::signal;
+use crate::dev::{procfs, signal};
 use crate::torture::fault::FaultKind;
 use crate::torture::rig::dice::Dice;
 use crate::torture::rig::process::{ending, is_stopped};
 use crate::torture::rig::{BACK, LOOK_EVERY, Rig, RigError};
+use crate::torture::workload::services::is_copy;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -126,8 +127,46 @@ impl Rig {
         }
     }
 
+    /// Nobody is left then who could end a replica but the kernel.
+    pub(super) fn freeze(&mut self, kind: FaultKind, dice: &mut Dice) -> Result<Begun, RigError> {
+        let node = self.victim(kind, dice)?;
+        let server = self.pid(kind, node)?;
+        let this = &self.nodes[node];
+        let guards = procfs::replica_processes(&this.data_dir, Some(server)).into_iter();
+        let guards = guards.filter(|pid| !is_copy(*pid));
+        let still: Vec<procfs::Process> = guards.chain([server]).filter_map(procfs::process).collect();
+        still.iter().for_each(|process| signal(process.pid, Signal::STOP));
+        // One that has ended meanwhile does nothing either.
+        let stands = |process: &procfs::Process| !is_the_one(process) || is_stopped(process.pid);
+        if !within(STOPPED, || still.iter().all(stands)) {
+            still.iter().filter(|process| is_the_one(process)).for_each(|process| signal(process.pid, Signal::CONT));
+            return Err(RigError::NotInjected { kind, why: "not all processes did stop".into() });
+        }
+        let (name, guards) = (this.name.clone(), still.len() - 1);
+        self.nodes[node].busy = true;
+        let what = format!("stopped {name} and the {guards} processes that watch over its replicas");
+        Ok((Active::Frozen { node, still }, self.names(&[node]), what, "all their threads are in state T".into()))
+    }
+
+    /// Whoever is left goes on: those that held a lease have been ended by the kernel.
+    pub(super) fn thaw(&mut self, kind: FaultKind, node: usize, still: &[procfs::Process]) -> Result<String, RigError> {
+        let left: Vec<u32> = still.iter().filter(|process| is_the_one(process)).map(|process| process.pid).collect();
+        let stayed = self.nodes[node].pid().is_some_and(is_stopped) && left.iter().all(|pid| is_stopped(*pid));
+        left.iter().for_each(|pid| signal(*pid, Signal::CONT));
+        self.wait_back(kind, node)?;
+        match stayed {
+            true => Ok(format!("{} of {} were left and stood still until now", left.len(), still.len())),
+            false => Err(RigError::NotInjected { kind, why: "a process went on by itself".into() }),
+        }
+    }
+
     pub(super) fn pid(&self, kind: FaultKind, node: usize) -> Result<u32, RigError> {
         let none = || RigError::NoTarget { kind, why: format!("{} does not run", self.nodes[node].name) };
         self.nodes[node].pid().ok_or_else(none)
     }
+}
+
+/// Whether this process still is there, and no other under its number.
+pub(super) fn is_the_one(process: &procfs::Process) -> bool {
+    procfs::process(process.pid).is_some_and(|now| now.started == process.started)
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use quorate_agent::log::{LogFrom, ReadLogError};
-use quorate_agent::{Agent, AgentConfig, StartAgentError};
+use quorate_agent::{Agent, AgentConfig, HeldSecret, Secrets, StartAgentError};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
@@ -11,26 +11,37 @@ use quorate_model::spec::ServiceSpec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::time::timeout;
+
+mod container;
+mod group;
+mod lease;
+mod needs;
+mod ocf;
+mod systemd;
 
 const HELPER: &str = env!("CARGO_BIN_EXE_quorate-shim-test");
 const NODE: NodeId = NodeId(uuid::Uuid::from_u128(1));
 
 /// Far longer than anything takes, even on a machine that is busy with something else.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One node's directory, and whatever still runs in it when the test ends.
 struct Node {
     dir: TempDir,
     /// A process whose end takes all replicas with it, so that a failed test leaves nothing behind.
     lifeline: Child,
+    secrets: watch::Sender<Arc<Secrets>>,
 }
 
 impl Drop for Node {
@@ -61,16 +72,23 @@ fn shim_answers(dir: &Path) -> bool {
 impl Node {
     fn new() -> Node {
         let lifeline = Command::new("sleep").arg("1000").spawn().unwrap();
-        Node { dir: tempfile::tempdir().unwrap(), lifeline }
+        Node { dir: tempfile::tempdir().unwrap(), lifeline, secrets: watch::Sender::default() }
     }
 
     fn config(&self) -> AgentConfig {
+        self.config_with("shim")
+    }
+
+    /// `shim`: which kind, of those that the helper knows.
+    fn config_with(&self, shim: &str) -> AgentConfig {
         AgentConfig {
             node: NODE,
             node_name: "n1".into(),
             host: "127.0.0.1".into(),
             dir: self.dir.path().to_owned(),
-            shim_command: vec![HELPER.into(), "shim".into()],
+            artifacts: self.dir.path().join("artifacts"),
+            secrets: self.secrets.subscribe(),
+            shim_command: vec![HELPER.into(), shim.into()],
             end_with_pid: Some(self.lifeline.id()),
         }
     }
@@ -84,9 +102,17 @@ impl Node {
     }
 
     fn shim_pid(&self, replica: ReplicaId) -> u32 {
-        let text = fs::read(self.replica_dir(replica).join("state.json")).unwrap();
-        let state: Value = serde_json::from_slice(&text).unwrap();
-        state["shim_pid"].as_u64().unwrap().try_into().unwrap()
+        // A workload may be seen to run before its shim has written who they are.
+        let begun = Instant::now();
+        loop {
+            let text = fs::read(self.replica_dir(replica).join("state.json")).unwrap_or_default();
+            let state: Value = serde_json::from_slice(&text).unwrap_or_default();
+            if let Some(pid) = state["shim_pid"].as_u64() {
+                return pid.try_into().unwrap();
+            }
+            assert!(begun.elapsed() < DEADLINE, "the shim says nothing");
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -112,7 +138,7 @@ fn patient() -> ServiceSpec {
 }
 
 fn assigned(replica: ReplicaId, spec: &ServiceSpec, phase: Phase) -> AssignedReplica {
-    AssignedReplica { replica, ordinal: 3, spec: spec.clone(), phase }
+    AssignedReplica { replica, ordinal: 3, spec: spec.clone(), phase, lease: None }
 }
 
 fn assignment(revision: u64, replicas: Vec<AssignedReplica>) -> Assignment {
@@ -236,7 +262,7 @@ async fn a_killed_shim_takes_its_processes_along_and_is_replaced() {
 async fn a_stop_is_asked_for_first() {
     let (node, id) = (Node::new(), replica(0));
     let agent = node.agent().await;
-    let spec = shell("trap 'echo bye; exit 0' TERM; echo up; sleep 1000 & wait", json!({}));
+    let spec = shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done", json!({}));
     run_one(&agent, 1, id, &spec);
     logged(&agent, id, "up").await;
     agent.assign(assignment(2, vec![assigned(id, &spec, Phase::Stop)]));
@@ -510,7 +536,7 @@ async fn nothing_is_left_when_the_process_that_all_is_tied_to_ends() {
 async fn a_shim_that_is_asked_by_a_signal_ends_its_workload_in_an_orderly_way() {
     let (node, id) = (Node::new(), replica(0));
     let agent = node.agent().await;
-    let spec = shell("trap 'echo bye; exit 0' TERM; echo up; sleep 1000 & wait", json!({}));
+    let spec = shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done", json!({}));
     run_one(&agent, 1, id, &spec);
     logged(&agent, id, "up").await;
     kill_process(pid(node.shim_pid(id)), Signal::TERM).unwrap();
@@ -535,4 +561,104 @@ async fn logs_of_the_last_five_ended_replicas_are_kept() {
     let kept: Vec<&ReplicaId> = ids.iter().filter(kept).collect();
     assert_eq!(kept.len(), 5);
     assert!(kept.contains(&&ids[6]));
+}
+
+/// Gives a node a secret, as a manager does.
+fn give_secret(node: &Node, name: &str, value: &str) {
+    let stamp = quorate_model::need::SecretStamp { version: 1, changed: quorate_model::time::WallTime(1) };
+    let held = HeldSecret { stamp, value: quorate_model::secret::Secret::new(value.into()) };
+    node.secrets.send_replace(Arc::new(Secrets(BTreeMap::from([(name.parse().unwrap(), held)]))));
+}
+
+/// Fails if a file below a directory holds a secret. Links are not followed.
+fn is_in_no_file(dir: &Path, value: &str) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            is_in_no_file(&path, value);
+        } else if kind.is_file() {
+            let content = fs::read(&path).unwrap_or_default();
+            let found = content.windows(value.len()).any(|window| window == value.as_bytes());
+            assert!(!found, "{} holds the secret", path.display());
+        }
+    }
+}
+
+/// Fails if a process was started with a secret on its command line and is still there.
+fn is_on_no_command_line(value: &str) {
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(!line.windows(value.len()).any(|window| window == value.as_bytes()), "{}", entry.path().display());
+    }
+}
+
+#[tokio::test]
+async fn a_secret_reaches_its_process_and_no_file_also_when_it_is_started_again() {
+    let node = Node::new();
+    let agent = node.agent().await;
+    let id = replica(1);
+    let spec = shell(
+        "echo \"length ${{#PASSWORD}} of $PLAIN\"; exec sleep 1000",
+        json!({"secrets": ["pg"], "env": {"PASSWORD": "{secret.pg}", "PLAIN": "plain"}}),
+    );
+    run_one(&agent, 1, id, &spec);
+    let waiting = status(&agent, id, |status| !status.detail.is_empty()).await;
+    assert!(waiting.detail.contains("its secret pg is not on this node yet"), "{}", waiting.detail);
+
+    let value = "canary-7f3a";
+    give_secret(&node, "pg", value);
+    let running = status(&agent, id, |status| status.state == ReplicaState::Healthy).await;
+    let pid = Pid::from_raw(running.pid.unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    status(&agent, id, |status| status.state == ReplicaState::Healthy && status.restarts == 1).await;
+
+    let begun = Instant::now();
+    let mut text = String::new();
+    while text.matches("length").count() < 2 && begun.elapsed() < DEADLINE {
+        let chunk = agent.log(id, LogFrom::Offset(0), 4096).await.unwrap();
+        text = String::from_utf8_lossy(&chunk.data).into_owned();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(text.matches("length 11 of plain").count(), 2, "{text}");
+    is_in_no_file(node.dir.path(), value);
+}
+
+#[tokio::test]
+async fn a_file_of_a_template_is_there_before_the_process_and_gone_after_the_replica() {
+    let node = Node::new();
+    let agent = node.agent().await;
+    let id = replica(1);
+    let spec = shell(
+        "cat {dir}/conf/app.conf; exec sleep 1000",
+        json!({
+            "ports": {"http": "auto"},
+            "template": [{"text": "{{ service }} listens on {{ ports.http }}\n", "to": "conf/app.conf"}],
+        }),
+    );
+    run_one(&agent, 1, id, &spec);
+    let running = status(&agent, id, |status| status.state == ReplicaState::Healthy).await;
+    let expected = format!("web listens on {}\n", running.ports["http"]);
+    let begun = Instant::now();
+    let mut text = String::new();
+    while text.is_empty() && begun.elapsed() < DEADLINE {
+        text = String::from_utf8(agent.log(id, LogFrom::Offset(0), 4096).await.unwrap().data.to_vec()).unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert!(text.ends_with(&expected), "{text} and not {expected}");
+    let made = node.replica_dir(id).join("work/conf/app.conf");
+    assert!(made.is_file());
+    agent.assign(assignment(2, Vec::new()));
+    let mut statuses = agent.statuses();
+    let gone = timeout(DEADLINE, statuses.wait_for(|all| all.is_empty())).await;
+    drop(gone.expect("the replica goes").unwrap());
+    while made.exists() && begun.elapsed() < DEADLINE {
+        tokio::task::yield_now().await;
+    }
+    assert!(!made.exists(), "it may have held a secret");
+
+    let id = replica(2);
+    let broken = shell("exec sleep 1000", json!({"template": [{"text": "{{ nothing }}", "to": "a"}]}));
+    run_one(&agent, 3, id, &broken);
+    let failed = status(&agent, id, |status| status.state == ReplicaState::Failed).await;
+    assert_eq!(failed.detail, "the template of a: line 1: undefined value");
 }

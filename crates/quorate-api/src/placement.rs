@@ -1,0 +1,273 @@
+//! Where replicas go: labels of nodes, what nodes take, why a service runs where it does, what if a node died.
+
+use crate::access::Acting;
+use crate::backend::Backend;
+use crate::cluster::{service_name, unknown_service};
+use crate::members::{changed, find_node};
+use crate::problem::Failure;
+use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
+use crate::server::Shared;
+use crate::view::{NodeView, Problem};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use http::{HeaderMap, StatusCode, Uri};
+use quorate_model::id::{ReplicaId, RequestId, ServiceName};
+use quorate_model::member::MemberCommand;
+use quorate_model::place::{self, Drain};
+use quorate_model::resource::Amount;
+use quorate_model::spec::Mode;
+use quorate_model::time::Span;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// Longest deadline of a drain: a node that is emptied for longer has been forgotten.
+pub const DRAIN_DEADLINE_MAX: Span = Span::from_secs(7 * 24 * 3_600);
+
+/// What a node takes of services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Availability {
+    /// Any replica that fits.
+    #[default]
+    Open,
+    /// Nothing new; what runs there stays.
+    Cordoned,
+    /// Nothing new, and what runs there is brought elsewhere.
+    Draining,
+}
+
+/// Labels to set and to take away.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelChange {
+    /// A value sets the label, `null` takes it away; labels that are not named stay.
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// Sets labels of a node, or takes them away. Services are placed by them.
+#[utoipa::path(post, path = "/v1/nodes/{node}/labels", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
+    request_body = LabelChange,
+    responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
+        (status = 422, description = "invalid", body = Problem)))]
+pub(crate) async fn labels<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(wanted): Named,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<NodeView>, Failure> {
+    let LabelChange { labels } = read_json(&read_body(&headers, body).await?)?;
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetLabels { node, labels }).await
+}
+
+/// What a node is to take from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AvailabilityWish {
+    pub availability: Availability,
+    /// With `draining`: after this, `1s` to `7d`, replicas that found no other place are stopped without one.
+    /// Default: they stay until there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub deadline: Option<Span>,
+}
+
+/// Says what a node takes: any replica, nothing new, or nothing at all. Answered at once; a node is empty when no
+/// service has a replica there any more.
+#[utoipa::path(put, path = "/v1/nodes/{node}/availability", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
+    request_body = AvailabilityWish,
+    responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
+        (status = 422, description = "invalid", body = Problem)))]
+pub(crate) async fn availability<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(wanted): Named,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<NodeView>, Failure> {
+    let wish: AvailabilityWish = read_json(&read_body(&headers, body).await?)?;
+    let availability = wish.read()?;
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetAvailability { node, availability }).await
+}
+
+impl AvailabilityWish {
+    fn read(&self) -> Result<place::Availability, Failure> {
+        let invalid = |message: String, fix: &str| {
+            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, fix)
+                .with_details(json!({ "field": "deadline" })))
+        };
+        match (self.availability, self.deadline) {
+            (Availability::Open, None) => Ok(place::Availability::Open),
+            (Availability::Cordoned, None) => Ok(place::Availability::Cordoned),
+            (Availability::Open | Availability::Cordoned, Some(_)) => {
+                invalid("`deadline` is for `draining` alone".into(), "leave it out: nothing is stopped")
+            }
+            (Availability::Draining, Some(deadline))
+                if !(Span::from_secs(1)..=DRAIN_DEADLINE_MAX).contains(&deadline) =>
+            {
+                let message = format!("`deadline` is {deadline}; it must be 1s to {DRAIN_DEADLINE_MAX}");
+                invalid(message, "leave it out to stop nothing that has no other place")
+            }
+            (Availability::Draining, deadline) => {
+                Ok(place::Availability::Draining(Drain { deadline, ..Drain::default() }))
+            }
+        }
+    }
+}
+
+/// Why the replicas of a service are where they are, and why others are nowhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExplanationView {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    #[schema(value_type = String)]
+    pub mode: Mode,
+    pub want: u32,
+    /// Those that run, by ordinal.
+    pub running: Vec<RunningView>,
+    /// Those for which a node is looked for now.
+    pub searches: Vec<SearchView>,
+    /// With mode `every-node`: nodes that run none, and why.
+    pub without: Vec<UnfitView>,
+    /// Of a service with `resources`: whether there is room for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<RoomView>,
+    /// What the scheduler does not do, and why, for people.
+    pub held: Vec<String>,
+}
+
+/// What a service asks for, and what is free on the nodes that could run it. Amounts have `cpu_millis` and
+/// `memory_bytes`. What other services had on a lost node looks for room too, and is not counted here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RoomView {
+    /// For one replica.
+    #[schema(value_type = Object)]
+    pub each: Amount,
+    pub replicas: u32,
+    /// What its own replicas have is part of it.
+    #[schema(value_type = Object)]
+    pub free: Amount,
+    /// How many replicas fit in there.
+    pub fit: u32,
+    /// The node whose loss takes the most; `null`: no node could run it.
+    pub lost: Option<String>,
+    /// As `free`, without that node.
+    #[schema(value_type = Object)]
+    pub free_then: Amount,
+    /// As `fit`, without that node.
+    pub fit_then: u32,
+}
+
+/// A replica that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunningView {
+    /// Service and ordinal, like `web.1`.
+    pub name: String,
+    #[schema(value_type = uuid::Uuid)]
+    pub id: ReplicaId,
+    pub node: String,
+    /// Which place its node would have if the replica were placed now, from 1. `null`: it would not go there.
+    pub rank: Option<u32>,
+    /// Nodes that could run it now, the best first.
+    pub fit: Vec<FitView>,
+    pub unfit: Vec<UnfitView>,
+}
+
+/// A replica that looks for a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SearchView {
+    /// Service and ordinal, like `web.1`.
+    pub name: String,
+    /// The node of the replica whose place it takes, if it takes one.
+    pub from: Option<String>,
+    /// Where it goes; `null`: no node can take it.
+    pub to: Option<String>,
+    /// Nodes that could run it, the best first.
+    pub fit: Vec<FitView>,
+    pub unfit: Vec<UnfitView>,
+}
+
+/// A node that could run a replica, and what orders it among the others: the first difference decides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FitView {
+    pub node: String,
+    /// For people.
+    pub score: String,
+}
+
+/// A node that cannot run a replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UnfitView {
+    pub node: String,
+    /// For people; it goes on after the node's name.
+    pub why: String,
+}
+
+/// Why a service's replicas are where they are: for each replica the nodes that could run it in their order, and
+/// why the others cannot. As the node that answers sees the cluster now.
+#[utoipa::path(get, path = "/v1/services/{name}/explain", tag = "services", params(("name" = String, Path)),
+    responses((status = 200, body = ExplanationView), (status = 404, description = "unknown-service", body = Problem)))]
+pub(crate) async fn explain<B: Backend>(
+    State(app): State<Shared<B>>,
+    Named(name): Named,
+    uri: Uri,
+) -> Result<Json<ExplanationView>, Failure> {
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let service = service_name(&app, &name)?;
+    match app.backend.explain(service, patience).await? {
+        Some(explanation) => Ok(Json(explanation)),
+        None => Err(unknown_service(&app.backend.overview().borrow(), &name)),
+    }
+}
+
+/// What would be done if something happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ForecastView {
+    /// The node that would be lost.
+    pub node: String,
+    /// Replicas that would run elsewhere afterwards, or nowhere, by service and ordinal.
+    pub moves: Vec<MoveView>,
+    /// What would not be done, and why, for people.
+    pub held: Vec<HeldView>,
+}
+
+/// A replica that would run elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MoveView {
+    /// Service and ordinal, like `web.1`.
+    pub name: String,
+    /// `null`: it ran nowhere.
+    pub from: Option<String>,
+    /// `null`: no node could take it.
+    pub to: Option<String>,
+}
+
+/// Something that is not done for a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HeldView {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    pub why: String,
+}
+
+/// What would move where if this node lost its power and did not come back: the scheduler itself, run on a copy
+/// of the cluster. Nothing is changed.
+#[utoipa::path(get, path = "/v1/whatif/kill/{node}", tag = "cluster", params(("node" = String, Path, description = "Name, id, or how the id begins")),
+    responses((status = 200, body = ForecastView), (status = 404, description = "unknown-node", body = Problem)))]
+pub(crate) async fn what_if_kill<B: Backend>(
+    State(app): State<Shared<B>>,
+    Named(wanted): Named,
+    uri: Uri,
+) -> Result<Json<ForecastView>, Failure> {
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let overview = app.backend.overview().borrow().clone();
+    let node = find_node(&overview, &wanted)?;
+    Ok(Json(app.backend.what_if_kill(node.id, patience).await?))
+}

@@ -1,0 +1,132 @@
+//! What the scheduler says of a moment, asked aside: the core gives away a copy of what it plans on, and the
+//! answer is computed where it keeps nobody waiting.
+
+use super::backend::Inner;
+use super::inbox::Closed;
+use quorate_api::backend::ReadError;
+use quorate_api::placement::{
+    ExplanationView, FitView, ForecastView, HeldView, MoveView, RoomView, RunningView, SearchView, UnfitView,
+};
+use quorate_api::updates::{HistoryView, VersionState, VersionView};
+use quorate_model::deployment::{Trial, VersionRecord};
+use quorate_model::id::{NodeId, ServiceName};
+use quorate_node::Event;
+use quorate_scheduler::{Budget, Candidates, Explanation, Fault, Forecast, Survey, Unfit};
+use std::time::Duration;
+
+impl Inner {
+    /// # Errors
+    /// The core has too much to do, is gone, or did not answer in time.
+    async fn survey(&self, patience: Duration) -> Result<Survey, ReadError> {
+        let (ticket, answer) = self.questions.ask_survey();
+        if let Err(closed) = self.inbox.try_send(Event::Survey { ticket }) {
+            self.questions.forget_survey(ticket);
+            return Err(match closed {
+                Closed::Full => ReadError::Overloaded,
+                Closed::Gone => ReadError::ShuttingDown,
+            });
+        }
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(survey)) => Ok(*survey),
+            Ok(Err(_)) => Err(ReadError::ShuttingDown),
+            Err(_) => {
+                self.questions.forget_survey(ticket);
+                Err(ReadError::TooSlow { limit: patience })
+            }
+        }
+    }
+
+    pub(super) async fn explain(
+        &self,
+        service: ServiceName,
+        patience: Duration,
+    ) -> Result<Option<ExplanationView>, ReadError> {
+        let survey = self.survey(patience).await?;
+        aside(move || survey.explain(&service).map(explanation)).await
+    }
+
+    pub(super) async fn history(
+        &self,
+        service: ServiceName,
+        patience: Duration,
+    ) -> Result<Option<HistoryView>, ReadError> {
+        let survey = self.survey(patience).await?;
+        let Some(known) = survey.state.services.get(&service) else { return Ok(None) };
+        let kept = survey.state.versions.get(&service).into_iter().flat_map(|kept| kept.values().rev());
+        Ok(Some(HistoryView { version: known.version, versions: kept.map(version).collect(), service }))
+    }
+
+    pub(super) async fn what_if_kill(&self, node: NodeId, patience: Duration) -> Result<ForecastView, ReadError> {
+        let survey = self.survey(patience).await?;
+        aside(move || forecast(&survey, node)).await
+    }
+}
+
+/// Where computing for milliseconds keeps no connection waiting.
+async fn aside<T: Send + 'static>(compute: impl FnOnce() -> T + Send + 'static) -> Result<T, ReadError> {
+    tokio::task::spawn_blocking(compute).await.map_err(|_| ReadError::ShuttingDown)
+}
+
+fn explanation(explanation: Explanation) -> ExplanationView {
+    let Explanation { service, mode, wanted, running, searches, without, budget, held } = explanation;
+    let running = running.into_iter().map(|one| {
+        let rank = one.rank().and_then(|rank| u32::try_from(rank).ok());
+        let (fit, unfit) = nodes(one.candidates);
+        RunningView { name: one.slot.to_string(), id: one.replica, node: one.node, rank, fit, unfit }
+    });
+    let searches = searches.into_iter().map(|one| {
+        let (fit, unfit) = nodes(one.candidates);
+        let to = fit.first().map(|best| best.node.clone());
+        SearchView { name: one.slot.to_string(), from: one.from, to, fit, unfit }
+    });
+    ExplanationView {
+        service,
+        mode,
+        want: wanted,
+        running: running.collect(),
+        searches: searches.collect(),
+        without: without.into_iter().map(unfit).collect(),
+        room: budget.map(room),
+        held: held.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn room(budget: Budget) -> RoomView {
+    let Budget { each, replicas, free, fit, lost, free_then, fit_then } = budget;
+    RoomView { each, replicas, free, fit, lost, free_then, fit_then }
+}
+
+fn version(record: &VersionRecord) -> VersionView {
+    let (state, why) = match &record.trial {
+        Trial::Running => (VersionState::Running, ""),
+        Trial::Stable { .. } => (VersionState::Stable, ""),
+        Trial::Failed { why } => (VersionState::Failed, why.as_str()),
+        Trial::Superseded => (VersionState::Superseded, ""),
+    };
+    let (version, at, by, spec) = (record.version, record.at, record.by.clone(), record.spec.clone());
+    VersionView { version, state, why: why.to_owned(), at, by, spec }
+}
+
+fn nodes(candidates: Candidates) -> (Vec<FitView>, Vec<UnfitView>) {
+    let fit = candidates.fit.into_iter().map(|(node, score)| FitView { node, score: score.to_string() });
+    (fit.collect(), candidates.unfit.into_iter().map(unfit).collect())
+}
+
+fn unfit((node, why): (String, Unfit)) -> UnfitView {
+    UnfitView { node, why: why.to_string() }
+}
+
+fn forecast(survey: &Survey, node: NodeId) -> ForecastView {
+    let name = |id: NodeId| {
+        let record = survey.state.nodes.get(&id);
+        record.map_or_else(|| id.to_string(), |record| record.identity.name.clone())
+    };
+    let Forecast { moves, held } = survey.what_if(Fault::Kill(node));
+    let moves = moves.into_iter().map(|one| MoveView {
+        name: one.slot.to_string(),
+        from: one.from.map(name),
+        to: one.to.map(name),
+    });
+    let held = held.into_iter().map(|held| HeldView { service: held.service, why: held.reason.to_string() });
+    ForecastView { node: name(node), moves: moves.collect(), held: held.collect() }
+}
