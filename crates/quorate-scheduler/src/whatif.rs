@@ -3,14 +3,14 @@
 //! Commands go through [`ClusterState::decide`] as they do in the cluster, plans are those of
 //! [`plan`](crate::plan), and they are made until nothing is left to do. Only the nodes are imagined: one that
 //! answers starts what it is assigned, and it becomes healthy; it ends what it is to end. Replicas that are not
-//! well now stay so. Times that are waited for pass in their order: leases that nobody renews, and the patience
-//! with nodes that are down.
+//! well now stay so. Times that are waited for pass in their order: leases that nobody renews, the patience with
+//! nodes that are down, and the grace of what is told to end where nobody hears it.
 
 use crate::held::{Held, Slot};
 use crate::{Observed, Policy, plan};
 use quorate_model::assignment::Phase;
 use quorate_model::command::Command;
-use quorate_model::id::{LogIndex, NodeId};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::lease::{LeaseCommand, LeaseRecord};
 use quorate_model::observed::ReplicaState;
 use quorate_model::state::{ClusterState, Health};
@@ -49,15 +49,14 @@ pub struct Move {
 const PLANS_PER_REPLICA: usize = 8;
 
 pub(crate) fn what_if(state: &ClusterState, observed: &Observed, policy: &Policy, fault: Fault) -> Forecast {
-    let mut imagined = Imagined { state: state.clone(), observed: observed.clone(), policy: *policy };
+    let mut imagined = Imagined::new(state, observed, *policy);
     match fault {
         Fault::Kill(node) => imagined.kill(node),
     }
+    let mut held = imagined.settle();
     // One after the other, what is waited for is over: who comes first has the choice.
-    let leases = imagined.lost_leases().map(|lease| lease.ttl.0);
-    let times: BTreeSet<Duration> = leases.chain([Duration::ZERO, policy.replace_after]).collect();
-    let mut held = Vec::new();
-    for time in times {
+    for _ in 0..imagined.plans_max() {
+        let Some(time) = imagined.next_deadline() else { break };
         imagined.wait_until(time);
         held = imagined.settle();
     }
@@ -68,20 +67,80 @@ struct Imagined {
     state: ClusterState,
     observed: Observed,
     policy: Policy,
+    /// How long ago the fault was.
+    now: Duration,
+    /// When each replica that drains was told to, and how long before the fault.
+    drains: BTreeMap<ReplicaId, Told>,
+}
+
+#[derive(Clone, Copy)]
+enum Told {
+    /// So long before the fault.
+    Before(Duration),
+    /// So long after it.
+    After(Duration),
+}
+
+impl Told {
+    fn so_long_ago(self, now: Duration) -> Duration {
+        match self {
+            Told::Before(span) => now + span,
+            Told::After(time) => now.saturating_sub(time),
+        }
+    }
 }
 
 impl Imagined {
-    /// Lets so much time pass since the fault.
+    fn new(state: &ClusterState, observed: &Observed, policy: Policy) -> Imagined {
+        let drains = state.replicas.values().filter(|replica| replica.phase == Phase::Drain).map(|replica| {
+            (replica.id, Told::Before(observed.retired_for.get(&replica.id).copied().unwrap_or_default()))
+        });
+        let drains = drains.collect();
+        Imagined { state: state.clone(), observed: observed.clone(), policy, now: Duration::ZERO, drains }
+    }
+
+    /// When the next thing is over that is waited for.
+    fn next_deadline(&self) -> Option<Duration> {
+        let leases = self.lost_leases().map(|lease| lease.ttl.0);
+        let absent = self.state.nodes.values().filter(|record| record.health != Health::Joined).map(|record| {
+            let node = record.identity.id;
+            let down_for = self.observed.down_for.get(&node).copied().unwrap_or_default();
+            let returns = self.observed.returns_within.get(&node).copied().unwrap_or_default();
+            self.now + self.policy.replace_after.saturating_sub(down_for).max(returns)
+        });
+        let emptied = self.state.nodes.values().filter_map(|record| {
+            let deadline = record.availability.drain()?.deadline?.0;
+            let since = self.observed.draining_for.get(&record.identity.id)?;
+            Some(self.now + deadline.saturating_sub(*since))
+        });
+        let graces = self.state.replicas.values().filter(|replica| replica.phase == Phase::Drain).map(|replica| {
+            let ago = self.drains.get(&replica.id).map_or(Duration::ZERO, |told| told.so_long_ago(self.now));
+            self.now + replica.spec.stop.grace.0.saturating_sub(ago)
+        });
+        leases.chain(absent).chain(emptied).chain(graces).filter(|time| *time > self.now).min()
+    }
+
+    /// Lets time pass until so long after the fault.
     fn wait_until(&mut self, time: Duration) {
+        let passed = time.saturating_sub(self.now);
+        self.now = time;
         for record in self.state.nodes.values().filter(|record| record.health != Health::Joined) {
-            let down_for = self.observed.down_for.entry(record.identity.id).or_default();
-            *down_for = time.max(*down_for);
+            *self.observed.down_for.entry(record.identity.id).or_default() += passed;
         }
+        self.observed.draining_for.values_mut().for_each(|span| *span += passed);
+        let told = self.drains.iter().map(|(id, told)| (*id, told.so_long_ago(self.now)));
+        self.observed.retired_for = told.collect();
+        self.observed.returns_within.values_mut().for_each(|span| *span = span.saturating_sub(passed));
         let over: Vec<LeaseRecord> = self.lost_leases().filter(|lease| lease.ttl.0 <= time).cloned().collect();
         for LeaseRecord { name, epoch, .. } in over {
             self.run(&Command::Lease(LeaseCommand::Fence { name: name.clone(), epoch }));
             self.run(&Command::Lease(LeaseCommand::Raise { name, epoch }));
         }
+    }
+
+    fn plans_max(&self) -> usize {
+        let wanted: u32 = self.state.services.values().map(|service| self.state.wanted(&service.spec)).sum();
+        PLANS_PER_REPLICA * (self.state.replicas.len() + wanted as usize + 1)
     }
 
     /// Leases of nodes that are not there to renew them, and that end without that.
@@ -94,10 +153,8 @@ impl Imagined {
 
     /// Plans, carries out and obeys until nothing is left to do. What is not done then.
     fn settle(&mut self) -> Vec<Held> {
-        let wanted: u32 = self.state.services.values().map(|service| self.state.wanted(&service.spec)).sum();
-        let plans = PLANS_PER_REPLICA * (self.state.replicas.len() + wanted as usize + 1);
         let mut held = Vec::new();
-        for _ in 0..plans {
+        for _ in 0..self.plans_max() {
             let plan = plan(&self.state, &self.observed, &self.policy);
             held = plan.held;
             let command = Command::CarryOut { expected: self.state.planned_on, steps: plan.steps };
@@ -113,11 +170,14 @@ impl Imagined {
     fn kill(&mut self, node: NodeId) {
         let Some(record) = self.state.nodes.get(&node) else { return };
         let (generation, at) = (record.generation, WallTime::default());
+        // One that is away already has been waited for since then.
+        if record.health == Health::Joined {
+            self.observed.down_for.remove(&node);
+        }
         self.run(&Command::ChangeHealth { node, generation, health: Health::Down, at });
         self.observed.unreachable_for.remove(&node);
         self.observed.returns_within.remove(&node);
         self.observed.reported.remove(&node);
-        self.observed.down_for.remove(&node);
     }
 
     /// Whether it changed anything.
@@ -141,13 +201,15 @@ impl Imagined {
         let known = &self.state.replicas;
         self.observed.replicas.retain(|id, _| known.contains_key(id));
         self.observed.drained.retain(|id| known.contains_key(id));
+        self.drains.retain(|id, _| known.contains_key(id));
         for replica in known.values() {
-            // Gateways finish with it, or its grace ends.
-            if replica.phase == Phase::Drain {
-                changed |= self.observed.drained.insert(replica.id);
-            }
             let answers = self.state.nodes.get(&replica.node).is_some_and(|node| node.health == Health::Joined)
                 && !self.observed.unreachable_for.contains_key(&replica.node);
+            if replica.phase == Phase::Drain {
+                self.drains.entry(replica.id).or_insert(Told::After(self.now));
+                // Gateways finish with what answers; what does not has its grace.
+                changed |= answers && self.observed.drained.insert(replica.id);
+            }
             if !answers {
                 continue;
             }
