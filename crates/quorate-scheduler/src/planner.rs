@@ -89,8 +89,8 @@ impl<'a> Planner<'a> {
         self.conclude();
         for service in self.in_order() {
             match advances.get(&service.spec.name) {
-                // What is to be done is another thing afterwards.
-                Some(advance) if rollout::changes_plans(advance) => {}
+                // What is to be done is another thing afterwards, save that nobody wants too many.
+                Some(advance) if rollout::changes_plans(advance) => self.retire_what_is_too_many(service),
                 Some(_) | None => self.look_after(service),
             }
         }
@@ -129,10 +129,7 @@ impl<'a> Planner<'a> {
         if self.is_as_wanted(service) {
             return;
         }
-        match service.spec.mode {
-            Mode::Replicated | Mode::Singleton => self.retire_surplus(service),
-            Mode::EveryNode => self.retire_strays(service),
-        }
+        self.retire_what_is_too_many(service);
         self.retire_duplicates(service);
         let full = match service.spec.mode {
             Mode::Replicated | Mode::Singleton => self.fill(service),
@@ -180,6 +177,13 @@ impl<'a> Planner<'a> {
         let deadline = node.and_then(|node| node.availability.drain()?.deadline);
         let since = self.observed.draining_for.get(&replica.node);
         deadline.zip(since).is_some_and(|(deadline, since)| *since >= deadline.0)
+    }
+
+    fn retire_what_is_too_many(&mut self, service: &ServiceRecord) {
+        match service.spec.mode {
+            Mode::Replicated | Mode::Singleton => self.retire_surplus(service),
+            Mode::EveryNode => self.retire_strays(service),
+        }
     }
 
     /// Retires whole ordinals beyond the wanted number: what is not healthy first, then what is misplaced,

@@ -30,6 +30,18 @@ fn a_batch_is_replaced_at_a_time() {
     );
 }
 
+/// Found by a property: a version failed, and one copy fewer was wanted before anybody had looked.
+#[test]
+fn what_is_too_many_goes_also_when_an_update_is_halted() {
+    check_plan(
+        "n1 joined | n2 joined | web x1 v1 rolling | web.0 on n1 v1 failed | web.1 on n2 v1",
+        expect![[r#"
+            retire web.0 v1 on n1
+            halt web: web.0 on n1 failed
+        "#]],
+    );
+}
+
 /// A third version came while the second was begun, and a leader that has just come knows neither copy yet.
 #[test]
 fn of_two_old_copies_of_an_ordinal_the_one_that_was_there_first_stays() {
