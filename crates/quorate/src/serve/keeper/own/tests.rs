@@ -198,6 +198,24 @@ fn a_database_that_is_behind_after_a_power_cut_does_not_undo_a_change_of_the_aut
     }
 }
 
+/// Found by the simulator, seeds 85 and 377: what a node said it believes others may show already.
+#[test]
+fn a_database_that_is_behind_after_a_power_cut_does_not_take_back_a_change_that_had_only_begun() {
+    let node = Manager::new();
+    let second = node.changes_authority(2, &new_authority());
+    let third = node.change_of_authority(3, &new_authority());
+    node.reads(&third, Stage::Spread);
+    assert_eq!(node.keychain.held().files.authorities.len(), 2, "the second and the third");
+    let before = node.holds();
+    for stage in STAGES {
+        node.reads(&second, stage);
+        assert_eq!(node.holds(), before, "its database tells of the change before, at {stage:?}");
+    }
+    // And it goes on from there.
+    node.reads(&third, Stage::Use);
+    assert_eq!(node.authority().certificate().to_pem(), third.certificate);
+}
+
 #[test]
 fn a_database_that_is_behind_after_a_power_cut_does_not_bring_back_an_old_key_of_secrets() {
     let node = Manager::new();
