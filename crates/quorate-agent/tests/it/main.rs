@@ -624,6 +624,46 @@ async fn a_secret_reaches_its_process_and_no_file_also_when_it_is_started_again(
 }
 
 #[tokio::test]
+async fn a_check_that_is_a_program_has_the_secrets_and_waits_for_them_after_a_restart_of_the_agent() {
+    let node = Node::new();
+    let (agent, id) = (node.agent().await, replica(1));
+    let (asked, sick) = (node.dir.path().join("asked"), node.dir.path().join("sick"));
+    let check = format!(
+        "touch {}; test \"$PASSWORD\" = canary-7f3a || {{{{ echo no password >&2; exit 1; }}}}; test ! -e {}",
+        asked.display(),
+        sick.display()
+    );
+    let spec = shell(
+        "exec sleep 1000",
+        json!({
+            "secrets": ["pg"],
+            "env": {"PASSWORD": "{secret.pg}"},
+            "health": {"exec": ["/bin/sh", "-c", check], "every": "50ms", "timeout": "10s", "fail_after": 1},
+        }),
+    );
+    give_secret(&node, "pg", "canary-7f3a");
+    run_one(&agent, 1, id, &spec);
+    let running = healthy(&agent, id).await;
+    agent.stop().await;
+
+    // The next one has not heard of the secret yet: it asks nobody, and says nothing worse of the replica.
+    node.secrets.send_replace(Arc::default());
+    fs::remove_file(&asked).unwrap();
+    let agent = node.agent().await;
+    assert_eq!(agent.statuses().borrow().to_vec(), []);
+    assert!(!asked.exists(), "it was asked without its password");
+
+    give_secret(&node, "pg", "canary-7f3a");
+    let found = healthy(&agent, id).await;
+    assert_eq!((found.pid, found.started_at), (running.pid, running.started_at));
+    fs::write(&sick, "").unwrap();
+    let unhealthy = status(&agent, id, |status| status.state == ReplicaState::Unhealthy).await;
+    assert!(!unhealthy.detail.contains("no password"), "{}", unhealthy.detail);
+    fs::remove_file(&sick).unwrap();
+    healthy(&agent, id).await;
+}
+
+#[tokio::test]
 async fn a_file_of_a_template_is_there_before_the_process_and_gone_after_the_replica() {
     let node = Node::new();
     let agent = node.agent().await;
