@@ -2,7 +2,7 @@
 
 use crate::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
-use crate::placement::{ExplanationView, ForecastView};
+use crate::placement::{ExplanationView, ForecastView, RebalanceView};
 use crate::updates::HistoryView;
 use crate::view::{MembersView, Overview};
 use quorate_model::access::audit::AuditPage;
@@ -101,6 +101,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
         node: NodeId,
         patience: Duration,
     ) -> impl Future<Output = Result<ForecastView, ReadError>> + Send;
+
+    /// What would run better elsewhere, at most so many.
+    fn to_rebalance(
+        &self,
+        moves_max: usize,
+        patience: Duration,
+    ) -> impl Future<Output = Result<RebalanceView, ReadError>> + Send;
 
     /// Hands leadership over. Returns when the new leader is known.
     fn transfer_leadership(

@@ -46,6 +46,8 @@ use utoipa::OpenApi;
         placement::availability,
         placement::explain,
         placement::what_if_kill,
+        placement::to_rebalance,
+        placement::rebalance,
         managers::stop,
         managers::start,
         managers::restart,

@@ -2,7 +2,7 @@
 
 use crate::access::Acting;
 use crate::backend::Backend;
-use crate::cluster::{service_name, unknown_service};
+use crate::cluster::{command, service_name, unknown_service};
 use crate::members::{changed, find_node};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
@@ -12,6 +12,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use http::{HeaderMap, StatusCode, Uri};
+use quorate_model::command::Command;
 use quorate_model::id::{ReplicaId, RequestId, ServiceName};
 use quorate_model::member::MemberCommand;
 use quorate_model::place::{self, Drain};
@@ -20,7 +21,7 @@ use quorate_model::spec::Mode;
 use quorate_model::time::Span;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// Longest deadline of a drain: a node that is emptied for longer has been forgotten.
@@ -270,4 +271,106 @@ pub(crate) async fn what_if_kill<B: Backend>(
     let overview = app.backend.overview().borrow().clone();
     let node = find_node(&overview, &wanted)?;
     Ok(Json(app.backend.what_if_kill(node.id, patience).await?))
+}
+
+/// Moves that one request may ask for.
+pub const MOVES_MAX: u32 = 100;
+/// Moves that are proposed where nobody says how many.
+pub const MOVES: u32 = 10;
+
+/// What would run better elsewhere by now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RebalanceView {
+    /// The greatest gain first; each is reckoned with those before it carried out.
+    pub moves: Vec<ShiftView>,
+    /// Copies that are to move already, by service and ordinal, like `web.1`.
+    pub under_way: Vec<String>,
+}
+
+/// A copy that would run better elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ShiftView {
+    #[schema(value_type = uuid::Uuid)]
+    pub id: ReplicaId,
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    /// Service and ordinal, like `web.1`.
+    pub name: String,
+    pub from: String,
+    pub to: String,
+    /// What is better there, for people.
+    pub why: String,
+}
+
+/// How much may be proposed.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Budget {
+    /// 1 to 100. Default 10.
+    moves: Option<u32>,
+    timeout_ms: Option<u64>,
+}
+
+/// The copies that are to move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rebalance {
+    /// Ids of replicas, at most 100. Whatever was to move before and is not here stays; with none, all stay.
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    pub replicas: BTreeSet<ReplicaId>,
+}
+
+/// How many copies are to move now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Rebalanced {
+    /// The log entry that says so.
+    pub index: u64,
+    pub moves: u32,
+}
+
+/// What would run better elsewhere by now, by the order in which nodes are chosen: after a node came back or
+/// joined, for instance. Nothing is changed.
+#[utoipa::path(get, path = "/v1/rebalance", tag = "cluster",
+    params(("moves" = Option<u32>, Query, description = "Most moves, 1 to 100; default 10")),
+    responses((status = 200, body = RebalanceView), (status = 422, description = "invalid", body = Problem)))]
+pub(crate) async fn to_rebalance<B: Backend>(
+    State(app): State<Shared<B>>,
+    uri: Uri,
+) -> Result<Json<RebalanceView>, Failure> {
+    let Budget { moves, timeout_ms } = read_query(&uri)?;
+    let moves = moves.unwrap_or(MOVES);
+    if !(1..=MOVES_MAX).contains(&moves) {
+        return Err(too_many_moves("moves", moves as usize));
+    }
+    Ok(Json(app.backend.to_rebalance(moves as usize, patience(timeout_ms)?).await?))
+}
+
+/// Brings these copies to other nodes, one of a service after another: the new one is healthy before the old one
+/// ends. Copies that have ended meanwhile, and those of services that run once or everywhere, are left out.
+/// Answered at once.
+#[utoipa::path(post, path = "/v1/rebalance", tag = "cluster", request_body = Rebalance,
+    responses((status = 200, body = Rebalanced), (status = 422, description = "invalid", body = Problem)))]
+pub(crate) async fn rebalance<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Rebalanced>, Failure> {
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let Rebalance { replicas } = read_json(&read_body(&headers, body).await?)?;
+    let moves = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
+    if moves > MOVES_MAX {
+        return Err(too_many_moves("replicas", replicas.len()));
+    }
+    let actor = acting.on(&app.access(), &format!("{moves} copies"))?;
+    let index = command(&app, id, &Command::Rebalance { replicas }, &actor, patience).await?;
+    Ok(Json(Rebalanced { index: index.0, moves }))
+}
+
+fn too_many_moves(field: &str, count: usize) -> Failure {
+    let message = format!("`{field}` asks for {count} moves; it must be 1 to {MOVES_MAX}");
+    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, "move fewer, and look again afterwards")
+        .with_details(json!({ "field": field }))
 }

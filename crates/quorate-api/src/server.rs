@@ -133,6 +133,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
         at("/v1/nodes/{node}/labels").post(O::NodeLabel, placement::labels::<B>),
         at("/v1/nodes/{node}/availability").put(O::NodeAvailability, placement::availability::<B>),
+        at("/v1/rebalance").get(O::ClusterRead, placement::to_rebalance::<B>).post(O::Rebalance, placement::rebalance::<B>),
         at("/v1/whatif/kill/{node}").get(O::ClusterRead, placement::what_if_kill::<B>),
         at("/v1/managers/stop").post(O::ManagerStop, managers::stop::<B>),
         at("/v1/managers/start").post(O::ManagerStart, managers::start::<B>),

@@ -6,7 +6,7 @@ use crate::backend::{
     OpenLog, Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
-use crate::placement::{Availability, ExplanationView, ForecastView, MoveView, RoomView};
+use crate::placement::{Availability, ExplanationView, ForecastView, MoveView, RebalanceView, RoomView, ShiftView};
 use crate::server::{ApiOptions, Plain, native, router, serve};
 use crate::updates::HistoryView;
 use crate::view::{
@@ -425,6 +425,12 @@ impl Backend for Fake {
     async fn what_if_kill(&self, node: NodeId, _: Duration) -> Result<ForecastView, ReadError> {
         let moves = vec![MoveView { name: "web.0".into(), from: Some("n2".into()), to: None }];
         Ok(ForecastView { node: node.to_string(), moves, held: vec![] })
+    }
+
+    async fn to_rebalance(&self, moves_max: usize, _: Duration) -> Result<RebalanceView, ReadError> {
+        let (id, service, why) = (ReplicaId::from_u128(7), ServiceName::new("web").unwrap(), "2 fewer run there".into());
+        let one = ShiftView { id, service, name: "web.0".into(), from: "n2".into(), to: "n1".into(), why };
+        Ok(RebalanceView { moves: vec![one; moves_max.min(1)], under_way: vec![] })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {

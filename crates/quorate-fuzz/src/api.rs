@@ -16,7 +16,7 @@ use quorate_api::backend::{
     OpenLog, Pages, Policy, Query, ReadError, TransferError, WriteError,
 };
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
-use quorate_api::placement::{ExplanationView, ForecastView};
+use quorate_api::placement::{ExplanationView, ForecastView, RebalanceView};
 use quorate_api::updates::HistoryView;
 use quorate_api::view::{MembersView, Overview, Problem};
 use quorate_api::{ApiOptions, AuthMode, router};
@@ -155,6 +155,10 @@ impl Backend for Mirror {
     }
 
     async fn what_if_kill(&self, _: NodeId, _: Duration) -> Result<ForecastView, ReadError> {
+        Err(ReadError::Overloaded)
+    }
+
+    async fn to_rebalance(&self, _: usize, _: Duration) -> Result<RebalanceView, ReadError> {
         Err(ReadError::Overloaded)
     }
 

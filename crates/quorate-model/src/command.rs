@@ -16,6 +16,7 @@ use crate::time::WallTime;
 use crate::trust::{KeyKind, Stage, TrustCommand};
 use crate::vip::VipCommand;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// A mutation of [`crate::state::ClusterState`].
@@ -45,6 +46,11 @@ pub enum Command {
     /// Replaces every replica by another of the same program, one after another as an update does.
     RestartService {
         service: ServiceName,
+    },
+    /// Exactly these are to be brought to other nodes, one after another; of those that were to be before and are
+    /// not here, nothing is moved any more. What has ended meanwhile, and what runs once, is left out.
+    Rebalance {
+        replicas: BTreeSet<ReplicaId>,
     },
     RemoveService {
         service: ServiceName,

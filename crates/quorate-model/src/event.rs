@@ -59,6 +59,10 @@ pub enum Happening {
     NodeDraining {
         node: NodeId,
     },
+    /// So many replicas are to be brought to other nodes; 0: what was to be is not any more.
+    Rebalancing {
+        replicas: u32,
+    },
     /// Its manager role was stopped.
     ManagerStopped {
         node: NodeId,

@@ -15,9 +15,9 @@
 use crate::assignment::Phase;
 use crate::command::Refusal;
 use crate::event::Happening;
-use crate::id::{LogIndex, NodeId, ServiceName};
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use crate::spec::{Mode, ServiceSpec};
-use crate::state::{Changes, ClusterState, Health, NodeRecord, Role};
+use crate::state::{Change, Changes, ClusterState, Health, NodeRecord, ReplicaRecord, Role};
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -312,6 +312,23 @@ impl ClusterState {
             return Err(invalid(format!("would be {} of one node; at most {LABELS_MAX} are allowed", all.len())));
         }
         self.edit(changes, node, |record| record.labels.clone_from(&all))
+    }
+
+    /// Whatever cannot be moved is left out: a copy that has ended meanwhile, or runs once, or everywhere.
+    pub(crate) fn rebalance(&self, changes: &mut Changes, replicas: &BTreeSet<ReplicaId>) {
+        let (mut begun, mut stopped) = (0, 0);
+        for record in self.replicas.values() {
+            let may_move = record.phase == Phase::Run && record.spec.mode == Mode::Replicated;
+            let moving = may_move && replicas.contains(&record.id);
+            if record.moving == moving {
+                continue;
+            }
+            *(if moving { &mut begun } else { &mut stopped }) += 1;
+            changes.list.push(Change::Replica(ReplicaRecord { moving, ..record.clone() }));
+        }
+        if begun + stopped > 0 {
+            changes.event(Happening::Rebalancing { replicas: begun });
+        }
     }
 
     pub(crate) fn set_availability(

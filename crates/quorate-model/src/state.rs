@@ -158,6 +158,9 @@ pub struct ReplicaRecord {
     /// The lease that it holds, or held; for what runs once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<AssignedLease>,
+    /// It is to be brought to another node, because somebody asked for balance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moving: bool,
 }
 
 /// One record's new value.
@@ -222,6 +225,7 @@ impl ClusterState {
             Command::RestartService { service } => {
                 self.restart(&mut changes, self.service(service)?);
             }
+            Command::Rebalance { replicas } => self.rebalance(&mut changes, replicas),
             Command::RemoveService { service } => {
                 self.service(service)?;
                 changes.list.push(Change::ServiceGone { service: service.clone() });
@@ -522,6 +526,7 @@ impl ClusterState {
                         since: changes.now,
                         revision: changes.index,
                         lease,
+                        moving: false,
                     }));
                     changes.event(Happening::ReplicaPlaced {
                         service: service.clone(),

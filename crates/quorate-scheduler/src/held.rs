@@ -87,6 +87,8 @@ pub enum Unfit {
     Cordoned,
     /// It is being emptied.
     Draining,
+    /// The replica is to leave it.
+    Left,
     /// It does not meet what the service requires.
     Unmet {
         constraint: String,
@@ -120,6 +122,7 @@ impl fmt::Display for Unfit {
             Unfit::Stopping => f.write_str("is being stopped"),
             Unfit::Cordoned => f.write_str("is cordoned"),
             Unfit::Draining => f.write_str("is draining"),
+            Unfit::Left => f.write_str("is where it is to go from"),
             Unfit::Unmet { constraint } => write!(f, "does not meet {constraint}"),
             Unfit::Unprepared => f.write_str("has not said yet whether it has what is needed"),
             Unfit::Lacks { what } => write!(f, "lacks {}", what.join(" and ")),

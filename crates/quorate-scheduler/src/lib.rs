@@ -26,6 +26,7 @@ mod explain;
 mod held;
 mod planner;
 mod ranking;
+mod rebalance;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,8 @@ mod whatif;
 pub use budget::Budget;
 pub use explain::{Candidates, Explanation, Running, Score, Searched};
 pub use held::{Held, HeldReason, Slot, Unfit};
+pub use ranking::Better;
+pub use rebalance::Shift;
 pub use whatif::{Fault, Forecast, Move};
 
 use quorate_model::command::Step;
@@ -141,6 +144,12 @@ impl Survey {
     #[must_use]
     pub fn explain(&self, service: &ServiceName) -> Option<Explanation> {
         explain::explain(&self.state, &self.observed, &self.policy, service)
+    }
+
+    /// What would run better elsewhere, the greatest gain first.
+    #[must_use]
+    pub fn rebalance(&self, moves_max: usize) -> Vec<Shift> {
+        rebalance::rebalance(&self.state, &self.observed, moves_max)
     }
 
     /// What would be done if this happened.

@@ -393,8 +393,8 @@ impl<'a> Planner<'a> {
         let (version, spec, phase) = (service.version, &service.spec, Phase::Run);
         let (at, leased) = (Some(at), spec.mode == Mode::Singleton);
         let outdated = self.state.services.get(name).is_some_and(|present| present.version != version);
-        let misplaced = false;
-        let seat = Seat { service: name, ordinal, node, at, phase, version, leased, outdated, misplaced, spec };
+        let (misplaced, moving) = (false, false);
+        let seat = Seat { service: name, ordinal, node, at, phase, version, leased, outdated, misplaced, moving, spec };
         self.places_left -= 1;
         self.room.insert(replica, seat);
         let version = outdated.then_some(version);

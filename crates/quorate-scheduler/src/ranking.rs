@@ -16,8 +16,9 @@ use crate::held::Unfit;
 use crate::room::{At, Room, fixed_ports};
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::state::ServiceRecord;
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// A replica that looks for a node.
 #[derive(Clone, Copy)]
@@ -48,6 +49,31 @@ pub(crate) struct Ranking<'r, 'a> {
     spread: BTreeMap<Option<&'a str>, u32>,
     near: Vec<(&'a ServiceName, BTreeSet<At>)>,
     apart: Vec<(&'a ServiceName, BTreeSet<At>)>,
+}
+
+/// What a replica gains by a move; what is less important comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Better {
+    /// So many replicas fewer run beside it.
+    Load(u32),
+    /// More of what its service prefers, or wants to be near to or apart from.
+    Wish,
+    /// So many of its own service fewer run on its node.
+    Apart(u32),
+    /// So many of its own service fewer run under the same value of the label that they are spread over.
+    Spread(u32),
+}
+
+impl fmt::Display for Better {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Better::Load(by) => write!(f, "{by} fewer run there"),
+            Better::Wish => f.write_str("more there is as its service wishes"),
+            Better::Apart(by) => write!(f, "{by} fewer of its own service run there"),
+            Better::Spread(by) => write!(f, "{by} fewer of its own service run under the same label"),
+        }
+    }
 }
 
 /// The less, the better.
@@ -128,6 +154,9 @@ impl<'r, 'a> Ranking<'r, 'a> {
         if let Some(why) = self.room.unprepared(&self.search.service.spec, at) {
             return Some(why);
         }
+        if self.search.replaces.map(|id| self.room.seat(id)).is_some_and(|old| old.moving && old.at == Some(at)) {
+            return Some(Unfit::Left);
+        }
         let ended = self.search.replaces.filter(|_| self.search.ends_first);
         let taken = self.ports.iter().find_map(|port| {
             let by = self.room.has_port(at, *port, ended)?;
@@ -149,6 +178,22 @@ impl<'r, 'a> Ranking<'r, 'a> {
             company: u32::try_from(company).unwrap_or(u32::MAX),
             elsewhere: !self.was_here(at),
             load: self.load(at),
+        }
+    }
+
+    /// What a replica gains that goes from one node to another. `None`: nothing. Equal loads afterwards are no gain:
+    /// it would go back and forth.
+    pub(crate) fn better(&self, to: At, from: At) -> Option<Better> {
+        let (there, here) = (self.rank(to), self.rank(from));
+        let gain = |here: u32, there: u32| here.saturating_sub(there);
+        let order = (there.spread, there.same, there.unmet, there.company);
+        match order.cmp(&(here.spread, here.same, here.unmet, here.company)) {
+            Ordering::Greater => None,
+            Ordering::Equal if there.load >= here.load => None,
+            Ordering::Equal => Some(Better::Load(gain(here.load, there.load))),
+            Ordering::Less if there.spread < here.spread => Some(Better::Spread(gain(here.spread, there.spread))),
+            Ordering::Less if there.same < here.same => Some(Better::Apart(gain(here.same, there.same))),
+            Ordering::Less => Some(Better::Wish),
         }
     }
 

@@ -45,8 +45,11 @@ pub(crate) struct Seat<'a> {
     pub(crate) leased: bool,
     /// It does not run what its service is now.
     pub(crate) outdated: bool,
-    /// It is to be brought elsewhere: its node is drained, or does not meet what its service requires.
+    /// It is to be brought elsewhere: its node is drained, or does not meet what its service requires, or somebody
+    /// asked for balance.
     pub(crate) misplaced: bool,
+    /// Somebody asked for balance, so it is not to stay on its node.
+    pub(crate) moving: bool,
     pub(crate) spec: &'a ServiceSpec,
 }
 
@@ -87,7 +90,8 @@ impl<'a> Seat<'a> {
             version: replica.version,
             leased: replica.lease.is_some(),
             outdated: service.is_none_or(|service| is_outdated(replica, service)),
-            misplaced: service.zip(node).is_some_and(|(service, node)| is_misplaced(node, service)),
+            misplaced: replica.moving || service.zip(node).is_some_and(|(service, node)| is_misplaced(node, service)),
+            moving: replica.moving,
             spec: &replica.spec,
         }
     }

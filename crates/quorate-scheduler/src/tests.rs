@@ -1,6 +1,8 @@
 //! `cases`, `placement` and `resources` show plans as an operator would read them, written as `text`; `properties` holds
-//! for all states that a history of a `world` leads to; `drains` and `forecasts` for whole courses of events.
+//! for all states that a history of a `world` leads to; `drains`, `balance` and `forecasts`
+//! for whole courses of events.
 
+mod balance;
 mod cases;
 mod drains;
 mod forecasts;

@@ -169,6 +169,11 @@ pub(crate) enum Command {
     /// What the cluster would do if something happened
     #[command(subcommand)]
     Whatif(placement::WhatifCommand),
+    /// Bring copies to where they would run better by now, one after another
+    #[command(
+        after_help = "Examples:\n  quorate rebalance --plan\n  quorate rebalance --moves 3\n  quorate rebalance --stop"
+    )]
+    Rebalance(placement::RebalanceArgs),
     /// What a service's copies print, or a node's server says about itself; any node may be asked
     #[command(
         after_help = "Examples:\n  quorate logs web\n  quorate logs web -f --replica 0 -n 100\n  quorate logs --node n2 -f\n  quorate logs web --download ./web-logs"
@@ -373,6 +378,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Update(command) => update::update(&context, &command)?,
         Command::Explain { service } => placement::explain(&context, &service)?,
         Command::Whatif(command) => placement::whatif(&context, &command)?,
+        Command::Rebalance(args) => placement::rebalance(&context, &args)?,
         Command::Logs(args) => logs::run(&context, &args)?,
         Command::Events(args) => events::run(&context, &args)?,
         Command::Db(command) => db::run(&context, command)?,

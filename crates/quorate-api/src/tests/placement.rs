@@ -61,3 +61,19 @@ async fn n5_a_kill_is_forecast_for_a_node_by_its_name() {
     assert_eq!(forecast["moves"], json!([{ "name": "web.0", "from": "n2", "to": null }]));
     assert_eq!(code(&get(&fake, "/v1/whatif/kill/m2").await), "404 unknown-node");
 }
+
+#[tokio::test]
+async fn moves_for_balance_are_proposed_within_a_budget_and_asked_for_by_their_ids() {
+    let fake = Fake::new();
+    let proposed = parsed(get(&fake, "/v1/rebalance").await);
+    assert_eq!((&proposed["moves"][0]["name"], &proposed["moves"][0]["to"]), (&json!("web.0"), &json!("n1")));
+    for wrong in ["0", "101"] {
+        assert_eq!(code(&get(&fake, &format!("/v1/rebalance?moves={wrong}")).await), "422 invalid");
+    }
+    let asked = parsed(post(&fake, "/v1/rebalance", &json!({ "replicas": [proposed["moves"][0]["id"]] }).to_string()).await);
+    assert_eq!(asked["moves"], 1);
+    assert_eq!(parsed(post(&fake, "/v1/rebalance", r#"{"replicas":[]}"#).await)["moves"], 0);
+    assert_eq!(code(&post(&fake, "/v1/rebalance", r#"{"replica":[]}"#).await), "400 bad-json");
+    let many: Vec<ReplicaId> = (0..101).map(ReplicaId::from_u128).collect();
+    assert_eq!(code(&post(&fake, "/v1/rebalance", &json!({ "replicas": many }).to_string()).await), "422 invalid");
+}

@@ -97,6 +97,7 @@ words!(
         ServiceApply = "service-apply",
         ServiceScale = "service-scale",
         ServiceRestart = "service-restart",
+        Rebalance = "rebalance",
         ServiceRemove = "service-remove",
         VipAdd = "vip-add",
         VipRemove = "vip-remove",
@@ -178,7 +179,7 @@ impl Operation {
             O::LogRead => Needs::Permission(P::LogRead),
             O::NodeLogRead => Needs::Permission(P::NodeLogRead),
             O::ServiceApply | O::VipAdd | O::VipRemove => Needs::Permission(P::ServiceApply),
-            O::ServiceScale | O::ServiceRestart => Needs::Permission(P::ServiceScale),
+            O::ServiceScale | O::ServiceRestart | O::Rebalance => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
             O::LeaderTransfer
             | O::NodeAlias
@@ -270,6 +271,7 @@ impl Operation {
             | O::ServiceApply
             | O::ServiceScale
             | O::ServiceRestart
+            | O::Rebalance
             | O::ServiceRemove
             | O::VipAdd
             | O::VipRemove

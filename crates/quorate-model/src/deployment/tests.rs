@@ -1,3 +1,5 @@
+//! Updates as the log sees them: which stages follow which, and what is remembered of versions.
+
 use super::*;
 use crate::command::{Command, Step};
 use crate::spec::{Format, parse};

@@ -183,6 +183,7 @@ mod tests {
                 since: WallTime(0),
                 revision: LogIndex(1),
                 lease: Some(AssignedLease { epoch: 7, ttl: Span::from_millis(*ttl), keeps: false }),
+                moving: false,
             };
             state.replicas.insert(record.id, record);
         }

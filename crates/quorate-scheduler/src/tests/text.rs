@@ -322,7 +322,7 @@ impl Case {
         let id = ReplicaId::from_u128(self.state.replicas.len() as u128 + 1);
         let known = self.state.services.get(&service).cloned();
         let mut version = known.as_ref().map_or(1, |known| known.version);
-        let mut port = None;
+        let (mut port, mut moving) = (None, false);
         let (mut node, mut phase, mut since) = (None, Phase::Run, NOW);
         let mut state = Some(ReplicaState::Healthy);
         let mut words = words.iter();
@@ -331,6 +331,7 @@ impl Case {
                 "on" => node = Some(Self::named(words.next().unwrap())),
                 "drain" => (phase, since) = (Phase::Drain, ago(words.next().unwrap())),
                 "stop" => (phase, since) = (Phase::Stop, ago(words.next().unwrap())),
+                "moving" => moving = true,
                 "drained" => drop(self.observed.drained.insert(id)),
                 "for" => {
                     let span = span(words.next().unwrap());
@@ -369,7 +370,7 @@ impl Case {
             let record = LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, last_failover: None };
             self.state.leases.insert(service.clone(), record);
         }
-        let record = ReplicaRecord { id, service, ordinal, node, phase, version, spec, since, revision, lease };
+        let record = ReplicaRecord { id, service, ordinal, node, phase, version, spec, since, revision, lease, moving };
         self.state.replicas.insert(id, record);
     }
 }

@@ -1,4 +1,4 @@
-//! Where replicas go: `node label`, `node cordon`, `node drain`, `node undrain`, `explain`, `whatif`.
+//! Where replicas go: `node label`, `node cordon`, `node drain`, `node undrain`, `explain`, `whatif`, `rebalance`.
 
 use crate::cli::Context;
 use crate::cli::client::Client;
@@ -7,14 +7,14 @@ use crate::cli::members::in_path;
 use crate::cli::{screen, service};
 use clap::{Args, Subcommand};
 use quorate_api::placement::{
-    Availability, AvailabilityWish, ExplanationView, FitView, ForecastView, LabelChange, RoomView, RunningView,
-    SearchView, UnfitView,
+    Availability, AvailabilityWish, ExplanationView, FitView, ForecastView, LabelChange, Rebalance, RebalanceView,
+    Rebalanced, RoomView, RunningView, SearchView, UnfitView,
 };
 use quorate_api::view::{NodeView, Overview};
 use quorate_model::id::NodeId;
 use quorate_model::spec::Mode;
 use quorate_model::time::Span;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 use ureq::http::Method;
@@ -51,6 +51,25 @@ pub(crate) enum WhatifCommand {
         /// Name, id, or how the id begins
         node: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceArgs {
+    /// Most copies that move, 1 to 100
+    #[arg(long, value_name = "N", default_value_t = quorate_api::placement::MOVES)]
+    moves: u32,
+    /// Only say what would move, and why
+    #[arg(long)]
+    plan: bool,
+    /// Move nothing more; what has begun to move goes on
+    #[arg(long, conflicts_with_all = ["moves", "plan"])]
+    stop: bool,
+    /// Do not wait until all have moved
+    #[arg(long)]
+    no_wait: bool,
+    /// Ask nothing
+    #[arg(short, long)]
+    yes: bool,
 }
 
 pub(crate) fn label(context: &Context, args: &LabelArgs) -> Result<(), Failure> {
@@ -269,11 +288,73 @@ fn forecast_text(forecast: &ForecastView) -> String {
     text
 }
 
+pub(crate) fn rebalance(context: &Context, args: &RebalanceArgs) -> Result<(), Failure> {
+    let client = context.client()?;
+    if args.stop {
+        let none = Rebalance { replicas: BTreeSet::new() };
+        let done: Rebalanced = client.change(Method::POST, "/v1/rebalance", Some(&none))?.json()?;
+        return context.done(&done, "✔ nothing more is moved; a copy whose successor runs already still ends");
+    }
+    let proposed: RebalanceView = client.get(&format!("/v1/rebalance?moves={}", args.moves))?;
+    if args.plan || proposed.moves.is_empty() {
+        return context.show(&proposed, rebalance_text);
+    }
+    if !args.yes {
+        context.screen.say(&rebalance_text(&proposed));
+        service::confirm(context.screen, "Move them, one copy of a service after another? [y/N] ", false)?;
+    }
+    let wish = Rebalance { replicas: proposed.moves.iter().map(|one| one.id).collect() };
+    let done: Rebalanced = client.change(Method::POST, "/v1/rebalance", Some(&wish))?.json()?;
+    if args.no_wait {
+        return context.done(&done, "✔ they move; `quorate rebalance --plan` tells what is left to move");
+    }
+    until_balanced(context, &client)?;
+    let copies = if done.moves == 1 { "1 copy has moved".to_owned() } else { format!("{} copies have moved", done.moves) };
+    context.done(&done, &format!("✔ {copies}"))
+}
+
+fn until_balanced(context: &Context, client: &Client) -> Result<(), Failure> {
+    loop {
+        let RebalanceView { under_way, .. } = client.get("/v1/rebalance?moves=1")?;
+        if under_way.is_empty() {
+            context.screen.progress_over();
+            return Ok(());
+        }
+        if client.remaining() <= LOOK_EVERY * 2 {
+            let left = format!("{} still to move after {}", under_way.join(", "), Span(context.timeout));
+            return Err(Failure::new(Exit::TimedOut, "not-moved", left).fix(
+                "nothing is lost: it goes on by itself\nquorate rebalance --plan   tells what is left to move\n\
+                 quorate rebalance --stop   lets the rest stay",
+            ));
+        }
+        context.screen.progress(&format!("{} still to move", under_way.join(", ")));
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn rebalance_text(proposed: &RebalanceView) -> String {
+    let RebalanceView { moves, under_way } = proposed;
+    let mut text = match moves.len() {
+        0 => "every copy that may be moved is where it would be placed now".to_owned(),
+        1 => "1 copy would run better elsewhere\n".to_owned(),
+        count => format!("{count} copies would run better elsewhere\n"),
+    };
+    if !moves.is_empty() {
+        let rows = moves.iter().map(|one| [&one.name, &one.from, &one.to, &one.why].map(String::clone).to_vec());
+        text.push_str(&screen::table(&["REPLICA", "FROM", "TO", "WHY"], &[], rows));
+    }
+    if !under_way.is_empty() {
+        // A String takes all that is written into it.
+        let _ = write!(text, "\n! {} still to move; `quorate rebalance --stop` lets them stay", under_way.join(", "));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use expect_test::expect;
-    use quorate_api::placement::{HeldView, MoveView};
+    use quorate_api::placement::{HeldView, MoveView, ShiftView};
     use quorate_model::id::{ReplicaId, ServiceName};
     use quorate_model::resource::Amount;
 
@@ -380,6 +461,27 @@ mod tests {
         assert!(room_text(&room(10)).ends_with("\n! 2 copies will wait for room"));
         let unknown = RoomView { lost: None, ..room(4) };
         assert!(room_text(&unknown).ends_with("has said what it has room for"));
+    }
+
+    #[test]
+    fn what_would_move_for_balance_is_a_table_with_reasons() {
+        let one = ShiftView {
+            id: ReplicaId::from_u128(1),
+            service: ServiceName::new("web").unwrap(),
+            name: "web.2".into(),
+            from: "n1".into(),
+            to: "n3".into(),
+            why: "1 fewer of its own service run there".into(),
+        };
+        let proposed = RebalanceView { moves: vec![one], under_way: vec!["api.0".into()] };
+        expect![[r#"
+            1 copy would run better elsewhere
+            REPLICA  FROM  TO  WHY
+            web.2    n1    n3  1 fewer of its own service run there
+            ! api.0 still to move; `quorate rebalance --stop` lets them stay"#]]
+        .assert_eq(&rebalance_text(&proposed));
+        let quiet = RebalanceView { moves: vec![], under_way: vec![] };
+        expect!["every copy that may be moved is where it would be placed now"].assert_eq(&rebalance_text(&quiet));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use quorate_api::backend::{
 };
 use quorate_api::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
-use quorate_api::placement::{ExplanationView, ForecastView};
+use quorate_api::placement::{ExplanationView, ForecastView, RebalanceView};
 use quorate_api::updates::HistoryView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::access::Actor;
@@ -289,6 +289,10 @@ impl Backend for NodeBackend {
 
     async fn history(&self, service: ServiceName, patience: Duration) -> Result<Option<HistoryView>, ReadError> {
         self.0.history(service, patience).await
+    }
+
+    async fn to_rebalance(&self, moves_max: usize, patience: Duration) -> Result<RebalanceView, ReadError> {
+        self.0.to_rebalance(moves_max, patience).await
     }
 
     async fn what_if_kill(&self, node: NodeId, patience: Duration) -> Result<ForecastView, ReadError> {

@@ -5,9 +5,11 @@ use super::backend::Inner;
 use super::inbox::Closed;
 use quorate_api::backend::ReadError;
 use quorate_api::placement::{
-    ExplanationView, FitView, ForecastView, HeldView, MoveView, RoomView, RunningView, SearchView, UnfitView,
+    ExplanationView, FitView, ForecastView, HeldView, MoveView, RebalanceView, RoomView, RunningView, SearchView, ShiftView,
+    UnfitView,
 };
 use quorate_api::updates::{HistoryView, VersionState, VersionView};
+use quorate_model::assignment::Phase;
 use quorate_model::deployment::{Trial, VersionRecord};
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_node::Event;
@@ -59,6 +61,15 @@ impl Inner {
     pub(super) async fn what_if_kill(&self, node: NodeId, patience: Duration) -> Result<ForecastView, ReadError> {
         let survey = self.survey(patience).await?;
         aside(move || forecast(&survey, node)).await
+    }
+
+    pub(super) async fn to_rebalance(
+        &self,
+        moves_max: usize,
+        patience: Duration,
+    ) -> Result<RebalanceView, ReadError> {
+        let survey = self.survey(patience).await?;
+        aside(move || shifts(&survey, moves_max)).await
     }
 }
 
@@ -116,11 +127,26 @@ fn unfit((node, why): (String, Unfit)) -> UnfitView {
     UnfitView { node, why: why.to_string() }
 }
 
+fn node_name(survey: &Survey, id: NodeId) -> String {
+    survey.state.nodes.get(&id).map_or_else(|| id.to_string(), |record| record.identity.name.clone())
+}
+
+fn shifts(survey: &Survey, moves_max: usize) -> RebalanceView {
+    let moves = survey.rebalance(moves_max).into_iter().map(|one| ShiftView {
+        id: one.replica,
+        name: one.slot.to_string(),
+        service: one.slot.service,
+        from: node_name(survey, one.from),
+        to: node_name(survey, one.to),
+        why: one.why.to_string(),
+    });
+    let moving = survey.state.replicas.values().filter(|replica| replica.moving && replica.phase == Phase::Run);
+    let under_way = moving.map(|replica| format!("{}.{}", replica.service, replica.ordinal));
+    RebalanceView { moves: moves.collect(), under_way: under_way.collect() }
+}
+
 fn forecast(survey: &Survey, node: NodeId) -> ForecastView {
-    let name = |id: NodeId| {
-        let record = survey.state.nodes.get(&id);
-        record.map_or_else(|| id.to_string(), |record| record.identity.name.clone())
-    };
+    let name = |id| node_name(survey, id);
     let Forecast { moves, held } = survey.what_if(Fault::Kill(node));
     let moves = moves.into_iter().map(|one| MoveView {
         name: one.slot.to_string(),

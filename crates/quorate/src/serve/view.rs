@@ -482,6 +482,9 @@ impl Scene<'_> {
             Happening::NodeDraining { node } => {
                 format!("{} is draining: its replicas are brought elsewhere", self.name(*node))
             }
+            Happening::Rebalancing { replicas: 0 } => "nothing is moved for balance any more".to_owned(),
+            Happening::Rebalancing { replicas: 1 } => "1 copy is brought to another node for balance".to_owned(),
+            Happening::Rebalancing { replicas } => format!("{replicas} copies are brought to other nodes for balance"),
             Happening::ManagerStopped { node } => format!("the manager on {} was stopped", self.name(*node)),
             Happening::ManagerStarted { node } => format!("the manager on {} was started", self.name(*node)),
             Happening::RestartAsked { node } => format!("the server on {} begins anew", self.name(*node)),

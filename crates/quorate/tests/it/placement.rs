@@ -59,6 +59,30 @@ fn n5_a_killed_node_is_taken_over_as_was_foretold() {
     assert_eq!(found, expected);
 }
 
+/// E4: a node that was away gets something to do again when somebody asks, and under load no request fails.
+#[test]
+fn copies_move_to_a_returned_node_when_that_is_asked_for() {
+    let cluster = TestCluster::start();
+    cluster.ok(&["node", "drain", "n2", "--timeout", "2m"]);
+    cluster.ok(&["node", "undrain", "n2"]);
+    let before = cluster.service("demo");
+    assert!(!nodes(&before).contains("n2"));
+    let proposed = cluster.json(&["rebalance", "--plan"]);
+    let moves = proposed["moves"].as_array().unwrap();
+    assert_eq!(moves.iter().map(|one| one["to"].as_str().unwrap()).collect::<Vec<_>>(), ["n2"], "{proposed}");
+    assert_eq!(pids(&cluster.service("demo")), pids(&before), "a plan moves nothing");
+
+    let load = Load::start(cluster.gateway_address(), "/", 4, 40);
+    cluster.ok(&["rebalance", "--yes", "--timeout", "2m"]);
+    let after = cluster.wait_service("demo", "it is whole on three nodes", |view| is_whole(view) && nodes(view).len() == 3);
+    let tally = load.stop();
+    assert_eq!(tally.failed, 0, "{:?}", tally.failures);
+    assert_eq!(pids(&after).intersection(&pids(&before)).count(), 2, "the others are left alone");
+    assert_eq!(cluster.json(&["rebalance", "--plan"]), json!({ "moves": [], "under_way": [] }));
+    let refused = cluster.run(&["rebalance", "--moves", "0"]);
+    assert!(refused.code != 0 && refused.stderr.contains("it must be 1 to 100"), "{}", refused.stderr);
+}
+
 #[test]
 fn a_service_on_every_node_follows_the_labels_and_is_not_scaled() {
     let cluster = TestCluster::start();
