@@ -6,7 +6,7 @@
 use crate::backend::{Answer, Backend, Committed, Query};
 use crate::json::{Native, NativeStatement, Params, write_list, write_plain, write_rows, write_str};
 use crate::problem::Failure;
-use crate::request::{STATEMENTS_MAX, patience, read_body, read_json, read_query};
+use crate::request::{STATEMENTS_MAX, fence, patience, read_body, read_json, read_query};
 use crate::server::Shared;
 use crate::view::Problem;
 use axum::body::Body;
@@ -95,9 +95,11 @@ impl SqlRequest {
 
 /// Runs statements that write. They are one log entry; a repeated request id runs them once.
 #[utoipa::path(post, path = "/v1/db/exec", tag = "database", request_body = inline(doc::SqlRequest),
-    params(("Quorate-Request-Id" = Option<String>, Header, description = "A UUID; one id is done once")),
+    params(("Quorate-Request-Id" = Option<String>, Header, description = "A UUID; one id is done once"),
+        ("Quorate-Fence" = Option<String>, Header, description = "SERVICE@EPOCH: done only while no newer copy of the \
+            service has taken over; an id that is known is answered before this is looked at")),
     responses((status = 200, body = inline(doc::ExecAnswer)), (status = 400, body = Problem),
-        (status = 413, body = Problem), (status = 503, description = "overloaded", body = Problem),
+        (status = 409, description = "stale-epoch, unknown-epoch", body = Problem), (status = 413, body = Problem), (status = 503, description = "overloaded", body = Problem),
         (status = 504, description = "outcome-unknown", body = Problem)))]
 pub(crate) async fn exec<B: Backend>(
     State(app): State<Shared<B>>,
@@ -115,10 +117,14 @@ pub(crate) async fn exec<B: Backend>(
             "write to `main`, or use /v1/specs and /v1/services",
         ));
     }
-    let committed = app.backend.propose(Proposal::sql(id, &request.batch), request.patience).await?;
-    let Committed { index, outcome: Outcome::Sql(SqlOutcome { results }) } = committed else {
+    let proposal = Proposal::sql(id, &request.batch).under(fence(&headers)?);
+    let committed = app.backend.propose(proposal, request.patience).await?;
+    let Committed { index, outcome: Outcome::Sql(SqlOutcome { results, refused }) } = committed else {
         return Err(crate::cluster::request_id_reused());
     };
+    if let Some(refused) = refused {
+        return Err(refused.into());
+    }
     let mut out = Vec::with_capacity(128);
     out.extend_from_slice(b"{\"results\":");
     write_list(&mut out, &results, write_exec);

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use quorate_model::access::AccessRefusal;
 use quorate_model::command::Refusal;
+use quorate_model::fence::FenceRefused;
 use quorate_model::member::NotAdmitted;
 use quorate_model::member::managers::Harm;
 use quorate_model::state::Role;
@@ -278,6 +279,19 @@ impl From<Refusal> for Failure {
             }
         }
         Failure::new(status, code, message, fix).with_details(details)
+    }
+}
+
+impl From<FenceRefused> for Failure {
+    fn from(refused: FenceRefused) -> Failure {
+        let service = &refused.service;
+        let (code, fix) = if refused.is_stale() {
+            ("stale-epoch", format!("nothing was written: stop, another copy of `{service}` has taken over"))
+        } else {
+            ("unknown-epoch", "nothing was written: send what the copy finds in QUORATE_EPOCH".to_owned())
+        };
+        let details = json!({ "service": service, "epoch": refused.epoch, "newest": refused.newest });
+        Failure::new(StatusCode::CONFLICT, code, refused.to_string(), fix).with_details(details)
     }
 }
 

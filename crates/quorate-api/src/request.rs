@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use quorate_model::fence::{BadFence, Fence};
 use quorate_model::id::RequestId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,9 @@ use uuid::Uuid;
 /// The header that names one mutation, however often it is sent. Answers carry it too.
 pub(crate) const REQUEST_ID: &str = "quorate-request-id";
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The header that names the epoch under which SQL is written.
+pub(crate) const FENCE: &str = "quorate-fence";
 
 /// Longest body that is read.
 pub(crate) const BODY_MAX: usize = 8 << 20;
@@ -59,6 +63,21 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Result<RequestId, Failure> {
         return Ok(RequestId(id));
     }
     Ok(fresh_id())
+}
+
+/// Under which epoch of its service the client writes; `None`: it does not say.
+pub(crate) fn fence(headers: &HeaderMap) -> Result<Option<Fence>, Failure> {
+    let refused = |why: &str| {
+        let fix = "send SERVICE@EPOCH with QUORATE_SERVICE and QUORATE_EPOCH of the copy, or leave it out";
+        Failure::bad_request("bad-fence", format!("the header Quorate-Fence is not a fence: {why}"), fix)
+    };
+    let mut values = headers.get_all(FENCE).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(refused("there are several"));
+    }
+    let text = value.to_str().map_err(|_| refused("it has other characters than ASCII"))?;
+    text.parse().map(Some).map_err(|error: BadFence| refused(&error.to_string()))
 }
 
 /// A random id. Asks the operating system once for many, because every write needs one.

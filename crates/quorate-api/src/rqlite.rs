@@ -6,7 +6,8 @@
 
 use crate::backend::{Backend, Query, ReadError, WriteError};
 use crate::json::{Dialect as _, Rqlite, RqliteStatement, UNSUPPORTED, write_list, write_plain, write_value};
-use crate::request::{STATEMENTS_MAX, read_body};
+use crate::problem::Failure;
+use crate::request::{STATEMENTS_MAX, fence, read_body};
 use crate::server::Shared;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -34,6 +35,10 @@ impl IntoResponse for Refused {
 
 fn bad_request(text: impl Into<String>) -> Refused {
     Refused(StatusCode::BAD_REQUEST, text.into())
+}
+
+fn in_words(failure: Failure) -> Refused {
+    Refused(failure.status(), failure.problem().message.clone())
 }
 
 /// A flag is set by being there, whatever its value; unknown ones are ignored, as in rqlite.
@@ -78,11 +83,17 @@ pub(crate) async fn execute<B: Backend>(
 ) -> Result<Response, Refused> {
     let flags = Flags::read(&uri)?;
     let patience = flags.patience()?;
+    // Not of rqlite: whoever sends it knows Quorate.
+    let fence = fence(&headers).map_err(in_words)?;
     let batch = read_batch(&flags, &headers, body).await?;
-    let committed = app.backend.propose(Proposal::sql(id, &batch), patience).await.map_err(refuse_write)?;
+    let proposal = Proposal::sql(id, &batch).under(fence);
+    let committed = app.backend.propose(proposal, patience).await.map_err(refuse_write)?;
     let Outcome::Sql(outcome) = committed.outcome else {
         return Err(bad_request("the request id belongs to a request of another kind"));
     };
+    if let Some(refused) = outcome.refused {
+        return Err(Refused(StatusCode::CONFLICT, refused.to_string()));
+    }
     let mut out = Vec::with_capacity(128);
     out.extend_from_slice(b"{\"results\":");
     write_list(&mut out, &outcome.results, write_executed);
@@ -125,9 +136,7 @@ async fn run_query<B: Backend>(app: &Shared<B>, flags: &Flags, batch: SqlBatch) 
 }
 
 async fn read_batch(flags: &Flags, headers: &HeaderMap, body: Body) -> Result<SqlBatch, Refused> {
-    let body = read_body(headers, body)
-        .await
-        .map_err(|failure| Refused(failure.status(), failure.problem().message.clone()))?;
+    let body = read_body(headers, body).await.map_err(in_words)?;
     let is_text = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     let statements: Vec<Statement> = if is_text {
         let sql = std::str::from_utf8(&body).map_err(|_| bad_request("invalid request"))?.trim();

@@ -325,6 +325,7 @@ impl Backend for Fake {
                         .iter()
                         .map(|_| StatementResult { rows_affected: 1, last_insert_id: 1, ..StatementResult::default() })
                         .collect(),
+                    refused: None,
                 }
             })),
             Payload::Command(command @ Command::Access(_)) => {

@@ -98,7 +98,8 @@ impl Backend for Mirror {
             Payload::Sql(batch) => {
                 let result =
                     |rows| StatementResult { rows: Some(rows), rows_affected: 1, ..StatementResult::default() };
-                Outcome::Sql(SqlOutcome { results: self.answer(batch).into_iter().map(result).collect() })
+                let results = self.answer(batch).into_iter().map(result).collect();
+                Outcome::Sql(SqlOutcome { results, refused: None })
             }
             Payload::Command(_) => Outcome::Command(Ok(())),
             Payload::Noop => Outcome::Noop,

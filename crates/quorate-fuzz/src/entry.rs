@@ -34,6 +34,9 @@ fn envelope(data: Bytes) -> bool {
     let again = Envelope::read(written.into()).expect("an envelope that was written can be read");
     assert_eq!(again, envelope, "an envelope changed when it was written and read");
     let _ = (envelope.time(), envelope.request_id(), envelope.file());
+    if let Ok(Some(fence)) = envelope.fence() {
+        assert_eq!(fence.to_string(), envelope.fence, "a fence has more than one text");
+    }
     match envelope.payload() {
         Err(_) => false,
         Ok(Payload::Noop) => true,

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
+use quorate_model::fence::FenceRefused;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
 use quorate_model::observed::{NodeReport, ReplicaState, ReplicaStatus};
 use quorate_model::resource::{Amount, Pressure, Usage};
@@ -140,15 +141,18 @@ fn batch() -> SqlBatch {
 
 fn entries() -> Vec<Vec<u8>> {
     let sql = Proposal::sql(RequestId::from_u128(5), &batch());
-    let envelopes = commands().into_iter().chain([sql]).map(|proposal| {
+    let fenced = sql.clone().under(Some("web@4".parse().expect("a fence")));
+    let envelopes = commands().into_iter().chain([sql, fenced]).map(|proposal| {
         let mut entry = vec![0xff];
         entry.extend(Envelope::stamp(proposal, WallTime(1_700_000_000_000_000), 7).encode_to_vec());
         entry
     });
     let result = StatementResult { rows_affected: 1, last_insert_id: -2, ..StatementResult::default() };
     let refusal = Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() };
+    let stale = FenceRefused { service: "web".into(), epoch: 3, newest: 4 };
     let outcomes = [
-        (1, Outcome::Sql(SqlOutcome { results: vec![result] })),
+        (1, Outcome::Sql(SqlOutcome { results: vec![result], refused: None })),
+        (1, Outcome::Sql(SqlOutcome { results: Vec::new(), refused: Some(stale) })),
         (2, Outcome::Command(Ok(()))),
         (2, Outcome::Command(Err(refusal))),
     ];

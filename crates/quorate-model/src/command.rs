@@ -108,6 +108,10 @@ pub enum Step {
         node: NodeId,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<u64>,
+        /// Of a service that runs once: the epoch that it gets. It stands here for whoever has the entry and not
+        /// the leases: the database that refuses older epochs. Absent in plans of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
     },
     /// The replica gets nothing new and ends when gateways have finished with it.
     Retire { replica: ReplicaId },

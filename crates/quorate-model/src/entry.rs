@@ -3,11 +3,13 @@
 //! It carries all that the state machine may know besides its own rows: the time, the seed, the
 //! request's id. Nothing else may influence an outcome, or replicas would differ.
 //!
-//! Format: prost; fields are only ever added. `version` is 1. An entry with a higher version than
-//! [`VERSION`] stops the node: it cannot know what the others do with it.
+//! Format: prost; fields are only ever added. An entry with a higher version than [`VERSION`] stops the
+//! node: it cannot know what the others do with it. So an entry has the lowest version that says all that it
+//! says: 1, or 2 with a fence, which a node that knows no fences would do unjudged.
 
 use crate::access::Actor;
 use crate::command::{Command, Refusal};
+use crate::fence::{BadFence, Fence};
 use crate::id::RequestId;
 use crate::sql::{SqlBatch, SqlOutcome};
 use crate::time::WallTime;
@@ -16,7 +18,10 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 /// The newest envelope that this binary understands.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The version of an entry without a fence.
+const UNFENCED: u32 = 1;
 
 /// What a payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -71,7 +76,7 @@ pub struct Envelope {
     /// 16 bytes; empty when nobody will ever repeat the entry.
     #[prost(bytes = "bytes", tag = "6")]
     pub request_id: Bytes,
-    /// Fencing token `service:epoch`; empty until leases exist.
+    /// A [`Fence`] as text, of SQL; empty: none.
     #[prost(string, tag = "7")]
     pub fence: String,
     #[prost(bytes = "bytes", tag = "8")]
@@ -91,19 +96,27 @@ pub enum Payload {
 pub struct Proposal {
     pub request_id: RequestId,
     pub kind: Kind,
+    /// Under which epoch SQL is written; `None`: whatever the epochs are.
+    pub fence: Option<Fence>,
     pub payload: Bytes,
 }
 
 impl Proposal {
     #[must_use]
     pub fn sql(request_id: RequestId, batch: &SqlBatch) -> Proposal {
-        Proposal { request_id, kind: Kind::Sql, payload: batch.encode_to_vec().into() }
+        Proposal { request_id, kind: Kind::Sql, fence: None, payload: batch.encode_to_vec().into() }
+    }
+
+    /// The same request, done only while its epoch is the newest.
+    #[must_use]
+    pub fn under(self, fence: Option<Fence>) -> Proposal {
+        Proposal { fence, ..self }
     }
 
     #[must_use]
     pub fn command(request_id: RequestId, command: &Command) -> Proposal {
         let payload = serde_json::to_vec(command).expect("commands have string keys and no failing Serialize");
-        Proposal { request_id, kind: Kind::Command, payload: payload.into() }
+        Proposal { request_id, kind: Kind::Command, fence: None, payload: payload.into() }
     }
 
     /// A command that somebody wants: its entry leaves a trace in the audit.
@@ -117,7 +130,7 @@ impl Proposal {
         }
         let signed = Signed { command, actor };
         let payload = serde_json::to_vec(&signed).expect("commands have string keys and no failing Serialize");
-        Proposal { request_id, kind: Kind::Command, payload: payload.into() }
+        Proposal { request_id, kind: Kind::Command, fence: None, payload: payload.into() }
     }
 
     /// The same request, by the same person, to be refused for this reason.
@@ -146,6 +159,8 @@ pub enum EntryError {
     Sql(#[source] prost::DecodeError),
     #[error("the entry's command cannot be read")]
     Command(#[source] serde_json::Error),
+    #[error("the entry's fence cannot be read")]
+    Fence(#[source] BadFence),
 }
 
 impl Envelope {
@@ -157,13 +172,13 @@ impl Envelope {
             Kind::Command | Kind::Noop => Database::System,
         };
         Envelope {
-            version: VERSION,
+            version: if proposal.fence.is_some() { VERSION } else { UNFENCED },
             kind: proposal.kind as i32,
             database: database as i32,
             time_us: time.as_micros(),
             seed,
             request_id: Bytes::copy_from_slice(proposal.request_id.0.as_bytes()),
-            fence: String::new(),
+            fence: proposal.fence.map(|fence| fence.to_string()).unwrap_or_default(),
             payload: proposal.payload,
         }
     }
@@ -207,6 +222,17 @@ impl Envelope {
             return Ok(None);
         }
         serde_json::from_slice(&self.payload).map(|beside: Beside| beside.actor).map_err(EntryError::Command)
+    }
+
+    /// Under which epoch it was written.
+    ///
+    /// # Errors
+    /// [`EntryError::Fence`] when the text is not a fence.
+    pub fn fence(&self) -> Result<Option<Fence>, EntryError> {
+        if self.fence.is_empty() {
+            return Ok(None);
+        }
+        self.fence.parse().map(Some).map_err(EntryError::Fence)
     }
 
     #[must_use]

@@ -211,22 +211,32 @@ impl ClusterState {
         }
     }
 
-    /// Gives the lease of a service to a replica that is being placed.
+    /// The epoch of whoever gets the lease next.
+    #[must_use]
+    pub fn next_epoch(&self, name: &ServiceName) -> u64 {
+        let after = |lease: &LeaseRecord| lease.epoch + u64::from(!planted(Bug::EpochReused));
+        self.leases.get(name).map_or(1, after)
+    }
+
+    /// Gives the lease of a service to a replica that is being placed, under the epoch that the plan says.
     pub(crate) fn grant(
         &self,
         changes: &mut Changes,
         spec: &ServiceSpec,
         holder: Holder,
+        said: Option<u64>,
     ) -> Result<AssignedLease, Refusal> {
         let name = &spec.name;
         let known = changes.leased(name).or_else(|| self.leases.get(name));
         if let Some(holder) = known.and_then(|lease| lease.holder) {
             return Err(Refusal::LeaseHeld { service: name.clone(), node: holder.node });
         }
-        let epoch = known.map_or(1, |lease| match planted(Bug::EpochReused) {
-            true => lease.epoch,
-            false => lease.epoch_in_force(),
-        });
+        let epoch = self.next_epoch(name);
+        // The database has taken the plan at its word: an epoch that it does not know could not write.
+        if let Some(said) = said.filter(|said| *said != epoch) {
+            let problem = format!("is {said}; the next one of `{name}` is {epoch}");
+            return Err(Refusal::Invalid { field: "epoch".into(), problem });
+        }
         let last_failover = known.and_then(|lease| lease.last_failover);
         let (name, since, holder) = (name.clone(), changes.now, Some(holder));
         let (ttl, keeps) = (time_to_live(self.failover(spec)), spec.without_quorum == WithoutQuorum::Keep);
@@ -301,7 +311,14 @@ mod tests {
     }
 
     fn place(number: u128, on: u128) -> Step {
-        Step::Place { replica: replica(number), service: name(), ordinal: 0, node: node(on), version: None }
+        Step::Place {
+            replica: replica(number),
+            service: name(),
+            ordinal: 0,
+            node: node(on),
+            version: None,
+            epoch: None,
+        }
     }
 
     fn fence(epoch: u64) -> Command {
@@ -324,6 +341,26 @@ mod tests {
         assert!(steps(&mut state, vec![place(2, 2), place(3, 1)]).is_err(), "two in one plan");
         steps(&mut state, vec![place(2, 2)]).unwrap();
         assert_eq!(state.assignment(node(2)).replicas[0].lease.map(|lease| lease.epoch), Some(2));
+    }
+
+    #[test]
+    fn a_plan_says_the_epoch_that_is_given() {
+        let mut state = cluster();
+        let place = |number, said| {
+            let (replica, service, node, epoch) = (replica(number), name(), node(1), Some(said));
+            Step::Place { replica, service, ordinal: 0, node, version: None, epoch }
+        };
+        for said in 1..4 {
+            assert_eq!(state.next_epoch(&name()), said);
+            for other in [said - 1, said + 1] {
+                let refused = steps(&mut state, vec![place(said.into(), other)]).unwrap_err();
+                assert!(matches!(refused, Refusal::Invalid { .. }), "{refused}");
+            }
+            steps(&mut state, vec![place(said.into(), said)]).unwrap();
+            assert_eq!(state.leases[&name()].epoch, said);
+            assert_eq!(state.next_epoch(&name()), said + 1, "also while it is held");
+            steps(&mut state, vec![Step::Forget { replica: replica(said.into()) }]).unwrap();
+        }
     }
 
     #[test]

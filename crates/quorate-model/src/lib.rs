@@ -18,6 +18,7 @@ pub mod command;
 pub mod deployment;
 pub mod entry;
 pub mod event;
+pub mod fence;
 pub mod id;
 pub mod lease;
 pub mod member;

@@ -85,6 +85,11 @@ pub enum Bug {
     LeapForgetsRequests,
     /// A request that nobody waits for any more is handed to the leader all the same.
     RetryAfterDeadline,
+    // ── Fences ──
+    /// What is written under an older epoch is done like any other write.
+    FenceIgnored,
+    /// An epoch that is given to a copy is not noted where writes are judged.
+    GrantNotFenced,
     // ── Services ──
     /// A plan is carried out although the cluster has moved on: two replicas for one ordinal.
     StalePlanCarriedOut,

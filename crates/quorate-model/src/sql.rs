@@ -3,6 +3,7 @@
 //! These types are prost messages because they are the payload of the hottest log entry and of
 //! its stored outcome: fields are only ever added, never renumbered.
 
+use crate::fence::FenceRefused;
 use serde::{Deserialize, Serialize};
 
 /// One value of a row or a parameter.
@@ -82,6 +83,9 @@ pub struct SqlBatch {
 pub struct SqlOutcome {
     #[prost(message, repeated, tag = "1")]
     pub results: Vec<StatementResult>,
+    /// The write was made under an epoch that is not the newest: nothing ran, and there are no results.
+    #[prost(message, optional, tag = "2")]
+    pub refused: Option<FenceRefused>,
 }
 
 /// What came of one statement.

@@ -492,7 +492,7 @@ impl ClusterState {
         }
         for step in steps {
             match step {
-                Step::Place { replica, service, ordinal, node, version } => {
+                Step::Place { replica, service, ordinal, node, version, epoch } => {
                     let present = self.service(service)?;
                     let former = match *version {
                         None => None,
@@ -512,7 +512,7 @@ impl ClusterState {
                         Mode::Replicated | Mode::EveryNode => None,
                         Mode::Singleton => {
                             let holder = Holder { replica: *replica, node: *node };
-                            Some(self.grant(changes, &record.spec, holder)?)
+                            Some(self.grant(changes, &record.spec, holder, *epoch)?)
                         }
                     };
                     changes.list.push(Change::Replica(ReplicaRecord {
@@ -750,7 +750,7 @@ mod tests {
         let what = Happening::LeaderElected { node, term: crate::id::Term(1) };
         run(&mut state, 3, &Command::Record { at: WallTime(3), what }).unwrap();
         let replica = ReplicaId::from_u128(1);
-        let steps = vec![Step::Place { replica, service: name("web"), ordinal: 0, node, version: None }];
+        let steps = vec![Step::Place { replica, service: name("web"), ordinal: 0, node, version: None, epoch: None }];
         let stale = run(&mut state, 4, &Command::CarryOut { expected: LogIndex(1), steps: steps.clone() });
         assert_eq!(stale, Err(Refusal::StalePlan { expected: LogIndex(1), actual: LogIndex(2) }));
         assert!(run(&mut state, 5, &Command::CarryOut { expected: LogIndex(2), steps }).unwrap());
@@ -797,7 +797,7 @@ mod tests {
             state.replicas.get(&replica).map(|replica| replica.phase)
         };
         assert_eq!(
-            step(3, Step::Place { replica, service: name("web"), ordinal: 0, node, version: None }),
+            step(3, Step::Place { replica, service: name("web"), ordinal: 0, node, version: None, epoch: None }),
             Some(Phase::Run)
         );
         assert_eq!(step(4, Step::Release { replica }), Some(Phase::Run));

@@ -143,7 +143,7 @@ mod tests {
     fn a_node_that_was_stopped_for_minutes_brings_nothing_back() {
         let mut requests = Requests::new();
         let request_id = RequestId::from_u128(1);
-        let proposal = Proposal { request_id, kind: Kind::Sql, payload: "INSERT".into() };
+        let proposal = Proposal { request_id, kind: Kind::Sql, fence: None, payload: "INSERT".into() };
         assert!(requests.accept(at(0), proposal, at(10)));
         assert_eq!(handed_over(&mut requests, at(0)), 1);
         // It goes on at last, hears of another leader, and has not looked at deadlines yet.

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use quorate_lease::{Age, Electorate, Lease};
 use quorate_model::entry::{Kind, Proposal};
+use quorate_model::fence::BadFence;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId};
 use quorate_model::observed::NodeReport;
 use quorate_model::time::WallTime;
@@ -311,6 +312,9 @@ pub struct ForwardedProposal {
     pub kind: i32,
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: Bytes,
+    /// `SERVICE@EPOCH`; empty: none.
+    #[prost(string, tag = "4")]
+    pub fence: String,
 }
 
 /// What a node says about itself to every manager: when it changes, and each second.
@@ -412,6 +416,8 @@ pub enum DecodeError {
     Lease,
     #[error("consensus message kind {0} is unknown")]
     RaftKind(i32),
+    #[error("a mutation's fence is none")]
+    Fence(#[source] BadFence),
 }
 
 impl Body {
@@ -567,15 +573,21 @@ impl ForwardedProposal {
             request_id: Bytes::copy_from_slice(proposal.request_id.0.as_bytes()),
             kind: proposal.kind as i32,
             payload: proposal.payload.clone(),
+            fence: proposal.fence.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 
     /// # Errors
-    /// [`DecodeError`] when the id or the kind is none.
+    /// [`DecodeError`] when the id, the kind or the fence is none.
     pub fn proposal(self) -> Result<Proposal, DecodeError> {
+        let fence = match self.fence.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(DecodeError::Fence)?),
+        };
         Ok(Proposal {
             request_id: RequestId(uuid(&self.request_id, "forward.request_id")?),
             kind: Kind::try_from(self.kind).map_err(|_| DecodeError::RaftKind(self.kind))?,
+            fence,
             payload: self.payload,
         })
     }
@@ -714,6 +726,18 @@ mod tests {
         assert_eq!(length, buffer.len() - 4);
         let Body::Raft(read) = Body::decode(buffer.freeze().slice(4..)).unwrap() else { panic!("another body") };
         assert_eq!(eraftpb::Message::try_from(read).unwrap(), message);
+    }
+
+    #[test]
+    fn n2_a_mutation_keeps_its_fence_on_its_way_to_the_leader() {
+        let batch = quorate_model::sql::SqlBatch::default();
+        let plain = Proposal::sql(RequestId::from_u128(1), &batch);
+        let fenced = plain.clone().under(Some("db@4".parse().unwrap()));
+        for proposal in [plain, fenced.clone()] {
+            assert_eq!(ForwardedProposal::new(&proposal).proposal().unwrap(), proposal);
+        }
+        let bad = ForwardedProposal { fence: "db".into(), ..ForwardedProposal::new(&fenced) };
+        assert!(matches!(bad.proposal(), Err(DecodeError::Fence(_))));
     }
 
     #[test]

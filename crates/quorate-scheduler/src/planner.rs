@@ -398,7 +398,8 @@ impl<'a> Planner<'a> {
         self.places_left -= 1;
         self.room.insert(replica, seat);
         let version = outdated.then_some(version);
-        self.plan.steps.push(Step::Place { replica, service: name.clone(), ordinal, node, version });
+        let epoch = leased.then(|| self.state.next_epoch(name));
+        self.plan.steps.push(Step::Place { replica, service: name.clone(), ordinal, node, version, epoch });
     }
 
     /// Derived from what decided it, so that the same plan has the same ids wherever it is made.

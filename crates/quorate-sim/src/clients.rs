@@ -19,6 +19,7 @@ use quorate_check::register::{Answer, Call, Key, Value};
 use quorate_check::witness::{self, Asked, Life};
 use quorate_model::command::Command;
 use quorate_model::entry::{Database, Outcome, Proposal};
+use quorate_model::fence::Fence;
 use quorate_model::id::{LogIndex, RequestId, ServiceName};
 use quorate_model::spec::{self, Format};
 use quorate_model::sql::{Rows, Scalar, SqlBatch, Statement};
@@ -66,6 +67,8 @@ pub(crate) struct Clients {
     pub answered_by: Vec<u64>,
     registers: u64,
     next_value: u64,
+    /// Under which epochs is written.
+    fences: Dice,
     /// Between two bursts of a client.
     pause: (Duration, Duration),
     ready: bool,
@@ -164,6 +167,7 @@ impl Clients {
             answered_by: vec![0; scenario.machines()],
             registers: Dice::new(scenario.seed, "registers").between(2, 12),
             next_value: 0,
+            fences: Dice::new(scenario.seed, "fences"),
             pause: pause(scenario),
             ready: false,
             roaming: false,
@@ -270,6 +274,7 @@ impl World {
     /// What a client does next.
     fn wish(&mut self, client: u32) -> Wish {
         let may_fail = self.has_proven(FLAKY);
+        let fence = self.some_fence(client);
         let clients = &mut self.clients;
         let dice = &mut clients.callers[client as usize].dice;
         let request = RequestId::from_u128(dice.wide());
@@ -329,10 +334,28 @@ impl World {
                 };
                 let statements = (0..dice.between(1, 4)).map(|_| some(dice)).collect();
                 let transaction = dice.chance(500);
-                Wish::Mutate(sql(request, statements, transaction), None)
+                Wish::Mutate(sql(request, statements, transaction).under(fence), None)
             }
             _ => Wish::Mutate(Proposal::command(request, &service_command(dice, may_fail)), None),
         }
+    }
+
+    /// The epoch of a copy as the client's node knows it, which may be behind; now and then the one before it, or
+    /// one that nobody has. `None`: it writes without.
+    fn some_fence(&mut self, client: u32) -> Option<Fence> {
+        let clients = &mut self.clients;
+        let dice = &mut clients.fences;
+        let (fenced, which, off) = (dice.chance(500), dice.next(), dice.below(10));
+        let process = self.machines[clients.callers[client as usize].machine].process.as_ref()?;
+        let leases = &process.node.state().leases;
+        let which = usize::try_from(which % leases.len().max(1) as u64).expect("few");
+        let lease = leases.values().nth(which).filter(|_| fenced)?;
+        let epoch = match off {
+            0 | 1 => lease.epoch.max(2) - 1,
+            2 => lease.epoch + 1,
+            _ => lease.epoch,
+        };
+        Some(Fence { service: lease.name.clone(), epoch })
     }
 
     /// Whether there is a version of the service that it can go back to. Once there is, there always is.

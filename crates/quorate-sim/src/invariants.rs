@@ -17,6 +17,7 @@ mod log_reaches_databases;
 mod majorities_meet;
 mod members_let_each_other_in;
 mod newest_assignment;
+mod newest_epoch_writes;
 mod node_states;
 mod one_holder;
 mod one_leader_a_term;
@@ -74,6 +75,7 @@ impl Invariants {
                 Box::<done_once::DoneOnce>::default(),
                 Box::<batches_do_not_matter::BatchesDoNotMatter>::default(),
                 Box::<acknowledged_writes_survive::AcknowledgedWritesSurvive>::default(),
+                Box::<newest_epoch_writes::NewestEpochWrites>::default(),
                 Box::<equal_state::EqualState>::default(),
                 Box::<node_states::NodeStates>::default(),
                 Box::<newest_assignment::NewestAssignment>::default(),

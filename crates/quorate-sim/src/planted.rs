@@ -238,6 +238,19 @@ pub const ALL: &[Planted] = &[
         &["done_once"],
         "A request that nobody waits for any more is handed to the leader all the same.",
     ),
+    // ── Fences ──
+    planted(
+        Bug::FenceIgnored,
+        "fence-ignored",
+        &["newest_epoch_writes"],
+        "What is written under an older epoch is done like any other write.",
+    ),
+    planted(
+        Bug::GrantNotFenced,
+        "grant-not-fenced",
+        &["newest_epoch_writes"],
+        "An epoch that is given to a copy is not noted where writes are judged.",
+    ),
     // ── Services ──
     planted(
         Bug::StalePlanCarriedOut,

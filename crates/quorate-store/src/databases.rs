@@ -18,6 +18,7 @@
 mod checkpoint;
 mod digest;
 mod execute;
+mod fences;
 mod place;
 mod reader;
 mod requests;
@@ -38,6 +39,7 @@ use bytes::Bytes;
 use checkpoint::Gate;
 use execute::Work;
 use quorate_model::entry::{Database, EntryError, Envelope, Outcome, Payload};
+use quorate_model::fence::Fence;
 use quorate_model::id::{LogIndex, RequestId, Term};
 use quorate_model::state::{Change, ClusterState};
 use rusqlite::Error as SqliteError;
@@ -317,6 +319,10 @@ struct Decoded {
     term: Term,
     database: Database,
     envelope: Option<Envelope>,
+    /// Of SQL.
+    fence: Option<Fence>,
+    /// Epochs that the entry gives to copies of services: `system` has them as leases, `main` as fences.
+    grants: Vec<Fence>,
     work: Work,
 }
 
@@ -324,6 +330,7 @@ impl Decoded {
     fn read(entry: &ToApply) -> Result<Decoded, ApplyError> {
         let index = entry.index;
         let wrong = |source| ApplyError::Entry { index, source };
+        let (mut fence, mut grants) = (None, Vec::new());
         let (database, envelope, work) = match &entry.item {
             Item::Membership { voters } => (Database::System, None, Work::Membership(voters.clone())),
             Item::Data(data) if data.is_empty() => (Database::System, None, Work::Nothing),
@@ -331,13 +338,24 @@ impl Decoded {
                 let envelope = Envelope::read(data.clone()).map_err(wrong)?;
                 let work = match envelope.payload().map_err(wrong)? {
                     Payload::Noop => Work::Nothing,
-                    Payload::Sql(batch) => Work::Sql(batch),
-                    Payload::Command(command) => Work::Command(Box::new((command, envelope.actor().map_err(wrong)?))),
+                    Payload::Sql(batch) => {
+                        fence = envelope.fence().map_err(wrong)?;
+                        Work::Sql(batch)
+                    }
+                    Payload::Command(command) => {
+                        grants = fences::granted(&command);
+                        Work::Command(Box::new((command, envelope.actor().map_err(wrong)?)))
+                    }
                 };
                 (envelope.file(), Some(envelope), work)
             }
         };
-        Ok(Decoded { index, term: entry.term, database, envelope, work })
+        Ok(Decoded { index, term: entry.term, database, envelope, fence, grants, work })
+    }
+
+    /// Whether the entry does something to this file.
+    fn concerns(&self, database: Database) -> bool {
+        self.database == database || database == Database::Main && !self.grants.is_empty()
     }
 }
 

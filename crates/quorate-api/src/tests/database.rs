@@ -1,6 +1,7 @@
 //! SQL over HTTP: the native way, and that of rqlite's clients.
 
 use super::*;
+use quorate_model::fence::FenceRefused;
 
 fn people() -> Rows {
     let value = |scalar| Value { scalar };
@@ -33,6 +34,7 @@ async fn native_writes_carry_their_statements_and_answer_each() {
                     ..StatementResult::default()
                 },
             ],
+            refused: None,
         });
     });
     let body = r#"{"statements":[{"sql":"A","params":[1,null,"x",{"base64":"aGk="}]},{"sql":"B","params":{":n":true}}],
@@ -113,6 +115,7 @@ async fn rqlite_clients_get_the_bytes_they_know() {
                     ..StatementResult::default()
                 },
             ],
+            refused: None,
         });
     });
     assert_eq!(
@@ -155,4 +158,47 @@ async fn rqlite_clients_get_the_refusals_they_know() {
     assert_eq!(get(&fake, "/db/query?q=A&timeout=1").await, (400, "timeout is not a valid duration".into()));
     fake.set(|state| state.refuse_read = Some(ReadError::NoLeader { waited: Duration::from_secs(1) }));
     assert_eq!(get(&fake, "/db/query?q=A").await, (503, "leader not found".into()));
+}
+
+async fn fenced(fake: &Fake, path: &str, fences: &[&str]) -> (u16, String) {
+    let mut request = Request::post(path);
+    for fence in fences {
+        request = request.header("Quorate-Fence", *fence);
+    }
+    let body = if path == "/db/execute" { r#"["A"]"# } else { r#"{"sql":"A"}"# };
+    let response = send(fake, request.body(Body::from(body)).unwrap()).await;
+    (response.status().as_u16(), text(response).await)
+}
+
+#[tokio::test]
+async fn n2_writes_carry_their_fence_and_are_told_when_its_epoch_is_over() {
+    let fake = Fake::new();
+    for path in ["/v1/db/exec", "/db/execute"] {
+        assert_eq!(fenced(&fake, path, &["db@4"]).await.0, 200);
+        let (proposal, _) = fake.set(|state| state.proposals.remove(0));
+        assert_eq!(proposal.fence.unwrap().to_string(), "db@4");
+    }
+    let refuse = |epoch, newest| {
+        let refused = Some(FenceRefused { service: "db".into(), epoch, newest });
+        fake.set(|state| state.sql = Some(SqlOutcome { results: Vec::new(), refused }));
+    };
+    refuse(3, 4);
+    let stale = fenced(&fake, "/v1/db/exec", &["db@3"]).await;
+    assert_eq!(code(&stale), "409 stale-epoch");
+    expect![[r#"{"code":"stale-epoch","message":"epoch 3 of `db` is over: the newest is 4","fix":"nothing was written: stop, another copy of `db` has taken over","details":{"epoch":3,"newest":4,"service":"db"}}"#]].assert_eq(&stale.1);
+    let stale = fenced(&fake, "/db/execute", &["db@3"]).await;
+    assert_eq!(stale, (409, "epoch 3 of `db` is over: the newest is 4".to_owned()));
+    refuse(9, 4);
+    assert_eq!(code(&fenced(&fake, "/v1/db/exec", &["db@9"]).await), "409 unknown-epoch");
+}
+
+#[tokio::test]
+async fn what_is_no_fence_is_refused_before_anything_is_written() {
+    let fake = Fake::new();
+    for bad in [&["db"][..], &[""], &["db@0"], &["db@x"], &["D B@1"], &["db@1", "db@1"], &["db@1,db@2"]] {
+        let refused = fenced(&fake, "/v1/db/exec", bad).await;
+        assert_eq!(code(&refused), "400 bad-fence", "{bad:?}");
+        assert_eq!(fenced(&fake, "/db/execute", bad).await.0, 400, "{bad:?}");
+    }
+    assert!(fake.set(|state| state.proposals.is_empty()));
 }

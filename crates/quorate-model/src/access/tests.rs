@@ -121,8 +121,8 @@ fn the_first_admin_is_made_once() {
 #[test]
 fn an_entry_of_a_node_that_knows_no_actors_is_understood() {
     let payload = br#"{"do":"remove-service","service":"web"}"#.to_vec();
-    let proposal =
-        Proposal { request_id: RequestId::from_u128(1), kind: crate::entry::Kind::Command, payload: payload.into() };
+    let (request_id, kind) = (RequestId::from_u128(1), crate::entry::Kind::Command);
+    let proposal = Proposal { request_id, kind, fence: None, payload: payload.into() };
     let envelope = Envelope::stamp(proposal, WallTime(1), 1);
     assert_eq!(envelope.actor().unwrap(), None);
 }

@@ -187,6 +187,7 @@ fn a_service_on_every_node_wants_one_on_each_that_fits_now() {
         ordinal: 0,
         node: node(2 << 64),
         version: None,
+        epoch: None,
     };
     let carry_out = Command::CarryOut { expected: state.planned_on, steps: vec![place] };
     run(&mut state, &carry_out).unwrap();

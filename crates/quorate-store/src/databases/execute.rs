@@ -2,7 +2,7 @@
 
 use super::rules::{NOT_ALLOWED, OWN_MARK, Surroundings};
 use super::writer::Writer;
-use super::{Decoded, rows};
+use super::{Decoded, fences, rows};
 use bytes::Bytes;
 use quorate_model::access::Actor;
 use quorate_model::command::Command;
@@ -61,13 +61,20 @@ const STATEMENT_SAVEPOINT: &str = "/*quorate*/ SAVEPOINT s";
 const STATEMENT_RELEASE: &str = "/*quorate*/ RELEASE s";
 const STATEMENT_UNDO: &str = "/*quorate*/ ROLLBACK TO s";
 
-/// Runs one entry. `refused`: it is known to end the transaction and gets this answer instead.
+/// Runs one entry, or what it does to a file that it does not write. `refused`: it is known to end the transaction and gets this answer instead.
 pub(super) fn entry(
     writer: &mut Writer,
     entry: &Decoded,
     refused: Option<&SqlOutcome>,
     state: Option<&mut ClusterState>,
 ) -> Result<Ran, Stop> {
+    if entry.database != writer.database() {
+        for fence in &entry.grants {
+            fences::grant(&writer.connection, entry.index, fence)?;
+        }
+        let digest = writer.current_digest();
+        return Ok(Ran { outcome: Outcome::Noop, changes: Vec::new(), digest, first: None });
+    }
     let envelope = entry.envelope.as_ref();
     let request = envelope.and_then(Envelope::request_id);
     writer.recorder.begin(writer.current_digest(), entry.index);
@@ -86,9 +93,10 @@ pub(super) fn entry(
             writer.set_voters(voters.clone());
             Outcome::Noop
         }
-        Work::Sql(batch) => Outcome::Sql(match refused {
-            Some(outcome) => outcome.clone(),
-            None => {
+        Work::Sql(batch) => Outcome::Sql(match (fenced_off(writer, entry)?, refused) {
+            (Some(outcome), _) => outcome,
+            (None, Some(outcome)) => outcome.clone(),
+            (None, None) => {
                 writer.surroundings.begin_entry(entry.index, envelope.map_or(0, |envelope| envelope.seed));
                 quorate_vfs::reset_last_insert_rowid(&writer.connection);
                 sql(writer, batch)?
@@ -111,6 +119,13 @@ pub(super) fn entry(
     }
     let digest = writer.recorder.finish(&bytes);
     Ok(Ran { outcome, changes, digest, first: None })
+}
+
+/// What a write gets whose epoch is not the newest.
+fn fenced_off(writer: &Writer, entry: &Decoded) -> Result<Option<SqlOutcome>, Stop> {
+    let Some(fence) = &entry.fence else { return Ok(None) };
+    let verdict = fences::judge(&writer.connection, entry.index, fence)?;
+    Ok(verdict.err().map(|refused| SqlOutcome { results: Vec::new(), refused: Some(refused) }))
 }
 
 fn kind(work: &Work) -> Option<Kind> {
@@ -209,11 +224,14 @@ fn run(writer: &mut Writer, statement: &Statement, room: &mut usize) -> Result<S
     }
 }
 
+/// How many names `main` has that begin like those of our tables.
+const OWN_NAMES: i64 = 3;
+
 /// Whether there are names like our tables' besides them: a renamed table never asks for its new name.
 fn own_names_taken(connection: &Connection) -> Result<bool, Error> {
     let sql = "/*quorate*/ SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_quorate\\_%' ESCAPE '\\'";
     let names: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-    Ok(names != 2)
+    Ok(names != OWN_NAMES)
 }
 
 fn step(

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 mod access;
 mod determinism;
+mod fences;
 mod files;
 mod members;
 mod property;

@@ -2,6 +2,7 @@
 
 use super::digest::Recorder;
 use super::execute::{self, Stop};
+use super::fences;
 use super::place::Place;
 use super::requests::Requests;
 use super::rules::Surroundings;
@@ -163,7 +164,7 @@ impl Writer {
     ) -> Result<Outcomes, ApplyError> {
         self.digest_before = self.applied.digest;
         let from = if planted(Bug::AppliedTwice) { LogIndex(0) } else { self.applied.index };
-        let todo = || batch.iter().filter(|entry| entry.database == self.database && entry.index > from);
+        let todo = || batch.iter().filter(|entry| entry.concerns(self.database) && entry.index > from);
         if todo().next().is_none() {
             if last.index.0.saturating_sub(from.0) >= lag_max {
                 self.begin(last.index)?;
@@ -369,9 +370,12 @@ fn schema(connection: &Connection, database: Database, voters: &[u8]) -> Result<
             planned_on INTEGER NOT NULL, voters BLOB NOT NULL, synced INTEGER NOT NULL)",
     )?;
     connection.execute_batch(Requests::SCHEMA)?;
-    if database == Database::System {
-        connection.execute_batch(super::rows::SCHEMA)?;
-        connection.execute_batch(super::rows::access::SCHEMA)?;
+    match database {
+        Database::System => {
+            connection.execute_batch(super::rows::SCHEMA)?;
+            connection.execute_batch(super::rows::access::SCHEMA)?;
+        }
+        Database::Main => connection.execute_batch(fences::SCHEMA)?,
     }
     connection
         .execute("INSERT OR IGNORE INTO _quorate_meta VALUES (1, ?1, 0, 0, 0, 0, 0, ?2, 0)", params![FORMAT, voters])?;

@@ -47,7 +47,8 @@ pub(crate) fn run(context: &Context, args: &ApiArgs) -> Result<(), Failure> {
     };
     let mutation = method != Method::GET;
     let body = (mutation && method != Method::DELETE).then_some((args.content_type.as_str(), content));
-    let answer = context.client()?.send(&Call { method, path: &args.path, body, mutation, patient: true })?;
+    let answer =
+        context.client()?.send(&Call { method, path: &args.path, body, header: None, mutation, patient: true })?;
     context.screen.raw(&answer.body);
     if answer.body.last().is_some_and(|last| *last != b'\n') {
         context.screen.raw(b"\n");

@@ -63,8 +63,14 @@ pub(crate) fn run(context: &Context, command: AuditCommand) -> Result<(), Failur
             context.done(&json!({ "entries": chain.checked(), "head": head }), &text)
         }
         AuditCommand::Export => {
-            let call =
-                Call { method: Method::GET, path: "/v1/audit/export", body: None, mutation: false, patient: true };
+            let call = Call {
+                method: Method::GET,
+                path: "/v1/audit/export",
+                body: None,
+                header: None,
+                mutation: false,
+                patient: true,
+            };
             let answer = context.client()?.send(&call)?;
             context.screen.raw(&answer.body);
             Ok(())

@@ -65,6 +65,8 @@ pub(crate) struct Call<'a> {
     pub path: &'a str,
     /// Content type and content.
     pub body: Option<(&'a str, Vec<u8>)>,
+    /// A header besides those of every request.
+    pub header: Option<(&'a str, String)>,
     /// Whether it changes something, and so gets an id.
     pub mutation: bool,
     /// Whether the node may rightly take its time.
@@ -135,7 +137,7 @@ impl Client {
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let call = Call { method: http::Method::GET, path, body: None, mutation: false, patient: false };
+        let call = Call { method: http::Method::GET, path, body: None, header: None, mutation: false, patient: false };
         self.send(&call)?.json()
     }
 
@@ -147,13 +149,14 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<Answer, Failure> {
         let body = body.map(|body| ("application/json", to_json(body)));
-        self.send(&Call { method, path, body, mutation: true, patient: true })
+        self.send(&Call { method, path, body, header: None, mutation: true, patient: true })
     }
 
     /// A question with a JSON body.
     pub(crate) fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let body = Some(("application/json", to_json(body)));
-        self.send(&Call { method: http::Method::POST, path, body, mutation: false, patient: true })?.json()
+        self.send(&Call { method: http::Method::POST, path, body, header: None, mutation: false, patient: true })?
+            .json()
     }
 
     /// Sends it, and asks for the password when the cluster wants it again.
@@ -177,7 +180,8 @@ impl Client {
         };
         let body = serde_json::json!({ "password": password.expose(), "operation": operation, "target": target });
         let body = Some(("application/json", to_json(&body)));
-        let confirm = Call { method: http::Method::POST, path: "/v1/confirm", body, mutation: true, patient: true };
+        let (method, path) = (http::Method::POST, "/v1/confirm");
+        let confirm = Call { method, path, body, header: None, mutation: true, patient: true };
         let confirmed: Confirmed = self.send_once(&confirm, None)?.json()?;
         self.send_once(call, Some(&confirmed.confirmation))
     }
@@ -327,6 +331,9 @@ impl Client {
         if let Some(confirmation) = confirmation {
             request = request.header(CONFIRMATION, confirmation);
         }
+        if let Some((name, value)) = &call.header {
+            request = request.header(*name, value);
+        }
         if let Some((content_type, _)) = &call.body {
             request = request.header(http::header::CONTENT_TYPE, *content_type);
         }
@@ -394,7 +401,7 @@ fn read(mut body: ureq::Body) -> Result<Vec<u8>, ureq::Error> {
     body.with_config().limit(BODY_MAX).read_to_vec()
 }
 
-fn to_json(body: &impl Serialize) -> Vec<u8> {
+pub(crate) fn to_json(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("what the command line sends has string keys only")
 }
 

@@ -1,11 +1,14 @@
 //! `quorate db`: SQL from the command line.
 
 use crate::cli::Context;
+use crate::cli::client::{Call, to_json};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::screen;
 use clap::{Args, Subcommand, ValueEnum};
+use quorate_model::fence::{BadFence, Fence};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::str::FromStr;
 use ureq::http::Method;
 
 #[derive(Debug, Subcommand)]
@@ -23,12 +26,53 @@ pub(crate) enum DbCommand {
     },
     /// Write
     #[command(
-        after_help = "Examples:\n  quorate db exec 'CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)'\n  quorate db exec \"INSERT INTO notes (text) VALUES ('hello')\""
+        after_help = "Examples:\n  quorate db exec 'CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)'\n  quorate db exec \"INSERT INTO notes (text) VALUES ('hello')\"\n  quorate db exec --fence env 'UPDATE notes SET seen = 1'   (in a service that runs once)"
     )]
     Exec {
         #[command(flatten)]
         what: Sql,
+        /// Only while no newer copy of the service has taken over; `env`: the service and the epoch of the copy
+        /// that this runs in
+        #[arg(long, value_name = "SERVICE@EPOCH|env")]
+        fence: Option<FenceOf>,
     },
+}
+
+/// Where a fence is to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FenceOf {
+    Copy(Fence),
+    /// In what a copy of a service finds in its environment.
+    Environment,
+}
+
+impl FromStr for FenceOf {
+    type Err = BadFence;
+
+    fn from_str(text: &str) -> Result<FenceOf, BadFence> {
+        if text == "env" { Ok(FenceOf::Environment) } else { text.parse().map(FenceOf::Copy) }
+    }
+}
+
+impl FenceOf {
+    fn find(self, variable: impl Fn(&str) -> Option<String>) -> Result<Fence, Failure> {
+        if let FenceOf::Copy(fence) = self {
+            return Ok(fence);
+        }
+        let missing = |name: &str| {
+            Failure::new(Exit::Usage, "no-fence", format!("{name} is not set, so there is no fence to be found"))
+                .why("only copies of services with mode = \"singleton\" find QUORATE_SERVICE and QUORATE_EPOCH there")
+                .fix("say it yourself: --fence SERVICE@EPOCH")
+        };
+        let of = |name| variable(name).ok_or_else(|| missing(name));
+        let text = format!("{}@{}", of("QUORATE_SERVICE")?, of("QUORATE_EPOCH")?);
+        let bad = |error: BadFence| {
+            Failure::new(Exit::Usage, "bad-fence", format!("`{text}` of the environment is not a fence"))
+                .why(error)
+                .fix("say it yourself: --fence SERVICE@EPOCH")
+        };
+        text.parse().map_err(bad)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -79,8 +123,12 @@ pub(crate) fn run(context: &Context, command: DbCommand) -> Result<(), Failure> 
                 context.screen.data(&rows_table(&result));
             }
         }
-        DbCommand::Exec { what } => {
-            let result = only(client.change(Method::POST, "/v1/db/exec", Some(&what.body(None)))?.json()?)?;
+        DbCommand::Exec { what, fence } => {
+            let fence = fence.map(|fence| fence.find(|name| std::env::var(name).ok())).transpose()?;
+            let header = fence.map(|fence| ("Quorate-Fence", fence.to_string()));
+            let body = Some(("application/json", to_json(&what.body(None))));
+            let call = Call { method: Method::POST, path: "/v1/db/exec", body, header, mutation: true, patient: true };
+            let result = only(client.send(&call)?.json()?)?;
             if context.screen.is_json() {
                 context.screen.json(&json!({
                     "rows_affected": result.rows_affected,
@@ -162,6 +210,20 @@ mod tests {
               12  NULL
             NULL  x"]]
         .assert_eq(&rows_table(&result));
+    }
+
+    #[test]
+    fn a_copy_finds_its_fence_in_its_environment() {
+        let find = |service: Option<&str>, epoch: Option<&str>| {
+            let fence: FenceOf = "env".parse().unwrap();
+            fence.find(|name| if name == "QUORATE_SERVICE" { service } else { epoch }.map(str::to_owned))
+        };
+        assert_eq!(find(Some("db"), Some("4")).unwrap().to_string(), "db@4");
+        assert_eq!(find(Some("web"), None).unwrap_err().code, "no-fence");
+        assert_eq!(find(None, Some("4")).unwrap_err().code, "no-fence");
+        assert_eq!(find(Some("db"), Some("0")).unwrap_err().code, "bad-fence");
+        assert_eq!("db@4".parse::<FenceOf>().unwrap().find(|_| None).unwrap().to_string(), "db@4");
+        assert!("db".parse::<FenceOf>().is_err());
     }
 
     #[test]

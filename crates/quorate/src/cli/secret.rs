@@ -61,7 +61,7 @@ pub(crate) fn run(context: &Context, command: SecretCommand) -> Result<(), Failu
             };
             let path = format!("/v1/secrets/{name}");
             let body = Some(("application/octet-stream", value.expose().clone()));
-            let call = Call { method: Method::PUT, path: &path, body, mutation: true, patient: true };
+            let call = Call { method: Method::PUT, path: &path, body, header: None, mutation: true, patient: true };
             let view: SecretView = client.send(&call)?.json()?;
             context.done(&view, &format!("✔ {} is set, version {}", view.name, view.version))
         }

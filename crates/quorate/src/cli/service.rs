@@ -297,7 +297,7 @@ fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
     let client = context.client()?;
     let post = |path: &str, mutation: bool| -> Result<Answer, Failure> {
         let body = Some((spec.content_type, spec.content.clone()));
-        client.send(&Call { method: Method::POST, path, body, mutation, patient: true })
+        client.send(&Call { method: Method::POST, path, body, header: None, mutation, patient: true })
     };
     let plan: Plan = post("/v1/specs?plan=true", false)?.json()?;
     let screen = context.screen;

@@ -315,7 +315,7 @@ impl Cluster {
         let document: SpecDocument =
             toml::from_str(&text).map_err(|error| io_failure("the spec is not valid", error))?;
         let body = Some(("application/toml", text.into_bytes()));
-        let call = Call { method: Method::POST, path: "/v1/specs", body, mutation: true, patient: true };
+        let call = Call { method: Method::POST, path: "/v1/specs", body, header: None, mutation: true, patient: true };
         Client::new(&self.target(), START).send(&call)?;
         Ok(document)
     }

@@ -68,9 +68,18 @@ impl Http {
     }
 
     pub(crate) fn post(&self, url: &str, id: Option<uuid::Uuid>, body: &Value) -> Result<(u16, Value), ureq::Error> {
+        self.post_with(url, id.map(|id| ("Quorate-Request-Id", id.to_string())), body)
+    }
+
+    pub(crate) fn post_with<'a>(
+        &self,
+        url: &str,
+        headers: impl IntoIterator<Item = (&'a str, String)>,
+        body: &Value,
+    ) -> Result<(u16, Value), ureq::Error> {
         let mut request = self.0.post(url);
-        if let Some(id) = id {
-            request = request.header("Quorate-Request-Id", id.to_string());
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         let mut response = request.send_json(body)?;
         Ok((response.status().as_u16(), response.body_mut().read_json()?))

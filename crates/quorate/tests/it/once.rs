@@ -7,7 +7,7 @@
 use crate::cluster::{PATIENCE, TestCluster, lives, processes_of, signal, wait_for};
 use crate::show::{is_whole, replicas};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -173,7 +173,7 @@ fn e4_a_node_that_leaves_hands_its_singleton_over_without_waiting_for_the_lease(
     let probe = Probe::start(&cluster, "mode = 'singleton'\nfailover = '300s'");
     let node = probe.node();
     let url = cluster.node(&node).api.clone();
-    let left = cluster.http.post(&format!("{url}/v1/leave"), None, &serde_json::json!({})).unwrap();
+    let left = cluster.http.post(&format!("{url}/v1/leave"), None, &json!({})).unwrap();
     assert_eq!(left.0, 200, "{}", left.1);
     let ran = probe.wait_for_another(1);
     assert_eq!(overlap(&ran), Duration::ZERO, "{ran:?}");
@@ -220,6 +220,67 @@ fn a_singleton_is_not_scaled_and_says_so() {
         let refused = cluster.run(&["service", "apply", "-f", &file, "--yes"]);
         assert!(refused.code != 0 && refused.stderr.contains(said), "{spec}: {}", refused.stderr);
     }
+}
+
+/// N2: its copies write under their epochs; what an older one sent and what comes late is refused by the database.
+#[test]
+fn n2_what_a_copy_sent_before_it_was_replaced_is_refused_by_its_epoch_when_it_arrives() {
+    let cluster = TestCluster::start();
+    cluster.exec("n1", "CREATE TABLE wrote (epoch INTEGER, who TEXT)");
+    let program = env!("CARGO_BIN_EXE_quorate");
+    let write = format!(
+        "until '{program}' --server {} db exec --fence env \"INSERT INTO wrote VALUES ($QUORATE_EPOCH, 'copy')\"; \
+         do sleep 0.2; done; exec sleep 100000",
+        cluster.node("n1").api
+    );
+    cluster.apply(&format!(
+        "[[service]]\nname = 'once'\nmode = 'singleton'\nstop = {{ grace = '500ms' }}\n\
+         command = ['/bin/sh', '-c', '''{write}''']\n"
+    ));
+    let rows = |who: &str| cluster.rows("n2", &format!("SELECT epoch FROM wrote WHERE who = '{who}' ORDER BY epoch"));
+    wait_for("the first copy has written", PATIENCE, || (rows("copy") == json!([[1]])).then_some(()));
+
+    // A primary that is about to be paused: one write is done, others are on their way.
+    let send = |node: &str, path: &str, id: uuid::Uuid, fence: &str, who: &str| {
+        let sql = format!("INSERT INTO wrote VALUES (1, '{who}')");
+        let body = if path == "/db/execute" { json!([sql]) } else { json!({ "sql": sql }) };
+        let headers = [("Quorate-Request-Id", id.to_string()), ("Quorate-Fence", fence.to_owned())];
+        cluster.http.post_with(&format!("{}{path}", cluster.node(node).api), headers, &body)
+    };
+    let done = uuid::Uuid::new_v4();
+    let answer = send("n1", "/v1/db/exec", done, "once@1", "in time").unwrap();
+    assert_eq!(answer.0, 200, "{}", answer.1);
+
+    let node = replicas(&cluster.wait_service("once", "it runs", is_whole))[0]["node"].as_str().unwrap().to_owned();
+    cluster.ok(&["node", "drain", &node]);
+    cluster.wait_service("once", "another has the lease", |view| view["lease"]["epoch"] == 2);
+    for (number, name) in cluster.names().iter().enumerate() {
+        let late = send(name, "/v1/db/exec", uuid::Uuid::new_v4(), "once@1", "late").unwrap();
+        assert_eq!((late.0, late.1["code"].as_str()), (409, Some("stale-epoch")), "{}", late.1);
+        assert_eq!(late.1["details"], json!({ "service": "once", "epoch": 1, "newest": 2 }));
+        let again = send(name, "/v1/db/exec", done, "once@1", "in time").unwrap();
+        assert_eq!(again, answer, "what was done stays done, asked for the {number}. time");
+    }
+    // rqlite's clients are answered in text, which is no JSON.
+    assert!(send("n1", "/db/execute", uuid::Uuid::new_v4(), "once@1", "late").is_err());
+    let insert = "INSERT INTO wrote VALUES (1, 'late')";
+    for (fence, code, says) in [
+        ("once@1", 7, "epoch 1 of `once` is over: the newest is 2"),
+        ("once@3", 7, "no copy of `once` was given epoch 3"),
+        ("once", 2, "a fence is SERVICE@EPOCH"),
+        ("env", 2, "QUORATE_SERVICE is not set"),
+    ] {
+        let ran = cluster.run(&["db", "exec", "--fence", fence, insert]);
+        assert!(ran.code == code && ran.stderr.contains(says), "{fence}: {} {}", ran.code, ran.stderr);
+    }
+
+    wait_for("the next copy has written", PATIENCE, || (rows("copy") == json!([[1], [2]])).then_some(()));
+    cluster.ok(&["db", "exec", "--fence", "once@2", "INSERT INTO wrote VALUES (2, 'in time')"]);
+    cluster.ok(&["db", "exec", "INSERT INTO wrote VALUES (0, 'without')"]);
+    assert_eq!(rows("late"), json!([]));
+    assert_eq!((rows("in time"), rows("without")), (json!([[1], [2]]), json!([[0]])));
+    let known = cluster.rows("n3", "SELECT service, epoch FROM _quorate_fences");
+    assert_eq!(known, json!([["once", 2]]));
 }
 
 /// K10: without a majority everything keeps its role, for as long as that takes.

@@ -79,7 +79,7 @@ fn varied() -> Log {
         let expected = LogIndex(log.next() - 3);
         log.command(&Command::CarryOut {
             expected,
-            steps: vec![Step::Place { replica, service, ordinal: round, node, version: None }],
+            steps: vec![Step::Place { replica, service, ordinal: round, node, version: None, epoch: None }],
         });
         log.command(&Command::CarryOut { expected: LogIndex(1), steps: vec![Step::Retire { replica }] });
         log.command(&Command::Record { at: WallTime(3), what: Happening::LeaderElected { node, term: Term(2) } });
