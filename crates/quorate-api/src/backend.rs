@@ -1,6 +1,7 @@
 //! What the API needs from the node behind it.
 
 use crate::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
+use crate::drills::{DrillForecast, DrillsView};
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::placement::{ExplanationView, ForecastView, RebalanceView};
 use crate::updates::HistoryView;
@@ -108,6 +109,34 @@ pub trait Backend: Clone + Send + Sync + 'static {
         moves_max: usize,
         patience: Duration,
     ) -> impl Future<Output = Result<RebalanceView, ReadError>> + Send;
+
+    /// Drills, always current.
+    fn drills(&self) -> watch::Receiver<Arc<DrillsView>> {
+        watch::channel(Arc::default()).1
+    }
+
+    /// What a drill of the node would do. Who leads is not looked at.
+    fn drill_forecast(
+        &self,
+        node: NodeId,
+        away: Option<Span>,
+        patience: Duration,
+    ) -> impl Future<Output = Result<DrillForecast, ReadError>> + Send;
+
+    /// For how long still this node is away for a drill: nobody but this machine is answered meanwhile.
+    fn away(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Returns once this node is away.
+    fn goes_away(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// How long a lost node is waited for before its replicas are replaced, if the cluster has not decided that.
+    fn replace_after(&self) -> Span {
+        Span::from_secs(30)
+    }
 
     /// Hands leadership over. Returns when the new leader is known.
     fn transfer_leadership(

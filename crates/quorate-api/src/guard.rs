@@ -5,7 +5,8 @@
 //! this machine), and a mutation that comes from a browser must come from our own console, which
 //! has the token. Programs send neither `Origin` nor `Sec-Fetch-Site` and are not asked.
 
-use crate::access::{AuthMode, is_ours as is_credential};
+use crate::access::{AuthMode, Peer, is_ours as is_credential};
+use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::request::{REQUEST_ID, request_id};
 use crate::server::{ApiOptions, Shared};
@@ -23,12 +24,11 @@ pub(crate) const COOKIE: &str = "quorate_console";
 const LOGIN: &str = "/v1/login";
 
 /// Runs before every handler: refuses what must not pass, and gives each mutation its id.
-pub(crate) async fn guard<B: Send + Sync + 'static>(
-    State(app): State<Shared<B>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn guard<B: Backend>(State(app): State<Shared<B>>, mut request: Request, next: Next) -> Response {
     if let Err(failure) = check(&app.options, &request) {
+        return failure.into_response();
+    }
+    if let Some(failure) = away(&app.backend, &request) {
         return failure.into_response();
     }
     if is_safe(request.method()) {
@@ -45,6 +45,17 @@ pub(crate) async fn guard<B: Send + Sync + 'static>(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// A node that a drill has taken away answers nobody but its own machine's socket: a lost server would answer
+/// nobody at all, and this way people know why.
+fn away<B: Backend>(backend: &B, request: &Request) -> Option<Failure> {
+    let left = backend.away()?;
+    if matches!(request.extensions().get::<Peer>(), Some(Peer::Root)) {
+        return None;
+    }
+    let message = format!("this node is away for a drill, for another {} s", left.as_secs() + 1);
+    Some(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "away-for-drill", message, "ask another node of the cluster"))
 }
 
 pub(crate) fn is_safe(method: &Method) -> bool {

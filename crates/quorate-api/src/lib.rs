@@ -16,6 +16,7 @@ pub mod certificates;
 mod cluster;
 mod console;
 mod database;
+pub mod drills;
 pub mod failover;
 mod guard;
 pub mod ha;

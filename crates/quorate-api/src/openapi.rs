@@ -2,8 +2,8 @@
 
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
-    certificates, cluster, database, failover, ha, health, join, log, managers, members, placement, secrets, stream,
-    updates, vips,
+    certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement, secrets,
+    stream, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -48,6 +48,10 @@ use utoipa::OpenApi;
         placement::what_if_kill,
         placement::to_rebalance,
         placement::rebalance,
+        drills::list,
+        drills::show,
+        drills::forecast,
+        drills::begin,
         managers::stop,
         managers::start,
         managers::restart,

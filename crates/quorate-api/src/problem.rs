@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use quorate_model::access::AccessRefusal;
 use quorate_model::command::Refusal;
+use quorate_model::drill::NoDrill;
 use quorate_model::fence::FenceRefused;
 use quorate_model::member::NotAdmitted;
 use quorate_model::member::managers::Harm;
@@ -241,6 +242,7 @@ impl From<Refusal> for Failure {
             Refusal::NodeLives { node } => {
                 (StatusCode::CONFLICT, "node-lives", format!("to empty a node that lives: `quorate node drain {node}`"))
             }
+            Refusal::NoDrill { why } => (StatusCode::CONFLICT, "no-drill", no_drill(why).to_owned()),
             Refusal::KeepsService { node, .. } => (
                 StatusCode::CONFLICT,
                 "keeps-service",
@@ -292,6 +294,21 @@ impl From<FenceRefused> for Failure {
         };
         let details = json!({ "service": service, "epoch": refused.epoch, "newest": refused.newest });
         Failure::new(StatusCode::CONFLICT, code, refused.to_string(), fix).with_details(details)
+    }
+}
+
+/// Why no node is taken away. Nothing was changed.
+fn no_drill(why: &NoDrill) -> &'static str {
+    match why {
+        NoDrill::Alone => "add other nodes first: quorate add-node",
+        NoDrill::Runs { .. } => "wait until it is over: quorate drill show",
+        NoDrill::NotJoined { .. } | NoDrill::NotHeard { .. } => {
+            "bring that node back, or remove it, first: one loss at a time is a drill"
+        }
+        NoDrill::Leaving { .. } => "wait until that is over, or take it back: quorate node undrain NODE",
+        NoDrill::LosesQuorum { .. } => "start the managers that are away, or add others, first: quorate add-node",
+        // A reason of a newer model: its own words say more than a guess would.
+        _ => "nothing was changed",
     }
 }
 
@@ -598,6 +615,7 @@ mod tests {
             Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
             Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
             Refusal::NodeLives { node: "n2".into() }.into(),
+            Refusal::NoDrill { why: NoDrill::Alone }.into(),
             Refusal::KeepsService { node: "n2".into(), service: ServiceName::new("db").unwrap() }.into(),
             Refusal::NoVersion { service: ServiceName::new("web").unwrap(), version: Some(7), known: vec![1] }.into(),
             Refusal::NoUpdate { service: ServiceName::new("web").unwrap() }.into(),

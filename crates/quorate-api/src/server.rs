@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
-    certificates, cluster, console, database, failover, guard, ha, health, join, kuzzle, log, managers, members,
-    openapi, placement, rqlite, secrets, stream, updates, vips,
+    certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle, log, managers,
+    members, openapi, placement, rqlite, secrets, stream, updates, vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -135,6 +135,9 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/nodes/{node}/availability").put(O::NodeAvailability, placement::availability::<B>),
         at("/v1/rebalance").get(O::ClusterRead, placement::to_rebalance::<B>).post(O::Rebalance, placement::rebalance::<B>),
         at("/v1/whatif/kill/{node}").get(O::ClusterRead, placement::what_if_kill::<B>),
+        at("/v1/drills").get(O::ClusterRead, drills::list::<B>).post(O::NodeDrill, drills::begin::<B>),
+        at("/v1/drills/{id}").get(O::ClusterRead, drills::show::<B>),
+        at("/v1/drills/forecast/{node}").get(O::ClusterRead, drills::forecast::<B>),
         at("/v1/managers/stop").post(O::ManagerStop, managers::stop::<B>),
         at("/v1/managers/start").post(O::ManagerStart, managers::start::<B>),
         at("/v1/managers/restart").post(O::ManagerRestart, managers::restart::<B>),
@@ -405,7 +408,8 @@ async fn run<B: Backend, D: Door>(
 ) {
     let (node, limits) = (options.node_name.clone(), options.limits);
     let (sender, open) = watch::channel(());
-    let service = TowerToHyperService::new(build(&Arc::new(App::new(backend, options, open.clone(), None))));
+    let app = Arc::new(App::new(backend, options, open.clone(), None));
+    let service = TowerToHyperService::new(build(&app));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head).pipeline_flush(true);
     let waiting = Waiting::new(limits);
@@ -429,6 +433,15 @@ async fn run<B: Backend, D: Door>(
         let client = waiting.connected();
         let answer = WithPeer { service: service.clone(), peer, client: client.clone(), limits };
         let (http, acceptor, mut open) = (http.clone(), acceptor.clone(), open.clone());
+        let app = app.clone();
+        // What hangs on this node's word, as gateways elsewhere do, is to find another one. Whoever comes then is
+        // told why; the machine itself is still answered.
+        let cut_off = async move {
+            if app.backend.away().is_some() || matches!(peer, Peer::Root) {
+                return std::future::pending().await;
+            }
+            app.backend.goes_away().await;
+        };
         let talk = async move {
             let stream = match tokio::time::timeout(limits.handshake, acceptor.accept(socket)).await {
                 Ok(Ok(stream)) => answer.client.taking(stream, limits),
@@ -451,6 +464,7 @@ async fn run<B: Backend, D: Door>(
         connections.spawn(async move {
             tokio::select! {
                 () = talk => {}
+                () = cut_off => tracing::debug!(?peer, "this node goes away for a drill"),
                 () = client.cut_off() => tracing::debug!(?peer, "the client that was waited for longest makes room"),
             }
         });

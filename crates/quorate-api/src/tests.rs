@@ -5,6 +5,7 @@ use crate::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
     OpenLog, Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
+use crate::drills::DrillForecast;
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
 use crate::placement::{Availability, ExplanationView, ForecastView, MoveView, RebalanceView, RoomView, ShiftView};
 use crate::server::{ApiOptions, Plain, native, router, serve};
@@ -36,7 +37,7 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
 use quorate_model::state::{Change, ClusterState, Role};
-use quorate_model::time::WallTime;
+use quorate_model::time::{Span, WallTime};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -432,6 +433,12 @@ impl Backend for Fake {
         let (id, service, why) = (ReplicaId::from_u128(7), ServiceName::new("web").unwrap(), "2 fewer run there".into());
         let one = ShiftView { id, service, name: "web.0".into(), from: "n2".into(), to: "n1".into(), why };
         Ok(RebalanceView { moves: vec![one; moves_max.min(1)], under_way: vec![] })
+    }
+
+    async fn drill_forecast(&self, node: NodeId, away: Option<Span>, _: Duration) -> Result<DrillForecast, ReadError> {
+        let (node, away) = (node.to_string(), away.unwrap_or(Span::from_secs(20)));
+        let (services, moves, held) = (vec![], vec![], vec![]);
+        Ok(DrillForecast { node, leads: false, away, services, moves, held, refused: None })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {

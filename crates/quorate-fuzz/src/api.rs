@@ -15,6 +15,7 @@ use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
     OpenLog, Pages, Policy, Query, ReadError, TransferError, WriteError,
 };
+use quorate_api::drills::DrillForecast;
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::placement::{ExplanationView, ForecastView, RebalanceView};
 use quorate_api::updates::HistoryView;
@@ -28,7 +29,7 @@ use quorate_model::member::SecretHash;
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::{Row, Rows, Scalar, SqlBatch, SqlOutcome, Statement, StatementResult, Value};
-use quorate_model::time::WallTime;
+use quorate_model::time::{Span, WallTime};
 use serde_json::Value as Json;
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -160,6 +161,10 @@ impl Backend for Mirror {
     }
 
     async fn to_rebalance(&self, _: usize, _: Duration) -> Result<RebalanceView, ReadError> {
+        Err(ReadError::Overloaded)
+    }
+
+    async fn drill_forecast(&self, _: NodeId, _: Option<Span>, _: Duration) -> Result<DrillForecast, ReadError> {
         Err(ReadError::Overloaded)
     }
 

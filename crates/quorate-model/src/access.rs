@@ -305,6 +305,11 @@ impl ClusterState {
                 {
                     version.by = Some(actor.who.clone());
                 }
+                if let Change::Drill(drill) = change
+                    && drill.index == index
+                {
+                    drill.by = Some(actor.who.clone());
+                }
             }
             decided
         });

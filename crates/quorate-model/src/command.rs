@@ -5,6 +5,7 @@
 
 use crate::access::{AccessCommand, AccessRefusal};
 use crate::deployment::Advance;
+use crate::drill::{DrillCommand, NoDrill};
 use crate::event::Happening;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
 use crate::lease::LeaseCommand;
@@ -80,6 +81,8 @@ pub enum Command {
     Lease(LeaseCommand),
     /// Virtual addresses of gateways.
     Vip(VipCommand),
+    /// A node is taken away for a while, and what becomes of its services is measured.
+    Drill(DrillCommand),
     /// A transition that only was observed.
     Record {
         at: WallTime,
@@ -152,6 +155,8 @@ pub enum Refusal {
     NodeLives { node: String },
     #[error("{node} may still run `{service}`, which goes on without a quorum")]
     KeepsService { node: String, service: ServiceName },
+    #[error("no drill begins: {why}")]
+    NoDrill { why: NoDrill },
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
     /// Nobody chooses how many replicas it has.

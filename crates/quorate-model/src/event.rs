@@ -1,6 +1,7 @@
 //! What happened, for people: the cluster's own record of transitions.
 
 use crate::deployment::Stage as UpdateStage;
+use crate::drill::Verdict;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, Term};
 use crate::time::{Span, WallTime};
 use crate::trust::{KeyKind, Stage};
@@ -179,6 +180,32 @@ pub enum Happening {
     },
     VipRemoved {
         address: VipAddress,
+    },
+    /// A node is taken away on purpose, for a while.
+    DrillBegan {
+        drill: u64,
+        node: NodeId,
+        away: Span,
+    },
+    /// It is known how long a service had fewer copies than it wants.
+    DrillMeasured {
+        drill: u64,
+        service: ServiceName,
+        /// `None`: until the node was back, or for longer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        took: Option<Span>,
+        limit: Span,
+        verdict: Verdict,
+    },
+    /// How many services came back within their limit, later, and not before the node did.
+    DrillEnded {
+        drill: u64,
+        node: NodeId,
+        ok: u32,
+        late: u32,
+        not_recovered: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        returned: Option<Span>,
     },
     /// A key of the cluster is being changed, or has been. Nodes that were away too long are behind.
     KeyStage {

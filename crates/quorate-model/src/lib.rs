@@ -16,6 +16,7 @@ pub mod access;
 pub mod assignment;
 pub mod command;
 pub mod deployment;
+pub mod drill;
 pub mod entry;
 pub mod event;
 pub mod fence;

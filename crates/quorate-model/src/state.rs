@@ -15,6 +15,7 @@ use crate::access::{AccessChange, AccessCommand, AccessState};
 use crate::assignment::{AssignedLease, AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::deployment::{Cause, Deployment, VersionRecord};
+use crate::drill::DrillRecord;
 use crate::event::{Event, Happening};
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use crate::lease::{Holder, LeaseRecord};
@@ -47,6 +48,8 @@ pub struct ClusterState {
     pub deployments: BTreeMap<ServiceName, Deployment>,
     /// Virtual addresses of gateways.
     pub vips: BTreeMap<IpAddr, VipRecord>,
+    /// The last drills, by number.
+    pub drills: BTreeMap<u64, DrillRecord>,
     /// Tokens, quota, and who was expelled.
     pub members: Members,
     /// Newest last.
@@ -178,6 +181,8 @@ pub enum Change {
     Deployment(Deployment),
     Vip(VipRecord),
     VipGone { address: IpAddr },
+    Drill(Box<DrillRecord>),
+    DrillGone { drill: u64 },
     Member(MemberChange),
     Event(Event),
     Access(AccessChange),
@@ -202,6 +207,7 @@ impl Change {
             // A routing table of before and one of after differ: gateways take the one with the later revision.
             Change::Vip(_) | Change::VipGone { .. } => true,
             Change::Member(_) | Change::Event(_) | Change::Access(_) | Change::Trust(_) => false,
+            Change::Drill(_) | Change::DrillGone { .. } => false,
         }
     }
 }
@@ -238,6 +244,7 @@ impl ClusterState {
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Lease(command) => self.decide_lease(&mut changes, command),
             Command::Vip(command) => self.decide_vip(&mut changes, command)?,
+            Command::Drill(command) => self.decide_drill(&mut changes, command)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
             }
@@ -296,6 +303,12 @@ impl ClusterState {
                 }
                 Change::VipGone { address } => {
                     self.vips.remove(&address);
+                }
+                Change::Drill(drill) => {
+                    self.drills.insert(drill.id, *drill);
+                }
+                Change::DrillGone { drill } => {
+                    self.drills.remove(&drill);
                 }
                 Change::Member(change) => self.absorb_member(change),
                 Change::Event(event) => {

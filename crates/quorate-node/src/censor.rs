@@ -12,6 +12,7 @@ use crate::electorate::{Electorate, Wish, judge};
 use crate::event::Now;
 use crate::node::Node;
 use quorate_model::command::{Command, Refusal};
+use quorate_model::drill::DrillCommand;
 use quorate_model::entry::{Kind, Proposal};
 use quorate_model::member::managers::Harm;
 use quorate_model::member::{MemberCommand, Vote};
@@ -24,7 +25,11 @@ pub(crate) fn objection(proposal: &Proposal, leader: &Node, now: Now) -> Option<
         return None;
     }
     // What cannot be read is refused by whoever applies it.
-    let Ok(Command::Member(command)) = serde_json::from_slice(&proposal.payload) else { return None };
+    let command = match serde_json::from_slice(&proposal.payload) {
+        Ok(Command::Member(command)) => command,
+        Ok(Command::Drill(DrillCommand::Begin { node, .. })) => return leader.objects_to_drill(node),
+        Ok(_) | Err(_) => return None,
+    };
     // Who is heard lives, whatever is decided of it.
     if let MemberCommand::ConfirmDead { node, .. } = command
         && leader.hears(node)

@@ -175,6 +175,12 @@ pub enum Effect {
     /// Leases of this node's replicas are held for longer than what was said before. A replica that has one
     /// ends by itself when nothing more is said, whatever becomes of this process.
     Hold(Vec<Held>),
+    /// A drill takes this node away: from so long after now, and for so long, it says nothing to the others and
+    /// hears nothing of them. The shell ends that by its own clock, whatever is said meanwhile.
+    GoAway {
+        after: Duration,
+        away: Duration,
+    },
     /// Send the whole database on a bulk connection, then say [`Event::SnapshotSent`].
     SendSnapshot {
         to: NodeId,

@@ -50,6 +50,8 @@ pub(crate) enum Chore {
     Key(KeyKind),
     /// The next step towards the end of a lease.
     Lease(ServiceName),
+    /// What was seen of a drill.
+    Drill,
 }
 
 /// All that a decision looks at.
@@ -149,11 +151,22 @@ impl Leading {
         let (nodes, services) = (seen.state.nodes.clone(), seen.state.services.clone());
         let (replicas, leases) = (seen.state.replicas.clone(), seen.state.leases.clone());
         let (versions, deployments) = (seen.state.versions.clone(), seen.state.deployments.clone());
+        let drills = seen.state.drills.iter().next_back().map(|(id, drill)| (*id, drill.clone())).into_iter().collect();
         let planned_on = seen.state.planned_on;
         let members = Members { failover: seen.state.members.failover, ..Members::default() };
         let others = ClusterState::default();
-        let state =
-            ClusterState { nodes, services, replicas, leases, versions, deployments, members, planned_on, ..others };
+        let state = ClusterState {
+            nodes,
+            services,
+            replicas,
+            leases,
+            versions,
+            deployments,
+            drills,
+            members,
+            planned_on,
+            ..others
+        };
         Survey { state, observed: self.observe(seen), policy: self.policy(seen.state) }
     }
 

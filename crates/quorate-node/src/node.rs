@@ -1,5 +1,6 @@
 //! The node: where every event is taken apart.
 
+mod drilled;
 mod handover;
 mod leased;
 mod office;
@@ -19,6 +20,7 @@ use crate::reads::Reads;
 use crate::requests::Requests;
 use crate::sight::Sights;
 use crate::wire::{Body, Forward, ForwardedProposal, RaftMessage, Remembered};
+use drilled::Drilled;
 use handover::HandingOver;
 use quorate_membership::{Input, LinkState, Membership};
 use quorate_model::assignment::Assignment;
@@ -126,6 +128,7 @@ pub struct Node {
     digests: Digests,
     leading: Leading,
     leases: Leases,
+    drilled: Drilled,
     transfers: Vec<Handover>,
     /// The most that each peer said to have applied, in all its lives that this node has seen.
     remembered: BTreeMap<NodeId, LogIndex>,
@@ -233,6 +236,7 @@ impl Node {
             digests: Digests::default(),
             leading: Leading::new(options.replace_after),
             leases,
+            drilled: Drilled::default(),
             transfers: Vec::new(),
             remembered: BTreeMap::new(),
             registered: false,
@@ -397,6 +401,7 @@ impl Node {
             self.assign(out);
         }
         self.say_status(now, out);
+        self.obey_drill(now, out);
         if std::mem::take(&mut self.changed) {
             out.push(Effect::Changed);
         }
@@ -447,6 +452,7 @@ impl Node {
                 self.state.absorb(entry.index, &entry.changes);
                 self.leases.applied(now, self.me.id, &self.state, &entry.changes);
                 self.note_losses(&entry.changes);
+                self.note_drill(now, &entry.changes);
                 let registered = self.state.nodes.get(&self.me.id).is_some_and(|me| me.boot == self.boot);
                 self.replaced += u32::from(self.registered && !registered);
                 self.registered = registered;

@@ -14,6 +14,7 @@ pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod db;
 pub(crate) mod doctor;
+pub(crate) mod drill;
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod ha;
@@ -174,6 +175,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  quorate rebalance --plan\n  quorate rebalance --moves 3\n  quorate rebalance --stop"
     )]
     Rebalance(placement::RebalanceArgs),
+    /// Take a node away for a while, and measure how each service recovers
+    #[command(
+        after_help = "Examples:\n  quorate drill n2 --plan\n  quorate drill n2\n  quorate drill n2 --for 1m --yes -o json\n  quorate drill show"
+    )]
+    Drill(drill::DrillArgs),
     /// What a service's copies print, or a node's server says about itself; any node may be asked
     #[command(
         after_help = "Examples:\n  quorate logs web\n  quorate logs web -f --replica 0 -n 100\n  quorate logs --node n2 -f\n  quorate logs web --download ./web-logs"
@@ -379,6 +385,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Explain { service } => placement::explain(&context, &service)?,
         Command::Whatif(command) => placement::whatif(&context, &command)?,
         Command::Rebalance(args) => placement::rebalance(&context, &args)?,
+        Command::Drill(args) => return drill::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args)?,
         Command::Events(args) => events::run(&context, &args)?,
         Command::Db(command) => db::run(&context, command)?,

@@ -13,12 +13,14 @@
 
 pub(crate) mod admission;
 mod apply;
+mod away;
 mod backend;
 mod bulk;
 mod certificates;
 mod checkpoint;
 mod core;
 mod disk;
+mod drills;
 mod electors;
 mod ending;
 mod gossip;
@@ -51,6 +53,7 @@ use crate::settings::{Settings, Source};
 use crate::trust::NodeFiles;
 use admission::Admission;
 use anyhow::{Context as _, bail};
+use away::Away;
 use backend::{Inner, LeaderContact, NodeBackend, Questions};
 use bulk::{Bulk, Incoming};
 use ending::Why;
@@ -236,11 +239,12 @@ async fn serve(
         host: config.node.api_address().ip().to_string(),
     };
     let boot = random_u128()?;
+    let replace_after = config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0);
     let options = NodeOptions {
         identity,
         boot: (boot >> 64) as u64,
         contacts: config.voters.iter().chain(&config.peers).map(|node| (node.id, node.link.to_string())).collect(),
-        replace_after: config.timers.replace_after.map_or(settings.ha.failover_time, |span| span.0),
+        replace_after,
         replace_voter_after: config.timers.replace_voter_after.map_or(REPLACE_VOTER_AFTER, |span| span.0),
         seed: boot as u64,
     };
@@ -289,6 +293,7 @@ async fn serve(
 
     let (beside, heard) = Beside::new();
     let newer = watch::Sender::new(incarnation);
+    let away = Away::default();
     let me = LinkIdentity {
         cluster: config.cluster.id,
         node: config.node.id,
@@ -299,6 +304,7 @@ async fn serve(
         lost: lost_seen,
         tls,
         beside: beside.clone(),
+        away: away.clone(),
     };
     let calls = Calls::new(me.clone(), tokio::runtime::Handle::current(), inbox.clone());
     let (refused_peers, turned_away) = mpsc::channel(turned_away::WAITING);
@@ -319,6 +325,7 @@ async fn serve(
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
+    let (drills, drills_seen) = watch::channel(Arc::new(drills::view(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
     let (proofs, proofs_seen) = watch::channel(Arc::new(view::proofs(&node)));
     let gossip = match ring {
@@ -333,6 +340,7 @@ async fn serve(
                 ring: ring_seen.clone(),
                 known: known_seen.clone(),
                 beside: beside.clone(),
+                away: away.clone(),
                 answered: heard.answered,
                 inbox: inbox.clone(),
             };
@@ -391,6 +399,7 @@ async fn serve(
         disk: disk_jobs,
         apply: apply_jobs,
         calls,
+        away: away.clone(),
         waiters: waiters.clone(),
         questions: questions.clone(),
         contact: contact.clone(),
@@ -404,6 +413,7 @@ async fn serve(
         readers: may_read,
         overview,
         members,
+        drills,
         known,
         proofs,
         routing,
@@ -432,6 +442,8 @@ async fn serve(
         readers,
         overview: overview_seen.clone(),
         members: members_seen,
+        drills: drills_seen,
+        away,
         known: known_seen,
         routing: routing_seen,
         access: access_seen,
@@ -444,6 +456,7 @@ async fn serve(
         leave: leave.clone(),
         contact,
         settings: settings_seen,
+        replace_after,
         started: clock.started,
     }));
     tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));

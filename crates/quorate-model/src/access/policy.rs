@@ -109,6 +109,7 @@ words!(
         NodeRoles = "node-roles",
         NodeRemove = "node-remove",
         NodeConfirmDead = "node-confirm-dead",
+        NodeDrill = "node-drill",
         NodeLeave = "node-leave",
         ManagerStop = "manager-stop",
         ManagerStart = "manager-start",
@@ -195,6 +196,7 @@ impl Operation {
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeConfirmDead
+            | O::NodeDrill
             | O::NodeLeave
             | O::JoinTokenCreate
             | O::JoinTokenRevoke
@@ -232,6 +234,7 @@ impl Operation {
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeConfirmDead
+            | O::NodeDrill
             | O::NodeLeave
             | O::ManagerStop
             | O::ManagerStart

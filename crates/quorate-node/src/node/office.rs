@@ -128,7 +128,8 @@ impl Node {
         let wishes = if self.consensus.leads() { self.leading.wishes(&seen, &plan) } else { Vec::new() };
         self.plan = plan;
         let measured = self.measure(now);
-        for (command, chore) in wishes.into_iter().chain(measured) {
+        let drill = self.measure_drill(now);
+        for (command, chore) in wishes.into_iter().chain(measured).chain(drill) {
             self.ask(now, command, chore);
         }
         self.register(now);

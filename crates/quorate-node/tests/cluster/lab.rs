@@ -702,6 +702,8 @@ impl Lab {
                 self.assigned.insert(n, assignment);
             }
             Effect::Hold(held) => held.into_iter().for_each(|held| self.hold(n, held)),
+            // Until a test heals it.
+            Effect::GoAway { .. } => self.cut(n),
             Effect::Changed => {}
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod copies;
+mod drilled;
 mod lab;
 mod leases;
 mod leaving;

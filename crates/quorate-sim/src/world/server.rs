@@ -265,6 +265,8 @@ impl World {
             // People ask for it, and there are none.
             Effect::Surveyed { .. } => {}
             Effect::Changed => self.keeper_due(n),
+            // Nobody asks for drills here: cut networks are a fault of the simulator's own.
+            Effect::GoAway { .. } => {}
             Effect::Peers(peers) => self.call(n, &peers),
             Effect::HandedOver => self.says_goodbye(n),
             Effect::Left => self.has_left(n),

@@ -31,6 +31,8 @@ pub(super) const SCHEMA: &str = "
         since_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS vips (ip TEXT PRIMARY KEY, address TEXT NOT NULL, since_us INTEGER NOT NULL,
         body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS drills (id INTEGER PRIMARY KEY, node TEXT NOT NULL, name TEXT NOT NULL,
+        began_us INTEGER NOT NULL, over INTEGER NOT NULL, body TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS join_tokens (id TEXT PRIMARY KEY, role TEXT NOT NULL, expires_us INTEGER NOT NULL,
         used_by TEXT, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS expelled (id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -129,6 +131,21 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
             )?,
             Change::VipGone { address } => {
                 run(connection, "/*quorate*/ DELETE FROM vips WHERE ip = ?1", [address.to_string()])?;
+            }
+            Change::Drill(drill) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO drills VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    drill.id.cast_signed(),
+                    drill.node.to_string(),
+                    drill.name,
+                    drill.began.0.cast_signed(),
+                    drill.is_over(),
+                    body(drill)?
+                ],
+            )?,
+            Change::DrillGone { drill } => {
+                run(connection, "/*quorate*/ DELETE FROM drills WHERE id = ?1", [drill.cast_signed()])?;
             }
             Change::Lease(lease) => run(
                 connection,
@@ -244,6 +261,9 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     }
     for vip in records(connection, directory, "vips", "ip")? {
         state.absorb(state.planned_on, &[Change::Vip(vip)]);
+    }
+    for drill in records(connection, directory, "drills", "id")? {
+        state.absorb(state.planned_on, &[Change::Drill(drill)]);
     }
     for token in records(connection, directory, "join_tokens", "id")? {
         state.absorb(state.planned_on, &[Change::Member(MemberChange::Token(token))]);

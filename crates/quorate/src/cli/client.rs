@@ -202,8 +202,11 @@ impl Client {
                     match answer.accept(status) {
                         // It is about to end and has done nothing: the next one will.
                         Err(failure) if failure.code == "shutting-down" => problems.push((server, failure.error)),
-                        // Its manager is stopped, and others may run.
-                        Err(failure) if failure.code == "manager-stopped" && turn + 1 < self.servers.len() => {
+                        // Its manager is stopped, or a drill has taken it away, and others may answer.
+                        Err(failure)
+                            if matches!(&*failure.code, "manager-stopped" | "away-for-drill")
+                                && turn + 1 < self.servers.len() =>
+                        {
                             problems.push((server, failure.error));
                         }
                         accepted => return accepted,
@@ -291,7 +294,7 @@ impl Client {
                     continue;
                 }
             };
-            if failure.code != "shutting-down" {
+            if !matches!(&*failure.code, "shutting-down" | "away-for-drill") {
                 return Err(failure);
             }
             problems.push(format!("{server}: {}", failure.error));

@@ -269,7 +269,7 @@ pub(crate) fn whatif(context: &Context, command: &WhatifCommand) -> Result<(), F
     context.show(&forecast, forecast_text)
 }
 
-fn forecast_text(forecast: &ForecastView) -> String {
+pub(crate) fn forecast_text(forecast: &ForecastView) -> String {
     let ForecastView { node, moves, held } = forecast;
     let mut text = match moves.len() {
         0 => format!("if {node} were lost, no replica would move"),

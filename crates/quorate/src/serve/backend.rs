@@ -2,6 +2,7 @@
 
 use super::admission::Admission;
 use super::apply::Waiters;
+use super::away::Away;
 use super::inbox::{Closed, Inbox};
 use super::keychain::Keychain;
 use super::logs::{Found, Logs};
@@ -16,6 +17,7 @@ use quorate_api::backend::{
     Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
 };
 use quorate_api::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
+use quorate_api::drills::{DrillForecast, DrillsView};
 use quorate_api::join::{JoinAnswer, JoinCheck, JoinRequest};
 use quorate_api::placement::{ExplanationView, ForecastView, RebalanceView};
 use quorate_api::updates::HistoryView;
@@ -29,7 +31,7 @@ use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
 use quorate_model::sql::Consistency;
 use quorate_model::state::ClusterState;
-use quorate_model::time::Timestamp;
+use quorate_model::time::{Span, Timestamp};
 use quorate_model::trust::TrustCommand;
 use quorate_node::{Event, Refused, Ticket, TransferFailed};
 use quorate_scheduler::Survey;
@@ -142,6 +144,9 @@ pub(super) struct Inner {
     pub(super) readers: ReaderPool,
     pub(super) overview: watch::Receiver<Arc<Overview>>,
     pub(super) members: watch::Receiver<Arc<MembersView>>,
+    pub(super) drills: watch::Receiver<Arc<DrillsView>>,
+    /// Whether this node is away for a drill.
+    pub(super) away: Away,
     pub(super) known: watch::Receiver<Arc<ClusterState>>,
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
     pub(super) config: NodeConfig,
@@ -158,6 +163,8 @@ pub(super) struct Inner {
     pub(super) contact: Arc<LeaderContact>,
     /// What is in force now.
     pub(super) settings: watch::Receiver<Arc<Settings>>,
+    /// How long this node, leading, waits for a lost one unless the cluster has decided that.
+    pub(super) replace_after: Duration,
     /// The zero of [`Timestamp`].
     pub(super) started: Instant,
 }
@@ -297,6 +304,31 @@ impl Backend for NodeBackend {
 
     async fn what_if_kill(&self, node: NodeId, patience: Duration) -> Result<ForecastView, ReadError> {
         self.0.what_if_kill(node, patience).await
+    }
+
+    fn drills(&self) -> watch::Receiver<Arc<DrillsView>> {
+        self.0.drills.clone()
+    }
+
+    async fn drill_forecast(
+        &self,
+        node: NodeId,
+        away: Option<Span>,
+        patience: Duration,
+    ) -> Result<DrillForecast, ReadError> {
+        self.0.drill_forecast(node, away, patience).await
+    }
+
+    fn away(&self) -> Option<Duration> {
+        self.0.away.left()
+    }
+
+    async fn goes_away(&self) {
+        self.0.away.begins().await;
+    }
+
+    fn replace_after(&self) -> Span {
+        Span(self.0.replace_after)
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {

@@ -175,7 +175,7 @@ pub(super) async fn send(me: &LinkIdentity, root: PathBuf, order: SnapshotOrder,
     let validity = me.tls.validity();
     let sent = tokio::select! {
         sent = send_files(me, root, order) => sent,
-        over = validity.over(to) => Err(over),
+        over = me.clone().bulk_over(validity, to) => Err(over),
     };
     let ok = match sent {
         Ok(bytes) => {

@@ -5,9 +5,11 @@
 //! the others work at the same time.
 
 use super::apply::{ApplyJob, Waiters};
+use super::away::Away;
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
 use super::disk::DiskJob;
+use super::drills;
 use super::lease_clock::LeaseClock;
 use super::link::{Calls, addresses};
 use super::secrets::Readers;
@@ -15,6 +17,7 @@ use super::view::{self, Proofs};
 use crate::config::NodeConfig;
 use quorate_agent::{BootTime, Hold};
 use quorate_api::backend::AccessView;
+use quorate_api::drills::DrillsView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::assignment::Assignment;
 use quorate_model::command::Refusal;
@@ -31,7 +34,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 /// Events taken in one turn, so that a flood does not keep the node from thinking.
 const EVENTS_PER_TURN: usize = 4_096;
@@ -69,6 +72,7 @@ pub(super) struct Core {
     pub(super) disk: Sender<DiskJob>,
     pub(super) apply: Sender<ApplyJob>,
     pub(super) calls: Calls,
+    pub(super) away: Away,
     pub(super) waiters: Arc<Waiters>,
     pub(super) questions: Arc<Questions>,
     pub(super) contact: Arc<LeaderContact>,
@@ -87,6 +91,8 @@ pub(super) struct Core {
     pub(super) readers: watch::Sender<Arc<Readers>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
     pub(super) members: watch::Sender<Arc<MembersView>>,
+    /// The newest first.
+    pub(super) drills: watch::Sender<Arc<DrillsView>>,
     /// Nodes and what is decided about members, nothing else of the state.
     pub(super) known: watch::Sender<Arc<ClusterState>>,
     /// What nodes that are heard prove themselves with.
@@ -171,6 +177,10 @@ impl Core {
                     self.assignment.send_replace(Some(assignment));
                 }
                 Effect::Hold(held) => self.hold(&held),
+                Effect::GoAway { after, away } => {
+                    warn!(?away, "a drill takes this node away: it is silent to all others, and then back");
+                    self.away.go(after, away);
+                }
                 Effect::SendSnapshot { to, term } => {
                     let links = self.node.peers_to_call().get(&to).map_or_else(Vec::new, |links| addresses(links));
                     let _ = self.snapshots.send(SnapshotOrder { to, links, term });
@@ -272,6 +282,15 @@ impl Core {
             let differs = **known != members;
             if differs {
                 *known = Arc::new(members);
+            }
+            differs
+        });
+        self.drills.send_if_modified(|known| {
+            // Cheap while there was none.
+            let drills = drills::view(&self.node);
+            let differs = **known != drills;
+            if differs {
+                *known = Arc::new(drills);
             }
             differs
         });

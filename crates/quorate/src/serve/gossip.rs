@@ -19,6 +19,7 @@
 
 pub(super) mod keys;
 
+use super::away::Away;
 use super::core::Clock;
 use super::inbox::Inbox;
 use super::link::Beside;
@@ -77,6 +78,7 @@ pub(super) struct Start {
     /// Nodes and what is decided about members.
     pub(super) known: watch::Receiver<Arc<ClusterState>>,
     pub(super) beside: Beside,
+    pub(super) away: Away,
     /// Nodes that answered on the link.
     pub(super) answered: mpsc::Receiver<NodeId>,
     pub(super) inbox: Inbox,
@@ -93,7 +95,7 @@ fn kept_back(timers: &Timers) -> Duration {
 /// # Errors
 /// The port is taken, or the system gives no randomness.
 pub(super) async fn start(config: &NodeConfig, start: Start) -> anyhow::Result<Farewell> {
-    let Start { generation, timers, local_health, clock, ring, known, beside, answered, inbox } = start;
+    let Start { generation, timers, local_health, clock, ring, known, beside, away, answered, inbox } = start;
     let random = super::random_u128()?;
     let options =
         Options { me: config.node.id, generation, seed: random as u64, local_health, shown_after: kept_back(&timers) };
@@ -107,6 +109,7 @@ pub(super) async fn start(config: &NodeConfig, start: Start) -> anyhow::Result<F
         clock,
         inbox,
         beside,
+        away,
         told,
         peers: Vec::new(),
         expelled: BTreeSet::new(),
@@ -150,6 +153,8 @@ struct Task {
     clock: Clock,
     inbox: Inbox,
     beside: Beside,
+    /// While this node is away no datagram goes out, and none that came in is read.
+    away: Away,
     /// Of whom this node was told before it had the cluster's records.
     told: Vec<Peer>,
     /// As last told to gossip.
@@ -197,6 +202,7 @@ impl Task {
                 received = socket.recv_from(&mut buffer) => {
                     read += 1;
                     match received {
+                        Ok(_) if self.away.is_now() => {}
                         Ok((length, address)) => match self.seal.open(&buffer[..length]) {
                             Ok(opened) => {
                                 let (from, payload) = (opened.from, opened.payload);
@@ -293,6 +299,7 @@ impl Task {
         self.gossip.step(now, input, &mut effects);
         for effect in effects {
             match effect {
+                Effect::Send { .. } if self.away.is_now() => {}
                 Effect::Send { to, address, payload } => {
                     let datagram = self.seal.seal(to, &payload);
                     if let Err(error) = socket.try_send_to(&datagram, address) {
@@ -361,6 +368,7 @@ mod tests {
             clock,
             inbox,
             beside: Beside::new().0,
+            away: Away::default(),
             told: Vec::new(),
             peers: Vec::new(),
             expelled: BTreeSet::new(),

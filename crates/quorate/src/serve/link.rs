@@ -23,6 +23,7 @@ mod outbox;
 mod tls;
 mod voices;
 
+use super::away::{self, Away};
 use super::inbox::Inbox;
 use super::turned_away::TurnedAway;
 use bytes::{Bytes, BytesMut};
@@ -43,7 +44,7 @@ use tracing::{debug, error, info, warn};
 pub(super) use beside::{Beside, KeyNews};
 use outbox::Connection;
 pub(super) use outbox::Outbox;
-pub(super) use tls::{Accepted, Dialled, LinkTls, Stream};
+pub(super) use tls::{Accepted, Dialled, LinkTls, Stream, Validity};
 use voices::{Voice, Voices};
 
 /// Bytes that may wait for one peer: a few appends of the largest size and a burst of requests.
@@ -100,6 +101,8 @@ pub(super) struct LinkIdentity {
     pub(super) lost: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) tls: Arc<LinkTls>,
     pub(super) beside: Beside,
+    /// Whether this node is silent to all others.
+    pub(super) away: Away,
 }
 
 impl LinkIdentity {
@@ -112,6 +115,14 @@ impl LinkIdentity {
             link: self.link.to_string(),
             incarnation: self.incarnation,
             refused: String::new(),
+        }
+    }
+
+    /// Returns when a connection for bulk data with `peer` has to end.
+    pub(super) async fn bulk_over(self, validity: Validity, peer: NodeId) -> io::Error {
+        tokio::select! {
+            over = validity.over(peer) => over,
+            () = self.away.begins() => away::away(),
         }
     }
 
@@ -203,7 +214,7 @@ impl Calls {
                 call.links.send_replace(links);
                 continue;
             }
-            let (outbox, links) = (Arc::new(Outbox::default()), watch::Sender::new(links));
+            let (outbox, links) = (Arc::new(Outbox::new(self.me.away.clone())), watch::Sender::new(links));
             let dial = dial(self.me.clone(), *peer, links.subscribe(), outbox.clone(), self.inbox.clone());
             self.me.beside.add(*peer, outbox.clone());
             let task = self.runtime.spawn(dial);
@@ -270,6 +281,8 @@ async fn dial(
                     ended = outbox.closed(&stream) => ended,
                     ended = outbox.pump(&stream) => ended,
                     over = validity.over(peer) => Err(over),
+                    // What was said meanwhile is lost, and both sides have to know that.
+                    () = me.away.comes_back() => Err(away::away()),
                 };
                 outbox.disconnect();
                 debug!(%peer, reason = ?ended, "link ended");
@@ -328,6 +341,14 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 
 /// A connection on which both sides have said hello.
 async fn greeted(me: &LinkIdentity, peer: NodeId, address: SocketAddr, bulk: bool) -> io::Result<Dialled> {
+    me.away.check()?;
+    tokio::select! {
+        greeted = greet(me, peer, address, bulk) => greeted,
+        () = me.away.begins() => Err(away::away()),
+    }
+}
+
+async fn greet(me: &LinkIdentity, peer: NodeId, address: SocketAddr, bulk: bool) -> io::Result<Dialled> {
     let stream = connect(address).await?;
     let mut stream = tokio::time::timeout(SILENCE, me.tls.dial(stream, peer, address)).await??;
     let mut out = BytesMut::new();
@@ -439,7 +460,42 @@ async fn serve_peer<B: BulkReceiver>(
     voices: Voices,
 ) -> io::Result<()> {
     tune(&stream)?;
+    if me.away.is_now() {
+        // The kernel has answered for this node; it says nothing itself.
+        tokio::time::sleep(SILENCE).await;
+        return Err(away::away());
+    }
     let validity = me.tls.validity();
+    let (stream, from, hello, voice) = tokio::select! {
+        greeted = welcome(stream, address, &me, &voices) => greeted?,
+        () = me.away.begins() => return Err(away::away()),
+    };
+    let Some(voice) = voice else {
+        tokio::select! {
+            () = bulk.receive(from, stream) => return Ok(()),
+            over = me.clone().bulk_over(validity, from) => return Err(over),
+        }
+    };
+    let serve = async {
+        if !hello.link.is_empty() {
+            inbox.send(Event::Called { peer: from, link: hello.link }).await;
+        }
+        hear(from, stream, inbox, &me, &voice).await
+    };
+    tokio::select! {
+        ended = serve => ended,
+        over = validity.over(from) => Err(over),
+        () = me.away.comes_back() => Err(away::away()),
+    }
+}
+
+/// A connection whose two sides have said hello; without a voice it is for bulk data.
+async fn welcome(
+    stream: TcpStream,
+    address: SocketAddr,
+    me: &LinkIdentity,
+    voices: &Voices,
+) -> io::Result<(Accepted, NodeId, Hello, Option<Voice>)> {
     let (mut stream, from) = tokio::time::timeout(SILENCE, me.tls.accept(stream)).await??;
     let hello = match tokio::time::timeout(SILENCE, read_frame(&mut stream)).await?? {
         Body::Hello(hello) => hello,
@@ -454,27 +510,17 @@ async fn serve_peer<B: BulkReceiver>(
     let voice = voice.map_err(|twice| tls::refused(twice.to_string()))?;
     // Looked at after the answer, so that the other side knows as well what does not fit.
     me.check_version(&hello, from).and_then(|()| me.check_incarnation(&hello, from))?;
-    let serve = async {
-        let Some(voice) = voice else {
-            bulk.receive(from, stream).await;
-            return Ok(());
-        };
-        if !hello.link.is_empty() {
-            inbox.send(Event::Called { peer: from, link: hello.link }).await;
-        }
-        hear(from, stream, inbox, &me.beside, &voice).await
-    };
-    tokio::select! {
-        ended = serve => ended,
-        over = validity.over(from) => Err(over),
-    }
+    Ok((stream, from, hello, voice))
 }
 
-async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, beside: &Beside, voice: &Voice) -> io::Result<()> {
+async fn hear(from: NodeId, mut stream: Accepted, inbox: Inbox, me: &LinkIdentity, voice: &Voice) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
         while let Some(message) = Body::take(&mut buffer).map_err(io::Error::other)? {
-            if let Some(message) = beside.take(from, message) {
+            if me.away.is_now() {
+                continue;
+            }
+            if let Some(message) = me.beside.take(from, message) {
                 inbox.send(Event::Received { from, message }).await;
             }
         }

@@ -183,7 +183,7 @@ impl Remote {
     async fn open(me: &LinkIdentity, node: NodeId, link: &str) -> io::Result<Remote> {
         let validity = me.tls.validity();
         let stream = link::connect_bulk(me, node, &link::addresses(&[link.to_owned()])).await?;
-        Ok(Remote { stream, over: Box::pin(validity.over(node)) })
+        Ok(Remote { stream, over: Box::pin(me.clone().bulk_over(validity, node)) })
     }
 
     async fn ask(&mut self, question: LogQuestion) -> Result<LogChunk, Failed> {

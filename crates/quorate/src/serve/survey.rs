@@ -19,7 +19,7 @@ use std::time::Duration;
 impl Inner {
     /// # Errors
     /// The core has too much to do, is gone, or did not answer in time.
-    async fn survey(&self, patience: Duration) -> Result<Survey, ReadError> {
+    pub(super) async fn survey(&self, patience: Duration) -> Result<Survey, ReadError> {
         let (ticket, answer) = self.questions.ask_survey();
         if let Err(closed) = self.inbox.try_send(Event::Survey { ticket }) {
             self.questions.forget_survey(ticket);
@@ -74,7 +74,7 @@ impl Inner {
 }
 
 /// Where computing for milliseconds keeps no connection waiting.
-async fn aside<T: Send + 'static>(compute: impl FnOnce() -> T + Send + 'static) -> Result<T, ReadError> {
+pub(super) async fn aside<T: Send + 'static>(compute: impl FnOnce() -> T + Send + 'static) -> Result<T, ReadError> {
     tokio::task::spawn_blocking(compute).await.map_err(|_| ReadError::ShuttingDown)
 }
 
@@ -145,7 +145,7 @@ fn shifts(survey: &Survey, moves_max: usize) -> RebalanceView {
     RebalanceView { moves: moves.collect(), under_way: under_way.collect() }
 }
 
-fn forecast(survey: &Survey, node: NodeId) -> ForecastView {
+pub(super) fn forecast(survey: &Survey, node: NodeId) -> ForecastView {
     let name = |id| node_name(survey, id);
     let Forecast { moves, held } = survey.what_if(Fault::Kill(node));
     let moves = moves.into_iter().map(|one| MoveView {

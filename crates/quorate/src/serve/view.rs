@@ -1,5 +1,6 @@
 //! Joins what was decided with what is seen, for people and for gateways.
 
+use super::drills;
 use super::electors::{self, Electors};
 use crate::config::NodeConfig;
 use quorate_api::placement::Availability;
@@ -540,6 +541,20 @@ impl Scene<'_> {
             }
             Happening::VipAdded { address } => format!("gateways hold {address} from now on"),
             Happening::VipRemoved { address } => format!("gateways hold {address} no more"),
+            Happening::DrillBegan { drill, node, away } => {
+                format!("drill {drill} takes {} away for {away}", self.name(*node))
+            }
+            Happening::DrillMeasured { drill, service, took, limit, verdict } => {
+                drills::measured(*drill, service, *took, *limit, *verdict)
+            }
+            Happening::DrillEnded { drill, node, ok, late, not_recovered, returned } => {
+                let name = self.name(*node);
+                let back = returned.map_or_else(
+                    || format!("{name} has not come back"),
+                    |at| format!("{name} is back after {}", seconds(at)),
+                );
+                format!("drill {drill} is over: {ok} in time, {late} late, {not_recovered} not recovered; {back}")
+            }
             Happening::ServiceHealthy { service, replicas } => format!("{service} {replicas}/{replicas} healthy"),
             Happening::ServiceDegraded { service, healthy, wanted } => format!("{service} {healthy}/{wanted} healthy"),
             Happening::KeyStage { key, number, stage, behind } => {
@@ -569,7 +584,7 @@ impl Scene<'_> {
 }
 
 /// A measured time: seconds, to the hundredth.
-fn seconds(span: Span) -> String {
+pub(super) fn seconds(span: Span) -> String {
     format!("{:.2} s", span.0.as_secs_f64())
 }
 
@@ -590,6 +605,8 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::Recovered { node, .. }
         | Happening::LeaderElected { node, .. }
         | Happening::PeerRefused { node, .. }
+        | Happening::DrillBegan { node, .. }
+        | Happening::DrillEnded { node, .. }
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }
         | Happening::ServiceScaled { service, .. }
@@ -598,6 +615,7 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::UpdateStage { service, .. }
         | Happening::UpdateHeld { service, .. }
         | Happening::UpdateResumed { service, .. }
+        | Happening::DrillMeasured { service, .. }
         | Happening::ServiceHealthy { service, .. }
         | Happening::ServiceDegraded { service, .. } => (None, Some(service)),
         Happening::ReplicaPlaced { service, node, .. }

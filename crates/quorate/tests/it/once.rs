@@ -23,14 +23,14 @@ const PROBE: &str = "import os, signal, sys, time\n\
     \x20time.sleep(0.001)\n";
 
 /// A service that proves where and when it ran.
-struct Probe<'a> {
+pub(crate) struct Probe<'a> {
     cluster: &'a TestCluster,
     file: PathBuf,
 }
 
 /// When one replica ran.
 #[derive(Debug, Clone, Copy)]
-struct Ran {
+pub(crate) struct Ran {
     epoch: u64,
     first: Duration,
     last: Duration,
@@ -38,7 +38,7 @@ struct Ran {
 
 impl Probe<'_> {
     /// Starts it; `more` are lines of the spec.
-    fn start<'a>(cluster: &'a TestCluster, more: &str) -> Probe<'a> {
+    pub(crate) fn start<'a>(cluster: &'a TestCluster, more: &str) -> Probe<'a> {
         let file = cluster.dir.join("ran");
         let spec = format!(
             "[[service]]\nname = 'once'\nstop = {{ grace = '500ms' }}\n{more}\n\
@@ -52,7 +52,7 @@ impl Probe<'_> {
     }
 
     /// The spans in which each replica ran, in the order of their beginnings.
-    fn ran(&self) -> Vec<Ran> {
+    pub(crate) fn ran(&self) -> Vec<Ran> {
         let mut ran: BTreeMap<String, Ran> = BTreeMap::new();
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
         for line in text.lines() {
@@ -74,7 +74,7 @@ impl Probe<'_> {
     }
 
     /// Name of the node that runs it.
-    fn node(&self) -> String {
+    pub(crate) fn node(&self) -> String {
         let view = self.cluster.wait_service("once", "it is known where it runs", is_whole);
         replicas(&view)[0]["node"].as_str().unwrap().to_owned()
     }
@@ -88,7 +88,7 @@ impl Probe<'_> {
 }
 
 /// How much of the time two copies ran side by side.
-fn overlap(ran: &[Ran]) -> Duration {
+pub(crate) fn overlap(ran: &[Ran]) -> Duration {
     ran.windows(2).map(|pair| pair[0].last.saturating_sub(pair[1].first)).sum()
 }
 

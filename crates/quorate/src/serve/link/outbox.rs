@@ -7,6 +7,7 @@
 //! nothing half-encrypted, and the limit counts what was asked to be sent.
 
 use super::OUTBOX_MAX;
+use crate::serve::away::Away;
 use bytes::{Buf as _, BytesMut};
 use quorate_node::wire::Body;
 use rustls::ClientConnection;
@@ -24,6 +25,7 @@ const BATCH: usize = 64 * (16 << 10);
 pub(in crate::serve) struct Outbox {
     inner: Mutex<Waiting>,
     more: Notify,
+    away: Away,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,10 @@ impl Waiting {
 }
 
 impl Outbox {
+    pub(super) fn new(away: Away) -> Outbox {
+        Outbox { away, ..Outbox::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // A panic while holding the lock leaves a buffer that may end in half a frame; the
         // process is about to stop then, so nothing is lost by going on.
@@ -111,9 +117,12 @@ impl Outbox {
         waiting.stuck = false;
     }
 
-    /// Writes frames now if the socket takes them. Without a connection they are dropped, as the
-    /// network may do with any message.
+    /// Writes frames now if the socket takes them. Without a connection, and while this node is away, they are
+    /// dropped, as the network may do with any message.
     pub(in crate::serve) fn send(&self, messages: impl Iterator<Item = Body>) {
+        if self.away.is_now() {
+            return;
+        }
         let mut waiting = self.lock();
         if waiting.connection.is_none() {
             return;
@@ -141,6 +150,8 @@ impl Outbox {
             self.more.notified().await;
             loop {
                 stream.writable().await?;
+                // What the socket did not take before this node went away.
+                self.away.over().await;
                 let mut waiting = self.lock();
                 if waiting.connection.is_none() {
                     return Err(io::ErrorKind::TimedOut.into());

@@ -44,6 +44,7 @@ pub(in crate::serve) fn member(authority: &tempfile::TempDir, node: u128) -> Mem
         lost: lost_seen,
         tls,
         beside,
+        away: Away::default(),
     };
     Member { me, expelled, lost, files }
 }
