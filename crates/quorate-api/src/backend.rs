@@ -1,5 +1,6 @@
 //! What the API needs from the node behind it.
 
+use crate::autoscale::AutoscaleView;
 use crate::certificates::{CertificatesView, RenewAnswer, RenewRefused, RenewRequest, RotateError};
 use crate::drills::{DrillForecast, DrillsView};
 use crate::join::{JoinAnswer, JoinCheck, JoinRequest};
@@ -88,6 +89,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
         service: ServiceName,
         patience: Duration,
     ) -> impl Future<Output = Result<Option<ExplanationView>, ReadError>> + Send;
+
+    /// Why an autoscaled service has as many copies as it has, as this node sees it now. `None`: there is no such
+    /// service.
+    fn autoscale(
+        &self,
+        service: ServiceName,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Option<AutoscaleView>, ReadError>> + Send;
 
     /// The versions of a service that are remembered. `None`: there is no such service.
     fn history(

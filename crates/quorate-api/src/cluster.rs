@@ -262,6 +262,7 @@ fn plan(overview: &Overview, document: &SpecDocument) -> Vec<SpecResult> {
     let result = |spec: &ServiceSpec| {
         let routes: Vec<&RouteSpec> = document.routes.iter().filter(|route| route.service == spec.name).collect();
         let known = overview.services.iter().find(|service| service.name == spec.name);
+        let spec = &spec.settled(known.map(|known| known.spec.replicas));
         let mut differences = Vec::new();
         let before =
             known.map_or(Value::Null, |known| described(&known.spec, &known.routes.iter().collect::<Vec<_>>()));

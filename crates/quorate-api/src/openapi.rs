@@ -2,8 +2,8 @@
 
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
-    certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement, secrets,
-    stream, updates, vips,
+    autoscale, certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement,
+    secrets, stream, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -25,6 +25,8 @@ use utoipa::OpenApi;
         cluster::remove_service,
         cluster::scale,
         cluster::restart,
+        autoscale::show,
+        autoscale::set,
         updates::history,
         updates::rollback,
         updates::update,

@@ -239,6 +239,14 @@ impl From<Refusal> for Failure {
             Refusal::NotScalable { service, .. } => {
                 (StatusCode::CONFLICT, "not-scalable", format!("see where it runs: `quorate explain {service}`"))
             }
+            Refusal::Autoscaled { service, .. } => (
+                StatusCode::CONFLICT,
+                "autoscaled",
+                format!(
+                    "change its limits: `quorate autoscale on {service} --min N --max N`; or scale it by hand from now \
+                     on: `quorate autoscale off {service}`; see what it goes by: `quorate autoscale explain {service}`"
+                ),
+            ),
             Refusal::NodeLives { node } => {
                 (StatusCode::CONFLICT, "node-lives", format!("to empty a node that lives: `quorate node drain {node}`"))
             }
@@ -614,6 +622,7 @@ mod tests {
             Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
             Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
             Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
+            Refusal::Autoscaled { service: ServiceName::new("web").unwrap(), min: 2, max: 8 }.into(),
             Refusal::NodeLives { node: "n2".into() }.into(),
             Refusal::NoDrill { why: NoDrill::Alone }.into(),
             Refusal::KeepsService { node: "n2".into(), service: ServiceName::new("db").unwrap() }.into(),
@@ -711,6 +720,7 @@ mod tests {
             422 invalid
             404 token-unknown
             409 not-scalable
+            409 autoscaled
             409 node-lives
             409 keeps-service
             409 no-version

@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
-    certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle, log, managers,
-    members, openapi, placement, rqlite, secrets, stream, updates, vips,
+    autoscale, certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle, log,
+    managers, members, openapi, placement, rqlite, secrets, stream, updates, vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -133,7 +133,9 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
         at("/v1/nodes/{node}/labels").post(O::NodeLabel, placement::labels::<B>),
         at("/v1/nodes/{node}/availability").put(O::NodeAvailability, placement::availability::<B>),
-        at("/v1/rebalance").get(O::ClusterRead, placement::to_rebalance::<B>).post(O::Rebalance, placement::rebalance::<B>),
+        at("/v1/rebalance")
+            .get(O::ClusterRead, placement::to_rebalance::<B>)
+            .post(O::Rebalance, placement::rebalance::<B>),
         at("/v1/whatif/kill/{node}").get(O::ClusterRead, placement::what_if_kill::<B>),
         at("/v1/drills").get(O::ClusterRead, drills::list::<B>).post(O::NodeDrill, drills::begin::<B>),
         at("/v1/drills/{id}").get(O::ClusterRead, drills::show::<B>),
@@ -171,6 +173,9 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/services/{name}/rollback").post(O::ServiceApply, updates::rollback::<B>),
         at("/v1/services/{name}/update").post(O::ServiceApply, updates::update::<B>),
         at("/v1/services/{name}/scale").post(O::ServiceScale, cluster::scale::<B>),
+        at("/v1/services/{name}/autoscale")
+            .get(O::ClusterRead, autoscale::show::<B>)
+            .put(O::ServiceAutoscale, autoscale::set::<B>),
         at("/v1/services/{name}/restart").post(O::ServiceRestart, cluster::restart::<B>),
         at("/v1/vips").get(O::ClusterRead, vips::list::<B>).post(O::VipAdd, vips::add::<B>),
         at("/v1/vips/{ip}").delete(O::VipRemove, vips::remove::<B>),

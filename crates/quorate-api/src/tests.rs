@@ -1,6 +1,7 @@
 //! The whole router over a back end in memory.
 
 use crate::access::AuthMode;
+use crate::autoscale::AutoscaleView;
 use crate::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
     OpenLog, Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
@@ -26,6 +27,7 @@ use hyper_util::service::TowerToHyperService;
 use quorate_model::access::audit::{AuditLink, AuditPage};
 use quorate_model::access::name::SecretName;
 use quorate_model::access::{AccessChange, AccessState, Actor};
+use quorate_model::autoscale::{AutoscaleCommand, AutoscaleWish};
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Kind, Outcome, Payload, Proposal};
 use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
@@ -48,6 +50,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 mod access;
+mod autoscale;
 mod database;
 mod ha;
 mod managers;
@@ -263,6 +266,19 @@ impl Fake {
                         refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None });
                     }
                 }
+                Command::Autoscale(AutoscaleCommand::Set { service, wish }) => {
+                    let known = overview.services.iter_mut().find(|known| known.name == *service);
+                    match (known, wish) {
+                        (None, _) => {
+                            refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None });
+                        }
+                        (Some(known), AutoscaleWish { min: Some(min), .. }) => known.want = *min,
+                        (Some(_), AutoscaleWish { min: None, .. }) => {
+                            let (field, problem) = ("service.web.autoscale".into(), "is not there yet".into());
+                            refusal = Some(Refusal::Invalid { field, problem });
+                        }
+                    }
+                }
                 Command::Member(command) => refusal = self.change_member(overview, index, command),
                 other => panic!("{other:?}"),
             }
@@ -419,6 +435,13 @@ impl Backend for Fake {
         Ok(known.then_some(view))
     }
 
+    async fn autoscale(&self, service: ServiceName, _: Duration) -> Result<Option<AutoscaleView>, ReadError> {
+        let overview = self.0.overview.borrow().clone();
+        let Some(known) = overview.services.iter().find(|known| known.name == service) else { return Ok(None) };
+        let (on, table) = (known.spec.autoscaled().is_some(), known.spec.autoscale.clone());
+        Ok(Some(AutoscaleView { service, on, want: known.want, table, found: None }))
+    }
+
     async fn history(&self, service: ServiceName, _: Duration) -> Result<Option<HistoryView>, ReadError> {
         let known = self.0.overview.borrow().services.iter().any(|known| known.name == service);
         Ok(known.then_some(HistoryView { service, version: 1, versions: vec![] }))
@@ -430,7 +453,8 @@ impl Backend for Fake {
     }
 
     async fn to_rebalance(&self, moves_max: usize, _: Duration) -> Result<RebalanceView, ReadError> {
-        let (id, service, why) = (ReplicaId::from_u128(7), ServiceName::new("web").unwrap(), "2 fewer run there".into());
+        let (id, service, why) =
+            (ReplicaId::from_u128(7), ServiceName::new("web").unwrap(), "2 fewer run there".into());
         let one = ShiftView { id, service, name: "web.0".into(), from: "n2".into(), to: "n1".into(), why };
         Ok(RebalanceView { moves: vec![one; moves_max.min(1)], under_way: vec![] })
     }

@@ -4,6 +4,7 @@
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
 use crate::access::{AccessCommand, AccessRefusal};
+use crate::autoscale::AutoscaleCommand;
 use crate::deployment::Advance;
 use crate::drill::{DrillCommand, NoDrill};
 use crate::event::Happening;
@@ -70,6 +71,8 @@ pub enum Command {
     AbortUpdate {
         service: ServiceName,
     },
+    /// How many copies follow what they have to do.
+    Autoscale(AutoscaleCommand),
     /// Who belongs to the cluster.
     Member(MemberCommand),
     /// The scheduler's steps, valid only while nothing that it planned on has changed.
@@ -162,6 +165,9 @@ pub enum Refusal {
     /// Nobody chooses how many replicas it has.
     #[error("{service} cannot be scaled: it {why}")]
     NotScalable { service: ServiceName, why: String },
+    /// The leader alone chooses how many replicas it has.
+    #[error("{service} cannot be scaled by hand: it is autoscaled, from {min} to {max} copies")]
+    Autoscaled { service: ServiceName, min: u32, max: u32 },
     /// Nobody can go back to it; `None`: to none at all.
     #[error("{}", no_version(.service, *.version, .known))]
     NoVersion { service: ServiceName, version: Option<u64>, known: Vec<u64> },

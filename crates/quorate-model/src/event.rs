@@ -101,6 +101,20 @@ pub enum Happening {
         from: u32,
         to: u32,
     },
+    /// Another number of copies is right for what they have to do.
+    ServiceAutoscaled {
+        service: ServiceName,
+        from: u32,
+        to: u32,
+        why: String,
+    },
+    /// Somebody switched autoscaling, or changed what it goes by.
+    AutoscaleSet {
+        service: ServiceName,
+        on: bool,
+        min: u32,
+        max: u32,
+    },
     /// Its replicas are replaced one after another.
     ServiceRestarted {
         service: ServiceName,

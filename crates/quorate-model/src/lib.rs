@@ -14,6 +14,7 @@
 
 pub mod access;
 pub mod assignment;
+pub mod autoscale;
 pub mod command;
 pub mod deployment;
 pub mod drill;

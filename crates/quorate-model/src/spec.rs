@@ -14,12 +14,14 @@ use crate::vip::ServiceVip;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod autoscale;
 mod driver;
 mod placeholder;
 mod read;
 mod update;
 mod validate;
 
+pub use autoscale::{Autoscale, Bounds, Clock, Days, Hours, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
 pub use read::{Format, Position, SpecError, nearest, parse, render};
@@ -97,6 +99,10 @@ pub struct ServiceSpec {
     /// What each copy gets of its node: set aside for it, and never exceeded. Default: no limit.
     #[serde(default, skip_serializing_if = "Resources::is_none")]
     pub resources: Resources,
+    /// How many copies run follows what they have to do; `replicas` is where a new service starts. Default: it
+    /// stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Autoscale>,
     /// What is placed on each node that may run it, before it may. At most 16.
     #[serde(default, rename = "artifact", skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
@@ -163,6 +169,7 @@ impl ServiceSpec {
             stop,
             place: _,
             update: _,
+            autoscale: _,
             resources,
             artifacts,
             // Where it may start, not what it is.

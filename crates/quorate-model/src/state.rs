@@ -240,6 +240,7 @@ impl ClusterState {
             Command::RollBackService { service, to } => self.roll_back(&mut changes, service, *to)?,
             Command::ContinueUpdate { service } => self.continue_update(&mut changes, service)?,
             Command::AbortUpdate { service } => self.abort_update(&mut changes, service)?,
+            Command::Autoscale(command) => self.decide_autoscale(&mut changes, command)?,
             Command::Member(command) => self.decide_member(&mut changes, command)?,
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Lease(command) => self.decide_lease(&mut changes, command),
@@ -454,6 +455,8 @@ impl ClusterState {
             let routes: Vec<RouteSpec> =
                 document.routes.iter().filter(|route| route.service == spec.name).cloned().collect();
             let known = self.services.get(&spec.name);
+            // How many copies an autoscaled service has is not the file's business.
+            let spec = &spec.settled(known.map(|known| known.spec.replicas));
             let same_program = known.is_some_and(|known| known.spec.runs_the_same(spec));
             if same_program && known.is_some_and(|known| known.spec == *spec && known.routes == routes) {
                 continue;
@@ -483,6 +486,7 @@ impl ClusterState {
         if let Some(why) = fixed {
             return Err(Refusal::NotScalable { service: name.clone(), why: why.to_owned() });
         }
+        self.may_be_scaled(name)?;
         if !(1..=ServiceSpec::MAX_REPLICAS).contains(&replicas) {
             return Err(Refusal::Invalid {
                 field: "replicas".into(),

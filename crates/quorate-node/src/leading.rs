@@ -10,16 +10,18 @@ use crate::node::PeerView;
 use crate::succession;
 use quorate_membership::{LinkState, Membership, Opinion};
 use quorate_model::assignment::Phase;
+use quorate_model::autoscale::AutoscaleCommand;
 use quorate_model::command::{Command, Step};
 use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::member::{MemberCommand, Members};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::resource::Usage;
 use quorate_model::spec::ServiceSpec;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
 use quorate_model::trust::KeyKind;
-use quorate_scheduler::{Observed, Plan, Policy, Survey};
+use quorate_scheduler::{Adjustment, Autoscaling, Observed, Plan, Policy, Sight, Survey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ pub(crate) enum Chore {
     Verdict(NodeId),
     Plan,
     Transition(ServiceName),
+    /// Another number of copies.
+    Autoscale(ServiceName),
     Note,
     /// A node whose vote counts no more is cut off.
     CutOff(NodeId),
@@ -77,6 +81,7 @@ pub(crate) struct Leading {
     known_since: BTreeMap<Matter, Timestamp>,
     /// Most healthy replicas of a new version that were seen in the stage that this entry began.
     reached: BTreeMap<ServiceName, (LogIndex, u32)>,
+    autoscaling: Autoscaling,
 }
 
 /// Something whose duration counts, from the moment at which this node came to know of it: the times
@@ -110,6 +115,7 @@ impl Leading {
             healthy: BTreeMap::new(),
             known_since: BTreeMap::new(),
             reached: BTreeMap::new(),
+            autoscaling: Autoscaling::default(),
         }
     }
 
@@ -137,7 +143,10 @@ impl Leading {
 
     pub(crate) fn plan(&mut self, seen: &Seen<'_>) -> Plan {
         self.look_at_the_clock(seen);
-        quorate_scheduler::plan(seen.state, &self.observe(seen), &self.policy(seen.state))
+        let (observed, policy) = (self.observe(seen), self.policy(seen.state));
+        let (now, wall) = (seen.now.mono, seen.now.wall);
+        self.autoscaling.watch(&Sight { now, wall, state: seen.state, observed: &observed, policy: &policy });
+        quorate_scheduler::plan(seen.state, &observed, &policy)
     }
 
     /// What the cluster decided counts for more than this node's own settings.
@@ -167,7 +176,9 @@ impl Leading {
             planned_on,
             ..others
         };
-        Survey { state, observed: self.observe(seen), policy: self.policy(seen.state) }
+        let autoscaled = self.autoscaling.reports(seen.state, seen.now.mono, seen.now.wall);
+        let observed = Observed { autoscaled, ..self.observe(seen) };
+        Survey { state, observed, policy: self.policy(seen.state) }
     }
 
     /// What is seen, and for how long it has been so.
@@ -258,6 +269,7 @@ impl Leading {
         }
         wishes.extend(self.transitions(seen));
         wishes.extend(self.successions(seen));
+        wishes.extend(self.autoscaling.due().into_iter().map(adjust));
         wishes.retain(|(_, chore)| *chore == Chore::Note || !self.on_its_way.contains(chore));
         wishes
     }
@@ -329,6 +341,12 @@ impl Leading {
         }
         notes
     }
+}
+
+fn adjust(adjustment: Adjustment) -> (Command, Chore) {
+    let Adjustment { service, version, from, to, why } = adjustment;
+    let chore = Chore::Autoscale(service.clone());
+    (Command::Autoscale(AutoscaleCommand::Adjust { service, version, from, to, why }), chore)
 }
 
 /// Nodes that are to go and whose vote has been taken away, if they had one.
@@ -416,6 +434,7 @@ fn observe(seen: &Seen<'_>) -> Observed {
             .map(|status| (status.replica, status.detail.clone()))
             .collect(),
         capacity: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.capacity?))).collect(),
+        usage: usage(seen.state, &heard),
         restarts: heard
             .iter()
             .flat_map(|peer| &peer.report.replicas)
@@ -441,6 +460,19 @@ fn observe(seen: &Seen<'_>) -> Observed {
         },
         ..Observed::default()
     }
+}
+
+/// What replicas of autoscaled services use.
+fn usage(state: &ClusterState, heard: &[&PeerView]) -> BTreeMap<ReplicaId, Usage> {
+    if state.services.values().all(|service| service.spec.autoscaled().is_none()) {
+        return BTreeMap::new();
+    }
+    let counts = |replica: &ReplicaId| {
+        let service = state.replicas.get(replica).and_then(|replica| state.services.get(&replica.service));
+        service.is_some_and(|service| service.spec.autoscaled().is_some())
+    };
+    let all = heard.iter().flat_map(|peer| &peer.report.usage);
+    all.filter(|(replica, _)| counts(replica)).map(|(replica, usage)| (*replica, *usage)).collect()
 }
 
 /// What nodes lack of what these need; what they said of other needs is of no use.

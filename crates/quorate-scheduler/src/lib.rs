@@ -21,6 +21,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod autoscale;
 mod budget;
 mod explain;
 mod held;
@@ -32,6 +33,7 @@ mod room;
 mod tests;
 mod whatif;
 
+pub use autoscale::{Adjustment, Autoscaling, Sight};
 pub use budget::Budget;
 pub use explain::{Candidates, Explanation, Running, Score, Searched};
 pub use held::{Held, HeldReason, Slot, Unfit};
@@ -42,7 +44,7 @@ pub use whatif::{Fault, Forecast, Move};
 use quorate_model::command::Step;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
-use quorate_model::resource::Amount;
+use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::ClusterState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -80,6 +82,10 @@ pub struct Observed {
     pub lacks: BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>>,
     /// The same, of what services become again if their updates fail.
     pub fallback_lacks: BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>>,
+    /// What replicas of autoscaled services use, as last reported. Absent: not measured.
+    pub usage: BTreeMap<ReplicaId, Usage>,
+    /// In a survey: what was found for autoscaled services. No plan looks at it.
+    pub autoscaled: BTreeMap<ServiceName, autoscale::Report>,
     /// How often processes were started again after they had ended. Absent: never.
     pub restarts: BTreeMap<ReplicaId, u32>,
     /// The same as `down_for`: for how long a replica of a service that is being updated has been healthy
@@ -140,6 +146,12 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// Why a service has as many copies as it has. `None`: it is not autoscaled, or there is none.
+    #[must_use]
+    pub fn autoscale(&self, service: &ServiceName) -> Option<autoscale::Report> {
+        self.observed.autoscaled.get(service).cloned()
+    }
+
     /// Why the replicas of a service are where they are. `None`: there is no such service.
     #[must_use]
     pub fn explain(&self, service: &ServiceName) -> Option<Explanation> {

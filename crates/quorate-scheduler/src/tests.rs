@@ -2,6 +2,7 @@
 //! for all states that a history of a `world` leads to; `drains`, `balance` and `forecasts`
 //! for whole courses of events.
 
+mod autoscale;
 mod balance;
 mod cases;
 mod drains;

@@ -9,6 +9,7 @@
 pub(crate) mod api;
 pub(crate) mod artifact;
 pub(crate) mod audit;
+mod autoscale;
 pub(crate) mod cert;
 pub(crate) mod client;
 pub(crate) mod config;
@@ -152,6 +153,9 @@ pub(crate) enum Command {
     /// Set how many copies of a service run
     #[command(after_help = "Examples:\n  quorate scale web 5\n  quorate scale all 2")]
     Scale(service::ScaleArgs),
+    /// Let the number of a service's copies follow what they have to do
+    #[command(subcommand)]
+    Autoscale(autoscale::AutoscaleCommand),
     /// Replace the copies of a service, or of all, one after another
     #[command(after_help = "Examples:\n  quorate restart web\n  quorate restart all")]
     Restart(service::RestartArgs),
@@ -379,6 +383,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Manager(command) => managers::run(&context, command)?,
         Command::Service(command) => service::run(&context, command)?,
         Command::Scale(args) => service::scale(&context, &args)?,
+        Command::Autoscale(command) => autoscale::run(&context, command)?,
         Command::Restart(args) => service::restart(&context, &args)?,
         Command::Rollback(args) => update::rollback(&context, &args)?,
         Command::Update(command) => update::update(&context, &command)?,

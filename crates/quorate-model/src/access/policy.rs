@@ -96,6 +96,7 @@ words!(
         NodeLogRead = "node-log-read",
         ServiceApply = "service-apply",
         ServiceScale = "service-scale",
+        ServiceAutoscale = "service-autoscale",
         ServiceRestart = "service-restart",
         Rebalance = "rebalance",
         ServiceRemove = "service-remove",
@@ -180,7 +181,9 @@ impl Operation {
             O::LogRead => Needs::Permission(P::LogRead),
             O::NodeLogRead => Needs::Permission(P::NodeLogRead),
             O::ServiceApply | O::VipAdd | O::VipRemove => Needs::Permission(P::ServiceApply),
-            O::ServiceScale | O::ServiceRestart | O::Rebalance => Needs::Permission(P::ServiceScale),
+            O::ServiceScale | O::ServiceAutoscale | O::ServiceRestart | O::Rebalance => {
+                Needs::Permission(P::ServiceScale)
+            }
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
             O::LeaderTransfer
             | O::NodeAlias
@@ -273,6 +276,7 @@ impl Operation {
             | O::NodeLogRead
             | O::ServiceApply
             | O::ServiceScale
+            | O::ServiceAutoscale
             | O::ServiceRestart
             | O::Rebalance
             | O::ServiceRemove

@@ -7,7 +7,7 @@
 //!
 //! The table repeats the types of [`super`]; a test holds the two together.
 
-use super::{Backoff, Batch, Port, SpecDocument, driver};
+use super::{Backoff, Batch, Clock, Days, Port, Share, SpecDocument, driver};
 use crate::access::name::{Digest, SecretName};
 use crate::id::ServiceName;
 use crate::place::Constraint;
@@ -198,6 +198,7 @@ static SERVICE: Keys = Keys {
         ("place", Kind::Table(&PLACE)),
         ("resources", Kind::Table(&RESOURCES)),
         ("update", Kind::Table(&UPDATE)),
+        ("autoscale", Kind::Table(&AUTOSCALE)),
         ("artifact", Kind::Tables(&ARTIFACT, "name")),
         ("requires", Kind::Choices(&REQUIREMENT)),
         ("secrets", Kind::Each(secret_name)),
@@ -344,6 +345,34 @@ static UPDATE: Keys = Keys {
     needs: &[],
 };
 
+static AUTOSCALE: Keys = Keys {
+    known: &[
+        ("enabled", Kind::Flag),
+        ("min", Kind::Whole),
+        ("max", Kind::Whole),
+        ("cpu", Kind::Parsed(share)),
+        ("memory", Kind::Parsed(share)),
+        ("every", Kind::Parsed(span)),
+        ("warmup", Kind::Parsed(span)),
+        ("down_after", Kind::Parsed(span)),
+        ("schedule", Kind::Tables(&HOURS, "days")),
+    ],
+    required: &["min", "max"],
+    needs: &[],
+};
+
+static HOURS: Keys = Keys {
+    known: &[
+        ("days", Kind::Parsed(days)),
+        ("from", Kind::Parsed(clock)),
+        ("to", Kind::Parsed(clock)),
+        ("min", Kind::Whole),
+        ("max", Kind::Whole),
+    ],
+    required: &["from", "to"],
+    needs: &[],
+};
+
 static ROUTE: Keys = Keys {
     known: &[
         ("listen", Kind::Text),
@@ -390,6 +419,18 @@ fn unit_name(text: &str) -> Result<(), String> {
 
 fn span(text: &str) -> Result<(), String> {
     text.parse::<Span>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn share(text: &str) -> Result<(), String> {
+    text.parse::<Share>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn days(text: &str) -> Result<(), String> {
+    text.parse::<Days>().map(drop).map_err(|problem| problem.to_string())
+}
+
+fn clock(text: &str) -> Result<(), String> {
+    text.parse::<Clock>().map(drop).map_err(|problem| problem.to_string())
 }
 
 fn cpu(text: &str) -> Result<(), String> {

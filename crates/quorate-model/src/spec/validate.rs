@@ -5,8 +5,8 @@
 //! in one cluster.
 
 use super::{
-    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, driver,
-    placeholder,
+    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, autoscale,
+    driver, placeholder,
 };
 use crate::command::Refusal;
 use crate::time::Span;
@@ -92,6 +92,7 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     if let Some(check) = &spec.health {
         health(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
     }
+    autoscale::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
     update(&spec.update, spec).map_err(|(name, problem)| invalid(field(&format!("update.{name}")), problem))?;
     within(spec.stop.grace, Span::default(), Span::from_secs(600))
         .map_err(|problem| invalid(field("stop.grace"), problem))

@@ -35,12 +35,17 @@ fn what_a_returned_node_would_get_is_proposed() {
         9,
         expect![[""]],
     );
-    check("n1 joined | n2 joined | web x2 | api x2 | web.0 on n1 | web.1 on n2 | api.0 on n1 | api.1 on n2", 9, expect![[""]]);
+    check(
+        "n1 joined | n2 joined | web x2 | api x2 | web.0 on n1 | web.1 on n2 | api.0 on n1 | api.1 on n2",
+        9,
+        expect![[""]],
+    );
 }
 
 #[test]
 fn of_services_with_one_copy_each_the_load_is_what_counts() {
-    let case = "n1 joined | n2 joined | n3 joined | a x1 | b x1 | c x1 | d x1 | a.0 on n1 | b.0 on n1 | c.0 on n1 | d.0 on n2";
+    let case =
+        "n1 joined | n2 joined | n3 joined | a x1 | b x1 | c x1 | d x1 | a.0 on n1 | b.0 on n1 | c.0 on n1 | d.0 on n2";
     check(case, 9, expect![[""]]);
     check(case, 1, expect![[""]]);
 }

@@ -309,7 +309,8 @@ pub(crate) fn rebalance(context: &Context, args: &RebalanceArgs) -> Result<(), F
         return context.done(&done, "✔ they move; `quorate rebalance --plan` tells what is left to move");
     }
     until_balanced(context, &client)?;
-    let copies = if done.moves == 1 { "1 copy has moved".to_owned() } else { format!("{} copies have moved", done.moves) };
+    let copies =
+        if done.moves == 1 { "1 copy has moved".to_owned() } else { format!("{} copies have moved", done.moves) };
     context.done(&done, &format!("✔ {copies}"))
 }
 

@@ -330,7 +330,8 @@ fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
         let version = applied.services.iter().find(|applied| applied.service == planned.service);
         let changed = version.filter(|_| planned.action != "unchanged");
         let follow = changed.map_or(Follow::Nothing, |applied| Follow::Version(applied.version));
-        let accepted = |view: &ServiceView| view.spec == *wanted;
+        // How many copies an autoscaled service has is not the file's business.
+        let accepted = |view: &ServiceView| view.spec == wanted.settled(Some(view.spec.replicas));
         let view = wait_until_healthy(context, &client, &planned.service, &title, follow, accepted)?;
         let outcome = Settled::new(&view, None, started.elapsed());
         if !screen.is_json() {
@@ -359,7 +360,7 @@ pub(crate) fn scale(context: &Context, args: &ScaleArgs) -> Result<(), Failure> 
                 services.push(service);
             }
             // Of all, those are meant that can be scaled.
-            Err(failure) if args.name == "all" && failure.code == "not-scalable" => {
+            Err(failure) if args.name == "all" && matches!(failure.code, "not-scalable" | "autoscaled") => {
                 context.screen.say(&format!("! {}", failure.error));
             }
             Err(failure) => return Err(failure),
@@ -585,7 +586,7 @@ pub(crate) fn list_table(services: &[ServiceView]) -> String {
         services.iter().map(|service| {
             vec![
                 service.name.to_string(),
-                service.want.to_string(),
+                want(service),
                 service.healthy.to_string(),
                 // A node with a copy that is not healthy is marked.
                 nodes_of(service)
@@ -611,6 +612,14 @@ pub(crate) fn list_table(services: &[ServiceView]) -> String {
     )
 }
 
+/// How many copies are wanted, and between which numbers that may change by itself.
+fn want(service: &ServiceView) -> String {
+    match service.spec.autoscaled() {
+        Some(autoscale) => format!("{} ({}-{})", service.want, autoscale.widest().min, autoscale.widest().max),
+        None => service.want.to_string(),
+    }
+}
+
 fn show_text(service: &ServiceView, wide: bool) -> String {
     let symbol = if is_settled(service) { "✔" } else { "!" };
     let mut text = format!(
@@ -627,6 +636,14 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
     if !service.spec.resources.is_none() {
         // A String takes all that is written into it.
         let _ = writeln!(text, "each     {}", limits(&service.spec.resources));
+    }
+    if let Some(autoscale) = service.spec.autoscaled() {
+        let _ = writeln!(
+            text,
+            "scales   by itself, {} copies; why: quorate autoscale explain {}",
+            autoscale.widest(),
+            service.name
+        );
     }
     let measured = service.replicas.iter().any(|replica| replica.usage.is_some());
     let mut header = vec!["REPLICA", "NODE", "STATE", "ADDRESS", "PID"];

@@ -12,6 +12,7 @@ use crate::config::NodeConfig;
 use crate::settings::{Redirect, Settings};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use quorate_api::autoscale::AutoscaleView;
 use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
     Pages, Policy, Query, ReadError, SealRefused, Sealed, TransferError, WriteError,
@@ -292,6 +293,10 @@ impl Backend for NodeBackend {
 
     async fn explain(&self, service: ServiceName, patience: Duration) -> Result<Option<ExplanationView>, ReadError> {
         self.0.explain(service, patience).await
+    }
+
+    async fn autoscale(&self, service: ServiceName, patience: Duration) -> Result<Option<AutoscaleView>, ReadError> {
+        self.0.autoscale(service, patience).await
     }
 
     async fn history(&self, service: ServiceName, patience: Duration) -> Result<Option<HistoryView>, ReadError> {

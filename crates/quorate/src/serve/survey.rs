@@ -3,16 +3,19 @@
 
 use super::backend::Inner;
 use super::inbox::Closed;
+use quorate_api::autoscale::{AutoscaleView, AutoscaledView, FoundView, ReadingView};
 use quorate_api::backend::ReadError;
 use quorate_api::placement::{
-    ExplanationView, FitView, ForecastView, HeldView, MoveView, RebalanceView, RoomView, RunningView, SearchView, ShiftView,
-    UnfitView,
+    ExplanationView, FitView, ForecastView, HeldView, MoveView, RebalanceView, RoomView, RunningView, SearchView,
+    ShiftView, UnfitView,
 };
 use quorate_api::updates::{HistoryView, VersionState, VersionView};
 use quorate_model::assignment::Phase;
 use quorate_model::deployment::{Trial, VersionRecord};
 use quorate_model::id::{NodeId, ServiceName};
+use quorate_model::time::Span;
 use quorate_node::Event;
+use quorate_scheduler::autoscale::{Change, Reading, Report};
 use quorate_scheduler::{Budget, Candidates, Explanation, Fault, Forecast, Survey, Unfit};
 use std::time::Duration;
 
@@ -47,6 +50,18 @@ impl Inner {
         aside(move || survey.explain(&service).map(explanation)).await
     }
 
+    pub(super) async fn autoscale(
+        &self,
+        service: ServiceName,
+        patience: Duration,
+    ) -> Result<Option<AutoscaleView>, ReadError> {
+        let survey = self.survey(patience).await?;
+        let Some(known) = survey.state.services.get(&service) else { return Ok(None) };
+        let found = survey.autoscale(&service).map(found);
+        let (on, table) = (known.spec.autoscaled().is_some(), known.spec.autoscale.clone());
+        Ok(Some(AutoscaleView { on, want: known.spec.replicas, table, found, service }))
+    }
+
     pub(super) async fn history(
         &self,
         service: ServiceName,
@@ -63,11 +78,7 @@ impl Inner {
         aside(move || forecast(&survey, node)).await
     }
 
-    pub(super) async fn to_rebalance(
-        &self,
-        moves_max: usize,
-        patience: Duration,
-    ) -> Result<RebalanceView, ReadError> {
+    pub(super) async fn to_rebalance(&self, moves_max: usize, patience: Duration) -> Result<RebalanceView, ReadError> {
         let survey = self.survey(patience).await?;
         aside(move || shifts(&survey, moves_max)).await
     }
@@ -99,6 +110,33 @@ fn explanation(explanation: Explanation) -> ExplanationView {
         without: without.into_iter().map(unfit).collect(),
         room: budget.map(room),
         held: held.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn found(report: Report) -> FoundView {
+    let Report { bounds, hours, verdict, looked, step, changes, .. } = report;
+    let numbers = verdict.as_ref().map(|verdict| (verdict.right, verdict.to));
+    let (readings, limits) = verdict.map(|verdict| (verdict.readings, verdict.limits)).unwrap_or_default();
+    let reading = |reading: Reading| ReadingView {
+        metric: reading.metric.name().to_owned(),
+        mean: reading.mean,
+        target: reading.target,
+        percent: reading.percent(),
+        copies: reading.copies,
+        right: reading.right,
+    };
+    let change = |change: Change| AutoscaledView { at: change.at, from: change.from, to: change.to, why: change.why };
+    FoundView {
+        min: bounds.min,
+        max: bounds.max,
+        hours,
+        load: step.map(|step| step.name().to_owned()),
+        readings: readings.into_iter().map(reading).collect(),
+        right: numbers.map(|(right, _)| right),
+        to: numbers.map(|(_, to)| to),
+        why: limits.iter().map(ToString::to_string).collect(),
+        looked: looked.map(|ago| Span::from_secs(ago.as_secs())),
+        changes: changes.into_iter().map(change).collect(),
     }
 }
 

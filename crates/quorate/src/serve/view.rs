@@ -502,6 +502,13 @@ impl Scene<'_> {
             Happening::LeaderElected { node, term } => format!("{} is Active, leader of term {term}", self.name(*node)),
             Happening::ServiceApplied { service, replicas } => format!("{service} applied, {replicas} replicas wanted"),
             Happening::ServiceScaled { service, from, to } => format!("{service} scaled from {from} to {to}"),
+            Happening::ServiceAutoscaled { service, from, to, why } => {
+                format!("{service} autoscaled from {from} to {to}: {why}")
+            }
+            Happening::AutoscaleSet { service, on: true, min, max } => {
+                format!("{service} is autoscaled from now on, {min} to {max} copies")
+            }
+            Happening::AutoscaleSet { service, on: false, .. } => format!("{service} is autoscaled no more"),
             Happening::ServiceRestarted { service } => format!("{service} restarts, one replica after another"),
             Happening::ServiceRemoved { service } => format!("{service} removed"),
             Happening::UpdateStage { service, version, from, stage, why } => {
@@ -610,6 +617,8 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::Diverged { node, .. } => (Some(*node), None),
         Happening::ServiceApplied { service, .. }
         | Happening::ServiceScaled { service, .. }
+        | Happening::ServiceAutoscaled { service, .. }
+        | Happening::AutoscaleSet { service, .. }
         | Happening::ServiceRestarted { service }
         | Happening::ServiceRemoved { service }
         | Happening::UpdateStage { service, .. }

@@ -74,7 +74,8 @@ fn copies_move_to_a_returned_node_when_that_is_asked_for() {
 
     let load = Load::start(cluster.gateway_address(), "/", 4, 40);
     cluster.ok(&["rebalance", "--yes", "--timeout", "2m"]);
-    let after = cluster.wait_service("demo", "it is whole on three nodes", |view| is_whole(view) && nodes(view).len() == 3);
+    let after =
+        cluster.wait_service("demo", "it is whole on three nodes", |view| is_whole(view) && nodes(view).len() == 3);
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
     assert_eq!(pids(&after).intersection(&pids(&before)).count(), 2, "the others are left alone");

@@ -3,8 +3,8 @@ use crate::need::{Artifact, Requirement, S3};
 use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
-    Balance, Container, Driver, Engine, HealthCheck, Mode, Ocf, OcfTimeouts, Order, Promote, Restart, RestartPolicy,
-    RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
+    Autoscale, Balance, Container, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order, Promote, Restart,
+    RestartPolicy, RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -272,6 +272,7 @@ fn full() -> SpecDocument {
         template = [{ text = "a", from = "/a", to = "b", mode = "0640" }]
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
+        autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
         update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
@@ -352,6 +353,28 @@ fn updates() -> impl Strategy<Value = Update> {
     )
 }
 
+fn autoscales() -> impl Strategy<Value = Autoscale> {
+    let share = || option::of((1..=90u8).prop_map(|percent| format!("{percent}%").parse().unwrap()));
+    let clock = || (0..24u16, 0..60u16).prop_map(|(hour, minute)| format!("{hour:02}:{minute:02}").parse().unwrap());
+    let days = prop_oneof![Just("mon"), Just("sat-mon"), Just("mon-fri,sun")].prop_map(|text| text.parse().unwrap());
+    let hours = (days, clock(), clock(), option::of(any::<u32>()), option::of(any::<u32>()))
+        .prop_map(|(days, from, to, min, max)| Hours { days, from, to, min, max });
+    let numbers = (any::<bool>(), any::<u32>(), any::<u32>());
+    (numbers, share(), share(), (spans(), spans(), spans()), vec(hours, 0..3)).prop_map(
+        |((enabled, min, max), cpu, memory, (every, warmup, down_after), schedule)| Autoscale {
+            enabled,
+            min,
+            max,
+            cpu,
+            memory,
+            every,
+            warmup,
+            down_after,
+            schedule,
+        },
+    )
+}
+
 fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, BTreeSet<SecretName>, Vec<Template>)> {
     let s3 = (option::of(".*"), ".*", option::of(".*")).prop_map(|(endpoint, region, access_key)| S3 {
         endpoint,
@@ -404,14 +427,14 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
             cpu: cpu.map(|millis| format!("{millis}m").parse().unwrap()),
             memory: memory.map(|bytes| format!("{bytes}B").parse().unwrap()),
         });
-    let rest = (restart, stop, places(), resources, updates());
+    let rest = (restart, stop, places(), resources, (updates(), option::of(autoscales())));
     (head, once, ports, option::of(health), rest, drivers(), needs()).prop_map(
         |(
             (name, replicas, command, env),
             once,
             ports,
             health,
-            (restart, stop, place, resources, update),
+            (restart, stop, place, resources, (update, autoscale)),
             drivers,
             (artifacts, requires, secrets, templates),
         )| {
@@ -438,6 +461,7 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
                 place,
                 resources,
                 update,
+                autoscale,
                 artifacts,
                 requires,
                 secrets,

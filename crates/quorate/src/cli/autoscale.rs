@@ -1,0 +1,215 @@
+//! `quorate autoscale …`: how many copies follow what they have to do.
+
+use crate::cli::Context;
+use crate::cli::failure::Failure;
+use crate::cli::screen::{self, moment};
+use crate::cli::service;
+use clap::{Args, Subcommand};
+use quorate_api::Changed;
+use quorate_api::autoscale::{AutoscaleChange, AutoscaleView, FoundView, ReadingView};
+use quorate_model::resource::{CpuMillis, MemoryBytes};
+use quorate_model::spec::Share;
+use quorate_model::time::Span;
+use std::fmt::Write as _;
+use ureq::http::Method;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AutoscaleCommand {
+    /// Let the number of a service's copies follow what they have to do
+    #[command(
+        after_help = "Examples:\n  quorate autoscale on web --min 2 --max 8 --cpu 70%\n  quorate autoscale on web --max 12\n  quorate autoscale on web"
+    )]
+    On(OnArgs),
+    /// Leave the number of copies as it is; what it went by is kept
+    #[command(after_help = "Examples:\n  quorate autoscale off web")]
+    Off {
+        /// Name of the service
+        name: String,
+    },
+    /// Why a service has as many copies as it has: what was measured, and what keeps them from being more or fewer
+    #[command(after_help = "Examples:\n  quorate autoscale explain web\n  quorate autoscale explain web -o json")]
+    Explain {
+        /// Name of the service
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OnArgs {
+    /// Name of the service
+    name: String,
+    /// Never fewer copies; needed the first time
+    #[arg(long, value_name = "N")]
+    min: Option<u32>,
+    /// Never more copies; needed the first time
+    #[arg(long, value_name = "N")]
+    max: Option<u32>,
+    /// How much of `resources.cpu` copies are to use, like 70%
+    #[arg(long, value_name = "SHARE")]
+    cpu: Option<Share>,
+    /// How much of `resources.memory` copies are to use
+    #[arg(long, value_name = "SHARE")]
+    memory: Option<Share>,
+    /// How often it is looked whether the number is right
+    #[arg(long, value_name = "SPAN")]
+    every: Option<Span>,
+    /// For how long a copy that has just become healthy does not count
+    #[arg(long, value_name = "SPAN")]
+    warmup: Option<Span>,
+    /// No fewer copies than were needed within this
+    #[arg(long, value_name = "SPAN")]
+    down_after: Option<Span>,
+}
+
+pub(crate) fn run(context: &Context, command: AutoscaleCommand) -> Result<(), Failure> {
+    match command {
+        AutoscaleCommand::On(args) => {
+            let OnArgs { name, min, max, cpu, memory, every, warmup, down_after } = args;
+            let change = AutoscaleChange { enabled: Some(true), min, max, cpu, memory, every, warmup, down_after };
+            set(context, &name, &change)
+        }
+        AutoscaleCommand::Off { name } => {
+            set(context, &name, &AutoscaleChange { enabled: Some(false), ..AutoscaleChange::default() })
+        }
+        AutoscaleCommand::Explain { name } => explain(context, &name),
+    }
+}
+
+fn set(context: &Context, name: &str, change: &AutoscaleChange) -> Result<(), Failure> {
+    let client = context.client()?;
+    // Its own words for a name that is not known.
+    let name = service::show(&client, name)?.name;
+    let changed: Changed =
+        client.change(Method::PUT, &format!("/v1/services/{name}/autoscale"), Some(change))?.json()?;
+    let view: AutoscaleView = client.get(&format!("/v1/services/{name}/autoscale"))?;
+    let copies = changed.replicas.unwrap_or(view.want);
+    let text = match (&view.table, view.on) {
+        (Some(table), true) => format!("✔ {name} is autoscaled, {} to {} copies; now {copies}", table.min, table.max),
+        (Some(_) | None, _) => format!("✔ {name} is not autoscaled; it has {copies} copies until somebody scales it"),
+    };
+    context.done(&view, &text)
+}
+
+fn explain(context: &Context, name: &str) -> Result<(), Failure> {
+    let client = context.client()?;
+    let name = service::show(&client, name)?.name;
+    let view: AutoscaleView = client.get(&format!("/v1/services/{name}/autoscale"))?;
+    context.show(&view, explanation)
+}
+
+fn explanation(view: &AutoscaleView) -> String {
+    let AutoscaleView { service, want, found, .. } = view;
+    let Some(found) = found else {
+        let on = match view.table {
+            Some(_) => format!("quorate autoscale on {service}"),
+            None => format!("quorate autoscale on {service} --min N --max N --cpu 70%"),
+        };
+        return format!("{service} is not autoscaled: {want} copies, as somebody said\nswitch it on: {on}");
+    };
+    let FoundView { min, max, hours, load, readings, right, to, why, looked, changes } = found;
+    let mut text = format!("{service} is autoscaled: {want} copies, {min} to {max} allowed");
+    if let Some(hours) = hours {
+        let _ = write!(text, " ({hours})");
+    }
+    if let Some(load) = load {
+        let _ = write!(text, ", load {load}");
+    }
+    if !readings.is_empty() {
+        let header = ["METRIC", "EACH USES", "TARGET", "OF TARGET", "MEASURED", "RIGHT"];
+        text.push('\n');
+        text.push_str(&screen::table(&header, &[1, 2, 3, 4, 5], readings.iter().map(row)));
+    }
+    if let (Some(right), Some(to)) = (right, to) {
+        let ago = looked.map_or_else(String::new, |ago| format!(", looked at {ago} ago"));
+        let _ = write!(text, "\n{}", copies(*right, "would be right"));
+        if to != right {
+            let _ = write!(text, "; {to} for now");
+        }
+        text.push_str(&ago);
+    } else {
+        text.push_str("\nnobody has looked yet: a node that was started a moment ago watches first");
+    }
+    for line in why {
+        let _ = write!(text, "\n- {line}");
+    }
+    for change in changes {
+        let _ = write!(text, "\n{}  {} → {}: {}", moment(change.at, false), change.from, change.to, change.why);
+    }
+    text
+}
+
+fn copies(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 copy {what}") } else { format!("{count} copies {what}") }
+}
+
+fn row(reading: &ReadingView) -> Vec<String> {
+    let ReadingView { metric, mean, target, percent, copies, right } = reading;
+    let amount = |amount: u64| match metric.as_str() {
+        "cpu" => CpuMillis(amount).to_string(),
+        "memory" => MemoryBytes(amount).to_string(),
+        _ => amount.to_string(),
+    };
+    let numbers = [amount(*mean), amount(*target), format!("{percent}%"), copies.to_string(), right.to_string()];
+    std::iter::once(metric.clone()).chain(numbers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use quorate_api::autoscale::AutoscaledView;
+    use quorate_model::id::ServiceName;
+    use quorate_model::time::WallTime;
+
+    fn view() -> AutoscaleView {
+        let reading = |metric: &str, mean, target, right| ReadingView {
+            metric: metric.into(),
+            mean,
+            target,
+            percent: mean * 100 / target,
+            copies: 4,
+            right,
+        };
+        AutoscaleView {
+            service: ServiceName::new("web").unwrap(),
+            on: true,
+            want: 4,
+            table: None,
+            found: Some(FoundView {
+                min: 2,
+                max: 8,
+                hours: None,
+                load: Some("high".into()),
+                readings: vec![reading("cpu", 480, 350, 6), reading("memory", 100 << 20, 200 << 20, 4)],
+                right: Some(6),
+                to: Some(5),
+                why: vec!["1 copy more would find no node with room".into()],
+                looked: Some(Span::from_secs(3)),
+                changes: vec![AutoscaledView {
+                    at: WallTime(0),
+                    from: 2,
+                    to: 4,
+                    why: "cpu is at 200% of its target".into(),
+                }],
+            }),
+        }
+    }
+
+    #[test]
+    fn e3_an_explanation_tells_what_was_measured_and_what_keeps_the_number() {
+        expect![[r#""#]].assert_eq(&explanation(&view()));
+        let hours = FoundView {
+            hours: Some("mon-fri 07:00-19:00 UTC".into()),
+            load: None,
+            readings: vec![],
+            right: None,
+            to: None,
+            why: vec![],
+            looked: None,
+            changes: vec![],
+            ..view().found.unwrap()
+        };
+        expect![[r#""#]].assert_eq(&explanation(&AutoscaleView { found: Some(hours), ..view() }));
+        expect![[r#""#]].assert_eq(&explanation(&AutoscaleView { found: None, on: false, ..view() }));
+    }
+}

@@ -1,0 +1,119 @@
+//! E3: copies that follow what they have to do, on real nodes with processes that burn time.
+
+use crate::cluster::{TestCluster, wait_for};
+use crate::show::{is_whole, pids};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// Agents measure every 5 s, and it is looked as often here; nodes of a busy machine take their time.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A program that burns all that it gets while there is a file, 100m for each copy.
+fn burner(file: &Path, more: &str) -> String {
+    format!(
+        r#"[[service]]
+name = "burner"
+replicas = 2
+command = ["/bin/sh", "-c", "while :; do [ -e {} ] || sleep 1; done"]
+resources = {{ cpu = "100m" }}
+update = {{ verify_for = "0s", healthy_for = "0s" }}
+stop = {{ grace = "1s" }}
+{more}
+"#,
+        file.display()
+    )
+}
+
+const TABLE: &str = r#"autoscale = { min = 2, max = 4, cpu = "50%", every = "5s", warmup = "0s", down_after = "10s" }"#;
+
+/// Whether what copies use is measured here: they are in cgroups.
+fn is_measured(view: &Value) -> bool {
+    let first = *pids(view).first().unwrap();
+    std::fs::read_to_string(format!("/proc/{first}/cgroup")).unwrap_or_default().contains("/quorate/")
+}
+
+fn wait(cluster: &TestCluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, PATIENCE, || {
+        let ran = cluster.run(&["service", "show", "burner", "-o", "json"]);
+        serde_json::from_str(&ran.stdout).ok().filter(|view| wanted(view))
+    })
+}
+
+fn explained(cluster: &TestCluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, PATIENCE, || {
+        let ran = cluster.run(&["autoscale", "explain", "burner", "-o", "json"]);
+        serde_json::from_str(&ran.stdout).ok().filter(|view| wanted(view))
+    })
+}
+
+#[test]
+fn e3_copies_that_burn_become_four_and_two_again_and_the_leader_dies_half_way() {
+    let cluster = TestCluster::start();
+    let file = cluster.dir.join("burn");
+    cluster.apply(&burner(&file, TABLE));
+    let view = wait(&cluster, "two copies run", is_whole);
+    assert_eq!(view["want"], 2);
+    if !is_measured(&view) {
+        // It says so, and leaves the number alone.
+        let says = |view: &Value| view["found"]["why"].to_string().contains("cpu is not measured of any copy");
+        explained(&cluster, "it is said that nothing is measured", says);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(cluster.service("burner")["want"], 2);
+        return;
+    }
+    explained(&cluster, "it is calm", |view| view["found"]["load"] == "low");
+
+    std::fs::write(&file, "").unwrap();
+    wait(&cluster, "four copies run", |view| is_whole(view) && view["want"] == 4);
+    let busy = explained(&cluster, "they are busy", |view| view["found"]["load"] == "high");
+    let found = &busy["found"];
+    assert!(found["readings"][0]["percent"].as_u64().unwrap() > 110, "{busy}");
+    assert_eq!((&found["to"], &found["changes"][0]["to"]), (&json!(4), &json!(4)), "{busy}");
+
+    cluster.ok(&["dev", "kill", &cluster.leader()]);
+    wait(&cluster, "the others run all four", |view| is_whole(view) && view["want"] == 4);
+    std::fs::remove_file(&file).unwrap();
+    wait(&cluster, "two copies are left", |view| is_whole(view) && view["want"] == 2);
+    let events = cluster.ok(&["events"]);
+    for change in ["burner autoscaled from 2 to 4: cpu is at", "from 4 to 3: cpu is at", "from 3 to 2: cpu is at"] {
+        assert!(events.contains(change), "{change}: {events}");
+    }
+}
+
+#[test]
+fn e3_scaling_by_hand_is_refused_while_it_is_on_and_everything_else_goes_on() {
+    let cluster = TestCluster::start();
+    let file = cluster.dir.join("burn");
+    cluster.apply(&burner(&file, ""));
+    let off = cluster.json(&["autoscale", "explain", "burner"]);
+    assert_eq!((&off["on"], &off["want"]), (&json!(false), &json!(2)));
+    let refused = cluster.run(&["autoscale", "on", "burner"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("begins with `min` and `max`"), "{}", refused.stderr);
+    let on = cluster.json(&["autoscale", "on", "burner", "--min", "3", "--max", "5", "--cpu", "50%"]);
+    assert_eq!((&on["on"], &on["want"], &on["table"]["max"]), (&json!(true), &json!(3), &json!(5)));
+
+    let refused = cluster.run(&["scale", "burner", "4"]);
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("it is autoscaled, from 3 to 5 copies"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("quorate autoscale off burner"), "{}", refused.stderr);
+    let all = cluster.run(&["scale", "all", "2"]);
+    assert_eq!(all.code, 0, "{}", all.stderr);
+    assert!(all.stderr.contains("! burner cannot be scaled by hand: it is autoscaled"), "{}", all.stderr);
+    assert_eq!((&cluster.service("demo")["want"], &cluster.service("burner")["want"]), (&json!(2), &json!(3)));
+    let listed = cluster.ok(&["service", "list"]);
+    assert!(listed.contains("3 (3-5)"), "{listed}");
+
+    // A file without the table takes it away; one with it leaves the number alone.
+    cluster.apply(&burner(&file, TABLE));
+    let view = cluster.service("burner");
+    assert_eq!((&view["want"], &view["version"]), (&json!(3), &json!(1)), "{view}");
+    let plan = cluster.spec_file("plan.toml", &burner(&file, TABLE));
+    let plan = cluster.json(&["service", "apply", "-f", &plan, "--plan"]);
+    assert_eq!(plan["services"][0]["action"], "unchanged", "{plan}");
+    let off = cluster.ok(&["autoscale", "off", "burner"]);
+    assert!(off.contains("is not autoscaled; it has 3 copies"), "{off}");
+    cluster.ok(&["scale", "burner", "2"]);
+    assert!(!cluster.ok(&["service", "list"]).contains("(2-4)"));
+}
