@@ -172,7 +172,7 @@ pub(crate) async fn show<B: Backend>(
     })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HowLong {
     #[serde(default)]

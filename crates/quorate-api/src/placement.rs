@@ -285,6 +285,9 @@ pub struct RebalanceView {
     pub moves: Vec<ShiftView>,
     /// Copies that are to move already, by service and ordinal, like `web.1`.
     pub under_way: Vec<String>,
+    /// Services that were not looked at, because they are being updated, moved or ended, or are out of reach.
+    #[schema(value_type = Vec<String>)]
+    pub left_out: Vec<ServiceName>,
 }
 
 /// A copy that would run better elsewhere.

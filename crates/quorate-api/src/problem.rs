@@ -722,6 +722,7 @@ mod tests {
             409 not-scalable
             409 autoscaled
             409 node-lives
+            409 no-drill
             409 keeps-service
             409 no-version
             409 no-update

@@ -280,6 +280,8 @@ impl Fake {
                     }
                 }
                 Command::Member(command) => refusal = self.change_member(overview, index, command),
+                // Only whether it may be asked for is of interest here.
+                Command::Drill(_) | Command::Rebalance { .. } => {}
                 other => panic!("{other:?}"),
             }
         });
@@ -456,7 +458,7 @@ impl Backend for Fake {
         let (id, service, why) =
             (ReplicaId::from_u128(7), ServiceName::new("web").unwrap(), "2 fewer run there".into());
         let one = ShiftView { id, service, name: "web.0".into(), from: "n2".into(), to: "n1".into(), why };
-        Ok(RebalanceView { moves: vec![one; moves_max.min(1)], under_way: vec![] })
+        Ok(RebalanceView { moves: vec![one; moves_max.min(1)], under_way: vec![], left_out: vec![] })
     }
 
     async fn drill_forecast(&self, node: NodeId, away: Option<Span>, _: Duration) -> Result<DrillForecast, ReadError> {

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use quorate_api::autoscale::AutoscaleView;
 use quorate_api::backend::{
     AccessView, Answer, Backend, Committed, Invitation, InviteError, JoinError, LogChunk, LogError, LogFrom, LogOf,
     OpenLog, Pages, Policy, Query, ReadError, TransferError, WriteError,
@@ -153,6 +154,10 @@ impl Backend for Mirror {
     }
 
     async fn history(&self, _: ServiceName, _: Duration) -> Result<Option<HistoryView>, ReadError> {
+        Ok(None)
+    }
+
+    async fn autoscale(&self, _: ServiceName, _: Duration) -> Result<Option<AutoscaleView>, ReadError> {
         Ok(None)
     }
 

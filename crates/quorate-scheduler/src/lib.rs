@@ -38,7 +38,7 @@ pub use budget::Budget;
 pub use explain::{Candidates, Explanation, Running, Score, Searched};
 pub use held::{Held, HeldReason, Slot, Unfit};
 pub use ranking::Better;
-pub use rebalance::Shift;
+pub use rebalance::{Balance, Shift};
 pub use whatif::{Fault, Forecast, Move};
 
 use quorate_model::command::Step;
@@ -158,9 +158,9 @@ impl Survey {
         explain::explain(&self.state, &self.observed, &self.policy, service)
     }
 
-    /// What would run better elsewhere, the greatest gain first.
+    /// What would run better elsewhere.
     #[must_use]
-    pub fn rebalance(&self, moves_max: usize) -> Vec<Shift> {
+    pub fn rebalance(&self, moves_max: usize) -> Balance {
         rebalance::rebalance(&self.state, &self.observed, moves_max)
     }
 

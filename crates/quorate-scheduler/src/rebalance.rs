@@ -6,18 +6,28 @@
 //! its ordinal's home. Each move is reckoned with the ones before it carried out; the greatest gain comes first.
 //!
 //! Only what is replicated moves: of what runs once every move is a gap, and what runs everywhere has no elsewhere.
-//! What is being updated, moved or ended stays out of it.
+//! What is being updated, moved or ended stays out of it, and that is said.
 
 use crate::held::Slot;
 use crate::ranking::{Better, Ranking, Search};
 use crate::room::{At, Room, Seat};
 use quorate_model::assignment::Phase;
-use quorate_model::id::{NodeId, ReplicaId};
+use quorate_model::deployment::Stage;
+use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::spec::Mode;
 use quorate_model::state::{ClusterState, ServiceRecord};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
+
+/// What would run better elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Balance {
+    /// The greatest gain first.
+    pub shifts: Vec<Shift>,
+    /// Services that nothing is said of, because something of them is under way.
+    pub left_out: Vec<ServiceName>,
+}
 
 /// A replica that would run better elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,15 +45,14 @@ impl fmt::Display for Shift {
     }
 }
 
-pub(crate) fn rebalance(state: &ClusterState, observed: &crate::Observed, moves_max: usize) -> Vec<Shift> {
+pub(crate) fn rebalance(state: &ClusterState, observed: &crate::Observed, moves_max: usize) -> Balance {
     let mut room = Room::new(state, observed);
-    let mut movable: BTreeSet<ReplicaId> = state
-        .services
-        .values()
-        .filter(|service| service.spec.mode == Mode::Replicated && state.deploying(&service.spec.name).is_none())
-        .filter(|service| is_quiet(&room, service))
-        .flat_map(|service| room.of(&service.spec.name).map(|(id, _)| id))
-        .collect();
+    let replicated = state.services.values().filter(|service| service.spec.mode == Mode::Replicated);
+    let (quiet, busy): (Vec<&ServiceRecord>, Vec<&ServiceRecord>) =
+        replicated.partition(|service| is_quiet(state, &room, service));
+    let left_out = busy.into_iter().map(|service| service.spec.name.clone()).collect();
+    let mut movable: BTreeSet<ReplicaId> =
+        quiet.into_iter().flat_map(|service| room.of(&service.spec.name).map(|(id, _)| id)).collect();
     let mut shifts = Vec::new();
     while shifts.len() < moves_max {
         let best = movable
@@ -63,12 +72,18 @@ pub(crate) fn rebalance(state: &ClusterState, observed: &crate::Observed, moves_
         room.insert(replica, Seat { node: there, at: Some(to), ..seat });
         shifts.push(Shift { replica, slot, from: seat.node, to: there, why });
     }
-    shifts
+    Balance { shifts, left_out }
 }
 
-/// Whether nothing of the service is under way.
-fn is_quiet(room: &Room<'_>, service: &ServiceRecord) -> bool {
-    room.of(&service.spec.name).all(|(_, seat)| seat.phase == Phase::Run && !seat.is_stale() && room.answers(seat.at))
+/// Whether nothing of the service is under way. A version that runs everywhere and is only watched for a while may
+/// be moved, as it may be drained.
+fn is_quiet(state: &ClusterState, room: &Room<'_>, service: &ServiceRecord) -> bool {
+    let update = state.deploying(&service.spec.name);
+    let is_out = update.is_none_or(|update| update.stage == Stage::Verifying && update.held.is_none());
+    is_out
+        && room
+            .of(&service.spec.name)
+            .all(|(_, seat)| seat.phase == Phase::Run && !seat.is_stale() && room.answers(seat.at))
 }
 
 /// The best other node for a replica, if it is better than its own.

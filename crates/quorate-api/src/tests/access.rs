@@ -122,6 +122,7 @@ fn body_of(method: &str, path: &str) -> Json {
         ("PUT", "/v1/ha") => json!({ "enabled": true }),
         ("PUT", "/v1/nodes/{node}/roles") => json!({ "roles": ["worker"] }),
         ("PUT", "/v1/nodes/{node}/vote") => json!({ "vote": "never" }),
+        ("POST", "/v1/drills") => json!({ "node": "n2" }),
         ("POST", "/v1/users") => json!({ "name": "new" }),
         ("POST", "/v1/first-admin") => json!({ "name": "new" }),
         ("PUT", "/v1/users/{name}/password") => json!({}),

@@ -71,10 +71,10 @@ async fn moves_for_balance_are_proposed_within_a_budget_and_asked_for_by_their_i
         assert_eq!(code(&get(&fake, &format!("/v1/rebalance?moves={wrong}")).await), "422 invalid");
     }
     let asked =
-        parsed(post(&fake, "/v1/rebalance", &json!({ "replicas": [proposed["moves"][0]["id"]] }).to_string()).await);
+        parsed(post(&fake, "/v1/rebalance", json!({ "replicas": [proposed["moves"][0]["id"]] }).to_string()).await);
     assert_eq!(asked["moves"], 1);
     assert_eq!(parsed(post(&fake, "/v1/rebalance", r#"{"replicas":[]}"#).await)["moves"], 0);
     assert_eq!(code(&post(&fake, "/v1/rebalance", r#"{"replica":[]}"#).await), "400 bad-json");
     let many: Vec<ReplicaId> = (0..101).map(ReplicaId::from_u128).collect();
-    assert_eq!(code(&post(&fake, "/v1/rebalance", &json!({ "replicas": many }).to_string()).await), "422 invalid");
+    assert_eq!(code(&post(&fake, "/v1/rebalance", json!({ "replicas": many }).to_string()).await), "422 invalid");
 }

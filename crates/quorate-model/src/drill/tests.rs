@@ -70,8 +70,14 @@ impl Cluster {
     }
 
     fn place(&mut self, number: u128, service: &str, ordinal: u32, on: u128) {
-        let step =
-            Step::Place { replica: replica(number), service: name(service), ordinal, node: node(on), version: None };
+        let step = Step::Place {
+            replica: replica(number),
+            service: name(service),
+            ordinal,
+            node: node(on),
+            version: None,
+            epoch: None,
+        };
         self.steps(vec![step]);
     }
 

@@ -76,9 +76,10 @@ impl Node {
                 running: &running.collect(),
             },
         );
-        let note = DrillCommand::Note { id: drill.id, after, facts };
-        let is_new = !matches!(&note, DrillCommand::Note { facts, .. } if facts.is_empty());
-        is_new.then_some((Command::Drill(note), Chore::Drill))
+        if facts.is_empty() {
+            return None;
+        }
+        Some((Command::Drill(DrillCommand::Note { id: drill.id, after, facts }), Chore::Drill))
     }
 
     /// To the millisecond: more is not measured.

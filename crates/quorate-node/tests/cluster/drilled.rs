@@ -2,9 +2,10 @@
 
 use crate::lab::{Lab, ms};
 use quorate_model::command::{Command, Refusal};
-use quorate_model::drill::{DrillCommand, DrillRecord, NoDrill, Verdict};
+use quorate_model::drill::{DrillCommand, DrillRecord, NoDrill, SILENT_AFTER, Verdict};
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::RequestId;
+use quorate_model::observed::ReplicaState;
 use quorate_model::spec::{Format, parse};
 use quorate_model::time::Span;
 use quorate_node::{Event, Ticket};
@@ -43,7 +44,12 @@ fn n4_the_leader_is_drilled_and_the_next_one_measures_what_the_holder_lost() {
         lab.run_for(ms(1_000));
 
         begin(&mut lab, 2, holder, 20);
-        lab.until("it is silent", ms(1_000), |lab| last(lab, holder).is_some());
+        lab.until("it is sent away", ms(1_000), |lab| lab.is_sent_away(holder));
+        lab.run_for(SILENT_AFTER.0);
+        lab.cut(holder);
+        lab.until("another holder", ms(12_000), |lab| lab.holder("db").is_some_and(|(n, _)| n != holder));
+        let heir = lab.holder("db").unwrap().0;
+        lab.report(heir, ReplicaState::Healthy);
         let other = (holder + 1) % 3;
         let measured =
             |lab: &Lab| last(lab, other).is_some_and(|drill| drill.services.values().all(|one| one.whole.is_some()));

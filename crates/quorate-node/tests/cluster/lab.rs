@@ -131,6 +131,8 @@ pub(crate) struct Lab {
     left: BTreeSet<usize>,
     /// Nodes that said that what ran once there is elsewhere, or cannot be.
     handed_over: BTreeSet<usize>,
+    /// Nodes that a drill wants to be cut off; a test does that.
+    sent_away: BTreeSet<usize>,
     /// Nodes that ended because they must not go on.
     unfit: BTreeMap<usize, Unfit>,
     /// What each node was told last to run, in its present life.
@@ -190,6 +192,7 @@ impl Lab {
             replace_voter_after: Duration::from_secs(30),
             left: BTreeSet::new(),
             handed_over: BTreeSet::new(),
+            sent_away: BTreeSet::new(),
             unfit: BTreeMap::new(),
             assigned: BTreeMap::new(),
             latency: Duration::ZERO,
@@ -256,6 +259,10 @@ impl Lab {
 
     pub(crate) fn has_handed_over(&self, n: usize) -> bool {
         self.handed_over.contains(&n)
+    }
+
+    pub(crate) fn is_sent_away(&self, n: usize) -> bool {
+        self.sent_away.contains(&n)
     }
 
     pub(crate) fn unfit(&self, n: usize) -> Option<Unfit> {
@@ -702,8 +709,9 @@ impl Lab {
                 self.assigned.insert(n, assignment);
             }
             Effect::Hold(held) => held.into_iter().for_each(|held| self.hold(n, held)),
-            // Until a test heals it.
-            Effect::GoAway { .. } => self.cut(n),
+            Effect::GoAway { .. } => {
+                self.sent_away.insert(n);
+            }
             Effect::Changed => {}
         }
     }

@@ -197,8 +197,16 @@ mod tests {
 
     #[test]
     fn e3_an_explanation_tells_what_was_measured_and_what_keeps_the_number() {
-        expect![[r#""#]].assert_eq(&explanation(&view()));
-        let hours = FoundView {
+        expect![[r#"
+            web is autoscaled: 4 copies, 2 to 8 allowed, load high
+            METRIC  EACH USES  TARGET  OF TARGET  MEASURED  RIGHT
+            cpu          480m    350m       137%         4      6
+            memory     100MiB  200MiB        50%         4      4
+            6 copies would be right; 5 for now, looked at 3s ago
+            - 1 copy more would find no node with room
+            1970-01-01 00:00:00Z  2 → 4: cpu is at 200% of its target"#]]
+        .assert_eq(&explanation(&view()));
+        let unseen = FoundView {
             hours: Some("mon-fri 07:00-19:00 UTC".into()),
             load: None,
             readings: vec![],
@@ -209,7 +217,13 @@ mod tests {
             changes: vec![],
             ..view().found.unwrap()
         };
-        expect![[r#""#]].assert_eq(&explanation(&AutoscaleView { found: Some(hours), ..view() }));
-        expect![[r#""#]].assert_eq(&explanation(&AutoscaleView { found: None, on: false, ..view() }));
+        expect![[r#"
+            web is autoscaled: 4 copies, 2 to 8 allowed (mon-fri 07:00-19:00 UTC)
+            nobody has looked yet: a node that was started a moment ago watches first"#]]
+        .assert_eq(&explanation(&AutoscaleView { found: Some(unseen), ..view() }));
+        expect![[r#"
+            web is not autoscaled: 4 copies, as somebody said
+            switch it on: quorate autoscale on web --min N --max N --cpu 70%"#]]
+        .assert_eq(&explanation(&AutoscaleView { found: None, on: false, ..view() }));
     }
 }

@@ -317,11 +317,11 @@ fn report(drill: &DrillView) -> String {
         text.push_str("nothing ran there");
         return text;
     }
-    text.push_str(&screen::table(&SERVICES, &[1, 2, 3], services(drill).into_iter()));
+    text.push_str(&screen::table(&SERVICES, &[1, 2, 3], services(drill)));
     let copies = copies(drill);
     if !copies.is_empty() {
         text.push('\n');
-        text.push_str(&screen::table(&COPIES, &[2, 3], copies.into_iter()));
+        text.push_str(&screen::table(&COPIES, &[2, 3], copies));
     }
     text
 }

@@ -334,7 +334,7 @@ fn until_balanced(context: &Context, client: &Client) -> Result<(), Failure> {
 }
 
 fn rebalance_text(proposed: &RebalanceView) -> String {
-    let RebalanceView { moves, under_way } = proposed;
+    let RebalanceView { moves, under_way, left_out } = proposed;
     let mut text = match moves.len() {
         0 => "every copy that may be moved is where it would be placed now".to_owned(),
         1 => "1 copy would run better elsewhere\n".to_owned(),
@@ -347,6 +347,10 @@ fn rebalance_text(proposed: &RebalanceView) -> String {
     if !under_way.is_empty() {
         // A String takes all that is written into it.
         let _ = write!(text, "\n! {} still to move; `quorate rebalance --stop` lets them stay", under_way.join(", "));
+    }
+    for service in left_out {
+        // As above.
+        let _ = write!(text, "\n! {service} is left out: it is being updated, moved or ended, or is out of reach");
     }
     text
 }
@@ -474,14 +478,19 @@ mod tests {
             to: "n3".into(),
             why: "1 fewer of its own service run there".into(),
         };
-        let proposed = RebalanceView { moves: vec![one], under_way: vec!["api.0".into()] };
+        let proposed = RebalanceView {
+            moves: vec![one],
+            under_way: vec!["api.0".into()],
+            left_out: vec![ServiceName::new("db").unwrap()],
+        };
         expect![[r#"
             1 copy would run better elsewhere
             REPLICA  FROM  TO  WHY
             web.2    n1    n3  1 fewer of its own service run there
-            ! api.0 still to move; `quorate rebalance --stop` lets them stay"#]]
+            ! api.0 still to move; `quorate rebalance --stop` lets them stay
+            ! db is left out: it is being updated, moved or ended, or is out of reach"#]]
         .assert_eq(&rebalance_text(&proposed));
-        let quiet = RebalanceView { moves: vec![], under_way: vec![] };
+        let quiet = RebalanceView { moves: vec![], under_way: vec![], left_out: vec![] };
         expect!["every copy that may be moved is where it would be placed now"].assert_eq(&rebalance_text(&quiet));
     }
 

@@ -360,7 +360,7 @@ pub(crate) fn scale(context: &Context, args: &ScaleArgs) -> Result<(), Failure> 
                 services.push(service);
             }
             // Of all, those are meant that can be scaled.
-            Err(failure) if args.name == "all" && matches!(failure.code, "not-scalable" | "autoscaled") => {
+            Err(failure) if args.name == "all" && matches!(&*failure.code, "not-scalable" | "autoscaled") => {
                 context.screen.say(&format!("! {}", failure.error));
             }
             Err(failure) => return Err(failure),

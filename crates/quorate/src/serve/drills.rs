@@ -7,7 +7,7 @@ use quorate_api::backend::ReadError;
 use quorate_api::drills::{CopyView, DrillForecast, DrillView, DrillsView, ServiceDrillView, SuccessorView};
 use quorate_api::placement::ForecastView;
 use quorate_model::drill::{DrillRecord, ServiceDrill, Verdict};
-use quorate_model::id::{NodeId, ServiceName};
+use quorate_model::id::{LogIndex, NodeId, ServiceName};
 use quorate_model::state::ClusterState;
 use quorate_model::time::Span;
 use quorate_node::Node;
@@ -22,7 +22,7 @@ pub(super) fn view(node: &Node) -> DrillsView {
     let state = node.state();
     let drills: Vec<DrillView> = state.drills.values().rev().map(|record| drill(state, record)).collect();
     // Where there is none it need not be published anew with each entry.
-    let applied = if drills.is_empty() { Default::default() } else { node.applied() };
+    let applied = if drills.is_empty() { LogIndex(0) } else { node.applied() };
     DrillsView { drills, applied }
 }
 

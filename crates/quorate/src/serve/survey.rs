@@ -16,7 +16,7 @@ use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::time::Span;
 use quorate_node::Event;
 use quorate_scheduler::autoscale::{Change, Reading, Report};
-use quorate_scheduler::{Budget, Candidates, Explanation, Fault, Forecast, Survey, Unfit};
+use quorate_scheduler::{Balance, Budget, Candidates, Explanation, Fault, Forecast, Survey, Unfit};
 use std::time::Duration;
 
 impl Inner {
@@ -170,7 +170,8 @@ fn node_name(survey: &Survey, id: NodeId) -> String {
 }
 
 fn shifts(survey: &Survey, moves_max: usize) -> RebalanceView {
-    let moves = survey.rebalance(moves_max).into_iter().map(|one| ShiftView {
+    let Balance { shifts, left_out } = survey.rebalance(moves_max);
+    let moves = shifts.into_iter().map(|one| ShiftView {
         id: one.replica,
         name: one.slot.to_string(),
         service: one.slot.service,
@@ -180,7 +181,7 @@ fn shifts(survey: &Survey, moves_max: usize) -> RebalanceView {
     });
     let moving = survey.state.replicas.values().filter(|replica| replica.moving && replica.phase == Phase::Run);
     let under_way = moving.map(|replica| format!("{}.{}", replica.service, replica.ordinal));
-    RebalanceView { moves: moves.collect(), under_way: under_way.collect() }
+    RebalanceView { moves: moves.collect(), under_way: under_way.collect(), left_out }
 }
 
 pub(super) fn forecast(survey: &Survey, node: NodeId) -> ForecastView {

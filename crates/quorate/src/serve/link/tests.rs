@@ -87,7 +87,7 @@ async fn listen_for_all(member: &Member) -> (SocketAddr, Receiver<Event>, mpsc::
 
 /// Dials from `member`, and gives what comes of it.
 fn reach(member: &Member, peer: &Member, address: SocketAddr) -> (Arc<Outbox>, Receiver<Event>) {
-    let outbox = Arc::new(Outbox::default());
+    let outbox = Arc::new(Outbox::new(member.me.away.clone()));
     let (inbox, events) = inbox();
     let links = watch::Sender::new(vec![address]);
     tokio::spawn(dial(member.me.clone(), peer.me.node, links.subscribe(), outbox.clone(), inbox));
@@ -166,6 +166,38 @@ async fn more_than_a_socket_takes_arrives_in_order_and_unaltered() {
         assert_eq!(from, me.me.node);
         assert!(message == frame(term), "frame {term} was altered");
     }
+}
+
+#[tokio::test]
+async fn n4_a_node_that_is_away_neither_speaks_nor_hears_and_its_links_are_made_anew() {
+    let authority = tempfile::tempdir().unwrap();
+    let (drilled, peer) = (member(&authority, 2), member(&authority, 3));
+    let (peer_at, peer_hears) = listen(&peer).await;
+    let (drilled_at, drilled_hears) = listen(&drilled).await;
+    let (to_peer, from_drilled) = reach(&drilled, &peer, peer_at);
+    let (to_drilled, from_peer) = reach(&peer, &drilled, drilled_at);
+    let frame = |term: u64| [Body::Snapshot(SnapshotHead { term, manifest: Bytes::new() })].into_iter();
+    let mut ends = Vec::new();
+    for (outbox, dials, hears) in [(to_peer, from_drilled, peer_hears), (to_drilled, from_peer, drilled_hears)] {
+        let (up, dials) = next(dials).await;
+        let (called, hears) = next(hears).await;
+        assert!(matches!((&up, &called), (Event::LinkUp { .. }, Event::Called { .. })), "{up:?} {called:?}");
+        ends.push((outbox, dials, hears));
+    }
+    drilled.me.away.go(Duration::ZERO, Duration::from_secs(1));
+    ends.iter().for_each(|(outbox, ..)| outbox.send(frame(1)));
+    assert_eq!(why(handshake(&drilled.me, peer.me.node, peer_at).await), "this node is away for a drill");
+    for (outbox, dials, hears) in ends {
+        let (up, _dials) = next(dials).await;
+        assert!(matches!(up, Event::LinkUp { .. }), "nobody was told that it ended: {up:?}");
+        outbox.send(frame(2));
+        let (called, hears) = next(hears).await;
+        let (heard, _hears) = next(hears).await;
+        let is_second = |message: &Body| frame(2).next().as_ref() == Some(message);
+        assert!(matches!(called, Event::Called { .. }), "what was said meanwhile is lost: {called:?}");
+        assert!(matches!(&heard, Event::Received { message, .. } if is_second(message)), "{heard:?}");
+    }
+    assert!(!drilled.me.away.is_now());
 }
 
 #[tokio::test]
