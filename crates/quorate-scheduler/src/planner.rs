@@ -15,7 +15,7 @@ use crate::{Observed, Plan, Policy};
 use quorate_model::assignment::Phase;
 use quorate_model::command::Step;
 use quorate_model::deployment::Stage;
-use quorate_model::id::{NodeId, ReplicaId, ServiceName};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
 use quorate_model::place::Availability;
 use quorate_model::planted::{Bug, planted};
@@ -233,8 +233,11 @@ impl<'a> Planner<'a> {
                 let here = members.iter().copied().filter(|id| self.room.has(*id));
                 let mut same: Vec<ReplicaId> = here.filter(|id| self.room.seat(*id).is_stale() == stale).collect();
                 // Of those that nobody calls healthy now the oldest is the likeliest to serve: a leader that
-                // has just come has not heard of each yet, and what is newest was begun a moment ago.
-                same.sort_by_key(|id| (!self.is_healthy(*id), self.room.seat(*id).version));
+                // has just come has not heard of each yet, and what is newest was begun a moment ago. Not by
+                // version: what goes back to an older one is newer (found by the simulator, seed 726).
+                let placed =
+                    |id: &ReplicaId| self.state.replicas.get(id).map_or(LogIndex(u64::MAX), |replica| replica.revision);
+                same.sort_by_key(|id| (!self.is_healthy(*id), placed(id), self.room.seat(*id).version));
                 for id in same.into_iter().skip(1) {
                     self.end(id);
                 }

@@ -1,8 +1,8 @@
 //! Updates as deployments: what an operator would see of them, and whole courses of them.
 
-use super::text::{check_plan, spec};
+use super::text::{Case, check_plan, show, spec};
 use super::world::{NAMES, World, updates};
-use crate::Policy;
+use crate::{Policy, plan};
 use expect_test::expect;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -62,6 +62,21 @@ fn of_two_old_copies_of_an_ordinal_the_one_that_was_there_first_stays() {
             hold web: the update waits for the old web.0 on n1 to end
         "#]],
     );
+}
+
+/// The older version was placed later: an update went back to it. A leader that has just come knows neither copy.
+#[test]
+fn of_two_old_copies_of_an_ordinal_the_one_of_the_newer_version_stays_if_it_was_there_first() {
+    let case = "n1 joined | n2 joined | web x1 v7 rolling from:3 | web.0 on n1 v3 unseen | web.0 on n2 v5 unseen";
+    let Case { mut state, observed, policy } = Case::read(case);
+    let later = state.replicas.values_mut().find(|replica| replica.version == 3).unwrap();
+    later.revision = later.revision.next();
+    let plan = plan(&state, &observed, &policy);
+    expect![[r#"
+        retire web.0 v3 on n1
+        hold web: the update waits for the old web.0 on n1 to end
+    "#]]
+    .assert_eq(&show(&state, &plan));
 }
 
 #[test]
