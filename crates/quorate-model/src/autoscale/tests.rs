@@ -1,3 +1,5 @@
+//! Switching autoscaling, and the numbers that the leader asks for, as the log sees them.
+
 use super::*;
 use crate::command::Command;
 use crate::deployment::{Advance, Stage};

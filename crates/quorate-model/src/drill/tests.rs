@@ -1,3 +1,5 @@
+//! Drills as records: when one may begin, and what is made of what the leader sees.
+
 use super::*;
 use crate::command::{Command, Step};
 use crate::place::Drain;

@@ -1,3 +1,5 @@
+//! The table `autoscale` as it is written, and what is wrong with one.
+
 use super::*;
 use crate::spec::{Format, SpecDocument, parse};
 use expect_test::{Expect, expect};

@@ -1,3 +1,5 @@
+//! What people read of a drill, before it and after it.
+
 use super::*;
 use expect_test::expect;
 use quorate_api::drills::{CopyView, SuccessorView};
