@@ -187,7 +187,11 @@ impl Leading {
         for (matter, since) in &self.known_since {
             let span = seen.now.mono.since(*since);
             match matter {
-                Matter::Down(node, _) => drop(observed.down_for.insert(*node, span)),
+                Matter::Down(node, _) => {
+                    // The time that a user sets is a total: it begins with the silence, not with the verdict on it.
+                    let silent = unheard_by_majority(seen.membership, *node, seen.configuration, seen.now);
+                    observed.down_for.insert(*node, span.max(silent.unwrap_or_default()));
+                }
                 Matter::Draining(node, _) => drop(observed.draining_for.insert(*node, span)),
                 Matter::Retired(replica) => drop(observed.retired_for.insert(*replica, span)),
                 Matter::Restarted(node, _) => {

@@ -24,6 +24,7 @@ use quorate_model::spec::{self, Format};
 use quorate_model::sql::{SqlBatch, Statement};
 use quorate_model::state::Health;
 use quorate_node::{Event, Ticket};
+use std::time::Duration;
 
 fn insert(number: u128) -> Proposal {
     let batch =
@@ -366,10 +367,10 @@ fn a_leader_whose_clock_is_a_day_ahead_does_not_take_the_cluster_with_it() {
     assert!(ahead.abs() < 1_000_000, "{ahead} µs");
 }
 
-#[test]
-fn replicas_are_replaced_in_time_also_when_the_verdict_came_from_a_leader_with_another_clock() {
-    let mut lab = Lab::running(5, 31);
-    lab.replace_after = ms(3_000);
+/// Five nodes with a replica each, which wait so long before they replace one.
+fn five_that_wait(seed: u64, replace_after: Duration) -> Lab {
+    let mut lab = Lab::running(5, seed);
+    lab.replace_after = replace_after;
     for n in 0..5 {
         lab.kill(n);
         lab.restart(n);
@@ -379,6 +380,26 @@ fn replicas_are_replaced_in_time_also_when_the_verdict_came_from_a_leader_with_a
     lab.until("a leader", ms(5_000), |lab| lab.leader().is_some());
     lab.propose(0, Proposal::command(RequestId::from_u128(1), &Command::ApplySpec { document }));
     lab.until("five replicas", ms(5_000), |lab| lab.node(0).state().replicas.len() == 5);
+    lab
+}
+
+#[test]
+fn e4_the_time_after_which_replicas_are_replaced_is_a_total_also_when_the_leader_is_lost() {
+    let mut lab = five_that_wait(37, ms(10_000));
+    let leader = lab.leader().unwrap();
+    let (victim, other) = ((leader + 1) % 5, (leader + 2) % 5);
+    let lost = [lab.id(victim), lab.id(leader)];
+    let stays = |lab: &Lab| lab.node(other).state().replicas.values().filter(|it| lost.contains(&it.node)).count();
+    lab.kill(victim);
+    lab.kill(leader);
+    lab.run_for(ms(9_500));
+    assert_eq!(stays(&lab), 2, "they are waited for");
+    lab.until("no replica on the lost nodes", ms(1_500), |lab| stays(lab) == 0);
+}
+
+#[test]
+fn replicas_are_replaced_in_time_also_when_the_verdict_came_from_a_leader_with_another_clock() {
+    let mut lab = five_that_wait(31, ms(3_000));
     let leader = lab.leader().unwrap();
     let (victim, other) = ((leader + 1) % 5, (leader + 2) % 5);
     let lost = lab.id(victim);
