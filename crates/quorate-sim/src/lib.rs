@@ -24,6 +24,7 @@ mod dice;
 mod faults;
 mod invariants;
 mod keys;
+mod loss;
 mod machine;
 mod network;
 pub mod planted;

@@ -1,7 +1,7 @@
 //! One run: faults, then healing, then judgement.
 
-use crate::agent::Single;
 use crate::clients::{answer, elements, micros, query, read_of_all_lists};
+use crate::loss;
 use crate::machine::{Machine, Standing};
 use crate::scenario::Scenario;
 use crate::seen::{Held, Seen, Violation};
@@ -12,9 +12,7 @@ use quorate_check::list_append;
 use quorate_check::register::{Key, Value};
 use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
 use quorate_model::assignment::Phase;
-use quorate_model::id::{NodeId, ServiceName};
-use quorate_model::lease::FAILOVER_DEFAULT;
-use quorate_model::spec::WithoutQuorum;
+use quorate_model::id::NodeId;
 use quorate_model::sql::{Rows, Scalar, Statement};
 use quorate_model::state::Health;
 use quorate_model::time::Timestamp;
@@ -27,13 +25,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// How long a healthy cluster may take until it has a leader and does work again.
-const RECOVERS: Duration = Duration::from_secs(30);
+pub(crate) const RECOVERS: Duration = Duration::from_secs(30);
 /// And until everything is still: no request under way, all databases at one index.
 const SETTLES: Duration = Duration::from_secs(90);
-
-/// Beyond a failover time, for the slowest disks and networks of all scenarios: a shipped cluster has to keep
-/// within it.
-const STARTS: Duration = Duration::from_secs(2);
 
 /// What came of a run.
 #[derive(Debug)]
@@ -71,7 +65,8 @@ pub fn run(scenario: Scenario, keep_text: bool) -> Report {
         }
         premises = world.invariants.premises();
         if world.violation.is_none() {
-            premises.insert("fails_over", fail_over(&mut world));
+            let (moved, foreseen) = loss::lose_one(&mut world);
+            premises.extend([("fails_over", moved), ("does_what_was_forecast", foreseen)]);
         }
         if world.violation.is_none() {
             judge(&mut world, &mut premises);
@@ -196,58 +191,6 @@ fn runs_what_it_shall(machine: &Machine) -> bool {
     let assigned = state.into_iter().flat_map(|state| state.assignment(machine.id).replicas);
     let shall = assigned.filter(|replica| replica.phase == Phase::Run).map(|replica| replica.replica);
     shall.into_iter().all(|replica| running.contains(&replica))
-}
-
-/// The last thing that happens: a server of a healthy cluster loses its power for good, the leader's if it runs
-/// what must run once. That runs elsewhere within its failover time. Returns how many services had to move.
-fn fail_over(world: &mut World) -> u64 {
-    let leader = world.leader();
-    let mut holders: Vec<usize> = world.living();
-    holders.retain(|n| !world.machines[*n].agent.singles().is_empty() && can_be_spared(world, *n));
-    let chosen = holders.iter().copied().find(|n| Some(*n) == leader).or_else(|| holders.first().copied());
-    let Some(n) = chosen else { return 0 };
-    let state = world.machines[n].process.as_ref().expect("it lives").node.state();
-    let spans = |single: &Single| {
-        let spec = &state.services.get(&single.service)?.spec;
-        // Who asks for less than that has a network and disks that these scenarios need not have.
-        let failover = spec.failover.unwrap_or(FAILOVER_DEFAULT).0;
-        let moves = !spec.unsafe_fast && spec.without_quorum == WithoutQuorum::Stop;
-        moves.then(|| (single.service.clone(), single.epoch, failover))
-    };
-    let moving: Vec<(ServiceName, u64, Duration)> =
-        world.machines[n].agent.singles().iter().filter_map(spans).collect();
-    let (began, replaced_after) = (world.now, world.scenario.replace_voter_after);
-    world.lose(n);
-    for (service, epoch, failover) in &moving {
-        // Voters that change before count from then on: whoever replaces them that early waits once more.
-        let limit = if replaced_after < *failover { *failover * 2 } else { *failover } + STARTS;
-        let runs = |world: &World| {
-            let singles = world.machines.iter().flat_map(|machine| machine.agent.singles());
-            singles.into_iter().any(|single| single.service == *service && single.epoch > *epoch)
-        };
-        while world.violation.is_none() && !runs(world) {
-            if world.now.since(began) > limit {
-                let leader = world.leader().map(|n| n + 1);
-                let what = format!(
-                    "n{} lost its power, and {service} does not run {limit:?} later (leader: {leader:?})",
-                    n + 1
-                );
-                world.broken("fails_over", what);
-                break;
-            }
-            let next = world.now.plus(Duration::from_millis(50));
-            world.run_until(next);
-        }
-    }
-    moving.len() as u64
-}
-
-/// Whether the others decide without this machine, and one of them could run what it runs.
-fn can_be_spared(world: &World, n: usize) -> bool {
-    let process = world.machines[n].process.as_ref().expect("it lives");
-    let others: BTreeSet<NodeId> =
-        world.living().into_iter().filter(|other| *other != n).map(|other| world.machines[other].id).collect();
-    process.node.configuration().is_majority(&others)
 }
 
 /// Whether nobody who runs is still taken for dead. A node's word that it is back may have been lost

@@ -28,6 +28,7 @@ use quorate_model::id::{ClusterId, LogIndex, NodeId, ReplicaId};
 use quorate_model::time::Timestamp;
 use quorate_node::Effect;
 use quorate_node::wire::Body;
+use quorate_scheduler::Survey;
 use quorate_store::databases::Manifest;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -191,6 +192,10 @@ pub(crate) struct World {
     pub trace: Trace,
     pub violation: Option<Violation>,
     pub dice: Dice,
+    /// No person looks after it any more.
+    pub unattended: bool,
+    /// What a plan would be made of, for whoever asked last.
+    pub surveyed: Option<Box<Survey>>,
     effects: Vec<Effect>,
 }
 
@@ -233,6 +238,8 @@ impl World {
             trace: Trace::new(keep_text),
             violation: None,
             dice: Dice::new(seed, "world"),
+            unattended: false,
+            surveyed: None,
             effects: Vec::new(),
             network,
             identity,

@@ -127,6 +127,9 @@ impl World {
     /// there may say that it is dead, and sometimes does. That it is switched on a moment later, before that has
     /// come into the log, is no lie.
     pub(super) fn patrol(&mut self) {
+        if self.unattended {
+            return;
+        }
         self.later(PATROLS, What::Patrol);
         for n in 0..self.machines.len() {
             let id = self.machines[n].id;

@@ -263,7 +263,7 @@ impl World {
             // Nobody waits for it: whether it worked is seen by who leads.
             Effect::Transferred { .. } => {}
             // People ask for it, and there are none.
-            Effect::Surveyed { .. } => {}
+            Effect::Surveyed { survey, .. } => self.surveyed = Some(survey),
             Effect::Changed => self.keeper_due(n),
             // Nobody asks for drills here: cut networks are a fault of the simulator's own.
             Effect::GoAway { .. } => {}
