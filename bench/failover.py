@@ -5,138 +5,17 @@ Arguments: any of process singleton leader restart managers vip (all of them by 
 Needs root. The workload writes who it is and CLOCK_BOOTTIME each millisecond, appending to one file: a gap
 between two copies is how long nothing ran, and an overlap would be a failure of fencing, which ends the bench.
 Power loss is silent: the cable is pulled first, then everything of the node is killed at once."""
-import contextlib, json, os, random, signal, statistics, sys, time
-from rig import Cluster, Network, measured, ms, option, sh
+import os, random, signal, sys, time
+from rig import Network, measured, option
+from services import Services, boottime, head, row
 import vip as vips
 
 NODES, RUNS, FAILOVER = option("--nodes", 5), option("--runs", 10), option("--failover", 10)
 
-PROBE = r"""
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-    int file = open(argv[1], O_WRONLY | O_CREAT | O_APPEND, 0644);
-    const char *epoch = getenv("QUORATE_EPOCH");
-    for (char line[200];; usleep(1000)) {
-        struct timespec now;
-        clock_gettime(CLOCK_BOOTTIME, &now);
-        int length = snprintf(line, sizeof line, "%s %d %s %ld.%09ld\n", argv[2], getpid(), epoch ? epoch : "0", now.tv_sec, now.tv_nsec);
-        if (write(file, line, length) != length) return 1;
-    }
-}
-"""
-
-
-def boottime():
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e9
-
-
-class Services(Cluster):
-    """All nodes are managers, so that any of them may lead."""
-
-    def __init__(self, network):
-        super().__init__(network, managers=len(network.nodes))
-        with open(f"{self.dir}/probe.c", "w") as source:
-            source.write(PROBE)
-        sh("cc", "-O2", "-o", f"{self.dir}/probe", f"{self.dir}/probe.c")
-
-    def running(self):
-        return [i for i, server in enumerate(self.servers) if server]
-
-    def ask(self, *args):
-        """A command whose answer is JSON, by way of a node that runs."""
-        i = self.running()[0]
-        return json.loads(self.cli(i, "--server", f"unix:{self.dir}/{i}/api.sock", *args, "-o", "json"))
-
-    def apply(self, name, more, command=None):
-        command = command or [f"{self.dir}/probe", f"{self.dir}/{name}.ran", "{replica}"]
-        path = f"{self.dir}/{name}.toml"
-        with open(path, "w") as spec:
-            spec.write(f"[[service]]\nname = '{name}'\ncommand = {json.dumps(command)}\n{more}\n")
-        self.ask("service", "apply", "-f", path, "--yes")
-
-    def replicas(self, name):
-        return self.ask("service", "show", name)["replicas"]
-
-    def ran(self, name):
-        """The spans in which each process of a service ran, in order."""
-        spans = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in open(f"{self.dir}/{name}.ran"):
-                if len(words := line.split()) == 4:
-                    at, who = float(words[3]), (words[0], words[1], words[2])
-                    first, last = spans.get(who, (at, at))
-                    spans[who] = (min(first, at), max(last, at))
-        return sorted(spans.values())
-
-    def gap(self, name, known):
-        """For how long nothing ran, between the last of those that were known and whoever came next."""
-        self.until(lambda: len(self.ran(name)) > known, f"{name} runs again", 6 * FAILOVER)
-        spans = self.ran(name)
-        for (_, end), (begin, _) in zip(spans, spans[1:]):
-            if begin <= end:
-                sys.exit(f"two copies of {name} ran at once, for {ms(end - begin)} ms")
-        return spans[known][0] - spans[known - 1][1]
-
-    def processes(self, i):
-        """Everything of a node: what names its directory, and what those made."""
-        mine, parents = set(), {}
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-            with contextlib.suppress(OSError):
-                parents[pid] = int(open(f"/proc/{pid}/stat").read().rsplit(") ", 1)[1].split()[1])
-                said = open(f"/proc/{pid}/cmdline", "rb").read() + open(f"/proc/{pid}/environ", "rb").read()
-                if f"{self.dir}/{i}/".encode() in said or f"{self.dir}/{i}\0".encode() in said:
-                    mine.add(pid)
-        while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
-            mine |= more
-        return mine
-
-    def power_off(self, i):
-        pids = self.processes(i)
-        self.network.cable(i, False)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.servers[i].wait()
-        self.servers[i] = None
-
-    def power_on(self, i):
-        self.network.cable(i, True)
-        self.start(i)
-        self.whole()
-
-    def leader(self):
-        leader = self.status(self.running()[0])["cluster"]["leader"]
-        return leader and int(leader[1:]) - 1
-
-    def home(self, name):
-        """Where the only copy of a service runs."""
-        self.until(lambda: [replica["state"] for replica in self.replicas(name)] == ["healthy"], f"{name} runs")
-        return int(self.replicas(name)[0]["node"][1:]) - 1
-
-    def stop(self):
-        for i in range(len(self.servers)):
-            for pid in self.processes(i):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        super().stop()
-
-
-def row(event, kind, took):
-    took = sorted(took)
-    print(f"| {event} | {kind} | {ms(statistics.median(took))} | {ms(took[0])} – {ms(took[-1])} | {len(took)} |", flush=True)
-
-
-def head(text):
-    print(f"\n| {text} | crash or power loss | median ms | least – most | times |\n|---|---|---|---|---|", flush=True)
-
 
 def process(network):
     """A replica's process is killed: until it runs again."""
-    cluster = Services(network)
+    cluster = Services(network, FAILOVER)
     took = []
     for run in range(RUNS):
         # Each its own service: the first restart comes at once, and later ones are put off on purpose.
@@ -151,7 +30,7 @@ def process(network):
 
 def singleton(network, leads=False):
     """The node of a singleton loses power, and leads the cluster or not."""
-    cluster = Services(network)
+    cluster = Services(network, FAILOVER)
     cluster.apply("s", f"mode = 'singleton'\nfailover = '{FAILOVER}s'\n{'unsafe_fast = true' if FAILOVER < 10 else ''}")
     took = []
     for run in range(RUNS):
@@ -180,7 +59,7 @@ def leader(network):
 
 def restart(network, replicas=100):
     """A server is killed and started with many replicas: until it knows them again."""
-    cluster = Services(network)
+    cluster = Services(network, FAILOVER)
     cluster.apply("many", f"replicas = {replicas * NODES}", ["/bin/sleep", "1000000"])
     of = lambda i: {(r["pid"], r["started_at"]) for r in cluster.replicas("many") if r["node"] == f"n{i + 1}"}
     took = []
@@ -201,7 +80,7 @@ def restart(network, replicas=100):
 
 def managers(network):
     """Every server is gone for a while: what runs goes on, and what dies is started again."""
-    cluster = Services(network)
+    cluster = Services(network, FAILOVER)
     cluster.apply("p", "")
     home = cluster.home("p")
     pid = cluster.replicas("p")[0]["pid"]

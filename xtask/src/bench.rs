@@ -6,7 +6,7 @@
 use crate::{must, needs, root};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,22 @@ pub(crate) enum Bench {
         /// How often each kind of loss is tried.
         #[arg(long, default_value_t = 20)]
         runs: u32,
+    },
+    /// Services that run once, on clusters of three nodes in network namespaces: does any ever run twice, whatever
+    /// is killed, stands still, is cut off or has its clock set? Needs root.
+    Fencing {
+        /// How often a node is taken from the others.
+        #[arg(long, default_value_t = 1000)]
+        runs: u32,
+        /// The failover time of the services, in seconds: below 10 the same with a lease that is scaled down.
+        #[arg(long, default_value_t = 2)]
+        failover: u32,
+        /// Clusters side by side.
+        #[arg(long, default_value_t = 3)]
+        clusters: u32,
+        /// With servers that fence nothing: fails when no two copies are seen at once.
+        #[arg(long)]
+        unfenced: bool,
     },
     /// Services on five nodes in network namespaces: how long work stands still when a process, a node or the
     /// leader is lost. Needs root.
@@ -62,9 +78,12 @@ pub(crate) fn run(what: &Bench) -> Result<()> {
     if matches!(what, Bench::Plan) {
         return must("cargo", &["bench", "--quiet", "--package", "quorate-scheduler", "--bench", "plan"]);
     }
+    if let Bench::Fencing { runs, failover, clusters, unfenced } = what {
+        return fencing(&[("--runs", *runs), ("--failover", *failover), ("--clusters", *clusters)], *unfenced);
+    }
     must("cargo", &["build", "--release", "--quiet", "--package", "quorate"])?;
     match what {
-        Bench::Plan => Ok(()),
+        Bench::Plan | Bench::Fencing { .. } => Ok(()),
         Bench::First(options) => first(options),
         Bench::Gateway(options) => gateway(options),
         Bench::Members { only, nodes, runs } => rigged("members.py", only, &[("--nodes", *nodes), ("--runs", *runs)]),
@@ -111,14 +130,33 @@ fn gateway(options: &Options) -> Result<()> {
     script(options, root().join("bench/gateway.py"))
 }
 
+/// A binary that does not fence is built where nobody takes it for another.
+const UNFENCED: &str = "target/unfenced";
+
+fn fencing(numbers: &[(&str, u32)], unfenced: bool) -> Result<()> {
+    needs::debian(&[("faketime", "faketime")])?;
+    if !unfenced {
+        must("cargo", &["build", "--release", "--quiet", "--package", "quorate"])?;
+        return rigged("fencing.py", &[], numbers);
+    }
+    let features = ["--package", "quorate", "--features", "unfenced", "--target-dir", UNFENCED];
+    must("cargo", &[&["build", "--quiet"], &features[..]].concat())?;
+    let numbers = [numbers, &[("--unfenced", 1)]].concat();
+    rig(&root().join(UNFENCED).join("debug/quorate"), "fencing.py", &[], &numbers)
+}
+
 /// A script of ours that makes its own nodes.
 fn rigged(name: &str, only: &[String], numbers: &[(&str, u32)]) -> Result<()> {
+    rig(&root().join("target/release/quorate"), name, only, numbers)
+}
+
+fn rig(binary: &Path, name: &str, only: &[String], numbers: &[(&str, u32)]) -> Result<()> {
     needs::debian(&[("iproute2", "ip")])?;
     let status = Command::new("python3")
         .arg(root().join("bench").join(name))
         .args(only)
         .args(numbers.iter().flat_map(|(flag, number)| [(*flag).to_owned(), number.to_string()]))
-        .env("QUORATE_BINARY", root().join("target/release/quorate"))
+        .env("QUORATE_BINARY", binary)
         .status()
         .with_context(|| format!("starting {name}"))?;
     if !status.success() {

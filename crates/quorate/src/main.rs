@@ -21,5 +21,7 @@ mod torture;
 mod trust;
 
 fn main() -> std::process::ExitCode {
+    #[cfg(feature = "unfenced")]
+    quorate_model::planted::plant(Some(quorate_model::planted::Bug::KillTimerOff));
     cli::main()
 }

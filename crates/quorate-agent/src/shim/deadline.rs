@@ -4,6 +4,7 @@ use crate::kernel::KillTimer;
 use crate::launch::Launch;
 use crate::lease::{BootTime, soft_stop};
 use quorate_model::assignment::AssignedLease;
+use quorate_model::planted::{Bug, planted};
 use std::io;
 use std::time::Duration;
 
@@ -36,7 +37,8 @@ impl Deadline {
     /// # Errors
     /// When there is no time in which to run anything, or no timer.
     pub(super) fn arm(launch: &Launch, flaw: Option<Flaw>) -> io::Result<Option<Deadline>> {
-        let Some(lease) = launch.assigned.lease else { return Ok(None) };
+        let Some(mut lease) = launch.assigned.lease else { return Ok(None) };
+        lease.keeps |= planted(Bug::KillTimerOff);
         let grace = launch.assigned.spec.stop.grace.0;
         if lease.keeps {
             return Ok(Some(Deadline { lease, grace, at: NEVER, timer: None, flaw }));
