@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("systemd-container", "systemd-nspawn"),
     ("dbus", "dbus-daemon"),
+    ("bind9-dnsutils", "dig"),
 ];
 
 /// The cases that properties are tried with here, the same in each run, as those of the simulator are: a commit that

@@ -11,6 +11,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("quorate-model", &[]),
     ("quorate-vfs", &[]),
     ("quorate-vip", &["quorate-model"]),
+    ("quorate-dns", &["quorate-model"]),
     ("quorate-membership", &["quorate-model"]),
     ("quorate-scheduler", &["quorate-model"]),
     ("quorate-lease", &["quorate-model"]),
@@ -39,6 +40,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "quorate-agent",
             "quorate-api",
             "quorate-check",
+            "quorate-dns",
             "quorate-gateway",
             "quorate-lease",
             "quorate-membership",
@@ -56,6 +58,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &[
             "quorate-agent",
             "quorate-api",
+            "quorate-dns",
             "quorate-gateway",
             "quorate-membership",
             "quorate-model",

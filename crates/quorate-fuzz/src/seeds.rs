@@ -1,6 +1,6 @@
 //! First inputs, made by the real encoders: each is one that its decoder takes.
 
-use crate::{disk, gossip, link};
+use crate::{disk, dns, gossip, link};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use quorate_model::command::{Command, Refusal};
@@ -46,6 +46,7 @@ listen = ":8443"
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "agent" => agent(),
+        "dns" => dns::seeds(),
         "entry" => entries(),
         "gossip" => gossip::seeds(),
         "http" => texts(HTTP),

@@ -17,6 +17,7 @@ pub mod assignment;
 pub mod autoscale;
 pub mod command;
 pub mod deployment;
+pub mod discovery;
 pub mod drill;
 pub mod entry;
 pub mod event;

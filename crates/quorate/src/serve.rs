@@ -19,7 +19,9 @@ mod bulk;
 mod certificates;
 mod checkpoint;
 mod core;
+mod discovery;
 mod disk;
+mod dns;
 mod drills;
 mod electors;
 mod ending;
@@ -228,6 +230,10 @@ async fn serve(
     }
     let api_listener = bind(config.node.api, "API").await?;
     let local_socket = bind_local(data_dir, config.node.auth)?;
+    let dns = match settings.dns.listen {
+        Some(address) => Some(dns::bind(address).await?),
+        None => None,
+    };
     let clock = core::Clock { started: Instant::now() };
     let mut lease_clock = lease_clock::LeaseClock::start();
     let identity = NodeIdentity {
@@ -324,6 +330,10 @@ async fn serve(
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
+    let (directory, directory_seen) = watch::channel(Arc::new(discovery::directory(&node)));
+    if let Some(sockets) = dns {
+        dns::start(sockets, directory_seen);
+    }
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (drills, drills_seen) = watch::channel(Arc::new(drills::view(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
@@ -417,6 +427,7 @@ async fn serve(
         known,
         proofs,
         routing,
+        directory,
         coordinates,
         refused,
         access,

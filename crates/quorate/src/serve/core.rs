@@ -8,6 +8,7 @@ use super::apply::{ApplyJob, Waiters};
 use super::away::Away;
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
+use super::discovery;
 use super::disk::DiskJob;
 use super::drills;
 use super::lease_clock::LeaseClock;
@@ -21,6 +22,7 @@ use quorate_api::drills::DrillsView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::assignment::Assignment;
 use quorate_model::command::Refusal;
+use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId, Term};
 use quorate_model::need::NodeNeeds;
 use quorate_model::routing::RoutingTable;
@@ -98,6 +100,8 @@ pub(super) struct Core {
     /// What nodes that are heard prove themselves with.
     pub(super) proofs: watch::Sender<Arc<Proofs>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    /// Where services are reached.
+    pub(super) directory: watch::Sender<Arc<Directory>>,
     /// Whether other nodes may be there.
     pub(super) coordinates: watch::Sender<bool>,
     /// Why the cluster does not have this node.
@@ -274,6 +278,14 @@ impl Core {
             let differs = **known != table;
             if differs {
                 *known = Arc::new(table);
+            }
+            differs
+        });
+        self.directory.send_if_modified(|known| {
+            let directory = discovery::directory(&self.node);
+            let differs = **known != directory;
+            if differs {
+                *known = Arc::new(directory);
             }
             differs
         });

@@ -691,9 +691,23 @@ fn offered(state: &ClusterState, vip: &VipRecord) -> OfferedVip {
 }
 
 fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
+    let reached = reached(node, replica)?;
+    let port = reached.status.ports.get(replica.spec.main_port()?)?;
+    let address = SocketAddr::new(reached.host, *port);
+    Some(Endpoint { replica: replica.id, node: replica.node, address, state: reached.state })
+}
+
+/// A replica that accepts connections.
+pub(super) struct Reached<'a> {
+    pub(super) host: IpAddr,
+    pub(super) status: &'a ReplicaStatus,
+    pub(super) state: EndpointState,
+}
+
+/// Where a replica is and whether it is to be chosen, for gateways and for names alike.
+pub(super) fn reached<'a>(node: &'a Node, replica: &ReplicaRecord) -> Option<Reached<'a>> {
     let record = node.state().nodes.get(&replica.node)?;
     let status = status_of(node, replica.node, replica.id)?;
-    let port = status.ports.get(replica.spec.main_port()?)?;
     let heard = node.sight(replica.node) == Sight::Present && record.health == Health::Joined;
     let state = match (replica.phase, status.state) {
         (Phase::Run, ReplicaState::Healthy) if heard => EndpointState::Healthy,
@@ -703,6 +717,5 @@ fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
         }
         _ => return None,
     };
-    let host: IpAddr = record.identity.host.parse().ok()?;
-    Some(Endpoint { replica: replica.id, node: replica.node, address: SocketAddr::new(host, *port), state })
+    Some(Reached { host: record.identity.host.parse().ok()?, status, state })
 }

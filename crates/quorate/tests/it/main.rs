@@ -10,6 +10,7 @@ mod cluster;
 mod copies;
 mod determinism;
 mod dev;
+mod discovery;
 mod drill;
 mod durability;
 mod examples;
