@@ -11,6 +11,7 @@ use crate::ports::Reservations;
 use crate::process::Shims;
 use crate::runner::{Board, Runner, Shared};
 use crate::secrets::Secrets;
+use crate::service_token::{self, Api, ServiceTokens};
 use crate::sweep::PATIENCE;
 use crate::templates;
 use crate::usage::{MEASURED_EVERY, Meter};
@@ -53,6 +54,10 @@ pub struct AgentConfig {
     pub artifacts: PathBuf,
     /// What the node was given, for replicas that name it.
     pub secrets: watch::Receiver<Arc<Secrets>>,
+    /// Tokens of replicas whose services are granted something.
+    pub tokens: watch::Receiver<Arc<ServiceTokens>>,
+    /// How replicas reach the API of their node.
+    pub api: Api,
     /// Program and first arguments that run [`shim`](crate::shim::shim), like `/usr/bin/quorate shim`.
     /// `--dir DIR` and perhaps `--end-with-pid PID` are added.
     pub shim_command: Vec<OsString>,
@@ -115,7 +120,7 @@ impl Agent {
         found: Found,
         groups: Groups,
     ) -> Result<Agent, StartAgentError> {
-        let AgentConfig { node, node_name, host, dir, artifacts, secrets, .. } = config;
+        let AgentConfig { node, node_name, host, dir, artifacts, secrets, tokens, api, .. } = config;
         let desired = match Desired::at_start(node, found.assignment) {
             Ok(desired) => desired,
             Err(OtherNode { owner }) => return Err(StartAgentError::OtherNode { dir, owner }),
@@ -131,6 +136,8 @@ impl Agent {
             host,
             artifacts,
             secrets,
+            tokens,
+            api,
             driver,
             ports: Reservations::default(),
             board: Board::new(),
@@ -454,6 +461,7 @@ fn retire(dir: &Path, in_use: &BTreeSet<PathBuf>) -> io::Result<()> {
     // Its logs stay for a while; what was made with secrets does not.
     if let Ok(Some(launch)) = files::read_json::<Launch>(&dir.join(launch::FILE)) {
         templates::remove(&launch.assigned.spec, &dir.join("work"))?;
+        service_token::remove(&dir.join("work"))?;
     }
     files::remove_file(&dir.join(launch::FILE))?;
     let Some(service) = dir.parent() else { return Ok(()) };

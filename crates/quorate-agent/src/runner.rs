@@ -14,13 +14,14 @@ use crate::needs;
 use crate::ports::{PortError, Reservations, is_free};
 use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, Seen, ShimState, UNDYING, pause, wall_now};
 use crate::secrets::{SecretError, Secrets};
+use crate::service_token::{self, Api, ServiceTokens};
 use crate::templates::{self, RenderError};
 use quorate_model::assignment::{AssignedReplica, Phase};
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Port, ServiceSpec, Stop};
+use quorate_model::spec::{Port, ServiceSpec, Stop, TemplateError};
 use quorate_model::time::Span;
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -47,6 +48,8 @@ pub(crate) struct Shared<D> {
     pub(crate) host: String,
     pub(crate) artifacts: PathBuf,
     pub(crate) secrets: watch::Receiver<Arc<Secrets>>,
+    pub(crate) tokens: watch::Receiver<Arc<ServiceTokens>>,
+    pub(crate) api: Api,
     pub(crate) driver: D,
     pub(crate) ports: Reservations,
     pub(crate) board: Board,
@@ -95,6 +98,7 @@ pub(crate) struct Runner<D: Driver> {
     wanted: watch::Receiver<Wanted>,
     /// Until when its leases are held.
     held: watch::Receiver<Deadlines>,
+    tokens: watch::Receiver<Arc<ServiceTokens>>,
     /// Told once, when the first status is on the board.
     settled: Option<oneshot::Sender<()>>,
     /// As of the last shim, for the next.
@@ -121,12 +125,14 @@ impl<D: Driver> Runner<D> {
     ) -> Runner<D> {
         let replica = wanted.borrow().assigned.replica;
         let held = shared.holds.follow(replica);
+        let tokens = shared.tokens.clone();
         Runner {
             shared,
             replica,
             dir,
             wanted,
             held,
+            tokens,
             settled: Some(settled),
             ports: BTreeMap::new(),
             restarts: 0,
@@ -358,7 +364,16 @@ impl<D: Driver> Runner<D> {
             }
             return None;
         }
-        match self.try_launch(&assigned).await {
+        let token = self.tokens.borrow_and_update().0.get(&self.replica).cloned();
+        if !assigned.spec.grants.is_empty() && token.is_none() {
+            self.publish_with("it waits for its token, which every node is to know first", ReplicaState::Starting);
+            tokio::select! {
+                () = changes(&mut self.tokens) => {}
+                () = changes(&mut self.wanted) => {}
+            }
+            return None;
+        }
+        match self.try_launch(&assigned, token).await {
             Ok(Some(instance)) => Some(instance),
             Ok(None) => {
                 // A program that ends at once and is not to be restarted is done before we look.
@@ -399,13 +414,17 @@ impl<D: Driver> Runner<D> {
         }
     }
 
-    async fn try_launch(&mut self, assigned: &AssignedReplica) -> Result<Option<D::Instance>, LaunchError> {
+    async fn try_launch(
+        &mut self,
+        assigned: &AssignedReplica,
+        token: Option<Secret<String>>,
+    ) -> Result<Option<D::Instance>, LaunchError> {
         let (shared, wanted) = (Arc::clone(&self.shared), assigned.spec.ports.clone());
         let (replica, before) = (self.replica, self.ports.clone());
         let choose = move || shared.ports.choose(replica, &wanted, &before, &shared.host);
         self.ports = spawn_blocking(choose).await.map_err(io::Error::other)??;
         self.publish(ReplicaState::Starting, None);
-        let Shared { node, node_name, artifacts, .. } = &*self.shared;
+        let Shared { node_name, artifacts, .. } = &*self.shared;
         let artifacts = located(artifacts, &assigned.spec)?;
         let secrets = Secret::new(self.shared.secrets.borrow().of(&assigned.spec)?);
         let given = Given { artifacts: &artifacts, secrets: &secrets };
@@ -413,7 +432,7 @@ impl<D: Driver> Runner<D> {
             restarts: self.restarts + u32::from(self.ran_before),
             detail: self.detail.clone(),
             deadline: assigned.lease.filter(|lease| !lease.keeps).and_then(|lease| self.held.borrow().of(lease.epoch)),
-            ..Launch::new(assigned, *node, node_name, &self.dir, self.ports.clone(), given)?
+            ..self.filled(assigned, self.ports.clone(), given)?
         };
         let (dir, assigned, node, ports) = (self.dir.clone(), assigned.clone(), node_name.clone(), self.ports.clone());
         let shared = Arc::clone(&self.shared);
@@ -424,12 +443,30 @@ impl<D: Driver> Runner<D> {
             let (work, given) = (dir.join("work"), Given { artifacts: &artifacts, secrets: &secrets });
             let path = work.to_string_lossy();
             files::make_private_dir(&work)?;
+            if let Some(token) = &token {
+                service_token::write(token, &work)?;
+            }
             templates::render(&assigned.spec, &launch::values(&assigned, &node, &path, &ports, given), &work)?;
             files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
             Ok::<_, LaunchError>(launch)
         };
         let launch = spawn_blocking(write).await.map_err(io::Error::other)??;
         Ok(self.shared.driver.launch(&launch, &self.dir).await?)
+    }
+
+    /// What its shim is to run, and what that is told of the cluster.
+    fn filled(
+        &self,
+        assigned: &AssignedReplica,
+        ports: BTreeMap<String, u16>,
+        given: Given<'_>,
+    ) -> Result<Launch, TemplateError> {
+        let Shared { node, node_name, api, .. } = &*self.shared;
+        let mut launch = Launch::new(assigned, *node, node_name, &self.dir, ports, given)?;
+        if !assigned.spec.grants.is_empty() {
+            launch.env.extend(service_token::variables(api, &self.dir.join("work")));
+        }
+        Ok(launch)
     }
 
     /// Whether it needs no lease, or has one that lasts long enough. So has what goes on without renewals later: a
@@ -465,12 +502,12 @@ impl<D: Driver> Runner<D> {
     /// The program of a check. What was filled when the replica was started can be filled again, unless a secret is
     /// not here yet: artifacts of replicas are kept.
     fn program(&self, command: &[String], assigned: &AssignedReplica, state: &ShimState) -> Place {
-        let Shared { node, node_name, artifacts, secrets, .. } = &*self.shared;
+        let Shared { node_name, artifacts, secrets, .. } = &*self.shared;
         let exec = || {
             let artifacts = located(artifacts, &assigned.spec).ok()?;
             let secrets = Secret::new(secrets.borrow().of(&assigned.spec).ok()?);
             let given = Given { artifacts: &artifacts, secrets: &secrets };
-            let launch = Launch::new(assigned, *node, node_name, &self.dir, state.ports.clone(), given).ok()?;
+            let launch = self.filled(assigned, state.ports.clone(), given).ok()?;
             let command = launch.fill(command, node_name, &self.dir, &artifacts).ok()?;
             let Launch { env, secret_env, .. } = launch;
             Some(Exec { command, env, secret_env, dir: self.dir.join("work") })
@@ -585,7 +622,7 @@ enum LaunchError {
     #[error(transparent)]
     Render(#[from] RenderError),
     #[error("the spec {0}")]
-    Template(#[from] quorate_model::spec::TemplateError),
+    Template(#[from] TemplateError),
     #[error("cannot start it")]
     Io(#[from] io::Error),
 }

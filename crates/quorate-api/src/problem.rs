@@ -239,6 +239,9 @@ impl From<Refusal> for Failure {
             Refusal::NotScalable { service, .. } => {
                 (StatusCode::CONFLICT, "not-scalable", format!("see where it runs: `quorate explain {service}`"))
             }
+            Refusal::NothingGranted { .. } => {
+                (StatusCode::CONFLICT, "nothing-granted", "it has ended, or its spec has no `grants`".to_owned())
+            }
             Refusal::Autoscaled { service, .. } => (
                 StatusCode::CONFLICT,
                 "autoscaled",
@@ -623,6 +626,7 @@ mod tests {
             Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
             Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
             Refusal::Autoscaled { service: ServiceName::new("web").unwrap(), min: 2, max: 8 }.into(),
+            Refusal::NothingGranted { replica: ReplicaId::from_u128(1) }.into(),
             Refusal::NodeLives { node: "n2".into() }.into(),
             Refusal::NoDrill { why: NoDrill::Alone }.into(),
             Refusal::KeepsService { node: "n2".into(), service: ServiceName::new("db").unwrap() }.into(),
@@ -721,6 +725,7 @@ mod tests {
             404 token-unknown
             409 not-scalable
             409 autoscaled
+            409 nothing-granted
             409 node-lives
             409 no-drill
             409 keeps-service

@@ -3,6 +3,7 @@
 //! JSON inside the log entry: commands are rare, and a person who reads the log should
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
+use crate::access::name::Digest;
 use crate::access::{AccessCommand, AccessRefusal};
 use crate::autoscale::AutoscaleCommand;
 use crate::deployment::Advance;
@@ -93,6 +94,11 @@ pub enum Command {
     },
     /// Users, sessions, tokens, roles, secrets.
     Access(AccessCommand),
+    /// A node has handed a replica a token with this hash; see [`crate::access::service`].
+    ServiceToken {
+        replica: ReplicaId,
+        hash: Digest,
+    },
     /// The cluster's own keys.
     Trust(TrustCommand),
     /// Stands in the log for a command that the leader did not let in, for a reason that only it can
@@ -173,6 +179,8 @@ pub enum Refusal {
     NoVersion { service: ServiceName, version: Option<u64>, known: Vec<u64> },
     #[error("{service} is not being updated")]
     NoUpdate { service: ServiceName },
+    #[error("there is no replica {replica} whose service is granted anything")]
+    NothingGranted { replica: ReplicaId },
     #[error("{harm}")]
     Harm { harm: Harm },
     #[error("{node} is no manager")]

@@ -4,6 +4,7 @@
 //! `quorate service show`. An unknown key is an error here, never ignored.
 
 use crate::access::name::SecretName;
+use crate::access::service::Grant;
 use crate::id::ServiceName;
 use crate::need::{Artifact, Requirement};
 use crate::place::Place;
@@ -112,6 +113,10 @@ pub struct ServiceSpec {
     /// Secrets that its replicas get, for `{secret.NAME}` in `env`. At most 16.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub secrets: BTreeSet<SecretName>,
+    /// What of the cluster itself its replicas may use, each with a token of its own in `QUORATE_TOKEN_FILE`.
+    /// Default: nothing, and no token.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub grants: BTreeSet<Grant>,
     /// Files that are made for each replica before it starts. At most 16.
     #[serde(default, rename = "template", skip_serializing_if = "Vec::is_empty")]
     pub templates: Vec<Template>,
@@ -175,6 +180,7 @@ impl ServiceSpec {
             // Where it may start, not what it is.
             requires: _,
             secrets,
+            grants,
             templates,
         } = self;
         (name, mode, command, env) == (&other.name, &other.mode, &other.command, &other.env)
@@ -183,7 +189,7 @@ impl ServiceSpec {
             && (ports, health, restart, stop) == (&other.ports, &other.health, &other.restart, &other.stop)
             && (failover, unsafe_fast, without_quorum) == (&other.failover, &other.unsafe_fast, &other.without_quorum)
             && (artifacts, resources) == (&other.artifacts, &other.resources)
-            && (secrets, templates) == (&other.secrets, &other.templates)
+            && (secrets, grants, templates) == (&other.secrets, &other.grants, &other.templates)
     }
 }
 

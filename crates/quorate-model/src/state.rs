@@ -251,6 +251,7 @@ impl ClusterState {
             }
             Command::Trust(command) => self.decide_trust(&mut changes, command)?,
             Command::Withheld { why } => return Err(why.clone()),
+            Command::ServiceToken { replica, hash } => changes.list.extend(self.hand_out(*replica, *hash)?),
             Command::Access(command) => {
                 self.sealed_well(command).map_err(Refusal::Access)?;
                 let decided = self.access.decide(now, command).map_err(Refusal::Access)?;
@@ -260,6 +261,7 @@ impl ClusterState {
                 }
             }
         }
+        self.take_tokens_back(&mut changes.list);
         Ok(changes.list)
     }
 

@@ -38,6 +38,7 @@ mod reads;
 mod reload;
 mod renewal;
 mod secrets;
+mod service_tokens;
 mod spare;
 mod survey;
 mod tls;
@@ -381,9 +382,16 @@ async fn serve(
         beside: beside.clone(),
     };
     tokio::spawn(giver.run(heard.asked));
+    let (service_tokens, service_tokens_seen) = watch::channel(Arc::default());
+    let assigned = assignments.clone();
     if config.node.roles.contains(&Role::Worker) {
         let dir = data_dir.to_owned();
-        let wanted = workloads::Wanted { assignments, holds: held_now, secrets: secrets_held.clone() };
+        let wanted = workloads::Wanted {
+            assignments,
+            holds: held_now,
+            secrets: secrets_held.clone(),
+            tokens: service_tokens_seen,
+        };
         let taker = secrets::Taker {
             me: config.node.id,
             data_dir: dir.clone(),
@@ -470,6 +478,16 @@ async fn serve(
         replace_after,
         started: clock.started,
     }));
+    if config.node.roles.contains(&Role::Worker) {
+        let minter = service_tokens::Minter {
+            data_dir: data_dir.to_owned(),
+            assignments: assigned,
+            access: backend.0.access.clone(),
+            backend: backend.clone(),
+            tokens: service_tokens,
+        };
+        tokio::spawn(minter.run());
+    }
     tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
     if ha_wished {
         tokio::spawn(ha::switch_on(config.node.id, backend.clone()));

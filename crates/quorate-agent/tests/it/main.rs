@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use quorate_agent::log::{LogFrom, ReadLogError};
-use quorate_agent::{Agent, AgentConfig, HeldSecret, Secrets, StartAgentError};
+use quorate_agent::{Agent, AgentConfig, Api, HeldSecret, Secrets, ServiceTokens, StartAgentError};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
@@ -42,6 +42,7 @@ struct Node {
     /// A process whose end takes all replicas with it, so that a failed test leaves nothing behind.
     lifeline: Child,
     secrets: watch::Sender<Arc<Secrets>>,
+    tokens: watch::Sender<Arc<ServiceTokens>>,
 }
 
 impl Drop for Node {
@@ -72,7 +73,12 @@ fn shim_answers(dir: &Path) -> bool {
 impl Node {
     fn new() -> Node {
         let lifeline = Command::new("sleep").arg("1000").spawn().unwrap();
-        Node { dir: tempfile::tempdir().unwrap(), lifeline, secrets: watch::Sender::default() }
+        Node {
+            dir: tempfile::tempdir().unwrap(),
+            lifeline,
+            secrets: watch::Sender::default(),
+            tokens: watch::Sender::default(),
+        }
     }
 
     fn config(&self) -> AgentConfig {
@@ -88,6 +94,8 @@ impl Node {
             dir: self.dir.path().to_owned(),
             artifacts: self.dir.path().join("artifacts"),
             secrets: self.secrets.subscribe(),
+            tokens: self.tokens.subscribe(),
+            api: Api { url: "http://127.0.0.1:7000".into(), authorities: None },
             shim_command: vec![HELPER.into(), shim.into()],
             end_with_pid: Some(self.lifeline.id()),
         }

@@ -5,6 +5,8 @@
 
 use super::name::{ApiTokenId, Digest, RoleName, UserName};
 use super::{AccessState, RoleRecord};
+use crate::entry::Database;
+use crate::id::ReplicaId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -320,6 +322,8 @@ pub enum Principal {
     User { user: UserName, session: Digest },
     /// A program with an API token.
     Token { token: ApiTokenId },
+    /// A replica, with the token that its node handed to it.
+    Service { replica: ReplicaId },
 }
 
 impl Principal {
@@ -335,6 +339,10 @@ impl Principal {
                 let owner = access.tokens.get(token).map_or("?", |record| record.user.as_str());
                 format!("{owner} (token {token})")
             }
+            Principal::Service { replica } => {
+                let service = access.services.get(replica).map_or("?", |record| record.service.as_str());
+                format!("{service}/{replica}")
+            }
         }
     }
 
@@ -344,7 +352,7 @@ impl Principal {
         match self {
             Principal::User { user, .. } => Some(user),
             Principal::Token { token } => access.tokens.get(token).map(|record| &record.user),
-            Principal::Anonymous | Principal::Open | Principal::Root => None,
+            Principal::Anonymous | Principal::Open | Principal::Root | Principal::Service { .. } => None,
         }
     }
 }
@@ -363,6 +371,8 @@ pub enum Verdict {
     NotDangerous,
     /// No: this is for people, and a token asks.
     NotForTokens,
+    /// No: the spec of the replica's service does not grant it.
+    NotGranted,
 }
 
 /// Whether `principal` may do `operation`. Everything that asks, asks here.
@@ -375,6 +385,7 @@ pub fn allow(access: &AccessState, principal: &Principal, operation: Operation) 
     let (user, token) = match principal {
         Principal::Anonymous => return Verdict::LogIn,
         Principal::Open | Principal::Root => return Verdict::Allow,
+        Principal::Service { replica } => return allow_service(access, *replica, operation),
         Principal::User { user, .. } => (user, None),
         Principal::Token { token } => match access.tokens.get(token) {
             Some(record) => (&record.user, Some(record)),
@@ -399,6 +410,29 @@ pub fn allow(access: &AccessState, principal: &Principal, operation: Operation) 
         (true, None) => Verdict::Confirm,
         (true, Some(token)) if token.dangerous => Verdict::Allow,
         (true, Some(_)) => Verdict::NotDangerous,
+    }
+}
+
+/// A replica may do what its spec grants, and nothing that a person would have to confirm.
+fn allow_service(access: &AccessState, replica: ReplicaId, operation: Operation) -> Verdict {
+    let Some(record) = access.services.get(&replica) else { return Verdict::LogIn };
+    match operation.needs() {
+        Needs::Nothing | Needs::Login => Verdict::Allow,
+        Needs::Permission(permission) if record.allows(permission) && !operation.is_dangerous() => Verdict::Allow,
+        Needs::Person | Needs::Permission(_) => Verdict::NotGranted,
+    }
+}
+
+/// Whether whoever may read a database at all may read this one.
+#[must_use]
+pub fn allow_database(access: &AccessState, principal: &Principal, database: Database) -> Verdict {
+    match principal {
+        Principal::Service { replica } => match access.services.get(replica) {
+            Some(record) if record.reads(database) => Verdict::Allow,
+            Some(_) => Verdict::NotGranted,
+            None => Verdict::LogIn,
+        },
+        _ => Verdict::Allow,
     }
 }
 

@@ -202,6 +202,7 @@ static SERVICE: Keys = Keys {
         ("artifact", Kind::Tables(&ARTIFACT, "name")),
         ("requires", Kind::Choices(&REQUIREMENT)),
         ("secrets", Kind::Each(secret_name)),
+        ("grants", Kind::Tables(&GRANT, "database")),
         ("template", Kind::Tables(&TEMPLATE, "to")),
     ],
     required: &["name"],
@@ -212,6 +213,12 @@ static SERVICE: Keys = Keys {
         Need { key: "systemd", of: "driver", words: &["systemd"] },
         Need { key: "vip", of: "driver", words: &["vip"] },
     ],
+};
+
+static GRANT: Keys = Keys {
+    known: &[("database", Kind::OneOf(&["main", "system"])), ("right", Kind::OneOf(&["read", "write"]))],
+    required: &["database"],
+    needs: &[],
 };
 
 static OCF: Keys = Keys {

@@ -79,6 +79,7 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
             return Err(invalid(at, "has a secret, and a path is shown"));
         }
     }
+    crate::access::service::validate(spec).map_err(|problem| invalid(field("grants"), problem))?;
     for word in &spec.command {
         open_template(word, spec).map_err(|problem| invalid(field("command"), problem))?;
     }

@@ -3,7 +3,8 @@
 
 use super::inbox::Inbox;
 use crate::config::NodeConfig;
-use quorate_agent::{Agent, AgentConfig, Hold, Secrets, needs};
+use crate::trust;
+use quorate_agent::{Agent, AgentConfig, Api, Hold, Secrets, ServiceTokens, needs};
 use quorate_model::assignment::Assignment;
 use quorate_model::id::ReplicaId;
 use quorate_model::need::NodeNeeds;
@@ -38,6 +39,7 @@ pub(super) struct Wanted {
     pub(super) assignments: watch::Receiver<Option<Assignment>>,
     pub(super) holds: watch::Receiver<BTreeMap<ReplicaId, Hold>>,
     pub(super) secrets: watch::Receiver<Arc<Secrets>>,
+    pub(super) tokens: watch::Receiver<Arc<ServiceTokens>>,
 }
 
 /// What this node is to look after, and the secrets that it has.
@@ -49,12 +51,12 @@ pub(super) struct Needed {
 
 /// Starts the agent when it is known what to run, and feeds it for as long as the node runs.
 pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted: Wanted, inbox: Inbox) {
-    let Wanted { mut assignments, mut holds, secrets } = wanted;
+    let Wanted { mut assignments, mut holds, secrets, tokens } = wanted;
     let known = tokio::time::timeout(ALONE_AFTER, assignments.wait_for(Option::is_some)).await.is_ok();
     if !known {
         info!("no leader yet: going on with the last assignment that this node knows");
     }
-    let agent = match start(&config, &data_dir, secrets).await {
+    let agent = match start(&config, &data_dir, secrets, tokens).await {
         Ok(agent) => agent,
         Err(error) => {
             error!(error = %super::disk::chain(&error), "the agent cannot start: this node runs no services");
@@ -105,6 +107,7 @@ async fn start(
     config: &NodeConfig,
     data_dir: &Path,
     secrets: watch::Receiver<Arc<Secrets>>,
+    tokens: watch::Receiver<Arc<ServiceTokens>>,
 ) -> Result<Agent, quorate_agent::StartAgentError> {
     let program = std::env::current_exe().unwrap_or_else(|_| "quorate".into());
     Agent::start(AgentConfig {
@@ -114,8 +117,20 @@ async fn start(
         dir: data_dir.join("services"),
         artifacts: data_dir.join(ARTIFACTS),
         secrets,
+        tokens,
+        api: api(config, data_dir),
         shim_command: vec![program.into(), "shim".into()],
         end_with_pid: config.node.end_with_pid,
     })
     .await
+}
+
+/// How replicas on this node reach its API.
+fn api(config: &NodeConfig, data_dir: &Path) -> Api {
+    let address = config.node.api_address();
+    if config.node.plain_http {
+        return Api { url: format!("http://{address}"), authorities: None };
+    }
+    let authorities = data_dir.join(trust::DIR).join(trust::AUTHORITIES);
+    Api { url: format!("https://{address}"), authorities: Some(authorities) }
 }

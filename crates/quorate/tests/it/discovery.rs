@@ -1,10 +1,12 @@
-//! Services are found by name, with Debian's `dig`.
+//! Services are found by name, with Debian's `dig`; and what a copy may do with its own token.
 
-use crate::cluster::{PATIENCE, TestCluster, wait_for};
+use crate::cluster::{PATIENCE, TestCluster, TestNode, wait_for};
 use crate::show::{is_whole, replicas};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -127,4 +129,93 @@ fn the_name_of_what_runs_once_follows_it() {
     for (_, port) in cluster.names().iter().zip(&ports).filter(|(name, _)| **name != node) {
         wait_for("its name leads to the new one", PATIENCE, || (named(*port, "once") == shown(&after)).then_some(()));
     }
+}
+
+/// Writes who it is with its own token, and nothing else of the command line is told.
+fn writer() -> String {
+    format!(
+        r#"[[service]]
+name = "writer"
+command = ["/bin/sh", "-c", "\"$0\" db exec \"INSERT INTO notes VALUES ('$QUORATE_REPLICA')\" && exec sleep 1000", "{}"]
+grants = [{{ database = "main", right = "write" }}]
+stop = {{ grace = "1s" }}
+update = {{ verify_for = "0s", healthy_for = "0s" }}
+"#,
+        env!("CARGO_BIN_EXE_quorate")
+    )
+}
+
+/// The token file of the one copy.
+fn token_file(view: &Value) -> PathBuf {
+    let log = PathBuf::from(replicas(view)[0]["log_dir"].as_str().unwrap());
+    log.parent().unwrap().join("work/.quorate-token")
+}
+
+/// What each node says to whoever shows this token.
+fn told(cluster: &TestCluster, token: &str, path: &str, body: &Value) -> Vec<(u16, Value)> {
+    let ask = |node: &TestNode| {
+        let headers = [("Authorization", format!("Bearer {token}"))];
+        cluster.http.post_with(&format!("{}{path}", node.api), headers, body).unwrap()
+    };
+    cluster.nodes.iter().map(ask).collect()
+}
+
+#[test]
+fn a_copy_does_with_its_token_what_its_spec_grants_and_nothing_once_it_has_ended() {
+    let cluster = TestCluster::start();
+    cluster.exec(&cluster.leader(), "CREATE TABLE notes (who TEXT)");
+    cluster.apply(&writer());
+    let view = cluster.wait_service("writer", "it runs", is_whole);
+    let replica = replicas(&view)[0]["id"].as_str().unwrap().to_owned();
+    let written = || cluster.rows(&cluster.leader(), "SELECT DISTINCT who FROM notes");
+    wait_for("it wrote with its token", PATIENCE, || (written() == json!([[replica]])).then_some(()));
+
+    let file = token_file(&view);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let token = std::fs::read_to_string(&file).unwrap();
+    let insert = json!({ "sql": "INSERT INTO notes VALUES ('by hand')" });
+    let read = json!({ "sql": "SELECT count(*) FROM notes" });
+    let system = json!({ "sql": "SELECT name FROM services", "database": "system" });
+    for (status, answer) in
+        [told(&cluster, &token, "/v1/db/exec", &insert), told(&cluster, &token, "/v1/db/query", &read)].concat()
+    {
+        assert_eq!(status, 200, "{answer}");
+    }
+    let scale = json!({ "replicas": 3 });
+    for (path, body) in [("/v1/db/query", &system), ("/v1/services/writer/scale", &scale)] {
+        for (status, answer) in told(&cluster, &token, path, body) {
+            assert_eq!((status, &answer["code"]), (403, &json!("not-allowed")), "{path}: {answer}");
+            assert!(answer["message"].as_str().unwrap().contains("does not grant"), "{answer}");
+        }
+    }
+    let who = format!("writer/{replica}");
+    wait_for("the audit has who was turned away", PATIENCE, || {
+        cluster.ok(&["audit", "list", "-o", "json"]).contains(&who).then_some(())
+    });
+    // Nobody reads it out of what is replicated.
+    let secret = token.rsplit('_').next().unwrap();
+    for node in cluster.names() {
+        for dir in ["log", "db"] {
+            for entry in std::fs::read_dir(cluster.node_dir(&node).join(dir)).unwrap().flatten() {
+                let bytes = std::fs::read(entry.path()).unwrap_or_default();
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "{} holds it", entry.path().display());
+            }
+        }
+    }
+
+    let refused = |token: &str| {
+        let answers = told(&cluster, token, "/v1/db/exec", &insert);
+        answers.iter().all(|(status, answer)| (*status, &answer["code"]) == (401, &json!("wrong-token"))).then_some(())
+    };
+    cluster.ok(&["restart", "writer"]);
+    let view = cluster.wait_service("writer", "another copy runs", |view| {
+        is_whole(view) && replicas(view)[0]["id"].as_str() != Some(&*replica)
+    });
+    wait_for("the old token is refused everywhere", PATIENCE, || refused(&token));
+    assert!(!file.exists(), "it went with its copy");
+    let another = wait_for("the other copy has its own", PATIENCE, || std::fs::read_to_string(token_file(&view)).ok());
+    assert!(told(&cluster, &another, "/v1/db/exec", &insert).iter().all(|(status, _)| *status == 200));
+    cluster.ok(&["service", "remove", "writer", "--yes"]);
+    wait_for("so is that of a removed service", PATIENCE, || refused(&another));
 }
