@@ -16,6 +16,7 @@ use crate::sweep::PATIENCE;
 use crate::templates;
 use crate::usage::{MEASURED_EVERY, Meter};
 use quorate_model::assignment::{AssignedReplica, Assignment};
+use quorate_model::discovery::Directory;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::ReplicaStatus;
 use quorate_model::resource::Usage;
@@ -56,6 +57,8 @@ pub struct AgentConfig {
     pub secrets: watch::Receiver<Arc<Secrets>>,
     /// Tokens of replicas whose services are granted something.
     pub tokens: watch::Receiver<Arc<ServiceTokens>>,
+    /// Where services are, for replicas that use them.
+    pub directory: watch::Receiver<Arc<Directory>>,
     /// How replicas reach the API of their node.
     pub api: Api,
     /// Program and first arguments that run [`shim`](crate::shim::shim), like `/usr/bin/quorate shim`.
@@ -120,7 +123,7 @@ impl Agent {
         found: Found,
         groups: Groups,
     ) -> Result<Agent, StartAgentError> {
-        let AgentConfig { node, node_name, host, dir, artifacts, secrets, tokens, api, .. } = config;
+        let AgentConfig { node, node_name, host, dir, artifacts, secrets, tokens, directory, api, .. } = config;
         let desired = match Desired::at_start(node, found.assignment) {
             Ok(desired) => desired,
             Err(OtherNode { owner }) => return Err(StartAgentError::OtherNode { dir, owner }),
@@ -137,6 +140,7 @@ impl Agent {
             artifacts,
             secrets,
             tokens,
+            directory,
             api,
             driver,
             ports: Reservations::default(),

@@ -22,7 +22,13 @@ pub fn request(line: &[u8]) -> bool {
     same_again::<Request>(line).is_some_and(|request| {
         matches!(
             request.what,
-            Ask::Status | Ask::Watch | Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote
+            Ask::Status
+                | Ask::Watch
+                | Ask::Stop { .. }
+                | Ask::Hold { .. }
+                | Ask::Signal { .. }
+                | Ask::Promote
+                | Ask::Demote
         )
     })
 }

@@ -14,7 +14,7 @@ use crate::sweep::{PATIENCE, ends_within, kill, left_in_namespace, open_process,
 use quorate_model::assignment::AssignedReplica;
 use quorate_model::id::ReplicaId;
 use quorate_model::secret::Secret;
-use quorate_model::spec::Stop;
+use quorate_model::spec::{Stop, StopSignal};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -279,6 +279,11 @@ impl Instance for ShimLink {
             // As above. One that is stopped takes thousands of these before it is full, and is dead by then.
             let _ = send(&mut self.requests, Ask::Hold { epoch, deadline }).await;
         }
+    }
+
+    async fn signal(&mut self, signal: StopSignal) {
+        // As above.
+        let _ = send(&mut self.requests, Ask::Signal { signal }).await;
     }
 
     fn kill(&mut self) {

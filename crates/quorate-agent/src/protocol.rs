@@ -45,6 +45,10 @@ pub(crate) enum Ask {
         /// When the kernel is to kill; see [`crate::lease`].
         deadline: BootTime,
     },
+    /// Tells the workload that its files have changed. Only a program that the shim starts itself is told.
+    Signal {
+        signal: StopSignal,
+    },
     /// Has a keeper make its charge the active one of several. The outcome shows in [`ShimState::kept`]; without
     /// a keeper nothing happens.
     Promote,

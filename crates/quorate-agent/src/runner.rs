@@ -5,6 +5,7 @@
 
 use crate::desired::Wanted;
 use crate::driver::{Driver, Instance};
+use crate::endpoints::{self, Endpoints};
 use crate::files::{self, Durability};
 use crate::health::exec::Exec;
 use crate::health::{Health, HealthWatch, Place, Target, Verdict};
@@ -17,6 +18,7 @@ use crate::secrets::{SecretError, Secrets};
 use crate::service_token::{self, Api, ServiceTokens};
 use crate::templates::{self, RenderError};
 use quorate_model::assignment::{AssignedReplica, Phase};
+use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
@@ -40,6 +42,13 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// How long after an exit its ports are looked at: by then those of its killed group are closed.
 const PORTS_SETTLE: Duration = Duration::from_millis(50);
 
+/// Between two times that files are made anew: a node that is lost changes many things, one after the other.
+const RELOADS_PAUSE: Duration = Duration::from_millis(500);
+
+/// When the files of a replica that was taken over are looked at first: a server that has just started hears
+/// of other nodes little by little.
+const RELOAD_AFTER: Duration = Duration::from_secs(5);
+
 /// What all replicas of an agent have in common.
 #[derive(Debug)]
 pub(crate) struct Shared<D> {
@@ -49,6 +58,7 @@ pub(crate) struct Shared<D> {
     pub(crate) artifacts: PathBuf,
     pub(crate) secrets: watch::Receiver<Arc<Secrets>>,
     pub(crate) tokens: watch::Receiver<Arc<ServiceTokens>>,
+    pub(crate) directory: watch::Receiver<Arc<Directory>>,
     pub(crate) api: Api,
     pub(crate) driver: D,
     pub(crate) ports: Reservations,
@@ -99,6 +109,8 @@ pub(crate) struct Runner<D: Driver> {
     /// Until when its leases are held.
     held: watch::Receiver<Deadlines>,
     tokens: watch::Receiver<Arc<ServiceTokens>>,
+    /// What its files say of other services; `None` before this agent has made them.
+    endpoints: Option<Endpoints>,
     /// Told once, when the first status is on the board.
     settled: Option<oneshot::Sender<()>>,
     /// As of the last shim, for the next.
@@ -133,6 +145,7 @@ impl<D: Driver> Runner<D> {
             wanted,
             held,
             tokens,
+            endpoints: None,
             settled: Some(settled),
             ports: BTreeMap::new(),
             restarts: 0,
@@ -239,6 +252,11 @@ impl<D: Driver> Runner<D> {
         let mut told_deadline: Option<BootTime> = None;
         let mut ports_note = String::new();
         let mut secrets = self.shared.secrets.clone();
+        let mut directory = self.shared.directory.clone();
+        let uses = !self.wanted.borrow().assigned.spec.uses.is_empty();
+        // What has changed since it was launched counts as well.
+        let settle = if self.endpoints.is_some() { RELOADS_PAUSE } else { RELOAD_AFTER };
+        let mut reload_at = uses.then(|| begun + settle);
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let epoch = instance.state().lease.as_ref().map(|lease| lease.epoch);
@@ -288,6 +306,14 @@ impl<D: Driver> Runner<D> {
                 () = changes(&mut self.wanted) => {}
                 () = changes(&mut self.held) => {}
                 () = changes(&mut secrets), if health.as_ref().is_some_and(RunHealth::waits) => {}
+                () = changes(&mut directory), if uses && reload_at.is_none() => {
+                    reload_at = Some(Instant::now() + RELOADS_PAUSE);
+                }
+                () = at(reload_at) => {
+                    reload_at = None;
+                    let now = directory.borrow_and_update().clone();
+                    self.make_anew(&wanted.assigned, &now, &mut instance).await;
+                }
                 () = at(look_at_ports) => {
                     look_at_ports = None;
                     // The process is not running, so its ports should be free.
@@ -436,6 +462,8 @@ impl<D: Driver> Runner<D> {
         };
         let (dir, assigned, node, ports) = (self.dir.clone(), assigned.clone(), node_name.clone(), self.ports.clone());
         let shared = Arc::clone(&self.shared);
+        let endpoints = self.endpoints_of(&assigned.spec, &self.shared.directory.borrow());
+        self.endpoints = Some(endpoints.clone());
         let write = move || {
             shared.driver.prepare(&mut launch)?;
             files::make_private_dir(&dir)?;
@@ -446,7 +474,8 @@ impl<D: Driver> Runner<D> {
             if let Some(token) = &token {
                 service_token::write(token, &work)?;
             }
-            templates::render(&assigned.spec, &launch::values(&assigned, &node, &path, &ports, given), &work)?;
+            let values = launch::values(&assigned, &node, &path, &ports, given);
+            templates::render(&assigned.spec, &values, &endpoints, &work)?;
             files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
             Ok::<_, LaunchError>(launch)
         };
@@ -463,10 +492,55 @@ impl<D: Driver> Runner<D> {
     ) -> Result<Launch, TemplateError> {
         let Shared { node, node_name, api, .. } = &*self.shared;
         let mut launch = Launch::new(assigned, *node, node_name, &self.dir, ports, given)?;
+        launch.env.extend(endpoints::variables(&assigned.spec, &self.shared.directory.borrow()));
         if !assigned.spec.grants.is_empty() {
             launch.env.extend(service_token::variables(api, &self.dir.join("work")));
         }
         Ok(launch)
+    }
+
+    fn endpoints_of(&self, spec: &ServiceSpec, directory: &Directory) -> Endpoints {
+        endpoints::of(spec, directory, self.endpoints.as_ref().unwrap_or(&Endpoints::new()))
+    }
+
+    /// Makes its files anew if what it uses is elsewhere, and tells it.
+    async fn make_anew(&mut self, assigned: &AssignedReplica, directory: &Directory, instance: &mut D::Instance) {
+        let endpoints = self.endpoints_of(&assigned.spec, directory);
+        // Of one that was taken over nobody knows what its files said before.
+        let unknown = self.endpoints.is_none() && endpoints.values().any(Vec::is_empty);
+        if unknown || self.endpoints.as_ref() == Some(&endpoints) {
+            return;
+        }
+        match self.render_again(assigned, instance.state(), &endpoints).await {
+            Ok(changed) => {
+                self.endpoints = Some(endpoints);
+                tracing::debug!(replica = %self.replica, changed, "what it uses is elsewhere");
+                if let (true, Some(signal)) = (changed, assigned.spec.reload) {
+                    instance.signal(signal).await;
+                }
+            }
+            // It goes on with the files that it has, until something changes again.
+            Err(error) => tracing::warn!(replica = %self.replica, %error, "its files are not made anew"),
+        }
+    }
+
+    async fn render_again(
+        &self,
+        assigned: &AssignedReplica,
+        state: &ShimState,
+        endpoints: &Endpoints,
+    ) -> Result<bool, LaunchError> {
+        let artifacts = located(&self.shared.artifacts, &assigned.spec)?;
+        let secrets = Secret::new(self.shared.secrets.borrow().of(&assigned.spec)?);
+        let (assigned, node, endpoints) = (assigned.clone(), self.shared.node_name.clone(), endpoints.clone());
+        let (work, ports) = (self.dir.join("work"), state.ports.clone());
+        let render = move || {
+            let path = work.to_string_lossy();
+            let given = Given { artifacts: &artifacts, secrets: &secrets };
+            let values = launch::values(&assigned, &node, &path, &ports, given);
+            templates::render(&assigned.spec, &values, &endpoints, &work)
+        };
+        Ok(spawn_blocking(render).await.map_err(io::Error::other)??)
     }
 
     /// Whether it needs no lease, or has one that lasts long enough. So has what goes on without renewals later: a

@@ -665,6 +665,14 @@ impl Shim {
         }
     }
 
+    fn signal(&self, signal: StopSignal) {
+        if let Work::Running { workload, .. } = &self.work
+            && self.launch.assigned.spec.driver.is_process()
+        {
+            workload.signal(unix_signal(signal));
+        }
+    }
+
     /// The lease is held longer.
     fn hold(&mut self, epoch: u64, at: BootTime) {
         let Some(deadline) = &mut self.deadline else { return };
@@ -787,6 +795,7 @@ impl Shim {
             Ok(Request { what: Ask::Hold { epoch, deadline }, .. }) => {
                 self.hold(*epoch, *deadline);
             }
+            Ok(Request { what: Ask::Signal { signal }, .. }) => self.signal(*signal),
             Ok(Request { what: Ask::Promote, .. }) => self.order(Order::Promote),
             Ok(Request { what: Ask::Demote, .. }) => self.order(Order::Demote),
             Ok(Request { what: Ask::Status | Ask::Watch, .. }) | Err(_) => {}
@@ -794,9 +803,10 @@ impl Shim {
         let connection = &mut self.connections[index];
         let reply = match request {
             // A watcher has heard the outcome already.
-            Ok(Request { what: Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote, .. })
-                if connection.watches =>
-            {
+            Ok(Request {
+                what: Ask::Stop { .. } | Ask::Hold { .. } | Ask::Signal { .. } | Ask::Promote | Ask::Demote,
+                ..
+            }) if connection.watches => {
                 return;
             }
             Ok(Request { what, .. }) => {

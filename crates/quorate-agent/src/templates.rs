@@ -1,10 +1,12 @@
 //! The files that are made for a replica right before it starts.
 //!
 //! A template sees `service`, `replica`, `ordinal`, `node`, `dir`, `port`, `ports.NAME`, `artifact`,
-//! `artifacts.NAME` and `secrets.NAME` (names with other letters than of a word: `secrets["db-password"]`).
+//! `artifacts.NAME`, `secrets.NAME` (names with other letters than of a word: `secrets["db-password"]`), and
+//! `endpoints.NAME` of the services that it uses, by which files are made anew while it runs.
 //! What it does not find is an error, never an empty text. It reaches neither other files nor the system, and
 //! its work is bounded.
 
+use crate::endpoints::{self, Endpoints};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 use quorate_model::spec::{Placeholders, ServiceSpec, TemplateError, expand};
@@ -31,15 +33,25 @@ pub(crate) enum RenderError {
     Io { to: String, source: io::Error },
 }
 
-/// Makes all files of a service below `work`.
-pub(crate) fn render(spec: &ServiceSpec, values: &Placeholders<'_>, work: &Path) -> Result<(), RenderError> {
+/// Makes all files of a service below `work`, and says whether one has another content than before.
+pub(crate) fn render(
+    spec: &ServiceSpec,
+    values: &Placeholders<'_>,
+    endpoints: &Endpoints,
+    work: &Path,
+) -> Result<bool, RenderError> {
+    let mut changed = false;
     for template in &spec.templates {
         let to = || template.to.clone();
         let text = text_of(template, values)?;
-        let made = filled(&text, spec, values).map_err(|problem| RenderError::Bad { to: to(), problem })?;
+        let made = filled(&text, spec, values, endpoints).map_err(|problem| RenderError::Bad { to: to(), problem })?;
+        if fs::read(work.join(&template.to)).is_ok_and(|before| before == made.as_bytes()) {
+            continue;
+        }
         write(template, &made, work).map_err(|source| RenderError::Io { to: to(), source })?;
+        changed = true;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Removes the files: what was made with secrets is not kept with the logs.
@@ -62,7 +74,7 @@ fn text_of(template: &Template, values: &Placeholders<'_>) -> Result<String, Ren
     fs::read_to_string(&from).map_err(failed)
 }
 
-fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>) -> Result<String, String> {
+fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>, endpoints: &Endpoints) -> Result<String, String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -86,6 +98,7 @@ fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>) -> Result<S
         ("artifact", values.artifacts.first().map_or(Value::UNDEFINED, |(_, path)| Value::from(path.as_str()))),
         ("artifacts", Value::from_pairs(artifacts)),
         ("secrets", Value::from_pairs(secrets)),
+        ("endpoints", endpoints::value(endpoints)),
     ]);
     // What is said beyond the kind may show a value, except of the text itself.
     let at = |error: minijinja::Error| {
@@ -141,7 +154,7 @@ mod tests {
             artifacts: &[("main".to_owned(), work.path().display().to_string())],
             secrets: &BTreeMap::from([(secret, "<p&w>".to_owned())]),
         };
-        render(&spec, &values, work.path()).map(|()| work)
+        render(&spec, &values, &Endpoints::new(), work.path()).map(|_| work)
     }
 
     #[test]

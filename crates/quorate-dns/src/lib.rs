@@ -21,15 +21,13 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
-use quorate_model::discovery::{Directory, Instance, Listed};
+use quorate_model::discovery::{Directory, Instance, Listed, ZONE};
 use quorate_model::id::ServiceName;
 use std::net::IpAddr;
 
 #[cfg(test)]
 mod tests;
 
-/// The zone: the last label of every name here.
-pub const ZONE: &str = "quorate";
 /// How long an answer may be kept, in seconds, with or without records: what a client goes on with after a
 /// replica has died. As little as resolvers keep to.
 pub const TTL_SECS: u32 = 1;

@@ -17,7 +17,7 @@ fn instance(ordinal: u32, address: &str, port: u16, state: EndpointState) -> Ins
 }
 
 fn listed(instances: Vec<Instance>) -> Listed {
-    Listed { main_port: Some("http".into()), ports: vec!["http".into()], instances }
+    Listed { main_port: Some("http".into()), fixed_port: None, ports: vec!["http".into()], instances }
 }
 
 fn directory() -> Directory {

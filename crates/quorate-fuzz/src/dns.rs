@@ -36,6 +36,7 @@ fn directory() -> Directory {
     };
     let listed = Listed {
         main_port: Some("http".into()),
+        fixed_port: None,
         ports: vec!["http".into()],
         instances: vec![instance(0, "192.0.2.1"), instance(1, "2001:db8::1")],
     };

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// The zone in which services have names, for DNS.
+pub const ZONE: &str = "quorate";
+
 /// All services and what is there of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Directory {
@@ -22,6 +25,9 @@ pub struct Directory {
 pub struct Listed {
     /// The name of its main port, if it has ports.
     pub main_port: Option<String>,
+    /// The number of that port, if the spec says it and no node chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed_port: Option<u16>,
     /// The names of its ports.
     pub ports: Vec<String>,
     /// Replicas that accept connections, by ordinal and then the newest first. Of what runs once: only that of

@@ -117,6 +117,14 @@ pub struct ServiceSpec {
     /// Default: nothing, and no token.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub grants: BTreeSet<Grant>,
+    /// Services that its replicas use: where these are is in templates, as `endpoints.NAME`, and in the environment.
+    /// At most 16.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uses: BTreeSet<ServiceName>,
+    /// `HUP`, `USR1` or `USR2`: sent to the program after its files were made anew, because what it uses is
+    /// elsewhere. Default: none; it is to look at its files itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<StopSignal>,
     /// Files that are made for each replica before it starts. At most 16.
     #[serde(default, rename = "template", skip_serializing_if = "Vec::is_empty")]
     pub templates: Vec<Template>,
@@ -181,6 +189,8 @@ impl ServiceSpec {
             requires: _,
             secrets,
             grants,
+            uses,
+            reload,
             templates,
         } = self;
         (name, mode, command, env) == (&other.name, &other.mode, &other.command, &other.env)
@@ -189,6 +199,7 @@ impl ServiceSpec {
             && (ports, health, restart, stop) == (&other.ports, &other.health, &other.restart, &other.stop)
             && (failover, unsafe_fast, without_quorum) == (&other.failover, &other.unsafe_fast, &other.without_quorum)
             && (artifacts, resources) == (&other.artifacts, &other.resources)
+            && (uses, reload) == (&other.uses, &other.reload)
             && (secrets, grants, templates) == (&other.secrets, &other.grants, &other.templates)
     }
 }

@@ -333,7 +333,7 @@ async fn serve(
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
     let (directory, directory_seen) = watch::channel(Arc::new(discovery::directory(&node)));
     if let Some(sockets) = dns {
-        dns::start(sockets, directory_seen);
+        dns::start(sockets, directory_seen.clone());
     }
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (drills, drills_seen) = watch::channel(Arc::new(drills::view(&node)));
@@ -391,6 +391,7 @@ async fn serve(
             holds: held_now,
             secrets: secrets_held.clone(),
             tokens: service_tokens_seen,
+            directory: directory_seen,
         };
         let taker = secrets::Taker {
             me: config.node.id,

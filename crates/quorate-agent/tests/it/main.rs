@@ -5,6 +5,7 @@
 use quorate_agent::log::{LogFrom, ReadLogError};
 use quorate_agent::{Agent, AgentConfig, Api, HeldSecret, Secrets, ServiceTokens, StartAgentError};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
+use quorate_model::discovery::Directory;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::spec::ServiceSpec;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 mod container;
+mod endpoints;
 mod group;
 mod lease;
 mod needs;
@@ -43,6 +45,7 @@ struct Node {
     lifeline: Child,
     secrets: watch::Sender<Arc<Secrets>>,
     tokens: watch::Sender<Arc<ServiceTokens>>,
+    directory: watch::Sender<Arc<Directory>>,
 }
 
 impl Drop for Node {
@@ -78,6 +81,7 @@ impl Node {
             lifeline,
             secrets: watch::Sender::default(),
             tokens: watch::Sender::default(),
+            directory: watch::Sender::default(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Node {
             artifacts: self.dir.path().join("artifacts"),
             secrets: self.secrets.subscribe(),
             tokens: self.tokens.subscribe(),
+            directory: self.directory.subscribe(),
             api: Api { url: "http://127.0.0.1:7000".into(), authorities: None },
             shim_command: vec![HELPER.into(), shim.into()],
             end_with_pid: Some(self.lifeline.id()),

@@ -203,6 +203,8 @@ static SERVICE: Keys = Keys {
         ("requires", Kind::Choices(&REQUIREMENT)),
         ("secrets", Kind::Each(secret_name)),
         ("grants", Kind::Tables(&GRANT, "database")),
+        ("uses", Kind::Each(service_name)),
+        ("reload", Kind::OneOf(&["HUP", "USR1", "USR2"])),
         ("template", Kind::Tables(&TEMPLATE, "to")),
     ],
     required: &["name"],

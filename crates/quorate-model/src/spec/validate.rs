@@ -5,8 +5,8 @@
 //! in one cluster.
 
 use super::{
-    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, autoscale,
-    driver, placeholder,
+    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, StopSignal, Update, WithoutQuorum,
+    autoscale, driver, placeholder,
 };
 use crate::command::Refusal;
 use crate::time::Span;
@@ -80,6 +80,7 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
         }
     }
     crate::access::service::validate(spec).map_err(|problem| invalid(field("grants"), problem))?;
+    uses(spec).map_err(|(name, problem)| invalid(field(name), problem))?;
     for word in &spec.command {
         open_template(word, spec).map_err(|problem| invalid(field("command"), problem))?;
     }
@@ -119,6 +120,25 @@ fn update(update: &Update, spec: &ServiceSpec) -> Result<(), (&'static str, Stri
     within(update.healthy_within, second, hour).map_err(|p| ("healthy_within", p))?;
     within(update.progress_within, second, Span::from_secs(7200)).map_err(|p| ("progress_within", p))?;
     within(update.verify_for, none, hour).map_err(|p| ("verify_for", p))
+}
+
+/// What has to do with other services' whereabouts.
+fn uses(spec: &ServiceSpec) -> Result<(), (&'static str, String)> {
+    const USES_MAX: usize = 16;
+    if spec.uses.len() > USES_MAX {
+        return Err(("uses", format!("has {} entries; at most {USES_MAX} are allowed", spec.uses.len())));
+    }
+    let Some(signal) = spec.reload else { return Ok(()) };
+    if !matches!(signal, StopSignal::Hup | StopSignal::Usr1 | StopSignal::Usr2) {
+        return Err(("reload", format!("is \"{}\", which ends programs: write HUP, USR1 or USR2", signal.name())));
+    }
+    if spec.uses.is_empty() || spec.templates.is_empty() {
+        return Err(("reload", "is for files that change: it needs `uses` and a template".into()));
+    }
+    if !spec.driver.is_process() {
+        return Err(("reload", "is for programs that the agent starts itself: leave it out with this driver".into()));
+    }
+    Ok(())
 }
 
 /// What belongs to services that run once.
@@ -380,6 +400,32 @@ mod tests {
             r#"env = { A = "a\u0000b" }"#,
             expect!["`service.web.env.A` has a NUL byte, which no program can be given"],
         );
+    }
+
+    #[test]
+    fn what_is_granted_and_used_makes_sense() {
+        check("grants = [{ database = 'main', right = 'write' }, { database = 'system' }]", expect!["ok"]);
+        check(
+            "grants = [{ database = 'system', right = 'write' }]",
+            expect![
+                "`service.web.grants` has the right `write` for `system`, which only the cluster writes: grant `read`"
+            ],
+        );
+        check(
+            "grants = [{ database = 'main' }, { database = 'main', right = 'write' }]",
+            expect!["`service.web.grants` has two entries for one database: `write` is `read` too"],
+        );
+        let file = "template = [{ text = 'a', to = 'b' }]";
+        check(&format!("uses = ['db']\nreload = 'HUP'\n{file}"), expect!["ok"]);
+        check(
+            &format!("reload = 'HUP'\n{file}"),
+            expect!["`service.web.reload` is for files that change: it needs `uses` and a template"],
+        );
+        let text = format!("[[service]]\nname = 'web'\ncommand = ['x']\nuses = ['db']\nreload = 'HUP'\n{file}");
+        let mut document = parse(&text, Format::Toml).unwrap();
+        document.services[0].reload = Some(crate::spec::StopSignal::Term);
+        let problem = document.validate().unwrap_err().to_string();
+        assert!(problem.ends_with("is \"TERM\", which ends programs: write HUP, USR1 or USR2"), "{problem}");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Where services are reached, as this node sees it: what DNS answers from, made by the core's thread with each
+//! Where services are reached, as this node sees it: what DNS and templates answer from, made by the core's thread with each
 //! change as the gateways' table is.
 
 use super::view;
 use quorate_model::discovery::{Directory, Instance, Listed};
 use quorate_model::routing::EndpointState;
-use quorate_model::spec::{Mode, ServiceSpec};
+use quorate_model::spec::{Mode, Port, ServiceSpec};
 use quorate_model::state::{ClusterState, ReplicaRecord};
 use quorate_node::Node;
 use std::cmp::Reverse;
@@ -20,6 +20,10 @@ pub(super) fn directory(node: &Node) -> Directory {
         found.sort_by_key(|(replica, _)| (replica.ordinal, Reverse((replica.version, replica.revision)), replica.id));
         Listed {
             main_port: spec.main_port().map(str::to_owned),
+            fixed_port: spec.main_port().and_then(|name| match spec.ports.get(name)? {
+                Port::Fixed(number) => Some(*number),
+                Port::Auto => None,
+            }),
             ports: spec.ports.keys().cloned().collect(),
             instances: found.into_iter().map(|(_, instance)| instance).collect(),
         }

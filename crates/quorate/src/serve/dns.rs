@@ -9,7 +9,7 @@
 
 use anyhow::Context as _;
 use quorate_dns::{Transport, answer};
-use quorate_model::discovery::Directory;
+use quorate_model::discovery::{Directory, ZONE};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<Sockets> {
 /// Answers for as long as the process lives.
 pub(super) fn start(Sockets { udp, tcp }: Sockets, directory: watch::Receiver<Arc<Directory>>) {
     if let Ok(address) = udp.local_addr() {
-        info!(%address, zone = quorate_dns::ZONE, "answering DNS");
+        info!(%address, zone = ZONE, "answering DNS");
     }
     tokio::spawn(datagrams(udp, directory.clone()));
     tokio::spawn(connections(tcp, directory));

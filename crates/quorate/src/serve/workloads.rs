@@ -6,6 +6,7 @@ use crate::config::NodeConfig;
 use crate::trust;
 use quorate_agent::{Agent, AgentConfig, Api, Hold, Secrets, ServiceTokens, needs};
 use quorate_model::assignment::Assignment;
+use quorate_model::discovery::Directory;
 use quorate_model::id::ReplicaId;
 use quorate_model::need::NodeNeeds;
 use quorate_node::Event;
@@ -40,6 +41,7 @@ pub(super) struct Wanted {
     pub(super) holds: watch::Receiver<BTreeMap<ReplicaId, Hold>>,
     pub(super) secrets: watch::Receiver<Arc<Secrets>>,
     pub(super) tokens: watch::Receiver<Arc<ServiceTokens>>,
+    pub(super) directory: watch::Receiver<Arc<Directory>>,
 }
 
 /// What this node is to look after, and the secrets that it has.
@@ -51,12 +53,12 @@ pub(super) struct Needed {
 
 /// Starts the agent when it is known what to run, and feeds it for as long as the node runs.
 pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted: Wanted, inbox: Inbox) {
-    let Wanted { mut assignments, mut holds, secrets, tokens } = wanted;
+    let Wanted { mut assignments, mut holds, secrets, tokens, directory } = wanted;
     let known = tokio::time::timeout(ALONE_AFTER, assignments.wait_for(Option::is_some)).await.is_ok();
     if !known {
         info!("no leader yet: going on with the last assignment that this node knows");
     }
-    let agent = match start(&config, &data_dir, secrets, tokens).await {
+    let agent = match start(&config, &data_dir, Given { secrets, tokens, directory }).await {
         Ok(agent) => agent,
         Err(error) => {
             error!(error = %super::disk::chain(&error), "the agent cannot start: this node runs no services");
@@ -106,8 +108,7 @@ pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted
 async fn start(
     config: &NodeConfig,
     data_dir: &Path,
-    secrets: watch::Receiver<Arc<Secrets>>,
-    tokens: watch::Receiver<Arc<ServiceTokens>>,
+    Given { secrets, tokens, directory }: Given,
 ) -> Result<Agent, quorate_agent::StartAgentError> {
     let program = std::env::current_exe().unwrap_or_else(|_| "quorate".into());
     Agent::start(AgentConfig {
@@ -118,11 +119,19 @@ async fn start(
         artifacts: data_dir.join(ARTIFACTS),
         secrets,
         tokens,
+        directory,
         api: api(config, data_dir),
         shim_command: vec![program.into(), "shim".into()],
         end_with_pid: config.node.end_with_pid,
     })
     .await
+}
+
+/// What replicas are given besides what they are.
+struct Given {
+    secrets: watch::Receiver<Arc<Secrets>>,
+    tokens: watch::Receiver<Arc<ServiceTokens>>,
+    directory: watch::Receiver<Arc<Directory>>,
 }
 
 /// How replicas on this node reach its API.

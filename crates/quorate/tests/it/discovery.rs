@@ -213,9 +213,93 @@ fn a_copy_does_with_its_token_what_its_spec_grants_and_nothing_once_it_has_ended
         is_whole(view) && replicas(view)[0]["id"].as_str() != Some(&*replica)
     });
     wait_for("the old token is refused everywhere", PATIENCE, || refused(&token));
-    assert!(!file.exists(), "it went with its copy");
+    wait_for("the file went with its copy", PATIENCE, || (!file.exists()).then_some(()));
     let another = wait_for("the other copy has its own", PATIENCE, || std::fs::read_to_string(token_file(&view)).ok());
     assert!(told(&cluster, &another, "/v1/db/exec", &insert).iter().all(|(status, _)| *status == 200));
     cluster.ok(&["service", "remove", "writer", "--yes"]);
     wait_for("so is that of a removed service", PATIENCE, || refused(&another));
+}
+
+/// One that keeps what its file said first, and what it said when it was told of a change.
+fn client(dir: &std::path::Path) -> String {
+    format!(
+        r#"[[service]]
+name = "client"
+command = ["/bin/sh", "-c", "trap 'cat peers > {0}/told' HUP; env > {0}/env; cat peers > {0}/first; while :; do sleep 1 & wait $!; done"]
+uses = ["db", "nobody"]
+reload = "HUP"
+stop = {{ grace = "1s" }}
+
+[[service.template]]
+to = "peers"
+text = """
+{{% for it in endpoints.db %}}{{{{ it.address }}}}:{{{{ it.port }}}} {{{{ it.node }}}} {{{{ it.ordinal }}}}
+{{% endfor %}}{{{{ endpoints.nobody | length }}}} others
+"""
+"#,
+        dir.display()
+    )
+}
+
+fn db(replicas: u32) -> String {
+    format!(
+        r#"[[service]]
+name = "db"
+replicas = {replicas}
+command = ["/usr/bin/env", "python3", "-m", "http.server", "--bind", "127.0.0.1", "{{port}}"]
+ports = {{ http = "auto" }}
+health = {{ http = "/" }}
+"#
+    )
+}
+
+/// The lines that the file of a client has while the copies of `db` are these.
+fn peers(view: &Value) -> String {
+    let mut copies: Vec<&Value> = replicas(view).iter().collect();
+    copies.sort_by_key(|copy| copy["ordinal"].as_u64());
+    let line = |copy: &&Value| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        format!("{} {} {}\n", text(&copy["addresses"]["http"]), text(&copy["node"]), copy["ordinal"])
+    };
+    format!("{}0 others\n", copies.iter().map(line).collect::<String>())
+}
+
+#[test]
+fn files_follow_the_services_that_they_name_and_the_program_is_told() {
+    let cluster = TestCluster::start();
+    let dir = cluster.dir.join("seen");
+    std::fs::create_dir(&dir).unwrap();
+    let said = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    cluster.apply(&db(2));
+    let before = cluster.wait_service("db", "it is whole", is_whole);
+    // Every node has to have heard of both: which one the client runs on is not known.
+    for node in cluster.names() {
+        wait_for("every node sees both", PATIENCE, || {
+            let status = cluster.status(&node)?;
+            let db = status["services"].as_array()?.iter().find(|service| service["name"] == "db")?.clone();
+            (db["healthy"] == 2).then_some(())
+        });
+    }
+    // By SQL: what was decided.
+    let sql = "SELECT group_concat(n.name || '.' || r.ordinal, ' ') FROM replicas r JOIN nodes n ON n.id = r.node \
+               WHERE r.service = 'db' AND r.phase = 'run'";
+    let decided = cluster.json(&["db", "query", "--database", "system", sql]).to_string();
+    for copy in replicas(&before) {
+        let placed = format!("{}.{}", copy["node"].as_str().unwrap(), copy["ordinal"]);
+        assert!(decided.contains(&placed), "{placed}: {decided}");
+    }
+    cluster.apply(&client(&dir));
+    let started = cluster.wait_service("client", "it runs", is_whole);
+    wait_for("its file names both", PATIENCE, || (said("first") == peers(&before)).then_some(()));
+    assert!(said("env").lines().any(|line| line == "QUORATE_SERVICE_DB_HOST=db.quorate"), "{}", said("env"));
+    assert!(!said("env").contains("QUORATE_SERVICE_DB_PORT"), "its port is another on each node");
+
+    cluster.ok(&["scale", "db", "3"]);
+    let after = cluster.wait_service("db", "there are three", |view| is_whole(view) && view["want"] == 3);
+    wait_for("it was told of the third", PATIENCE, || (said("told") == peers(&after)).then_some(()));
+    cluster.ok(&["scale", "db", "2"]);
+    let fewer = cluster.wait_service("db", "there are two", |view| is_whole(view) && view["want"] == 2);
+    wait_for("it was told that one is gone", PATIENCE, || (said("told") == peers(&fewer)).then_some(()));
+    let same = cluster.service("client");
+    assert_eq!(replicas(&same)[0]["pid"], replicas(&started)[0]["pid"], "it is the same process");
 }

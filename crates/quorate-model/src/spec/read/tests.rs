@@ -271,6 +271,8 @@ fn full() -> SpecDocument {
         requires = [{ command = "java" }]
         secrets = ["pg"]
         grants = [{ database = "main", right = "write" }]
+        uses = ["db"]
+        reload = "HUP"
         template = [{ text = "a", from = "/a", to = "b", mode = "0640" }]
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
@@ -377,7 +379,7 @@ fn autoscales() -> impl Strategy<Value = Autoscale> {
     )
 }
 
-type Asked = (BTreeSet<SecretName>, BTreeSet<Grant>);
+type Asked = (BTreeSet<SecretName>, BTreeSet<Grant>, BTreeSet<ServiceName>, Option<StopSignal>);
 
 fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, Asked, Vec<Template>)> {
     let s3 = (option::of(".*"), ".*", option::of(".*")).prop_map(|(endpoint, region, access_key)| S3 {
@@ -399,8 +401,9 @@ fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, Asked, Vec
     let secret = "[a-z0-9][a-z0-9._-]{0,8}".prop_map(|name| SecretName::new(&name).unwrap());
     let databases = prop_oneof![Just(GrantedDatabase::Main), Just(GrantedDatabase::System)];
     let rights = prop_oneof![Just(Right::Read), Just(Right::Write)];
+    let reload = option::of(prop_oneof![Just(StopSignal::Hup), Just(StopSignal::Usr1), Just(StopSignal::Usr2)]);
     let grant = (databases, rights).prop_map(|(database, right)| Grant { database, right });
-    let asked = (btree_set(secret, 0..3), btree_set(grant, 0..3));
+    let asked = (btree_set(secret, 0..3), btree_set(grant, 0..3), btree_set(names(), 0..3), reload);
     (vec(artifact, 0..3), vec(requirement, 0..3), asked, vec(template, 0..3))
 }
 
@@ -444,7 +447,7 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
             health,
             (restart, stop, place, resources, (update, autoscale)),
             drivers,
-            (artifacts, requires, (secrets, grants), templates),
+            (artifacts, requires, (secrets, grants, uses, reload), templates),
         )| {
             let (mode, failover, unsafe_fast, without_quorum) = once;
             let ((driver, ocf, container, systemd), vip) = drivers;
@@ -474,6 +477,8 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
                 requires,
                 secrets,
                 grants,
+                uses,
+                reload,
                 templates,
             }
         },
