@@ -4,6 +4,7 @@ use crate::desired::Desired;
 use crate::keeper;
 use crate::launch::{Given, Launch};
 use crate::protocol::{Ask, Report, Request, ShimState, pause};
+use crate::scrape;
 use quorate_model::assignment::Assignment;
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
@@ -40,6 +41,15 @@ pub fn report(line: &[u8]) -> bool {
 #[must_use]
 pub fn meta_data(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(keeper::is_meta_data)
+}
+
+/// Whether a page of a copy has the number that is looked for: the samples of `m{l="v"}`.
+///
+/// # Panics
+/// When it is no amount.
+#[must_use]
+pub fn page(text: &[u8]) -> bool {
+    scrape::fuzz(&String::from_utf8_lossy(text))
 }
 
 /// Whether a line of a shim, or its last words, are a state. See [`request`].

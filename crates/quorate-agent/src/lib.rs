@@ -60,6 +60,7 @@ mod ports;
 mod process;
 mod protocol;
 mod runner;
+mod scrape;
 mod secrets;
 pub mod shim;
 mod sweep;

@@ -39,6 +39,13 @@ pub struct AutoscaleChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub memory: Option<Share>,
+    /// How many requests a second a copy is to have, 1 to 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rps: Option<u32>,
+    /// How long 95 of 100 requests may take at most, `1ms` to `10s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub p95: Option<Span>,
     /// How often it is looked, `5s` to `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -83,6 +90,9 @@ pub struct FoundView {
     /// `low`, `moderate` or `high`: what a copy has to do, by the busiest metric. `null`: nothing was measured.
     pub load: Option<String>,
     pub readings: Vec<ReadingView>,
+    /// What gateways told; absent where nothing is to go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficView>,
     /// How many copies are right for that, between the limits. `null`: nobody has looked yet.
     pub right: Option<u32>,
     /// How many are asked for now.
@@ -97,12 +107,28 @@ pub struct FoundView {
     pub changes: Vec<AutoscaledView>,
 }
 
+/// What gateways told between the last look and the one before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TrafficView {
+    /// Gateways that have told of it lately.
+    pub gateways: u32,
+    /// Those of them that are silent now, or were heard only once.
+    pub silent: u32,
+    /// Requests that came in, in thousandths of one a second.
+    pub millirequests: u64,
+    /// Requests that waited for their response.
+    pub waiting: u64,
+    /// How long 95 of 100 took at most, in microseconds.
+    pub p95_us: u64,
+}
+
 /// What one metric says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadingView {
-    /// `cpu` or `memory`.
+    /// `cpu`, `memory`, `rps`, `p95`, `scrape` or `sql`.
     pub metric: String,
-    /// What a copy uses on average: thousandths of a CPU, or bytes.
+    /// What a copy has on average: thousandths of a CPU, bytes, thousandths of a request a second or of a number that
+    /// is told; of `p95` how long 95 of 100 requests took at most, in microseconds.
     pub mean: u64,
     /// What it is to use.
     pub target: u64,
@@ -164,8 +190,8 @@ pub(crate) async fn set<B: Backend>(
         None => "changed",
     };
     let actor = acting.on(&app.access(), &format!("{service} {word}"))?;
-    let AutoscaleChange { enabled, min, max, cpu, memory, every, warmup, down_after } = change;
-    let wish = AutoscaleWish { enabled, min, max, cpu, memory, every, warmup, down_after };
+    let AutoscaleChange { enabled, min, max, cpu, memory, rps, p95, every, warmup, down_after } = change;
+    let wish = AutoscaleWish { enabled, min, max, cpu, memory, rps, p95, every, warmup, down_after };
     let wish = Command::Autoscale(AutoscaleCommand::Set { service: service.clone(), wish });
     let index = command(&app, id, &wish, &actor, patience).await?;
     let overview = shown(&app, index).await;

@@ -186,6 +186,7 @@ fn frames() -> Vec<Vec<u8>> {
         log_dir: String::new(),
         capacity: Some(Amount { cpu_millis: 2000, memory_bytes: 1 << 30 }),
         usage: BTreeMap::from([(ReplicaId::from_u128(3), usage)]),
+        scraped: BTreeMap::from([(ReplicaId::from_u128(3), 2500)]),
         trust: None,
         prepared: Vec::new(),
     };
@@ -267,6 +268,7 @@ fn agent() -> Vec<Vec<u8>> {
         r#"r{"v":1,"do":"promote"}"#,
         r#"k{"seen":"failing","detail":"monitor of a:b said error (1)","fencing":"agent","may_be_left":true}"#,
         r#"m<?xml version="1.0"?><resource-agent name="a"><parameters><parameter name="ip" required="1"/></parameters><actions><action name="monitor" timeout="20s" interval="10"/></actions></resource-agent>"#,
+        "p# HELP m Jobs that wait.\nm{l=\"v\",q=\"a\\n\\\"b\\\\\"} 2.5 1700000000000\nm{l=\"v\"} 1e3\nmore 1\n",
         &format!(
             r#"s{{"v":1,"replica":"{id}","shim_pid":7,"state":"running","pid":9,"lease":{{"epoch":3,"fencing":"pid-namespace","init":8,"let_go":false}}}}"#
         ),

@@ -3,7 +3,8 @@
 use quorate_agent::fuzzing;
 
 /// The first byte chooses what the rest is taken for: `r` a request to a shim, `s` a shim's state,
-/// `l` how to launch a replica, `a` the cached assignment, `k` a line of a keeper, `m` meta-data of an OCF agent.
+/// `l` how to launch a replica, `a` the cached assignment, `k` a line of a keeper, `m` meta-data of an OCF agent,
+/// `p` a page of metrics of a copy.
 ///
 /// # Panics
 /// When what is read is another after it was written again; see [`quorate_agent::fuzzing`].
@@ -15,6 +16,7 @@ pub fn agent(data: &[u8]) -> bool {
         Some((b'a', text)) => fuzzing::cache(text),
         Some((b'k', line)) => fuzzing::report(line),
         Some((b'm', text)) => fuzzing::meta_data(text),
+        Some((b'p', text)) => fuzzing::page(text),
         _ => false,
     }
 }

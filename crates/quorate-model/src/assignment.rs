@@ -1,9 +1,10 @@
 //! What one node is to run.
 
-use crate::id::{LogIndex, NodeId, ReplicaId};
-use crate::spec::ServiceSpec;
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::spec::{Scrape, ServiceSpec};
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Everything that one node is to run, complete, as of a revision.
 ///
@@ -15,6 +16,9 @@ pub struct Assignment {
     /// The log index of the newest decision in it.
     pub revision: LogIndex,
     pub replicas: Vec<AssignedReplica>,
+    /// The number that each replica of a service is to be asked for, because its copies follow it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scrapes: BTreeMap<ServiceName, Scrape>,
 }
 
 /// One replica that the node is to run, or to end in an orderly way.

@@ -36,5 +36,6 @@ pub mod sql;
 pub mod state;
 pub mod template;
 pub mod time;
+pub mod traffic;
 pub mod trust;
 pub mod vip;

@@ -5,6 +5,7 @@ use crate::id::{NodeId, ReplicaId, ServiceName};
 use crate::need::Prepared;
 use crate::resource::{Amount, Usage};
 use crate::time::WallTime;
+use crate::traffic::Traffic;
 use crate::trust::{KeyKind, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -131,6 +132,9 @@ pub struct NodeReport {
     /// What its replicas use, as far as it is measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub usage: BTreeMap<ReplicaId, Usage>,
+    /// What its replicas tell of themselves, in thousandths, where their number goes by that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scraped: BTreeMap<ReplicaId, u64>,
     /// What it proves itself with; absent until it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustReport>,
@@ -183,6 +187,9 @@ pub struct GatewayReport {
     /// Virtual addresses that it may hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vips: Vec<VipReport>,
+    /// What it has had to do for the services whose number of copies goes by that.
+    #[serde(default, skip_serializing_if = "Traffic::is_nothing")]
+    pub traffic: Traffic,
 }
 
 /// What a gateway has to do with a virtual address.

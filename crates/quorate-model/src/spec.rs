@@ -21,7 +21,7 @@ mod read;
 mod update;
 mod validate;
 
-pub use autoscale::{Autoscale, Bounds, Clock, Days, Hours, Share};
+pub use autoscale::{Autoscale, Bounds, Clock, Counted, Days, Hours, Scrape, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
 pub use read::{Format, Position, SpecError, nearest, parse, render};

@@ -330,9 +330,14 @@ impl ClusterState {
     #[must_use]
     pub fn assignment(&self, node: NodeId) -> Assignment {
         let mine = || self.replicas.values().filter(move |replica| replica.node == node);
+        let scrape = |replica: &ReplicaRecord| {
+            let autoscale = self.services.get(&replica.service)?.spec.autoscaled()?;
+            Some((replica.service.clone(), autoscale.scrape.clone()?))
+        };
         Assignment {
             node,
             revision: self.planned_on,
+            scrapes: mine().filter_map(scrape).collect(),
             replicas: mine()
                 .map(|replica| AssignedReplica {
                     replica: replica.id,

@@ -144,6 +144,7 @@ pub struct Node {
     log_dir: String,
     capacity: Option<Amount>,
     usage: BTreeMap<ReplicaId, Usage>,
+    scraped: BTreeMap<ReplicaId, u64>,
     prepared: Vec<Prepared>,
     trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
@@ -247,6 +248,7 @@ impl Node {
             log_dir: String::new(),
             capacity: None,
             usage: BTreeMap::new(),
+            scraped: BTreeMap::new(),
             prepared: Vec::new(),
             trust: None,
             gateways: BTreeMap::new(),
@@ -328,6 +330,8 @@ impl Node {
                 self.own_status_changed(now);
             }
             Event::Usage(usage) => self.usage = usage,
+            Event::Scraped(scraped) => self.scraped = scraped,
+            Event::Counted(counted) => self.leading.counted(now.mono, counted),
             Event::Prepared(prepared) => {
                 self.prepared = prepared;
                 self.own_status_changed(now);

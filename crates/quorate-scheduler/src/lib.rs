@@ -46,6 +46,7 @@ use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
 use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::ClusterState;
+use quorate_model::traffic::Traffic;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -84,6 +85,12 @@ pub struct Observed {
     pub fallback_lacks: BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>>,
     /// What replicas of autoscaled services use, as last reported. Absent: not measured.
     pub usage: BTreeMap<ReplicaId, Usage>,
+    /// What replicas tell of themselves, in thousandths, where their number goes by that. Absent: not told.
+    pub scraped: BTreeMap<ReplicaId, u64>,
+    /// What a query found, in thousandths, or why it found nothing. Absent: nobody ran it lately.
+    pub counted: BTreeMap<ServiceName, Result<u64, String>>,
+    /// What each gateway has had to do for services that go by it, as last told.
+    pub traffic: BTreeMap<String, Traffic>,
     /// In a survey: what was found for autoscaled services. No plan looks at it.
     pub autoscaled: BTreeMap<ServiceName, autoscale::Report>,
     /// How often processes were started again after they had ended. Absent: never.

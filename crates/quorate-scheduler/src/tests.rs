@@ -11,5 +11,6 @@ mod placement;
 mod properties;
 mod resources;
 mod text;
+mod traffic;
 mod updates;
 mod world;

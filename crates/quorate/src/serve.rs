@@ -19,6 +19,7 @@ mod bulk;
 mod certificates;
 mod checkpoint;
 mod core;
+mod counting;
 mod disk;
 mod drills;
 mod electors;
@@ -362,6 +363,8 @@ async fn serve(
     let (assignment, assignments) = watch::channel(None);
     let (holds, held_now) = watch::channel(BTreeMap::new());
     let (needs, needed) = watch::channel(Arc::new(node.state().needs_on(config.node.id)));
+    let (queries, asked) = watch::channel(Arc::new(counting::queries(&node)));
+    tokio::spawn(counting::run(asked, readers.clone(), inbox.clone()));
     let (may_read, may_read_seen) = watch::channel(Arc::default());
     let (held_secrets, secrets_held) = watch::channel(Arc::new(secrets::read(data_dir)));
     let giver = secrets::Giver {
@@ -410,6 +413,7 @@ async fn serve(
         assignment,
         holds,
         needs,
+        queries,
         readers: may_read,
         overview,
         members,

@@ -142,7 +142,7 @@ fn assigned(replica: ReplicaId, spec: &ServiceSpec, phase: Phase) -> AssignedRep
 }
 
 fn assignment(revision: u64, replicas: Vec<AssignedReplica>) -> Assignment {
-    Assignment { node: NODE, revision: LogIndex(revision), replicas }
+    Assignment { node: NODE, revision: LogIndex(revision), replicas, scrapes: BTreeMap::new() }
 }
 
 fn run_one(agent: &Agent, revision: u64, replica: ReplicaId, spec: &ServiceSpec) {

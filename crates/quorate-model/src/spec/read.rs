@@ -352,6 +352,10 @@ static AUTOSCALE: Keys = Keys {
         ("max", Kind::Whole),
         ("cpu", Kind::Parsed(share)),
         ("memory", Kind::Parsed(share)),
+        ("rps", Kind::Whole),
+        ("p95", Kind::Parsed(span)),
+        ("scrape", Kind::Table(&SCRAPE)),
+        ("sql", Kind::Table(&COUNTED)),
         ("every", Kind::Parsed(span)),
         ("warmup", Kind::Parsed(span)),
         ("down_after", Kind::Parsed(span)),
@@ -360,6 +364,21 @@ static AUTOSCALE: Keys = Keys {
     required: &["min", "max"],
     needs: &[],
 };
+
+static SCRAPE: Keys = Keys {
+    known: &[
+        ("port", Kind::Text),
+        ("path", Kind::Text),
+        ("name", Kind::Text),
+        ("labels", Kind::Map(&Kind::Text)),
+        ("target", Kind::Whole),
+    ],
+    required: &["name", "target"],
+    needs: &[],
+};
+
+static COUNTED: Keys =
+    Keys { known: &[("query", Kind::Text), ("target", Kind::Whole)], required: &["query", "target"], needs: &[] };
 
 static HOURS: Keys = Keys {
     known: &[

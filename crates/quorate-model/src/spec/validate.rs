@@ -312,6 +312,14 @@ fn is_env_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
+/// Neither empty nor too long.
+pub(super) fn within_text(text: &str, most: usize) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if text.len() > most { Err(format!("has {} bytes; at most {most} are allowed", text.len())) } else { Ok(()) }
+}
+
 pub(super) fn within(span: Span, least: Span, most: Span) -> Result<(), String> {
     if (least..=most).contains(&span) { Ok(()) } else { Err(format!("is {span}; it must be {least} to {most}")) }
 }

@@ -8,6 +8,7 @@ use super::apply::{ApplyJob, Waiters};
 use super::away::Away;
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
+use super::counting::{self, Queries};
 use super::disk::DiskJob;
 use super::drills;
 use super::lease_clock::LeaseClock;
@@ -87,6 +88,8 @@ pub(super) struct Core {
     pub(super) holds: watch::Sender<BTreeMap<ReplicaId, Hold>>,
     /// What services need of this node.
     pub(super) needs: watch::Sender<Arc<NodeNeeds>>,
+    /// What this node is to ask its database for, so that copies follow it.
+    pub(super) queries: watch::Sender<Arc<Queries>>,
     /// Which secrets each node may have.
     pub(super) readers: watch::Sender<Arc<Readers>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
@@ -308,6 +311,14 @@ impl Core {
             let differs = **known != needs;
             if differs {
                 *known = Arc::new(needs);
+            }
+            differs
+        });
+        self.queries.send_if_modified(|known| {
+            let queries = counting::queries(&self.node);
+            let differs = **known != queries;
+            if differs {
+                *known = Arc::new(queries);
             }
             differs
         });

@@ -19,7 +19,7 @@ use quorate_model::observed::{ReplicaState, ReplicaStatus, TrustReport, VipState
 use quorate_model::place;
 use quorate_model::resource::Amount;
 use quorate_model::routing::{Candidate, Endpoint, EndpointState, OfferedVip, RoutingTable, Upstream};
-use quorate_model::spec::{Mode, ServiceSpec, WithoutQuorum};
+use quorate_model::spec::{Autoscale, Mode, ServiceSpec, WithoutQuorum};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
 use quorate_model::time::{Span, WallTime};
 use quorate_model::trust::{KeyKind, Stage};
@@ -668,6 +668,7 @@ pub(super) fn routing(node: &Node) -> RoutingTable {
             balance: first.balance,
             check_path: check.and_then(|check| check.http.clone()),
             endpoints,
+            counted: service.spec.autoscaled().is_some_and(Autoscale::goes_by_traffic),
         });
     }
     RoutingTable {

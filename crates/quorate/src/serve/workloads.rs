@@ -61,7 +61,7 @@ pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted
             return;
         }
     };
-    let (mut statuses, mut usage) = (agent.statuses(), agent.usage());
+    let (mut statuses, mut usage, mut scraped) = (agent.statuses(), agent.usage(), agent.scraped());
     // What was there before the first change counts as one.
     statuses.mark_changed();
     assignments.mark_changed();
@@ -81,6 +81,13 @@ pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted
                 }
                 let now = usage.borrow_and_update().as_ref().clone();
                 inbox.send(Event::Usage(now)).await;
+            }
+            changed = scraped.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = scraped.borrow_and_update().as_ref().clone();
+                inbox.send(Event::Scraped(now)).await;
             }
             changed = holds.changed() => {
                 if changed.is_err() {

@@ -3,8 +3,8 @@ use crate::need::{Artifact, Requirement, S3};
 use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
-    Autoscale, Balance, Container, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order, Promote, Restart,
-    RestartPolicy, RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
+    Autoscale, Balance, Container, Counted, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order, Promote,
+    Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -272,7 +272,7 @@ fn full() -> SpecDocument {
         template = [{ text = "a", from = "/a", to = "b", mode = "0640" }]
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
-        autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
+        autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", rps = 50, p95 = "250ms", scrape = { port = "http", path = "/m", name = "jobs", labels = { a = "b" }, target = 3 }, sql = { query = "SELECT 1", target = 5 }, schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
         update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
@@ -360,17 +360,14 @@ fn autoscales() -> impl Strategy<Value = Autoscale> {
     let hours = (days, clock(), clock(), option::of(any::<u32>()), option::of(any::<u32>()))
         .prop_map(|(days, from, to, min, max)| Hours { days, from, to, min, max });
     let numbers = (any::<bool>(), any::<u32>(), any::<u32>());
-    (numbers, share(), share(), (spans(), spans(), spans()), vec(hours, 0..3)).prop_map(
-        |((enabled, min, max), cpu, memory, (every, warmup, down_after), schedule)| Autoscale {
-            enabled,
-            min,
-            max,
-            cpu,
-            memory,
-            every,
-            warmup,
-            down_after,
-            schedule,
+    let scrape = (option::of(".*"), ".*", ".*", btree_map(".*", ".*", 0..3), any::<u32>())
+        .prop_map(|(port, path, name, labels, target)| Scrape { port, path, name, labels, target });
+    let counted = (".*", any::<u32>()).prop_map(|(query, target)| Counted { query, target });
+    let told = (option::of(scrape), option::of(counted));
+    let traffic = (option::of(any::<u32>()), option::of(spans()), told);
+    (numbers, share(), share(), traffic, (spans(), spans(), spans()), vec(hours, 0..3)).prop_map(
+        |((enabled, min, max), cpu, memory, (rps, p95, (scrape, sql)), (every, warmup, down_after), schedule)| {
+            Autoscale { enabled, min, max, cpu, memory, rps, p95, scrape, sql, every, warmup, down_after, schedule }
         },
     )
 }
