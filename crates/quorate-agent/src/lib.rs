@@ -46,6 +46,7 @@ mod agent;
 mod cgroup;
 pub mod desired;
 mod driver;
+mod drivers;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -69,5 +70,6 @@ mod usage;
 
 pub use agent::{Agent, AgentConfig, StartAgentError, check_owner};
 pub use cgroup::capacity;
+pub use drivers::drivers_here;
 pub use lease::{BootTime, Hold, deadline};
 pub use secrets::{HeldSecret, Secrets};

@@ -556,6 +556,7 @@ fn overview() -> Overview {
         log_dir: None,
         capacity: None,
         reserved: Amount::default(),
+        drivers: None,
     };
     Overview {
         sequence: 1,

@@ -215,6 +215,10 @@ pub struct NodeView {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub reserved: Amount,
+    /// What it has for running services, as it said last: some of `process`, `podman`, `docker`, `ocf`, `systemd`,
+    /// `vip`. Absent for one that is no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drivers: Option<BTreeSet<String>>,
 }
 
 /// A manager's part in decisions.

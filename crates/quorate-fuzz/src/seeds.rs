@@ -187,6 +187,7 @@ fn frames() -> Vec<Vec<u8>> {
         capacity: Some(Amount { cpu_millis: 2000, memory_bytes: 1 << 30 }),
         usage: BTreeMap::from([(ReplicaId::from_u128(3), usage)]),
         scraped: BTreeMap::from([(ReplicaId::from_u128(3), 2500)]),
+        drivers: Some(["process".to_owned()].into()),
         trust: None,
         prepared: Vec::new(),
     };

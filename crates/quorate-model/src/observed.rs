@@ -8,7 +8,7 @@ use crate::time::WallTime;
 use crate::traffic::Traffic;
 use crate::trust::{KeyKind, Stage};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -138,6 +138,12 @@ pub struct NodeReport {
     /// What it proves itself with; absent until it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustReport>,
+    /// What it has for running services: `podman`, `systemd` and so on; see [`ServiceSpec::driven_by`]. Absent from
+    /// one that did not say it. Words, and no enum: a newer node may say more.
+    ///
+    /// [`ServiceSpec::driven_by`]: crate::spec::ServiceSpec::driven_by
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drivers: Option<BTreeSet<String>>,
     /// Of the services that it may run and that need something, those that it has looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prepared: Vec<Prepared>,

@@ -13,7 +13,7 @@ use quorate_model::resource::Usage;
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::Survey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The moment of an event, on all clocks. The shell reads them once for all that it found waiting, and reads
@@ -97,6 +97,8 @@ pub enum Event {
     Scraped(BTreeMap<ReplicaId, u64>),
     /// What the queries found that services go by. Of the leader alone.
     Counted(Counts),
+    /// What this node has for running services. The others are told with the next report.
+    Drivers(BTreeSet<String>),
     /// What this node found out about the services that it may run and that need something.
     Prepared(Vec<Prepared>),
     /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.

@@ -449,6 +449,7 @@ fn observe(seen: &Seen<'_>) -> Observed {
             .map(|status| (status.replica, status.detail.clone()))
             .collect(),
         capacity: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.capacity?))).collect(),
+        drivers: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.drivers.clone()?))).collect(),
         usage: usage(seen.state, &heard),
         scraped: heard.iter().flat_map(|peer| &peer.report.scraped).map(|(id, number)| (*id, *number)).collect(),
         traffic: traffic(&heard),

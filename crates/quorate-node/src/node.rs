@@ -145,6 +145,7 @@ pub struct Node {
     capacity: Option<Amount>,
     usage: BTreeMap<ReplicaId, Usage>,
     scraped: BTreeMap<ReplicaId, u64>,
+    drivers: Option<BTreeSet<String>>,
     prepared: Vec<Prepared>,
     trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
@@ -249,6 +250,7 @@ impl Node {
             capacity: None,
             usage: BTreeMap::new(),
             scraped: BTreeMap::new(),
+            drivers: None,
             prepared: Vec::new(),
             trust: None,
             gateways: BTreeMap::new(),
@@ -331,6 +333,10 @@ impl Node {
             }
             Event::Usage(usage) => self.usage = usage,
             Event::Scraped(scraped) => self.scraped = scraped,
+            Event::Drivers(drivers) => {
+                self.drivers = Some(drivers);
+                self.own_status_changed(now);
+            }
             Event::Counted(counted) => self.leading.counted(now.mono, counted),
             Event::Prepared(prepared) => {
                 self.prepared = prepared;

@@ -99,6 +99,10 @@ pub enum Unfit {
     Lacks {
         what: Vec<String>,
     },
+    /// It has not what runs such services.
+    NoDriver {
+        any_of: &'static [&'static str],
+    },
     PortTaken {
         port: u16,
         by: Slot,
@@ -126,6 +130,7 @@ impl fmt::Display for Unfit {
             Unfit::Unmet { constraint } => write!(f, "does not meet {constraint}"),
             Unfit::Unprepared => f.write_str("has not said yet whether it has what is needed"),
             Unfit::Lacks { what } => write!(f, "lacks {}", what.join(" and ")),
+            Unfit::NoDriver { any_of } => write!(f, "has no {}", any_of.join(" and no ")),
             Unfit::PortTaken { port, by } => write!(f, "has port {port} taken by {by}"),
             Unfit::NoRoom { needs, free } => no_room(f, *needs, *free),
             Unfit::RoomUnknown => f.write_str("has not said what it has room for"),

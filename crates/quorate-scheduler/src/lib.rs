@@ -63,6 +63,9 @@ pub struct Observed {
     /// What nodes have for replicas, as they last said. Where it is not known, nothing that asks for an amount of
     /// anything is placed.
     pub capacity: BTreeMap<NodeId, Amount>,
+    /// What nodes have for running services, as they last said. One that is not there did not say it, and is taken
+    /// to have everything.
+    pub drivers: BTreeMap<NodeId, BTreeSet<String>>,
     /// For how long a majority has not heard from a node. Absent: it is heard.
     pub unreachable_for: BTreeMap<NodeId, Duration>,
     /// For how long a node has been known to be down. Measured by whoever plans, on its monotonic

@@ -151,6 +151,9 @@ impl<'r, 'a> Ranking<'r, 'a> {
         if let Some(constraint) = self.search.service.spec.place.unmet(spot.record) {
             return Some(Unfit::Unmet { constraint: constraint.to_string() });
         }
+        if let Some(why) = self.room.without_driver(&self.search.service.spec, at) {
+            return Some(why);
+        }
         if let Some(why) = self.room.unprepared(&self.search.service.spec, at) {
             return Some(why);
         }

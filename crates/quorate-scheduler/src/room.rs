@@ -299,6 +299,13 @@ impl<'a> Room<'a> {
         }
     }
 
+    /// Whether a node cannot run such services at all.
+    pub(crate) fn without_driver(&self, spec: &ServiceSpec, at: At) -> Option<Unfit> {
+        let any_of = spec.driven_by();
+        let has = self.observed.drivers.get(&self.spots[at].record.identity.id)?;
+        (!any_of.is_empty() && !any_of.iter().any(|one| has.contains(*one))).then_some(Unfit::NoDriver { any_of })
+    }
+
     /// Whoever else has the port there.
     pub(crate) fn has_port(&self, at: At, port: u16, but: Option<ReplicaId>) -> Option<Slot> {
         let holders = self.spots[at].ports.get(&port)?;

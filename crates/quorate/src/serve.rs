@@ -389,6 +389,7 @@ async fn serve(
         };
         tokio::spawn(taker.run(heard.given));
         let given = workloads::Needed { needs: needed, secrets: secrets_held };
+        tokio::spawn(workloads::look_for_drivers(inbox.clone()));
         tokio::spawn(workloads::prepare(dir.clone(), given, inbox.clone()));
         tokio::spawn(workloads::run(config.clone(), dir, wanted, inbox.clone()));
     }

@@ -144,6 +144,31 @@ pub struct Container {
     pub args: Vec<String>,
 }
 
+impl ServiceSpec {
+    /// What a node must have to run it, any of these. Empty: every node can, or it cannot be said from elsewhere.
+    #[must_use]
+    pub fn driven_by(&self) -> &'static [&'static str] {
+        match self.driver {
+            Driver::Process => &[],
+            // Its agents may be anywhere.
+            Driver::Ocf if self.env.contains_key("OCF_ROOT") => &[],
+            Driver::Ocf => &["ocf"],
+            Driver::Container => match self.container.as_ref() {
+                // A root file system is for Podman alone.
+                Some(table) if table.rootfs.is_some() => &["podman"],
+                Some(table) => match table.engine {
+                    Engine::Auto => &["podman", "docker"],
+                    Engine::Podman => &["podman"],
+                    Engine::Docker => &["docker"],
+                },
+                None => &["podman", "docker"],
+            },
+            Driver::Systemd => &["systemd"],
+            Driver::Vip => &["vip"],
+        }
+    }
+}
+
 /// What runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

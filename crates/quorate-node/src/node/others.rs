@@ -262,6 +262,7 @@ impl Node {
             capacity: self.capacity,
             usage: self.usage.clone(),
             scraped: self.scraped.clone(),
+            drivers: self.drivers.clone(),
         }
     }
 

@@ -186,6 +186,7 @@ impl Scene<'_> {
             log_dir: self.log_dir(id),
             capacity: self.node.peers().get(&id).and_then(|peer| peer.report.capacity),
             reserved: self.reserved(id),
+            drivers: self.node.peers().get(&id).and_then(|peer| peer.report.drivers.clone()),
         }
     }
 

@@ -19,6 +19,9 @@ use tracing::{error, info};
 /// the cluster wants now, which may well be nothing.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
+/// How often a node looks for what can run services: that is installed and removed by people.
+const LOOKED_EVERY: Duration = Duration::from_secs(30);
+
 /// Where artifacts lie, below the data directory.
 const ARTIFACTS: &str = "artifacts";
 
@@ -104,6 +107,21 @@ pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted
                     agent.assign(assignment);
                 }
             }
+        }
+    }
+}
+
+/// Tells what this node has for running services, at once and whenever that is different.
+pub(super) async fn look_for_drivers(inbox: Inbox) {
+    let mut often = tokio::time::interval(LOOKED_EVERY);
+    often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = None;
+    loop {
+        often.tick().await;
+        let Ok(here) = tokio::task::spawn_blocking(quorate_agent::drivers_here).await else { return };
+        if told.as_ref() != Some(&here) {
+            told = Some(here.clone());
+            inbox.send(Event::Drivers(here)).await;
         }
     }
 }
