@@ -218,6 +218,7 @@ pub struct NodeView {
     /// What it has for running services, as it said last: some of `process`, `podman`, `docker`, `ocf`, `systemd`,
     /// `vip`. Absent for one that is no worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
     pub drivers: Option<BTreeSet<String>>,
 }
 
