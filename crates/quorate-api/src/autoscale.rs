@@ -1,19 +1,19 @@
 //! How many copies follow what they have to do: switching it, and why there are as many as there are.
 
-use crate::access::Acting;
+use crate::asked::Asked;
 use crate::backend::Backend;
-use crate::cluster::{Changed, command, service_name, shown, unknown_service};
+use crate::cluster::{Changed, service_name, shown, unknown_service};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
 use crate::view::Problem;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use http::{HeaderMap, Uri};
 use quorate_model::autoscale::{AutoscaleCommand, AutoscaleWish};
 use quorate_model::command::Command;
-use quorate_model::id::{RequestId, ServiceName};
+use quorate_model::id::ServiceName;
 use quorate_model::spec::{Autoscale, Share};
 use quorate_model::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
@@ -146,29 +146,19 @@ pub(crate) async fn show<B: Backend>(
     request_body = AutoscaleChange,
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
-pub(crate) async fn set<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+pub(crate) async fn set<B: Backend>(asked: Asked<B>, headers: HeaderMap, body: Body) -> Result<Json<Changed>, Failure> {
+    let service = asked.service.clone();
     let change: AutoscaleChange = read_json(&read_body(&headers, body).await?)?;
     let word = match change.enabled {
         Some(true) => "on",
         Some(false) => "off",
         None => "changed",
     };
-    let actor = acting.on(&app.access(), &format!("{service} {word}"))?;
     let AutoscaleChange { enabled, min, max, cpu, memory, every, warmup, down_after } = change;
     let wish = AutoscaleWish { enabled, min, max, cpu, memory, every, warmup, down_after };
     let wish = Command::Autoscale(AutoscaleCommand::Set { service: service.clone(), wish });
-    let index = command(&app, id, &wish, &actor, patience).await?;
-    let overview = shown(&app, index).await;
+    let index = asked.carry_out(&format!("{service} {word}"), &wish).await?;
+    let overview = shown(&asked.app, index).await;
     let replicas = overview.services.iter().find(|known| known.name == service).map(|known| known.want);
     Ok(Json(Changed { service, index: index.0, replicas, room: None }))
 }

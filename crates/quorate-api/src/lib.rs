@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod access;
+mod asked;
 pub mod autoscale;
 pub mod backend;
 pub mod certificates;
