@@ -32,6 +32,7 @@ pub mod members;
 mod openapi;
 pub mod placement;
 pub mod problem;
+pub mod reconfigure;
 mod request;
 mod rqlite;
 mod secrets;

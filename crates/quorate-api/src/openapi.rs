@@ -3,7 +3,7 @@
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
     autoscale, certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement,
-    secrets, stream, updates, vips,
+    reconfigure, secrets, stream, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -59,6 +59,9 @@ use utoipa::OpenApi;
         managers::restart,
         managers::restart_active,
         managers::rule,
+        managers::restart_node,
+        reconfigure::list,
+        reconfigure::change,
         failover::show,
         failover::set,
         ha::show,

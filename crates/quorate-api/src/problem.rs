@@ -247,6 +247,11 @@ impl From<Refusal> for Failure {
                      on: `quorate autoscale off {service}`; see what it goes by: `quorate autoscale explain {service}`"
                 ),
             ),
+            Refusal::OtherAway { node } => (
+                StatusCode::CONFLICT,
+                "other-away",
+                format!("wait until {node} is joined again (`quorate node show {node}`), or bring it back, and retry"),
+            ),
             Refusal::NodeLives { node } => {
                 (StatusCode::CONFLICT, "node-lives", format!("to empty a node that lives: `quorate node drain {node}`"))
             }
@@ -624,6 +629,7 @@ mod tests {
             Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
             Refusal::Autoscaled { service: ServiceName::new("web").unwrap(), min: 2, max: 8 }.into(),
             Refusal::NodeLives { node: "n2".into() }.into(),
+            Refusal::OtherAway { node: "n2".into() }.into(),
             Refusal::NoDrill { why: NoDrill::Alone }.into(),
             Refusal::KeepsService { node: "n2".into(), service: ServiceName::new("db").unwrap() }.into(),
             Refusal::NoVersion { service: ServiceName::new("web").unwrap(), version: Some(7), known: vec![1] }.into(),
@@ -722,6 +728,7 @@ mod tests {
             409 not-scalable
             409 autoscaled
             409 node-lives
+            409 other-away
             409 no-drill
             409 keeps-service
             409 no-version

@@ -7,7 +7,7 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::fence::FenceRefused;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
-use quorate_model::observed::{NodeReport, ReplicaState, ReplicaStatus};
+use quorate_model::observed::{NodeReport, Pending, ReplicaState, ReplicaStatus};
 use quorate_model::resource::{Amount, Pressure, Usage};
 use quorate_model::spec::{self, Format, SpecDocument};
 use quorate_model::sql::{Scalar, SqlBatch, SqlOutcome, Statement, StatementResult};
@@ -177,6 +177,7 @@ fn frames() -> Vec<Vec<u8>> {
     let pressure = Some(Pressure { cpu_permille: 10, ..Pressure::default() });
     let usage = Usage { cpu_millis: 500, memory_bytes: Some(1 << 20), pressure };
     let report = NodeReport {
+        pending: Pending { changes: vec!["log.keep_mib 64 → 4".into()], mistake: String::new() },
         node: link::peer(),
         sequence: 3,
         replicas: vec![replica],

@@ -50,7 +50,8 @@ pub struct AutoscaleWish {
 
 impl AutoscaleWish {
     /// The table afterwards. `None`: there is none yet, and this does not make one.
-    fn over(&self, present: Option<&Autoscale>) -> Option<Autoscale> {
+    #[must_use]
+    pub fn over(&self, present: Option<&Autoscale>) -> Option<Autoscale> {
         let mut table = match present {
             Some(present) => present.clone(),
             None => Autoscale::new(self.min?, self.max?),

@@ -12,6 +12,7 @@ use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
 use crate::lease::LeaseCommand;
 use crate::member::managers::Harm;
 use crate::member::{MemberCommand, NotAdmitted};
+use crate::reconfigure::Setting;
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity, Role};
 use crate::time::WallTime;
@@ -73,6 +74,10 @@ pub enum Command {
     },
     /// How many copies follow what they have to do.
     Autoscale(AutoscaleCommand),
+    /// Several settings at once; see [`crate::reconfigure`].
+    Reconfigure {
+        settings: Vec<Setting>,
+    },
     /// Who belongs to the cluster.
     Member(MemberCommand),
     /// The scheduler's steps, valid only while nothing that it planned on has changed.
@@ -175,6 +180,9 @@ pub enum Refusal {
     NoUpdate { service: ServiceName },
     #[error("{harm}")]
     Harm { harm: Harm },
+    /// Two servers that begin anew at one time could together be too many.
+    #[error("{node} is away, or begins anew at this moment, and no second server does meanwhile")]
+    OtherAway { node: String },
     #[error("{node} is no manager")]
     NotManager { node: String },
     #[error("a manager must have the role {requires:?} as well in this cluster, and {node} would not")]

@@ -28,6 +28,7 @@ pub mod need;
 pub mod observed;
 pub mod place;
 pub mod planted;
+pub mod reconfigure;
 pub mod resource;
 pub mod routing;
 pub mod secret;

@@ -107,6 +107,24 @@ pub struct ReplicaStatus {
     pub fencing: Option<Fencing>,
 }
 
+/// Settings of a node's file that wait for its server to begin anew.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pending {
+    /// Like `log.keep_mib 64 → 4`, in the order of the table of settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
+    /// What is wrong with the file: a server that began anew now would not come back. Empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mistake: String,
+}
+
+impl Pending {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.mistake.is_empty()
+    }
+}
+
 /// What one node says about itself, sent to every manager when it changes and each second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -125,6 +143,9 @@ pub struct NodeReport {
     /// The directory on it with its server's own log; empty from one that has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_dir: String,
+    /// What its file of settings says and is not in force before its server begins anew.
+    #[serde(default, skip_serializing_if = "Pending::is_empty")]
+    pub pending: Pending,
     /// All that replicas may have of it together; absent from one that did not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Amount>,

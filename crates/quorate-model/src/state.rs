@@ -241,6 +241,7 @@ impl ClusterState {
             Command::ContinueUpdate { service } => self.continue_update(&mut changes, service)?,
             Command::AbortUpdate { service } => self.abort_update(&mut changes, service)?,
             Command::Autoscale(command) => self.decide_autoscale(&mut changes, command)?,
+            Command::Reconfigure { settings } => self.reconfigure(&mut changes, settings)?,
             Command::Member(command) => self.decide_member(&mut changes, command)?,
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Lease(command) => self.decide_lease(&mut changes, command),

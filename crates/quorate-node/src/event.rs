@@ -8,7 +8,7 @@ use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
 use quorate_model::need::Prepared;
-use quorate_model::observed::{GatewayReport, ReplicaStatus, TrustReport};
+use quorate_model::observed::{GatewayReport, Pending, ReplicaStatus, TrustReport};
 use quorate_model::resource::Usage;
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
@@ -93,6 +93,8 @@ pub enum Event {
     Replicas(Vec<ReplicaStatus>),
     /// What this node's replicas use. The others are told with the next report.
     Usage(BTreeMap<ReplicaId, Usage>),
+    /// What this node's file of settings says and is not in force.
+    Pending(Pending),
     /// What this node found out about the services that it may run and that need something.
     Prepared(Vec<Prepared>),
     /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.

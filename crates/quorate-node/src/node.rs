@@ -30,7 +30,7 @@ use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
 use quorate_model::member::NotAdmitted;
 use quorate_model::need::Prepared;
-use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus, TrustReport};
+use quorate_model::observed::{GatewayReport, NodeReport, Pending, ReplicaStatus, TrustReport};
 use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::{Change, ClusterState, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
@@ -142,6 +142,7 @@ pub struct Node {
     replicas: Vec<ReplicaStatus>,
     /// Where the server keeps its own log.
     log_dir: String,
+    pending: Pending,
     capacity: Option<Amount>,
     usage: BTreeMap<ReplicaId, Usage>,
     prepared: Vec<Prepared>,
@@ -245,6 +246,7 @@ impl Node {
             peers: BTreeMap::new(),
             replicas: Vec::new(),
             log_dir: String::new(),
+            pending: Pending::default(),
             capacity: None,
             usage: BTreeMap::new(),
             prepared: Vec::new(),
@@ -328,6 +330,10 @@ impl Node {
                 self.own_status_changed(now);
             }
             Event::Usage(usage) => self.usage = usage,
+            Event::Pending(pending) => {
+                self.pending = pending;
+                self.own_status_changed(now);
+            }
             Event::Prepared(prepared) => {
                 self.prepared = prepared;
                 self.own_status_changed(now);

@@ -434,6 +434,7 @@ async fn serve(
     let (still_known, last_contact) = (known_seen.clone(), contact.clone());
     let ha_wished = config.cluster.ha || settings.ha.enabled;
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
+    tokio::spawn(reload::watch(source.clone(), settings_seen.clone(), inbox.clone()));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),

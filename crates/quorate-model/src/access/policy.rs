@@ -123,6 +123,8 @@ words!(
         JoinTokenRevoke = "join-token-revoke",
         /// A server shows a join token, and nothing else.
         Join = "join",
+        NodeRestart = "node-restart",
+        Reconfigure = "reconfigure",
         QuotaSet = "quota-set",
         FailoverSet = "failover-set",
         /// A node shows its certificate, and nothing else.
@@ -193,9 +195,11 @@ impl Operation {
             | O::ManagerStop
             | O::ManagerStart
             | O::ManagerRestart
+            | O::NodeRestart
             | O::ActiveRestart => Needs::Permission(P::ManagerControl),
             O::ManagerRule
             | O::HaSet
+            | O::Reconfigure
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeConfirmDead
@@ -243,8 +247,10 @@ impl Operation {
             | O::ManagerStart
             | O::ManagerRestart
             | O::ActiveRestart
+            | O::NodeRestart
             | O::ManagerRule
             | O::HaSet
+            | O::Reconfigure
             | O::JoinTokenCreate
             | O::CertificateRotate
             | O::SecretRemove

@@ -264,6 +264,7 @@ impl Node {
             prepared: self.prepared.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_dir: self.log_dir.clone(),
+            pending: self.pending.clone(),
             capacity: self.capacity,
             usage: self.usage.clone(),
         }

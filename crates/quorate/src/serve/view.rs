@@ -7,7 +7,7 @@ use quorate_api::placement::Availability;
 use quorate_api::updates::DeploymentView;
 use quorate_api::view::{
     AnnouncedView, ClusterHealth, ClusterView, ElectorsView, EventView, FailoverView, GatewayView, JoinTokenView,
-    LeaseView, MembersView, NodeMode, NodeState, NodeView, Overview, QuotaView, ReplicaView, ServiceView,
+    LeaseView, MembersView, NodeMode, NodeState, NodeView, Overview, PendingView, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_api::vips::{CandidateState, CandidateView, VipView};
 use quorate_model::assignment::Phase;
@@ -184,6 +184,7 @@ impl Scene<'_> {
             },
             drain_deadline: record.availability.drain().and_then(|drain| drain.deadline),
             log_dir: self.log_dir(id),
+            pending: self.pending(id),
             capacity: self.node.peers().get(&id).and_then(|peer| peer.report.capacity),
             reserved: self.reserved(id),
         }
@@ -204,6 +205,13 @@ impl Scene<'_> {
             }
             _ => record.since,
         }
+    }
+
+    /// What it says now: who is away may have been given another file.
+    fn pending(&self, id: NodeId) -> Option<PendingView> {
+        let said =
+            self.node.peers().get(&id).filter(|_| self.node.hears(id)).map(|peer| peer.report.pending.clone())?;
+        (!said.is_empty()).then_some(PendingView { changes: said.changes, mistake: said.mistake })
     }
 
     /// Kept while a node is away, for whoever looks for it on its disk.

@@ -7,6 +7,7 @@ mod bad_input;
 mod certificates;
 mod cli;
 mod cluster;
+mod configure;
 mod copies;
 mod determinism;
 mod dev;
