@@ -27,6 +27,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("faketime", "faketime"),
     ("sqlite3", "sqlite3"),
+    ("postgresql", "psql"),
+    ("redis-server", "redis-server"),
+    ("rabbitmq-server", "rabbitmq-server"),
     ("resource-agents", "ocf-tester"),
     // Before podman, which takes another runtime where there is none.
     ("runc", "runc"),

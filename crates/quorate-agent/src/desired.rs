@@ -142,7 +142,14 @@ mod tests {
     fn replica(number: u128, phase: Phase) -> AssignedReplica {
         let document = spec::parse("[[service]]\nname = 'web'\ncommand = ['serve']\n", Format::Toml).unwrap();
         let spec = document.services.into_iter().next().unwrap();
-        AssignedReplica { replica: ReplicaId::from_u128(number), ordinal: 0, spec, phase, lease: None }
+        AssignedReplica {
+            replica: ReplicaId::from_u128(number),
+            ordinal: 0,
+            spec,
+            phase,
+            lease: None,
+            externals: Vec::new(),
+        }
     }
 
     fn assignment(revision: u64, running: &[u128]) -> Assignment {

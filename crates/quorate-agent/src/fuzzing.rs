@@ -1,10 +1,12 @@
 //! What decodes bytes of others here, for those who try to break it. Not an interface.
 
 use crate::desired::Desired;
+use crate::externals;
 use crate::keeper;
 use crate::launch::{Given, Launch};
 use crate::protocol::{Ask, Report, Request, ShimState, pause};
 use quorate_model::assignment::Assignment;
+use quorate_model::external::{ExternalKind, Why};
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
 use serde::Serialize;
@@ -83,6 +85,20 @@ pub fn cache(text: &[u8]) -> bool {
         assert!(wanted.listed && assignment.replicas.contains(&wanted.assigned));
     }
     true
+}
+
+/// Whether these bytes are what such a server answers to a login, be it that it lets nobody in.
+///
+/// # Panics
+/// When a refusal shows the password.
+#[must_use]
+pub fn login(kind: ExternalKind, answer: &[u8]) -> bool {
+    let password = "the-password-of-fuzzing";
+    let answered = externals::answered(kind, answer, password);
+    // A server that says it itself may be one that was told it.
+    let told = answer.windows(password.len()).any(|part| part == password.as_bytes());
+    assert!(told || answered.as_ref().err().is_none_or(|problem| !problem.text.contains(password)));
+    answered.err().is_none_or(|problem| problem.why != Why::Protocol)
 }
 
 fn same_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &[u8]) -> Option<T> {

@@ -8,6 +8,7 @@ use crate::lease::BootTime;
 use crate::protocol::VERSION;
 use quorate_model::access::name::SecretName;
 use quorate_model::assignment::AssignedReplica;
+use quorate_model::external::{External, Injected};
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
 use quorate_model::spec::{Placeholders, TemplateError, expand, tells_secrets};
@@ -98,6 +99,12 @@ pub(crate) fn values<'a>(
     }
 }
 
+/// The replica's externals with their passwords.
+pub(crate) fn injected<'a>(assigned: &'a AssignedReplica, given: Given<'a>) -> Vec<Injected<'a>> {
+    let password = |external: &External| given.secrets.expose().get(external.password.as_ref()?).map(String::as_str);
+    assigned.externals.iter().map(|external| Injected { external, password: password(external) }).collect()
+}
+
 impl Launch {
     /// # Errors
     /// A placeholder of the spec that cannot be filled.
@@ -136,12 +143,20 @@ impl Launch {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         let mut secret_env = BTreeMap::new();
+        // First, so that a spec can say otherwise.
+        for external in injected(assigned, given) {
+            for (field, value) in external.fields() {
+                let into = if Injected::is_secret(&field) { &mut secret_env } else { &mut env };
+                into.insert(external.variable(&field), value);
+            }
+        }
         for (name, template) in &spec.env {
             let value = expand(template, &values)?;
             if tells_secrets(template) {
                 env.remove(name);
                 secret_env.insert(name.clone(), value);
             } else {
+                secret_env.remove(name);
                 env.insert(name.clone(), value);
             }
         }

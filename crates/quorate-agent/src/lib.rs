@@ -46,6 +46,7 @@ mod agent;
 mod cgroup;
 pub mod desired;
 mod driver;
+pub mod externals;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;

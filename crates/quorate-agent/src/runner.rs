@@ -407,7 +407,7 @@ impl<D: Driver> Runner<D> {
         self.publish(ReplicaState::Starting, None);
         let Shared { node, node_name, artifacts, .. } = &*self.shared;
         let artifacts = located(artifacts, &assigned.spec)?;
-        let secrets = Secret::new(self.shared.secrets.borrow().of(&assigned.spec)?);
+        let secrets = Secret::new(self.shared.secrets.borrow().of(assigned)?);
         let given = Given { artifacts: &artifacts, secrets: &secrets };
         let mut launch = Launch {
             restarts: self.restarts + u32::from(self.ran_before),
@@ -424,7 +424,8 @@ impl<D: Driver> Runner<D> {
             let (work, given) = (dir.join("work"), Given { artifacts: &artifacts, secrets: &secrets });
             let path = work.to_string_lossy();
             files::make_private_dir(&work)?;
-            templates::render(&assigned.spec, &launch::values(&assigned, &node, &path, &ports, given), &work)?;
+            let values = launch::values(&assigned, &node, &path, &ports, given);
+            templates::render(&assigned.spec, &values, &launch::injected(&assigned, given), &work)?;
             files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
             Ok::<_, LaunchError>(launch)
         };
@@ -468,7 +469,7 @@ impl<D: Driver> Runner<D> {
         let Shared { node, node_name, artifacts, secrets, .. } = &*self.shared;
         let exec = || {
             let artifacts = located(artifacts, &assigned.spec).ok()?;
-            let secrets = Secret::new(secrets.borrow().of(&assigned.spec).ok()?);
+            let secrets = Secret::new(secrets.borrow().of(assigned).ok()?);
             let given = Given { artifacts: &artifacts, secrets: &secrets };
             let launch = Launch::new(assigned, *node, node_name, &self.dir, state.ports.clone(), given).ok()?;
             let command = launch.fill(command, node_name, &self.dir, &artifacts).ok()?;

@@ -208,8 +208,9 @@ pub(crate) async fn apply_specs<B: Backend>(
     if options.plan {
         return Ok(Json(SpecAnswer { services, index: None }));
     }
-    if document.services.iter().any(|service| !service.secrets.is_empty()) {
-        // Who says what runs with a secret gets to know it.
+    let has_secrets = |service: &ServiceSpec| !service.secrets.is_empty() || !service.externals.is_empty();
+    if document.services.iter().any(has_secrets) {
+        // Who says what runs with a secret gets to know it, and so with the password of an external.
         acting.may(&app.access(), Operation::SecretSet)?;
     }
     let names: Vec<&str> = document.services.iter().map(|service| service.name.as_str()).collect();

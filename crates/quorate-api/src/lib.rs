@@ -18,6 +18,7 @@ mod cluster;
 mod console;
 mod database;
 pub mod drills;
+pub mod externals;
 pub mod failover;
 mod guard;
 pub mod ha;

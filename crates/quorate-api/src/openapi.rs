@@ -2,8 +2,8 @@
 
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
-    autoscale, certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement,
-    secrets, stream, updates, vips,
+    autoscale, certificates, cluster, database, drills, externals, failover, ha, health, join, log, managers, members,
+    placement, secrets, stream, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -71,6 +71,11 @@ use utoipa::OpenApi;
         certificates::show,
         certificates::renew,
         certificates::rotate,
+        externals::list,
+        externals::show,
+        externals::set,
+        externals::test,
+        externals::remove,
         vips::list,
         vips::add,
         vips::remove,

@@ -226,6 +226,16 @@ impl From<Refusal> for Failure {
             Refusal::UnknownVip { .. } => {
                 (StatusCode::NOT_FOUND, "unknown-vip", "see `quorate vip list` for those that there are".into())
             }
+            Refusal::UnknownExternal { external, similar } => {
+                let list = "see `quorate external list` for those that there are".to_owned();
+                let fix = similar.as_ref().map_or(list, |similar| format!("use `{similar}` instead of `{external}`"));
+                (StatusCode::NOT_FOUND, "unknown-external", fix)
+            }
+            Refusal::ExternalInUse { external, service } => (
+                StatusCode::CONFLICT,
+                "external-in-use",
+                format!("take `{external}` out of the spec of `{service}` first, and apply it"),
+            ),
             Refusal::RouteWithoutService { service } => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "route-without-service",

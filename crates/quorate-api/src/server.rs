@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
-    autoscale, certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle, log,
-    managers, members, openapi, placement, rqlite, secrets, stream, updates, vips,
+    autoscale, certificates, cluster, console, database, drills, externals, failover, guard, ha, health, join, kuzzle,
+    log, managers, members, openapi, placement, rqlite, secrets, stream, updates, vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -179,6 +179,12 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/services/{name}/restart").post(O::ServiceRestart, cluster::restart::<B>),
         at("/v1/vips").get(O::ClusterRead, vips::list::<B>).post(O::VipAdd, vips::add::<B>),
         at("/v1/vips/{ip}").delete(O::VipRemove, vips::remove::<B>),
+        at("/v1/externals").get(O::ClusterRead, externals::list::<B>),
+        at("/v1/externals/{name}")
+            .get(O::ClusterRead, externals::show::<B>)
+            .put(O::ExternalSet, externals::set::<B>)
+            .delete(O::ExternalRemove, externals::remove::<B>),
+        at("/v1/externals/{name}/test").post(O::ExternalTest, externals::test::<B>),
         at("/v1/events").get(O::ClusterRead, cluster::events::<B>),
         at("/v1/active").get(O::HealthRead, cluster::active::<B>),
         at("/v1/health").get(O::HealthRead, health::health::<B>),

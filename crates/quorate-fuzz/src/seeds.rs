@@ -16,7 +16,7 @@ use quorate_model::time::WallTime;
 use quorate_node::wire::{
     self, Ages, AskAges, AskSecrets, Body, Forward, ForwardedProposal, GiveSecrets, GivenSecret, GossipKeys, Hello,
     LeaseAge, LogAnswer, LogQuestion, Ping, RaftEntry, RaftMessage, Remembered, Renew, Renewal, Renewed, SnapshotHead,
-    Status, Transfer, Voters,
+    Status, Transfer, TriedExternal, TryExternal, Voters,
 };
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeMap;
@@ -223,6 +223,12 @@ fn frames() -> Vec<Vec<u8>> {
                 value: Bytes::from_static(b"value"),
             }],
         }),
+        Body::TryExternal(TryExternal {
+            ticket: 7,
+            external: r#"{"name":"db","kind":"postgres","hosts":["h1:5432"],"user":"joe"}"#.into(),
+            password: Some(Bytes::from_static(b"value")),
+        }),
+        Body::TriedExternal(TriedExternal { ticket: 7, login: r#"{"node":"n1","hosts":[{"host":"h1:5432"}]}"#.into() }),
         Body::GossipKeys(GossipKeys { ring: format!("1 {}\n", "07".repeat(32)) }),
         Body::Renew(Renew { run: 9, leases: vec![renewal.clone()] }),
         Body::Renewed(Renewed { run: 9, leases: vec![renewal.clone()], voters: voters.clone() }),
@@ -273,6 +279,13 @@ fn agent() -> Vec<Vec<u8>> {
         &format!(
             r#"l{{"v":1,"assigned":{leased},"command":["/opt/web"],"env":{{}},"ports":{{}},"restarts":0,"deadline":5500000000}}"#
         ),
+        "R+OK\r\n+PONG\r\n$16\r\ncluster_state:ok\r\n",
+        "R-WRONGPASS invalid username-password pair\r\n",
+        "SHTTP/1.1 200 OK\r\n\r\n<ListBucketResult></ListBucketResult>",
+        "SHTTP/1.1 404 Not Found\r\n\r\n<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>",
+        // No password is asked for; ready; ready again after one row.
+        "PR\0\0\0\u{8}\0\0\0\0Z\0\0\0\u{5}IZ\0\0\0\u{5}I",
+        "PE\0\0\0\u{10}C28P01\0Mno\0\0",
     ])
 }
 

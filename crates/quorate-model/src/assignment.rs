@@ -1,5 +1,6 @@
 //! What one node is to run.
 
+use crate::external::External;
 use crate::id::{LogIndex, NodeId, ReplicaId};
 use crate::spec::ServiceSpec;
 use crate::time::Span;
@@ -28,6 +29,9 @@ pub struct AssignedReplica {
     /// It may run only while it holds this; absent: nothing is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<AssignedLease>,
+    /// What it is told of the externals that its spec names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub externals: Vec<External>,
 }
 
 /// What a replica must hold to run.

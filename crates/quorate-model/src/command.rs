@@ -3,11 +3,13 @@
 //! JSON inside the log entry: commands are rare, and a person who reads the log should
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
+use crate::access::name::ExternalName;
 use crate::access::{AccessCommand, AccessRefusal};
 use crate::autoscale::AutoscaleCommand;
 use crate::deployment::Advance;
 use crate::drill::{DrillCommand, NoDrill};
 use crate::event::Happening;
+use crate::external::ExternalCommand;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
 use crate::lease::LeaseCommand;
 use crate::member::managers::Harm;
@@ -84,6 +86,8 @@ pub enum Command {
     Lease(LeaseCommand),
     /// Virtual addresses of gateways.
     Vip(VipCommand),
+    /// Systems that services use and that Quorate does not run.
+    External(ExternalCommand),
     /// A node is taken away for a while, and what becomes of its services is measured.
     Drill(DrillCommand),
     /// A transition that only was observed.
@@ -152,6 +156,10 @@ pub enum Refusal {
     VipTaken { address: IpAddr, owner: String },
     #[error("there is no VIP {address}")]
     UnknownVip { address: IpAddr },
+    #[error("there is no external `{external}`{}", .similar.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default())]
+    UnknownExternal { external: ExternalName, similar: Option<ExternalName> },
+    #[error("`{service}` uses the external `{external}`")]
+    ExternalInUse { external: ExternalName, service: ServiceName },
     #[error("`{service}` runs once, and node {node} may still run it")]
     LeaseHeld { service: ServiceName, node: NodeId },
     #[error("{node} is joined, or was after you looked: it is not dead")]

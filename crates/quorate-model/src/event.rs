@@ -1,5 +1,6 @@
 //! What happened, for people: the cluster's own record of transitions.
 
+use crate::access::name::ExternalName;
 use crate::deployment::Stage as UpdateStage;
 use crate::drill::Verdict;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, Term};
@@ -194,6 +195,15 @@ pub enum Happening {
     },
     VipRemoved {
         address: VipAddress,
+    },
+    /// An external was added or changed. `unchecked`: though not every node could log in there.
+    ExternalSet {
+        external: ExternalName,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unchecked: bool,
+    },
+    ExternalRemoved {
+        external: ExternalName,
     },
     /// A node is taken away on purpose, for a while.
     DrillBegan {

@@ -20,6 +20,7 @@ pub mod deployment;
 pub mod drill;
 pub mod entry;
 pub mod event;
+pub mod external;
 pub mod fence;
 pub mod id;
 pub mod lease;

@@ -3,7 +3,7 @@
 //! The same types are read from TOML and JSON, stored in the log and shown again by
 //! `quorate service show`. An unknown key is an error here, never ignored.
 
-use crate::access::name::SecretName;
+use crate::access::name::{ExternalName, SecretName};
 use crate::id::ServiceName;
 use crate::need::{Artifact, Requirement};
 use crate::place::Place;
@@ -112,6 +112,10 @@ pub struct ServiceSpec {
     /// Secrets that its replicas get, for `{secret.NAME}` in `env`. At most 16.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub secrets: BTreeSet<SecretName>,
+    /// Externals that it uses: a node that cannot log in there does not run it, and replicas get variables like
+    /// `ORDERS_DB_URL` for `orders-db`; see `docs/guides/externals.md`. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub externals: BTreeSet<ExternalName>,
     /// Files that are made for each replica before it starts. At most 16.
     #[serde(default, rename = "template", skip_serializing_if = "Vec::is_empty")]
     pub templates: Vec<Template>,
@@ -135,6 +139,15 @@ impl ServiceSpec {
             return Some("http");
         }
         self.ports.keys().next().map(String::as_str)
+    }
+
+    /// Externals that its nodes must be able to log in to: those that it uses, and those that it only requires.
+    pub fn wanted_externals(&self) -> impl Iterator<Item = &ExternalName> {
+        let required = self.requires.iter().filter_map(|requirement| match requirement {
+            Requirement::External(name) => Some(name),
+            Requirement::Command(_) | Requirement::File(_) | Requirement::Mount(_) | Requirement::Reach(_) => None,
+        });
+        self.externals.iter().chain(required.filter(|name| !self.externals.contains(*name)))
     }
 
     /// Whether there cannot be two replicas on one node, not even for a moment: they would listen on one port, or
@@ -175,6 +188,7 @@ impl ServiceSpec {
             // Where it may start, not what it is.
             requires: _,
             secrets,
+            externals,
             templates,
         } = self;
         (name, mode, command, env) == (&other.name, &other.mode, &other.command, &other.env)
@@ -183,7 +197,7 @@ impl ServiceSpec {
             && (ports, health, restart, stop) == (&other.ports, &other.health, &other.restart, &other.stop)
             && (failover, unsafe_fast, without_quorum) == (&other.failover, &other.unsafe_fast, &other.without_quorum)
             && (artifacts, resources) == (&other.artifacts, &other.resources)
-            && (secrets, templates) == (&other.secrets, &other.templates)
+            && (secrets, externals, templates) == (&other.secrets, &other.externals, &other.templates)
     }
 }
 

@@ -11,12 +11,14 @@
 //! - A replica's service and node exist, or its node did when it was placed.
 //! - `planned_on` is the index of the last entry that changed anything a plan depends on.
 
+use crate::access::name::ExternalName;
 use crate::access::{AccessChange, AccessCommand, AccessState};
 use crate::assignment::{AssignedLease, AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::deployment::{Cause, Deployment, VersionRecord};
 use crate::drill::DrillRecord;
 use crate::event::{Event, Happening};
+use crate::external::ExternalRecord;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use crate::lease::{Holder, LeaseRecord};
 use crate::member::{MemberChange, Members, NotAdmitted, Vote};
@@ -48,6 +50,8 @@ pub struct ClusterState {
     pub deployments: BTreeMap<ServiceName, Deployment>,
     /// Virtual addresses of gateways.
     pub vips: BTreeMap<IpAddr, VipRecord>,
+    /// Systems that services use and that Quorate does not run.
+    pub externals: BTreeMap<ExternalName, ExternalRecord>,
     /// The last drills, by number.
     pub drills: BTreeMap<u64, DrillRecord>,
     /// Tokens, quota, and who was expelled.
@@ -181,6 +185,8 @@ pub enum Change {
     Deployment(Deployment),
     Vip(VipRecord),
     VipGone { address: IpAddr },
+    External(Box<ExternalRecord>),
+    ExternalGone { external: ExternalName },
     Drill(Box<DrillRecord>),
     DrillGone { drill: u64 },
     Member(MemberChange),
@@ -206,6 +212,8 @@ impl Change {
             | Change::Member(MemberChange::NodeGone { .. }) => true,
             // A routing table of before and one of after differ: gateways take the one with the later revision.
             Change::Vip(_) | Change::VipGone { .. } => true,
+            // Replicas are assigned with what they need to reach theirs.
+            Change::External(_) | Change::ExternalGone { .. } => true,
             Change::Member(_) | Change::Event(_) | Change::Access(_) | Change::Trust(_) => false,
             Change::Drill(_) | Change::DrillGone { .. } => false,
         }
@@ -245,6 +253,7 @@ impl ClusterState {
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Lease(command) => self.decide_lease(&mut changes, command),
             Command::Vip(command) => self.decide_vip(&mut changes, command)?,
+            Command::External(command) => self.decide_external(&mut changes, command)?,
             Command::Drill(command) => self.decide_drill(&mut changes, command)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
@@ -305,6 +314,12 @@ impl ClusterState {
                 Change::VipGone { address } => {
                     self.vips.remove(&address);
                 }
+                Change::External(record) => {
+                    self.externals.insert(record.external.name.clone(), *record);
+                }
+                Change::ExternalGone { external } => {
+                    self.externals.remove(&external);
+                }
                 Change::Drill(drill) => {
                     self.drills.insert(drill.id, *drill);
                 }
@@ -340,6 +355,7 @@ impl ClusterState {
                     spec: replica.spec.clone(),
                     phase: replica.phase,
                     lease: replica.lease,
+                    externals: self.externals_of(replica.spec.externals.iter()),
                 })
                 .collect(),
         }

@@ -17,6 +17,7 @@ pub(crate) mod db;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod events;
+pub(crate) mod external;
 pub(crate) mod failure;
 pub(crate) mod ha;
 pub(crate) mod init;
@@ -213,6 +214,9 @@ pub(crate) enum Command {
     /// Passwords and keys of services, sealed
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Databases and the like that services use and others run
+    #[command(subcommand)]
+    External(Box<external::ExternalCommand>),
     /// Files that services need on their nodes
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
@@ -399,6 +403,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Session(command) => tokens::session(&context, command)?,
         Command::Token(command) => tokens::token(&context, command)?,
         Command::Secret(command) => secret::run(&context, command)?,
+        Command::External(command) => external::run(&context, *command)?,
         Command::Artifact(command) => artifact::run(&context, command)?,
         Command::Vip(command) => vip::run(&context, command)?,
         Command::Cert(command) => cert::run(&context, command)?,

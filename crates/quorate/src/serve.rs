@@ -23,6 +23,7 @@ mod disk;
 mod drills;
 mod electors;
 mod ending;
+mod externals;
 mod gossip;
 mod ha;
 mod inbox;
@@ -371,6 +372,8 @@ async fn serve(
         beside: beside.clone(),
     };
     tokio::spawn(giver.run(heard.asked));
+    let asker = externals::Asker::new(config.node.id, keychain.clone(), known_seen.clone(), beside.clone())?;
+    tokio::spawn(asker.clone().hear(heard.tried));
     if config.node.roles.contains(&Role::Worker) {
         let dir = data_dir.to_owned();
         let wanted = workloads::Wanted { assignments, holds: held_now, secrets: secrets_held.clone() };
@@ -385,6 +388,8 @@ async fn serve(
             held: held_secrets,
         };
         tokio::spawn(taker.run(heard.given));
+        let trier = externals::Trier { known: known_seen.clone(), beside: beside.clone() };
+        tokio::spawn(trier.run(heard.tries));
         let given = workloads::Needed { needs: needed, secrets: secrets_held };
         tokio::spawn(workloads::prepare(dir.clone(), given, inbox.clone()));
         tokio::spawn(workloads::run(config.clone(), dir, wanted, inbox.clone()));
@@ -444,6 +449,7 @@ async fn serve(
         members: members_seen,
         drills: drills_seen,
         away,
+        externals: asker,
         known: known_seen,
         routing: routing_seen,
         access: access_seen,

@@ -138,7 +138,7 @@ fn patient() -> ServiceSpec {
 }
 
 fn assigned(replica: ReplicaId, spec: &ServiceSpec, phase: Phase) -> AssignedReplica {
-    AssignedReplica { replica, ordinal: 3, spec: spec.clone(), phase, lease: None }
+    AssignedReplica { replica, ordinal: 3, spec: spec.clone(), phase, lease: None, externals: Vec::new() }
 }
 
 fn assignment(revision: u64, replicas: Vec<AssignedReplica>) -> Assignment {

@@ -102,6 +102,9 @@ words!(
         ServiceRemove = "service-remove",
         VipAdd = "vip-add",
         VipRemove = "vip-remove",
+        ExternalSet = "external-set",
+        ExternalTest = "external-test",
+        ExternalRemove = "external-remove",
         LeaderTransfer = "leader-transfer",
         NodeAlias = "node-alias",
         NodeLabel = "node-label",
@@ -207,7 +210,10 @@ impl Operation {
             | O::FailoverSet
             | O::CertificateRotate => Needs::Permission(P::MemberWrite),
             O::SecretRead => Needs::Permission(P::SecretRead),
-            O::SecretSet | O::SecretRemove => Needs::Permission(P::SecretWrite),
+            // An external brings its password to whatever is at its address.
+            O::SecretSet | O::SecretRemove | O::ExternalSet | O::ExternalTest | O::ExternalRemove => {
+                Needs::Permission(P::SecretWrite)
+            }
             O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
@@ -282,6 +288,9 @@ impl Operation {
             | O::ServiceRemove
             | O::VipAdd
             | O::VipRemove
+            | O::ExternalSet
+            | O::ExternalTest
+            | O::ExternalRemove
             | O::NodeAlias
             | O::NodeLabel
             | O::NodeAvailability

@@ -311,6 +311,13 @@ fn without_secrets(spec: &ServiceSpec) -> Result<(), Problem> {
         let problem = format!("has no meaning with driver \"{name}\", which is given no files: leave it out");
         return Err(("template".into(), problem));
     }
+    if let Some(external) = spec.externals.first() {
+        let problem = format!(
+            "lists `{external}`, and with driver \"{name}\" nothing is told of externals: leave it out; \
+             requires = [{{ external = \"{external}\" }}] has the login checked alone"
+        );
+        return Err(("externals".into(), problem));
+    }
     let is_key = |secret| spec.artifacts.iter().flat_map(|it| &it.s3).any(|s3| s3.secret_key.as_ref() == Some(secret));
     spec.secrets.iter().find(|secret| !is_key(*secret)).map_or(Ok(()), |secret| {
         let problem = format!("lists `{secret}`, and with driver \"{name}\" nothing is given secrets: leave it out");

@@ -8,7 +8,7 @@
 //! The table repeats the types of [`super`]; a test holds the two together.
 
 use super::{Backoff, Batch, Clock, Days, Port, Share, SpecDocument, driver};
-use crate::access::name::{Digest, SecretName};
+use crate::access::name::{Digest, ExternalName, SecretName};
 use crate::id::ServiceName;
 use crate::place::Constraint;
 use crate::resource::{Cpu, Memory};
@@ -202,6 +202,7 @@ static SERVICE: Keys = Keys {
         ("artifact", Kind::Tables(&ARTIFACT, "name")),
         ("requires", Kind::Choices(&REQUIREMENT)),
         ("secrets", Kind::Each(secret_name)),
+        ("externals", Kind::Each(external_name)),
         ("template", Kind::Tables(&TEMPLATE, "to")),
     ],
     required: &["name"],
@@ -321,7 +322,13 @@ static S3: Keys = Keys {
 };
 
 static REQUIREMENT: Keys = Keys {
-    known: &[("command", Kind::Text), ("file", Kind::Text), ("mount", Kind::Text), ("reach", Kind::Text)],
+    known: &[
+        ("command", Kind::Text),
+        ("file", Kind::Text),
+        ("mount", Kind::Text),
+        ("reach", Kind::Text),
+        ("external", Kind::Parsed(external_name)),
+    ],
     required: &[],
     needs: &[],
 };
@@ -399,6 +406,10 @@ fn constraint(text: &str) -> Result<(), String> {
 
 fn secret_name(text: &str) -> Result<(), String> {
     SecretName::new(text).map(drop).map_err(|problem| problem.to_string())
+}
+
+fn external_name(text: &str) -> Result<(), String> {
+    ExternalName::new(text).map(drop).map_err(|problem| problem.to_string())
 }
 
 fn file_mode(text: &str) -> Result<(), String> {

@@ -98,6 +98,8 @@ impl Node {
             Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
             // Between the shells as well: pieces of logs, and values of secrets, which have no business in a core.
             Body::LogQuestion(_) | Body::LogAnswer(_) | Body::AskSecrets(_) | Body::GiveSecrets(_) => {}
+            // And whether a node can log in somewhere.
+            Body::TryExternal(_) | Body::TriedExternal(_) => {}
         }
     }
 

@@ -321,6 +321,7 @@ impl Core {
         });
         self.known.send_if_modified(|known| {
             let differs = known.nodes != state.nodes || known.members != state.members || known.trust != state.trust;
+            let differs = differs || known.externals != state.externals;
             if differs {
                 *known = Arc::new(view::known(&self.node));
             }

@@ -55,11 +55,11 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
     }
 }
 
-/// The part of the state that says who may join.
+/// The part of the state that says who belongs to the cluster, and which externals there are.
 pub(super) fn known(node: &Node) -> ClusterState {
     let state = node.state();
     let (nodes, members, trust) = (state.nodes.clone(), state.members.clone(), state.trust.clone());
-    ClusterState { nodes, members, trust, ..ClusterState::default() }
+    ClusterState { nodes, members, trust, externals: state.externals.clone(), ..ClusterState::default() }
 }
 
 /// What nodes that are heard say that they prove themselves with.
@@ -548,6 +548,11 @@ impl Scene<'_> {
             }
             Happening::VipAdded { address } => format!("gateways hold {address} from now on"),
             Happening::VipRemoved { address } => format!("gateways hold {address} no more"),
+            Happening::ExternalSet { external, unchecked: false } => format!("the external {external} is set"),
+            Happening::ExternalSet { external, unchecked: true } => {
+                format!("the external {external} is set, though not every node could log in there")
+            }
+            Happening::ExternalRemoved { external } => format!("the external {external} is removed"),
             Happening::DrillBegan { drill, node, away } => {
                 format!("drill {drill} takes {} away for {away}", self.name(*node))
             }

@@ -14,6 +14,7 @@ mod drill;
 mod durability;
 mod examples;
 mod exposed;
+mod externals;
 mod fake;
 mod feeding;
 mod founded;

@@ -269,6 +269,7 @@ fn full() -> SpecDocument {
         artifact = [{ name = "app", source = "/opt/app", sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", unpack = true, s3 = { endpoint = "http://s3", region = "eu", access_key = "A", secret_key = "pg" } }]
         requires = [{ command = "java" }]
         secrets = ["pg"]
+        externals = ["orders-db"]
         template = [{ text = "a", from = "/a", to = "b", mode = "0640" }]
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
@@ -375,7 +376,9 @@ fn autoscales() -> impl Strategy<Value = Autoscale> {
     )
 }
 
-fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, BTreeSet<SecretName>, Vec<Template>)> {
+type Needs = (Vec<Artifact>, Vec<Requirement>, (BTreeSet<SecretName>, BTreeSet<ExternalName>), Vec<Template>);
+
+fn needs() -> impl Strategy<Value = Needs> {
     let s3 = (option::of(".*"), ".*", option::of(".*")).prop_map(|(endpoint, region, access_key)| S3 {
         endpoint,
         region,
@@ -389,11 +392,17 @@ fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, BTreeSet<S
         ".*".prop_map(Requirement::File),
         ".*".prop_map(Requirement::Mount),
         ".*".prop_map(Requirement::Reach),
+        externals().prop_map(Requirement::External),
     ];
     let template = (option::of(".*"), option::of(".*"), ".*", "0?[0-7]{3}")
         .prop_map(|(text, from, to, mode)| Template { text, from, to, mode: mode.parse().unwrap() });
     let secret = "[a-z0-9][a-z0-9._-]{0,8}".prop_map(|name| SecretName::new(&name).unwrap());
-    (vec(artifact, 0..3), vec(requirement, 0..3), btree_set(secret, 0..3), vec(template, 0..3))
+    let given = (btree_set(secret, 0..3), btree_set(externals(), 0..3));
+    (vec(artifact, 0..3), vec(requirement, 0..3), given, vec(template, 0..3))
+}
+
+fn externals() -> impl Strategy<Value = ExternalName> {
+    "[a-z0-9][a-z0-9-]{0,8}".prop_map(|name| ExternalName::new(&name).unwrap())
 }
 
 fn services() -> impl Strategy<Value = ServiceSpec> {
@@ -436,7 +445,7 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
             health,
             (restart, stop, place, resources, (update, autoscale)),
             drivers,
-            (artifacts, requires, secrets, templates),
+            (artifacts, requires, (secrets, externals), templates),
         )| {
             let (mode, failover, unsafe_fast, without_quorum) = once;
             let ((driver, ocf, container, systemd), vip) = drivers;
@@ -465,6 +474,7 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
                 artifacts,
                 requires,
                 secrets,
+                externals,
                 templates,
             }
         },
