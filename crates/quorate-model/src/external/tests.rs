@@ -109,9 +109,9 @@ fn e6_what_is_wrong_with_a_connection_string_is_said_without_it() {
 fn e6_a_list_of_redis_nodes_has_the_database_0_alone() {
     assert!(read("redis", "redis://h1,h2/0").is_ok() && read("redis", "redis://h1/3").is_ok());
     let reason =
-        expect!["`database` is 3, and a cluster of Redis nodes has the database 0 alone: write 0, or name one host"];
-    check("redis", "redis://:secret@h1,h2/3", reason.clone());
-    check("redis", "redis://h1/3?cluster=true", reason);
+        || expect!["`database` is 3, and a cluster of Redis nodes has the database 0 alone: write 0, or name one host"];
+    check("redis", "redis://:secret@h1,h2/3", reason());
+    check("redis", "redis://h1/3?cluster=true", reason());
     check("redis", "redis://h1/x", expect!["`database` is `x`; databases of Redis have numbers, the first is 0"]);
 }
 
@@ -183,10 +183,10 @@ fn what_is_told_of_an_external_are_variables_by_its_name() {
 
 proptest! {
     #[test]
-    fn no_text_is_too_odd_to_be_refused_and_no_refusal_shows_a_password(url in "(postgres://)?[a-z:@%/,?=&\\[\\]]{0,20}") {
-        let _ = read("postgres", &url);
-        let shown = read("postgres", &format!("{url}canary-in-a-password@")).err().unwrap_or_default();
-        prop_assert!(!shown.contains("canary-in-a-password@"), "{}", shown);
+    fn no_text_is_too_odd_to_be_refused_and_no_refusal_shows_a_password(rest in "[a-z:%/,?=&\\[\\]]{0,20}") {
+        let _ = read("postgres", &rest);
+        let refusal = read("postgres", &format!("postgres://joe:canary-of-a-password@{rest}")).err();
+        prop_assert!(!refusal.as_ref().is_some_and(|shown| shown.contains("canary")), "{refusal:?}");
     }
 
     #[test]
