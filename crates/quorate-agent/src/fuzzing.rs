@@ -22,7 +22,14 @@ pub fn request(line: &[u8]) -> bool {
     same_again::<Request>(line).is_some_and(|request| {
         matches!(
             request.what,
-            Ask::Status | Ask::Watch | Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote
+            Ask::Status
+                | Ask::Watch
+                | Ask::Stop { .. }
+                | Ask::Hold { .. }
+                | Ask::Activate { .. }
+                | Ask::Resign { .. }
+                | Ask::Promote
+                | Ask::Demote
         )
     })
 }

@@ -6,11 +6,12 @@
 use crate::cgroup::Group;
 use crate::lease::BootTime;
 use crate::protocol::VERSION;
+use crate::shim::role;
 use quorate_model::access::name::SecretName;
 use quorate_model::assignment::AssignedReplica;
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Placeholders, TemplateError, expand, tells_secrets};
+use quorate_model::spec::{Mode, Placeholders, TemplateError, expand, tells_secrets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +31,11 @@ pub(crate) struct Launch {
     pub(crate) assigned: AssignedReplica,
     /// Program and arguments, placeholders filled.
     pub(crate) command: Vec<String>,
+    /// The programs that make a running copy the active one and a standby again, placeholders filled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) promote: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) demote: Vec<String>,
     /// The environment, without what holds secrets.
     pub(crate) env: BTreeMap<String, String>,
     /// What holds secrets. Not in the file: the shim reads it from its standard input.
@@ -116,6 +122,10 @@ impl Launch {
         let shown = Placeholders { secrets: &BTreeMap::new(), ..values };
         let fill_each = |words: &[String]| words.iter().map(|word| expand(word, &shown)).collect::<Result<Vec<_>, _>>();
         let command = fill_each(&spec.command)?;
+        let (promote, demote) = match &spec.active {
+            Some(active) => (fill_each(&active.promote)?, fill_each(&active.demote)?),
+            None => (Vec::new(), Vec::new()),
+        };
         let mut container_args = Vec::new();
         if let Some(container) = &spec.container {
             container_args
@@ -151,6 +161,10 @@ impl Launch {
         env.insert("QUORATE_ORDINAL".to_owned(), assigned.ordinal.to_string());
         env.insert("QUORATE_NODE".to_owned(), node_name.to_owned());
         env.insert("QUORATE_NODE_ID".to_owned(), node.to_string());
+        if spec.mode == Mode::ActivePassive {
+            let file = replica_dir.join(role::FILE).to_string_lossy().into_owned();
+            env.insert("QUORATE_ROLE_FILE".to_owned(), file);
+        }
         if let Some(lease) = &assigned.lease {
             env.insert("QUORATE_EPOCH".to_owned(), lease.epoch.to_string());
         }
@@ -167,6 +181,8 @@ impl Launch {
             v: VERSION,
             assigned: assigned.clone(),
             command,
+            promote,
+            demote,
             env,
             has_secret_env: !secret_env.is_empty(),
             secret_env: Secret::new(secret_env),

@@ -18,9 +18,9 @@ use crate::templates::{self, RenderError};
 use quorate_model::assignment::{AssignedReplica, Phase};
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
-use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::observed::{Casting, Part, ReplicaState, ReplicaStatus};
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Port, ServiceSpec, Stop};
+use quorate_model::spec::{Mode, Port, ServiceSpec, Stop};
 use quorate_model::time::Span;
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -110,6 +110,8 @@ pub(crate) struct Runner<D: Driver> {
     waiting_as: ReplicaState,
     /// It is not to be started again.
     gave_up: bool,
+    /// Nothing of it runs, for certain.
+    is_gone: bool,
 }
 
 impl<D: Driver> Runner<D> {
@@ -136,6 +138,7 @@ impl<D: Driver> Runner<D> {
             not_before: Instant::now(),
             waiting_as: ReplicaState::BackingOff,
             gave_up: false,
+            is_gone: false,
         }
     }
 
@@ -181,6 +184,7 @@ impl<D: Driver> Runner<D> {
             UNDYING.clone_into(&mut self.detail);
             self.publish(ReplicaState::Stopping, None);
         }
+        self.is_gone = true;
     }
 
     /// Finds out what an earlier agent left, and ends what cannot be taken over.
@@ -225,28 +229,32 @@ impl<D: Driver> Runner<D> {
     /// Follows a running copy until it is over.
     async fn supervise(&mut self, mut instance: D::Instance) {
         let begun = Instant::now();
+        self.is_gone = false;
         let mut health: Option<RunHealth> = None;
         let mut look_at_ports: Option<Instant> = None;
         let mut kill_at: Option<Instant> = None;
         let mut asked_to_stop = false;
         let mut moving = false;
-        let mut told_deadline: Option<BootTime> = None;
+        let mut told: Option<(u64, BootTime)> = None;
+        let mut asked_part = AskedPart::default();
         let mut ports_note = String::new();
         let mut secrets = self.shared.secrets.clone();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let epoch = instance.state().lease.as_ref().map(|lease| lease.epoch);
-            // It cannot change its epoch while it runs: that is in its environment.
-            let of_this_lease = epoch == wanted.assigned.lease.map(|lease| lease.epoch);
+            let is_cast = instance.state().casting.is_some();
+            // Others cannot change their epoch while they run: that is in their environment.
+            let same_epoch = epoch == wanted.assigned.lease.map(|lease| lease.epoch);
+            let of_this_lease = same_epoch || is_cast;
             let deadline = epoch.and_then(|epoch| self.held.borrow_and_update().of(epoch));
             let keeps = wanted.assigned.lease.is_some_and(|lease| lease.keeps);
-            if of_this_lease
+            if same_epoch
                 && !keeps
-                && deadline > told_deadline
                 && let (Some(epoch), Some(deadline)) = (epoch, deadline)
+                && told.is_none_or(|(other, told)| other != epoch || deadline > told)
             {
                 instance.hold(epoch, deadline).await;
-                told_deadline = Some(deadline);
+                told = Some((epoch, deadline));
             }
             if !asked_to_stop && (moving || !of_this_lease || wanted.phase() == Phase::Stop) {
                 asked_to_stop = true;
@@ -267,6 +275,10 @@ impl<D: Driver> Runner<D> {
                 health = None;
             }
             self.report(&wanted, state, health.as_ref(), asked_to_stop, &ports_note);
+            if is_cast && !asked_to_stop {
+                let healthy = health.as_ref().is_some_and(RunHealth::is_healthy);
+                self.cast(&mut instance, &wanted, healthy, &mut asked_part).await;
+            }
 
             tokio::select! {
                 // News first: whoever looks at ports must know whether the process is back.
@@ -306,7 +318,7 @@ impl<D: Driver> Runner<D> {
             .lease
             .as_ref()
             .filter(|_| !keeps)
-            .is_some_and(|lease| lease.let_go || told_deadline.is_none_or(|deadline| deadline <= BootTime::now()));
+            .is_some_and(|lease| lease.let_go || told.is_none_or(|(_, deadline)| deadline <= BootTime::now()));
         drop(instance);
         if !self.wanted.borrow().assigned.spec.driver.is_process() {
             // Cleaning up may take as long as an agent's stop, and meanwhile nothing of it works.
@@ -337,6 +349,38 @@ impl<D: Driver> Runner<D> {
                 }
                 self.put_off(ReplicaState::BackingOff, 1);
             }
+        }
+    }
+
+    /// Has a copy of an active-passive service take up the role that it is given, or give it back.
+    async fn cast(&mut self, instance: &mut D::Instance, wanted: &Wanted, healthy: bool, asked: &mut AskedPart) {
+        let Some(casting) = instance.state().casting else { return };
+        let restarts = instance.state().restarts;
+        let lease = wanted.assigned.lease;
+        // What it is to give back, and what it holds without being given it.
+        let over = match lease {
+            Some(lease) if lease.yields => Some(lease.epoch),
+            Some(lease) if casting.epoch == lease.epoch => None,
+            _ => Some(casting.epoch).filter(|epoch| *epoch > 0),
+        };
+        if let Some(epoch) = over {
+            if casting.yielded < epoch && asked.resigned < epoch {
+                asked.resigned = epoch;
+                instance.resign(epoch).await;
+            }
+            return;
+        }
+        let Some(lease) = lease.filter(|_| healthy && casting.part == Part::Standby && wanted.phase() == Phase::Run)
+        else {
+            return;
+        };
+        let deadline = self.held.borrow().of(lease.epoch);
+        let deadline = deadline.filter(|deadline| is_far_enough(BootTime::now(), *deadline, lease.ttl.0));
+        // It says nothing of an order that it does not follow, so the next renewal brings another.
+        if let Some(deadline) = deadline.filter(|deadline| asked.activated != Some((lease.epoch, restarts, *deadline)))
+        {
+            asked.activated = Some((lease.epoch, restarts, deadline));
+            instance.activate(lease, deadline).await;
         }
     }
 
@@ -405,6 +449,10 @@ impl<D: Driver> Runner<D> {
         let choose = move || shared.ports.choose(replica, &wanted, &before, &shared.host);
         self.ports = spawn_blocking(choose).await.map_err(io::Error::other)??;
         self.publish(ReplicaState::Starting, None);
+        // A copy of several starts as a standby, whatever it is to be.
+        let is_cast = assigned.spec.mode == Mode::ActivePassive;
+        let lease = assigned.lease.filter(|_| !is_cast);
+        let assigned = &AssignedReplica { lease, ..assigned.clone() };
         let Shared { node, node_name, artifacts, .. } = &*self.shared;
         let artifacts = located(artifacts, &assigned.spec)?;
         let secrets = Secret::new(self.shared.secrets.borrow().of(&assigned.spec)?);
@@ -435,7 +483,7 @@ impl<D: Driver> Runner<D> {
     /// Whether it needs no lease, or has one that lasts long enough. So has what goes on without renewals later: a
     /// node that has been away may have lost it.
     fn may_start(&mut self, assigned: &AssignedReplica) -> bool {
-        let Some(lease) = assigned.lease else { return true };
+        let Some(lease) = assigned.lease.filter(|_| assigned.spec.mode != Mode::ActivePassive) else { return true };
         let deadline = self.held.borrow_and_update().of(lease.epoch);
         deadline.is_some_and(|deadline| is_far_enough(BootTime::now(), deadline, lease.ttl.0))
     }
@@ -543,6 +591,26 @@ impl<D: Driver> Runner<D> {
         self.detail = detail;
     }
 
+    /// What it is among the copies of an active-passive service. Of one that does not run, its node promises what its
+    /// assignment says: that cannot be taken back.
+    fn casting(&self, process: Option<&ShimState>) -> Option<Casting> {
+        let assigned = &self.wanted.borrow().assigned;
+        if assigned.spec.mode != Mode::ActivePassive {
+            return None;
+        }
+        let given_back = assigned.lease.filter(|lease| lease.yields).map(|lease| lease.epoch);
+        match process.map(|process| process.casting) {
+            Some(Some(casting)) => {
+                let is_over = casting.part == Part::Standby && Some(casting.yielded) == given_back;
+                Some(Casting { yielded: if is_over { casting.yielded } else { 0 }, ..casting })
+            }
+            Some(None) | None => {
+                let yielded = given_back.filter(|_| self.is_gone).unwrap_or_default();
+                Some(Casting { part: Part::Standby, epoch: 0, yielded })
+            }
+        }
+    }
+
     fn publish(&mut self, state: ReplicaState, process: Option<&ShimState>) {
         self.shared.board.set(ReplicaStatus {
             replica: self.replica,
@@ -555,12 +623,20 @@ impl<D: Driver> Runner<D> {
             detail: self.detail.clone(),
             log_dir: self.dir.join("log").to_string_lossy().into_owned(),
             fencing: process.and_then(|process| process.lease.as_ref()).and_then(|lease| lease.fencing),
+            casting: self.casting(process),
         });
         if let Some(settled) = self.settled.take() {
             // Nobody waits any more: fine.
             let _ = settled.send(());
         }
     }
+}
+
+/// What a copy was asked about its part, so that it is asked once.
+#[derive(Debug, Default)]
+struct AskedPart {
+    activated: Option<(u64, u32, BootTime)>,
+    resigned: u64,
 }
 
 /// Where the artifacts of a service lie, by name.
@@ -607,6 +683,10 @@ impl RunHealth {
                 RunHealth { pid: state.pid, watch: HealthWatch::start(target.clone(), ran), target }
             }
         }
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.watch.health.borrow().verdict == Verdict::Healthy
     }
 
     /// Whether its check cannot be made yet.

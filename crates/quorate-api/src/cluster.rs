@@ -29,7 +29,7 @@ use utoipa::{IntoParams, ToSchema};
 /// Longest wait, after a commit, for this node's own view to show it.
 pub(crate) const VIEW_WITHIN: Duration = Duration::from_secs(1);
 
-fn current<B: Backend>(app: &Shared<B>) -> Arc<Overview> {
+pub(crate) fn current<B: Backend>(app: &Shared<B>) -> Arc<Overview> {
     app.backend.overview().borrow().clone()
 }
 
@@ -477,7 +477,7 @@ pub(crate) async fn command<B: Backend>(
     }
 }
 
-fn refused(overview: &Overview, refusal: Refusal) -> Failure {
+pub(crate) fn refused(overview: &Overview, refusal: Refusal) -> Failure {
     match refusal {
         Refusal::UnknownService { service, similar: None } => unknown_service(overview, service.as_str()),
         other => other.into(),

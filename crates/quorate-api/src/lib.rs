@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod access;
+pub mod activation;
 pub mod autoscale;
 pub mod backend;
 pub mod certificates;

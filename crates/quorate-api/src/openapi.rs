@@ -2,8 +2,8 @@
 
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
-    autoscale, certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement,
-    secrets, stream, updates, vips,
+    activation, autoscale, certificates, cluster, database, drills, failover, ha, health, join, log, managers, members,
+    placement, secrets, stream, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -25,6 +25,7 @@ use utoipa::OpenApi;
         cluster::remove_service,
         cluster::scale,
         cluster::restart,
+        activation::activate,
         autoscale::show,
         autoscale::set,
         updates::history,

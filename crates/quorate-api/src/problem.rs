@@ -236,6 +236,11 @@ impl From<Refusal> for Failure {
                 "invalid",
                 format!("nothing was changed: correct `{field}` and send it again"),
             ),
+            Refusal::NotActivated { service, .. } => (
+                StatusCode::CONFLICT,
+                "not-activated",
+                format!("see which copies it has, and how they are: `quorate service show {service}`"),
+            ),
             Refusal::NotScalable { service, .. } => {
                 (StatusCode::CONFLICT, "not-scalable", format!("see where it runs: `quorate explain {service}`"))
             }
@@ -622,6 +627,11 @@ mod tests {
             Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
             Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
             Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
+            Refusal::NotActivated {
+                service: ServiceName::new("db").unwrap(),
+                why: "n3 has no healthy copy of it".into(),
+            }
+            .into(),
             Refusal::Autoscaled { service: ServiceName::new("web").unwrap(), min: 2, max: 8 }.into(),
             Refusal::NodeLives { node: "n2".into() }.into(),
             Refusal::NoDrill { why: NoDrill::Alone }.into(),
@@ -720,6 +730,7 @@ mod tests {
             422 invalid
             404 token-unknown
             409 not-scalable
+            409 not-activated
             409 autoscaled
             409 node-lives
             409 no-drill

@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
-    autoscale, certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle, log,
-    managers, members, openapi, placement, rqlite, secrets, stream, updates, vips,
+    activation, autoscale, certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle,
+    log, managers, members, openapi, placement, rqlite, secrets, stream, updates, vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -176,6 +176,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/services/{name}/autoscale")
             .get(O::ClusterRead, autoscale::show::<B>)
             .put(O::ServiceAutoscale, autoscale::set::<B>),
+        at("/v1/services/{name}/activate").post(O::ServiceActivate, activation::activate::<B>),
         at("/v1/services/{name}/restart").post(O::ServiceRestart, cluster::restart::<B>),
         at("/v1/vips").get(O::ClusterRead, vips::list::<B>).post(O::VipAdd, vips::add::<B>),
         at("/v1/vips/{ip}").delete(O::VipRemove, vips::remove::<B>),

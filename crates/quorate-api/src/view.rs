@@ -322,6 +322,10 @@ pub struct ReplicaView {
     /// `starting`, `healthy`, `unhealthy`, `backing-off`, `draining`, `stopping`, `stopped`,
     /// `failed`; `pending` before its node has said anything; `unknown` while its node is away.
     pub state: String,
+    /// Of a copy of an active-passive service: `standby`, `promoting`, `active` or `demoting`; absent of others, and
+    /// while its node is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     pub pid: Option<u32>,
     /// HOST:PORT of each port by name.
     pub addresses: BTreeMap<String, String>,

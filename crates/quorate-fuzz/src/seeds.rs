@@ -7,7 +7,7 @@ use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::fence::FenceRefused;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
-use quorate_model::observed::{NodeReport, ReplicaState, ReplicaStatus};
+use quorate_model::observed::{Casting, NodeReport, Part, ReplicaState, ReplicaStatus};
 use quorate_model::resource::{Amount, Pressure, Usage};
 use quorate_model::spec::{self, Format, SpecDocument};
 use quorate_model::sql::{Scalar, SqlBatch, SqlOutcome, Statement, StatementResult};
@@ -173,6 +173,7 @@ fn frames() -> Vec<Vec<u8>> {
         detail: String::new(),
         log_dir: String::new(),
         fencing: None,
+        casting: Some(Casting { part: Part::Active, epoch: 4, yielded: 0 }),
     };
     let pressure = Some(Pressure { cpu_permille: 10, ..Pressure::default() });
     let usage = Usage { cpu_millis: 500, memory_bytes: Some(1 << 20), pressure };

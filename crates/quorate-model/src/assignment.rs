@@ -39,6 +39,9 @@ pub struct AssignedLease {
     /// Only its start needs a renewal: once it runs it goes on without any.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps: bool,
+    /// The active copy of several is to give it back. That is never taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
 }
 
 /// What is wanted of a replica.

@@ -54,6 +54,12 @@ pub enum Command {
     Rebalance {
         replicas: BTreeSet<ReplicaId>,
     },
+    /// Another copy of an active-passive service is to be the active one: that on this node; `None`: the best one.
+    Activate {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeId>,
+    },
     RemoveService {
         service: ServiceName,
     },
@@ -119,6 +125,12 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
     },
+    /// A running replica of an active-passive service becomes the active one, under this epoch.
+    Promote { replica: ReplicaId, service: ServiceName, epoch: u64 },
+    /// The active replica is to give its role back, and runs on as a standby.
+    Yield { replica: ReplicaId },
+    /// It has done so: its node says that the epoch which it gave back is over.
+    Demoted { replica: ReplicaId },
     /// The replica gets nothing new and ends when gateways have finished with it.
     Retire { replica: ReplicaId },
     /// Gateways have finished with it, or the time for that is over: the process may end.
@@ -163,6 +175,8 @@ pub enum Refusal {
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
     /// Nobody chooses how many replicas it has.
+    #[error("no other copy of `{service}` is made the active one: {why}")]
+    NotActivated { service: ServiceName, why: String },
     #[error("{service} cannot be scaled: it {why}")]
     NotScalable { service: ServiceName, why: String },
     /// The leader alone chooses how many replicas it has.

@@ -162,6 +162,24 @@ pub enum Happening {
         /// Which is over.
         epoch: u64,
     },
+    /// A copy of an active-passive service becomes the active one.
+    Promoted {
+        service: ServiceName,
+        node: NodeId,
+        epoch: u64,
+    },
+    /// The active copy gave its role back, and is a standby.
+    Demoted {
+        service: ServiceName,
+        node: NodeId,
+        epoch: u64,
+    },
+    /// Somebody wants another copy to be the active one: that on this node, or the best one.
+    ActivationAsked {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeId>,
+    },
     /// An operator said that the node is dead: what it would have gone on with may start elsewhere.
     DeathConfirmed {
         node: NodeId,

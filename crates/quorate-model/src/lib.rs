@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod access;
+pub mod active;
 pub mod assignment;
 pub mod autoscale;
 pub mod command;

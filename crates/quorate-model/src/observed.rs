@@ -80,6 +80,38 @@ impl fmt::Display for Fencing {
     }
 }
 
+/// What a copy of an active-passive service is at the moment.
+///
+/// ```text
+/// Standby ──lease held──▶ Promoting ──▶ Active ──given back, or lost──▶ Demoting ──▶ Standby
+///    ▲                        │                                            │
+///    └─── killed ◀── it failed, or was late ◀──────────────────────────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    Standby,
+    Promoting,
+    Active,
+    Demoting,
+}
+
+/// The part of a copy, and what its node promises about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Casting {
+    pub part: Part,
+    /// Under which it is more than a standby; 0 of a standby.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
+    /// This epoch was to be given back, and is: nothing here is active under it, or will be. 0: none was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub yielded: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What a node says about one of its replicas.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
@@ -105,6 +137,9 @@ pub struct ReplicaStatus {
     /// Of a replica that runs under a lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<Fencing>,
+    /// Of a copy of an active-passive service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub casting: Option<Casting>,
 }
 
 /// What one node says about itself, sent to every manager when it changes and each second.

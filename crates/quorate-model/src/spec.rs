@@ -14,6 +14,7 @@ use crate::vip::ServiceVip;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod active;
 mod autoscale;
 mod driver;
 mod placeholder;
@@ -21,6 +22,7 @@ mod read;
 mod update;
 mod validate;
 
+pub use active::{Active, HOOK_DEFAULT};
 pub use autoscale::{Autoscale, Bounds, Clock, Days, Hours, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
@@ -77,15 +79,15 @@ pub struct ServiceSpec {
     pub ports: BTreeMap<String, Port>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
-    /// For what runs once: from the loss of its node until it is started elsewhere, at the longest, also when
-    /// that node led the cluster. 10s to 300s; default 30s.
+    /// For what runs once, and for the active copy of several: from the loss of its node until it is started, or
+    /// promoted, elsewhere, at the longest, also when that node led the cluster. 10s to 300s; default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<Span>,
     /// Allows a failover time from 1s on. A short pause of a healthy node then moves the service. For tests,
     /// and for servers side by side on one network that nobody overloads. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unsafe_fast: bool,
-    /// For what runs once: what becomes of it while its server hears no majority of the managers.
+    /// For what runs once, and for the active copy of several: what becomes of it while its server hears no majority of the managers.
     /// Default: it stops.
     #[serde(default, skip_serializing_if = "WithoutQuorum::is_default")]
     pub without_quorum: WithoutQuorum,
@@ -99,6 +101,9 @@ pub struct ServiceSpec {
     /// What each copy gets of its node: set aside for it, and never exceeded. Default: no limit.
     #[serde(default, skip_serializing_if = "Resources::is_none")]
     pub resources: Resources,
+    /// With the mode `active-passive`: how one of the copies becomes the active one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Active>,
     /// How many copies run follows what they have to do; `replicas` is where a new service starts. Default: it
     /// stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +146,10 @@ impl ServiceSpec {
     /// be one thing by two names.
     #[must_use]
     pub fn is_alone_on_its_node(&self) -> bool {
-        self.driver.is_alone_on_its_node() || self.ports.values().any(|port| matches!(port, Port::Fixed(_)))
+        // A standby beside the active copy would be lost with it.
+        self.mode == Mode::ActivePassive
+            || self.driver.is_alone_on_its_node()
+            || self.ports.values().any(|port| matches!(port, Port::Fixed(_)))
     }
 
     /// Whether replicas of one run what replicas of the other do: all but how many there are, where, and how
@@ -170,6 +178,7 @@ impl ServiceSpec {
             place: _,
             update: _,
             autoscale: _,
+            active,
             resources,
             artifacts,
             // Where it may start, not what it is.
@@ -184,6 +193,10 @@ impl ServiceSpec {
             && (failover, unsafe_fast, without_quorum) == (&other.failover, &other.unsafe_fast, &other.without_quorum)
             && (artifacts, resources) == (&other.artifacts, &other.resources)
             && (secrets, templates) == (&other.secrets, &other.templates)
+            && match (active, &other.active) {
+                (Some(active), Some(other)) => active.runs_the_same(other),
+                (one, other) => one.is_none() == other.is_none(),
+            }
     }
 }
 
@@ -198,6 +211,16 @@ pub enum Mode {
     EveryNode,
     /// One copy, and never a second one, not even while a server is out of reach: it holds a lease.
     Singleton,
+    /// Several copies on as many nodes, of which one is active and never a second one: it holds a lease.
+    ActivePassive,
+}
+
+impl Mode {
+    /// Whether something of it is never there twice, so that it has a lease.
+    #[must_use]
+    pub fn has_lease(self) -> bool {
+        matches!(self, Mode::Singleton | Mode::ActivePassive)
+    }
 }
 
 /// What becomes of what runs once while its server hears no majority of the managers.
@@ -210,6 +233,9 @@ pub enum WithoutQuorum {
     /// It goes on. So nobody else may start it, however long its server is silent, until an operator says that
     /// the server is dead.
     Keep,
+    /// Of an active-passive service: the active copy becomes a standby before its lease ends, by its `demote`. One
+    /// that cannot is killed in time, and starts anew as a standby.
+    Demote,
 }
 
 impl WithoutQuorum {

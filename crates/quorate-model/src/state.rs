@@ -238,6 +238,7 @@ impl ClusterState {
                 changes.event(Happening::ServiceRemoved { service: service.clone() });
             }
             Command::RollBackService { service, to } => self.roll_back(&mut changes, service, *to)?,
+            Command::Activate { service, node } => self.activate(&mut changes, service, *node)?,
             Command::ContinueUpdate { service } => self.continue_update(&mut changes, service)?,
             Command::AbortUpdate { service } => self.abort_update(&mut changes, service)?,
             Command::Autoscale(command) => self.decide_autoscale(&mut changes, command)?,
@@ -481,7 +482,7 @@ impl ClusterState {
         let fixed = match known.spec.mode {
             Mode::EveryNode => Some("runs once on each node that meets `place.require`"),
             Mode::Singleton if replicas != 1 => Some("is a singleton and runs once"),
-            Mode::Singleton | Mode::Replicated => None,
+            Mode::Singleton | Mode::Replicated | Mode::ActivePassive => None,
         };
         if let Some(why) = fixed {
             return Err(Refusal::NotScalable { service: name.clone(), why: why.to_owned() });
@@ -526,7 +527,8 @@ impl ClusterState {
                         return Err(Refusal::UnknownNode { node: *node });
                     }
                     let lease = match record.spec.mode {
-                        Mode::Replicated | Mode::EveryNode => None,
+                        // Whoever comes is a standby first.
+                        Mode::Replicated | Mode::EveryNode | Mode::ActivePassive => None,
                         Mode::Singleton => {
                             let holder = Holder { replica: *replica, node: *node };
                             Some(self.grant(changes, &record.spec, holder, *epoch)?)
@@ -574,6 +576,9 @@ impl ClusterState {
                         self.give_back(changes, *replica);
                     }
                 }
+                Step::Promote { replica, service, epoch } => self.promote(changes, *replica, service, *epoch)?,
+                Step::Yield { replica } => self.yield_lease(changes, *replica),
+                Step::Demoted { replica } => self.demoted(changes, *replica),
                 Step::Advance { service, to } => self.advance(changes, service, to),
             }
         }
@@ -643,6 +648,14 @@ impl Changes {
     pub(crate) fn leased(&self, name: &ServiceName) -> Option<&LeaseRecord> {
         self.list.iter().rev().find_map(|change| match change {
             Change::Lease(lease) if lease.name == *name => Some(lease),
+            _ => None,
+        })
+    }
+
+    /// A replica as this entry has changed it so far.
+    pub(crate) fn replica(&self, id: ReplicaId) -> Option<&ReplicaRecord> {
+        self.list.iter().rev().find_map(|change| match change {
+            Change::Replica(replica) if replica.id == id => Some(replica),
             _ => None,
         })
     }

@@ -435,6 +435,11 @@ fn observe(seen: &Seen<'_>) -> Observed {
             .collect(),
         capacity: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.capacity?))).collect(),
         usage: usage(seen.state, &heard),
+        castings: heard
+            .iter()
+            .flat_map(|peer| &peer.report.replicas)
+            .filter_map(|status| Some((status.replica, status.casting?)))
+            .collect(),
         restarts: heard
             .iter()
             .flat_map(|peer| &peer.report.replicas)

@@ -68,6 +68,8 @@ pub enum HeldReason {
     MoveWaits { slot: Slot, from: String, to: String },
     /// A service that runs on every node has none on this one.
     Misses { node: String, unfit: Unfit },
+    /// No copy of an active-passive service is healthy, so none can be the active one.
+    NobodyActive,
     /// The old replica must end first.
     Ending { slot: Slot, node: String },
 }
@@ -146,6 +148,7 @@ impl fmt::Display for HeldReason {
                     rounded_up(*silent_for)
                 )
             }
+            HeldReason::NobodyActive => f.write_str("no copy is active: none is healthy"),
             HeldReason::LeaseHeld { node } => {
                 write!(f, "{node} may still run it; another starts when that has ended, or its lease has")
             }

@@ -43,7 +43,7 @@ pub use whatif::{Fault, Forecast, Move};
 
 use quorate_model::command::Step;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
-use quorate_model::observed::ReplicaState;
+use quorate_model::observed::{Casting, ReplicaState};
 use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::ClusterState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +86,8 @@ pub struct Observed {
     pub usage: BTreeMap<ReplicaId, Usage>,
     /// In a survey: what was found for autoscaled services. No plan looks at it.
     pub autoscaled: BTreeMap<ServiceName, autoscale::Report>,
+    /// The parts of copies of active-passive services, and what their nodes promise about them.
+    pub castings: BTreeMap<ReplicaId, Casting>,
     /// How often processes were started again after they had ended. Absent: never.
     pub restarts: BTreeMap<ReplicaId, u32>,
     /// The same as `down_for`: for how long a replica of a service that is being updated has been healthy

@@ -90,7 +90,10 @@ impl<'a> Seat<'a> {
             version: replica.version,
             leased: replica.lease.is_some(),
             outdated: service.is_none_or(|service| is_outdated(replica, service)),
-            misplaced: replica.moving || service.zip(node).is_some_and(|(service, node)| is_misplaced(node, service)),
+            misplaced: replica.moving
+                || service
+                    .zip(node)
+                    .is_some_and(|(service, node)| is_misplaced(node, service, replica.lease.is_some())),
             moving: replica.moving,
             spec: &replica.spec,
         }
@@ -102,13 +105,19 @@ fn is_outdated(replica: &ReplicaRecord, service: &ServiceRecord) -> bool {
     replica.version != service.version || !replica.spec.runs_the_same(&service.spec)
 }
 
-fn is_misplaced(node: &NodeRecord, service: &ServiceRecord) -> bool {
+fn is_misplaced(node: &NodeRecord, service: &ServiceRecord, leased: bool) -> bool {
     match service.spec.mode {
         Mode::Replicated => node.availability.drain().is_some() || service.spec.place.unmet(node).is_some(),
         // What may run twice outlives its server for as long as that is awaited; what runs once could not be
         // started elsewhere then before its lease is over.
         Mode::Singleton => {
             node.handing_over || node.availability.drain().is_some() || service.spec.place.unmet(node).is_some()
+        }
+        // Its standby stays as what may run twice does, and gets the role.
+        Mode::ActivePassive => {
+            (node.handing_over && leased)
+                || node.availability.drain().is_some()
+                || service.spec.place.unmet(node).is_some()
         }
         // There is no other place for it: it runs there, or ends.
         Mode::EveryNode => false,
@@ -208,6 +217,13 @@ impl<'a> Room<'a> {
             spot.load += u32::from(phase == Phase::Run);
         }
         seat.phase = phase;
+    }
+
+    /// The replica is the active one from here on.
+    pub(crate) fn give_role(&mut self, id: ReplicaId) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            seat.leased = true;
+        }
     }
 
     pub(crate) fn has(&self, id: ReplicaId) -> bool {

@@ -5,6 +5,7 @@
 mod autoscale;
 mod balance;
 mod cases;
+mod casting;
 mod drains;
 mod forecasts;
 mod placement;

@@ -327,6 +327,12 @@ pub const ALL: &[Planted] = &[
         &["one_holder"],
         "A lease whose holder goes on without renewals is fenced and raised like any other.",
     ),
+    planted(
+        Bug::YieldTakenAsDone,
+        "yield-taken-as-done",
+        &["one_holder"],
+        "The next copy is promoted as soon as the active one was asked to give its role back.",
+    ),
     planted(Bug::KillTimerOff, "kill-timer-off", &["one_holder"], "Nothing ends a replica when its lease is over."),
 ];
 

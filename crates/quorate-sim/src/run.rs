@@ -14,9 +14,9 @@ use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
 use quorate_model::assignment::Phase;
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::lease::FAILOVER_DEFAULT;
-use quorate_model::spec::WithoutQuorum;
+use quorate_model::spec::{Mode, WithoutQuorum};
 use quorate_model::sql::{Rows, Scalar, Statement};
-use quorate_model::state::Health;
+use quorate_model::state::{Health, ServiceRecord};
 use quorate_model::time::Timestamp;
 use quorate_model::trust::Stage;
 use quorate_node::Configuration;
@@ -157,7 +157,7 @@ fn still(world: &World) -> bool {
         let process = machine.process.as_ref().expect("it lives");
         process.applied == newest
             && process.node.applied() == newest
-            && process.node.held().is_empty()
+            && process.node.held().iter().all(|held| lacks_a_node(world, n, &held.service, &held.reason.to_string()))
             && process.node.digests_compared() + u64::from(world.living().len() == 1) > 0
             && machine.agent.next().is_none()
             && machine.agent.follows(&process.node.state().assignment(machine.id))
@@ -168,7 +168,9 @@ fn still(world: &World) -> bool {
         let state = world.machines[n].process.as_ref().expect("it leads").node.state();
         state.services.values().all(|service| {
             let copies = state.replicas.values().filter(|replica| replica.service == service.spec.name).count();
-            copies == service.spec.replicas as usize
+            let nodes = world.living().len();
+            let replicas = service.spec.replicas as usize;
+            copies == if service.spec.mode == Mode::ActivePassive { replicas.min(nodes) } else { replicas }
         })
     });
     let agreed = world.leader().is_some_and(|leader| {
@@ -187,6 +189,13 @@ fn still(world: &World) -> bool {
         && keys_rest(world)
         && world.clients.all_done()
         && newest >= world.invariants.committed.last()
+}
+
+/// Whether something is held for want of a node that has no copy yet, where one node has one copy at the most.
+fn lacks_a_node(world: &World, n: usize, service: &ServiceName, reason: &str) -> bool {
+    let state = world.machines[n].process.as_ref().expect("it lives").node.state();
+    let is_cast = |service: &ServiceRecord| service.spec.mode == Mode::ActivePassive;
+    state.services.get(service).is_some_and(is_cast) && reason.contains("no node")
 }
 
 /// Whether everything that is to run on a machine does: what runs once waits for its lease.
@@ -211,7 +220,7 @@ fn fail_over(world: &mut World) -> u64 {
         let spec = &state.services.get(&single.service)?.spec;
         // Who asks for less than that has a network and disks that these scenarios need not have.
         let failover = spec.failover.unwrap_or(FAILOVER_DEFAULT).0;
-        let moves = !spec.unsafe_fast && spec.without_quorum == WithoutQuorum::Stop;
+        let moves = !spec.unsafe_fast && spec.without_quorum != WithoutQuorum::Keep;
         moves.then(|| (single.service.clone(), single.epoch, failover))
     };
     let moving: Vec<(ServiceName, u64, Duration)> =

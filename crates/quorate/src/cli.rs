@@ -6,6 +6,7 @@
 //!   walks the tree).
 //! - Exit statuses are those of [`failure::Exit`].
 
+mod activation;
 pub(crate) mod api;
 pub(crate) mod artifact;
 pub(crate) mod audit;

@@ -98,6 +98,7 @@ words!(
         ServiceScale = "service-scale",
         ServiceAutoscale = "service-autoscale",
         ServiceRestart = "service-restart",
+        ServiceActivate = "service-activate",
         Rebalance = "rebalance",
         ServiceRemove = "service-remove",
         VipAdd = "vip-add",
@@ -181,7 +182,7 @@ impl Operation {
             O::LogRead => Needs::Permission(P::LogRead),
             O::NodeLogRead => Needs::Permission(P::NodeLogRead),
             O::ServiceApply | O::VipAdd | O::VipRemove => Needs::Permission(P::ServiceApply),
-            O::ServiceScale | O::ServiceAutoscale | O::ServiceRestart | O::Rebalance => {
+            O::ServiceScale | O::ServiceAutoscale | O::ServiceRestart | O::ServiceActivate | O::Rebalance => {
                 Needs::Permission(P::ServiceScale)
             }
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
@@ -278,6 +279,7 @@ impl Operation {
             | O::ServiceScale
             | O::ServiceAutoscale
             | O::ServiceRestart
+            | O::ServiceActivate
             | O::Rebalance
             | O::ServiceRemove
             | O::VipAdd

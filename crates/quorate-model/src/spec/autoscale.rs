@@ -343,6 +343,14 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
     match spec.mode {
         Mode::Replicated => {}
         Mode::Singleton => return refused("", "is for several copies, and a singleton has one: leave it out".into()),
+        Mode::ActivePassive => {
+            return refused(
+                "",
+                "is for copies that share the work, and one of an active-passive service does all of it: \
+                                leave it out"
+                    .into(),
+            );
+        }
         Mode::EveryNode => {
             return refused("", "is for services that can be scaled, and \"every-node\" runs one on each node".into());
         }

@@ -321,7 +321,7 @@ fn without_secrets(spec: &ServiceSpec) -> Result<(), Problem> {
 /// What has one name on a node cannot be there twice.
 fn of_one_kind(spec: &ServiceSpec) -> Result<(), Problem> {
     match spec.mode {
-        Mode::Singleton | Mode::EveryNode => Ok(()),
+        Mode::Singleton | Mode::EveryNode | Mode::ActivePassive => Ok(()),
         Mode::Replicated => {
             let problem = format!(
                 "is \"replicated\", and with driver \"{}\" a node can only have one: write \"singleton\" or \"every-node\"",

@@ -179,7 +179,7 @@ static DOCUMENT: Keys = Keys {
 static SERVICE: Keys = Keys {
     known: &[
         ("name", Kind::Parsed(service_name)),
-        ("mode", Kind::OneOf(&["replicated", "singleton", "every-node"])),
+        ("mode", Kind::OneOf(&["replicated", "singleton", "active-passive", "every-node"])),
         ("replicas", Kind::Whole),
         ("driver", Kind::OneOf(&["process", "ocf", "container", "systemd", "vip"])),
         ("command", Kind::Texts),
@@ -192,13 +192,14 @@ static SERVICE: Keys = Keys {
         ("health", Kind::Table(&HEALTH)),
         ("failover", Kind::Parsed(span)),
         ("unsafe_fast", Kind::Flag),
-        ("without_quorum", Kind::OneOf(&["stop", "keep"])),
+        ("without_quorum", Kind::OneOf(&["stop", "keep", "demote"])),
         ("restart", Kind::Table(&RESTART)),
         ("stop", Kind::Table(&STOP)),
         ("place", Kind::Table(&PLACE)),
         ("resources", Kind::Table(&RESOURCES)),
         ("update", Kind::Table(&UPDATE)),
         ("autoscale", Kind::Table(&AUTOSCALE)),
+        ("active", Kind::Table(&ACTIVE)),
         ("artifact", Kind::Tables(&ARTIFACT, "name")),
         ("requires", Kind::Choices(&REQUIREMENT)),
         ("secrets", Kind::Each(secret_name)),
@@ -245,6 +246,18 @@ static CONTAINER: Keys = Keys {
         ("engine", Kind::OneOf(&["auto", "podman", "docker"])),
         ("volumes", Kind::Texts),
         ("args", Kind::Texts),
+    ],
+    required: &[],
+    needs: &[],
+};
+
+static ACTIVE: Keys = Keys {
+    known: &[
+        ("promote", Kind::Texts),
+        ("demote", Kind::Texts),
+        ("timeout", Kind::Parsed(span)),
+        ("prefer", Kind::Each(constraint)),
+        ("failback", Kind::Flag),
     ],
     required: &[],
     needs: &[],

@@ -5,8 +5,8 @@
 //! in one cluster.
 
 use super::{
-    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, autoscale,
-    driver, placeholder,
+    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, active,
+    autoscale, driver, placeholder,
 };
 use crate::command::Refusal;
 use crate::time::Span;
@@ -92,6 +92,12 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     if let Some(check) = &spec.health {
         health(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
     }
+    active::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
+    for (name, hook) in spec.active.iter().flat_map(|it| [("promote", &it.promote), ("demote", &it.demote)]) {
+        for word in hook {
+            open_template(word, spec).map_err(|problem| invalid(field(&format!("active.{name}")), problem))?;
+        }
+    }
     autoscale::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
     update(&spec.update, spec).map_err(|(name, problem)| invalid(field(&format!("update.{name}")), problem))?;
     within(spec.stop.grace, Span::default(), Span::from_secs(600))
@@ -122,16 +128,27 @@ fn update(update: &Update, spec: &ServiceSpec) -> Result<(), (&'static str, Stri
 
 /// What belongs to services that run once.
 fn once(spec: &ServiceSpec) -> Result<(), (&'static str, String)> {
-    if spec.mode != Mode::Singleton {
+    if !spec.mode.has_lease() {
         let problem = || "is for services that run once: write mode = \"singleton\", or leave it out".to_owned();
         return match (spec.failover, spec.unsafe_fast, spec.without_quorum) {
             (Some(_), _, _) => Err(("failover", problem())),
             (None, true, _) => Err(("unsafe_fast", problem())),
-            (None, false, WithoutQuorum::Keep) => Err(("without_quorum", problem())),
+            (None, false, WithoutQuorum::Keep | WithoutQuorum::Demote) => Err(("without_quorum", problem())),
             (None, false, WithoutQuorum::Stop) => Ok(()),
         };
     }
-    if spec.replicas != 1 {
+    match (spec.mode, spec.without_quorum) {
+        (Mode::ActivePassive, WithoutQuorum::Keep) => {
+            let problem = "is \"keep\", and that is for one copy: write mode = \"singleton\", or leave it out";
+            return Err(("without_quorum", problem.to_owned()));
+        }
+        (Mode::Singleton, WithoutQuorum::Demote) => {
+            let problem = "is \"demote\", and that is for mode = \"active-passive\": leave it out";
+            return Err(("without_quorum", problem.to_owned()));
+        }
+        _ => {}
+    }
+    if spec.mode == Mode::Singleton && spec.replicas != 1 {
         let problem = format!("is {}; a singleton has one: leave it out", spec.replicas);
         return Err(("replicas", problem));
     }

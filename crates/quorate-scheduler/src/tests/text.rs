@@ -12,6 +12,7 @@
 //! - `web x1 needs` needs something of a node; `n1 has web` says that the node has it, `n1 lacks web (file /x)` that
 //!   it has not;
 //! - `db once on n1`: a service that runs once; its replica, on whichever node, holds the lease;
+//! - `db x2 pair on n1 n2`: an active-passive service of which no copy is active yet;
 //! - `db kept on n1`: the same, and it goes on without a quorum;
 //! - `web.1 on n2 v2 port=8080 starting for 3s restarts 4 drain 5s drained (detail)`: one more replica;
 //! - `replace_after=30s`, `moves_max=1`.
@@ -74,6 +75,9 @@ pub(super) fn show(state: &ClusterState, plan: &Plan) -> String {
                 format!("place {service}.{ordinal}{version} on {}", node(place))
             }
             Step::Retire { replica: id } => format!("retire {}", replica(id)),
+            Step::Promote { replica: id, epoch, .. } => format!("promote {} to epoch {epoch}", replica(id)),
+            Step::Yield { replica: id } => format!("yield {}", replica(id)),
+            Step::Demoted { replica: id } => format!("demoted {}", replica(id)),
             Step::Release { replica: id } => format!("release {}", replica(id)),
             Step::Forget { replica: id } => format!("forget {}", replica(id)),
             Step::Advance { service, to: Advance::To { stage } } => format!("advance {service} to {stage:?}"),
@@ -243,6 +247,8 @@ impl Case {
                 mode = Mode::EveryNode;
             } else if *word == "needs" {
                 requires.push(Requirement::File("/x".into()));
+            } else if *word == "pair" {
+                mode = Mode::ActivePassive;
             } else if *word == "once" || *word == "kept" {
                 mode = Mode::Singleton;
                 without_quorum = if *word == "kept" { WithoutQuorum::Keep } else { WithoutQuorum::Stop };
@@ -363,11 +369,12 @@ impl Case {
         }
         let (node, ordinal, revision) = (node.unwrap(), ordinal.parse().unwrap(), LogIndex(7));
         let keeps = spec.without_quorum == WithoutQuorum::Keep;
-        let held = AssignedLease { epoch: 1, ttl: Span::from_secs(18), keeps };
+        let held = AssignedLease { epoch: 1, ttl: Span::from_secs(18), keeps, yields: false };
         let lease = (spec.mode == Mode::Singleton).then_some(held);
-        if let Some(AssignedLease { epoch, ttl, keeps }) = lease {
+        if let Some(AssignedLease { epoch, ttl, keeps, .. }) = lease {
             let (name, holder) = (service.clone(), Some(Holder { replica: id, node }));
-            let record = LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, last_failover: None };
+            let record =
+                LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, next: None, last_failover: None };
             self.state.leases.insert(service.clone(), record);
         }
         let record = ReplicaRecord { id, service, ordinal, node, phase, version, spec, since, revision, lease, moving };

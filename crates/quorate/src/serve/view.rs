@@ -15,7 +15,7 @@ use quorate_model::deployment::Stage as UpdateStage;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::member::JoinToken;
-use quorate_model::observed::{ReplicaState, ReplicaStatus, TrustReport, VipState};
+use quorate_model::observed::{Part, ReplicaState, ReplicaStatus, TrustReport, VipState};
 use quorate_model::place;
 use quorate_model::resource::Amount;
 use quorate_model::routing::{Candidate, Endpoint, EndpointState, OfferedVip, RoutingTable, Upstream};
@@ -310,7 +310,7 @@ impl Scene<'_> {
                 .filter(|held| held.service == spec.name)
                 .map(|held| held.reason.to_string())
                 .collect(),
-            lease: (spec.mode == Mode::Singleton).then(|| self.lease(spec)),
+            lease: spec.mode.has_lease().then(|| self.lease(spec)),
             deployment: self.deployment(service),
             spec: spec.clone(),
         }
@@ -374,6 +374,7 @@ impl Scene<'_> {
             node: self.name(replica.node),
             node_id: replica.node,
             state,
+            role: status.filter(|_| heard).and_then(|status| status.casting).map(|casting| word(&casting.part)),
             pid: status.and_then(|status| status.pid),
             addresses: status
                 .map(|status| {
@@ -532,6 +533,18 @@ impl Scene<'_> {
             Happening::LeaseRaised { service, node, epoch } => {
                 format!("{} lost {service}: its lease of epoch {epoch} is over", self.name(*node))
             }
+            Happening::Promoted { service, node, epoch } => {
+                format!("{service} is to be active on {} (epoch {epoch})", self.name(*node))
+            }
+            Happening::Demoted { service, node, epoch } => {
+                format!("{service} is a standby on {}: it gave epoch {epoch} back", self.name(*node))
+            }
+            Happening::ActivationAsked { service, node: Some(node) } => {
+                format!("{service} is to be active on {} from now on", self.name(*node))
+            }
+            Happening::ActivationAsked { service, node: None } => {
+                format!("another copy of {service} is to be active")
+            }
             Happening::DeathConfirmed { node } => {
                 format!("{} is dead, somebody says: what it went on with may start elsewhere", self.name(*node))
             }
@@ -626,9 +639,13 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::UpdateResumed { service, .. }
         | Happening::DrillMeasured { service, .. }
         | Happening::ServiceHealthy { service, .. }
+        | Happening::ActivationAsked { service, node: None }
         | Happening::ServiceDegraded { service, .. } => (None, Some(service)),
         Happening::ReplicaPlaced { service, node, .. }
         | Happening::ReplicaRetired { service, node, .. }
+        | Happening::Promoted { service, node, .. }
+        | Happening::Demoted { service, node, .. }
+        | Happening::ActivationAsked { service, node: Some(node) }
         | Happening::FailedOver { service, to: node, .. }
         | Happening::LeaseRaised { service, node, .. } => (Some(*node), Some(service)),
         _ => (None, None),
@@ -690,11 +707,22 @@ fn offered(state: &ClusterState, vip: &VipRecord) -> OfferedVip {
     }
 }
 
+/// Whether a copy is the active one of the newest epoch: nothing is sent to the others, nor to one that is giving its
+/// role back.
+fn is_active(replica: &ReplicaRecord, status: &ReplicaStatus) -> bool {
+    let lease = replica.lease.filter(|lease| !lease.yields);
+    let casting = status.casting.filter(|casting| casting.part == Part::Active);
+    lease.zip(casting).is_some_and(|(lease, casting)| lease.epoch == casting.epoch)
+}
+
 fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
     let record = node.state().nodes.get(&replica.node)?;
     let status = status_of(node, replica.node, replica.id)?;
     let port = status.ports.get(replica.spec.main_port()?)?;
     let heard = node.sight(replica.node) == Sight::Present && record.health == Health::Joined;
+    if replica.spec.mode == Mode::ActivePassive && !is_active(replica, status) {
+        return None;
+    }
     let state = match (replica.phase, status.state) {
         (Phase::Run, ReplicaState::Healthy) if heard => EndpointState::Healthy,
         (Phase::Run, ReplicaState::Healthy | ReplicaState::Unhealthy) => EndpointState::Doubtful,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod access;
+mod active;
 mod autoscale;
 mod bad_input;
 mod certificates;

@@ -3,8 +3,8 @@ use crate::need::{Artifact, Requirement, S3};
 use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
-    Autoscale, Balance, Container, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order, Promote, Restart,
-    RestartPolicy, RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
+    Active, Autoscale, Balance, Container, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order, Promote,
+    Restart, RestartPolicy, RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -314,10 +314,10 @@ fn every_word_of_a_set_is_one_of_the_types() {
         }
         words.len()
     }
-    assert_eq!(all::<Mode>(&SERVICE, "mode"), 3);
+    assert_eq!(all::<Mode>(&SERVICE, "mode"), 4);
     assert_eq!(all::<Driver>(&SERVICE, "driver"), 5);
     assert_eq!(all::<Engine>(&CONTAINER, "engine"), 3);
-    assert_eq!(all::<WithoutQuorum>(&SERVICE, "without_quorum"), 2);
+    assert_eq!(all::<WithoutQuorum>(&SERVICE, "without_quorum"), 3);
     assert_eq!(all::<RestartPolicy>(&RESTART, "policy"), 3);
     assert_eq!(all::<StopSignal>(&STOP, "signal"), 6);
     assert_eq!(all::<Order>(&UPDATE, "order"), 2);
@@ -418,23 +418,24 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
     });
     let stop = (prop_oneof![Just(StopSignal::Term), Just(StopSignal::Usr2)], spans())
         .prop_map(|(signal, grace)| Stop { signal, grace });
-    let modes = prop_oneof![Just(Mode::Replicated), Just(Mode::Singleton), Just(Mode::EveryNode)];
+    let modes =
+        prop_oneof![Just(Mode::Replicated), Just(Mode::Singleton), Just(Mode::EveryNode), Just(Mode::ActivePassive)];
     let head = (names(), any::<u32>(), vec(".*", 1..4), btree_map(".*", ".*", 0..3));
-    let policies = prop_oneof![Just(WithoutQuorum::Stop), Just(WithoutQuorum::Keep)];
+    let policies = prop_oneof![Just(WithoutQuorum::Stop), Just(WithoutQuorum::Keep), Just(WithoutQuorum::Demote)];
     let once = (modes, option::of(spans()), any::<bool>(), policies);
     let resources =
         (option::of(10..=1_024_000u32), option::of(1 << 20..=1u64 << 46)).prop_map(|(cpu, memory)| Resources {
             cpu: cpu.map(|millis| format!("{millis}m").parse().unwrap()),
             memory: memory.map(|bytes| format!("{bytes}B").parse().unwrap()),
         });
-    let rest = (restart, stop, places(), resources, (updates(), option::of(autoscales())));
+    let rest = (restart, stop, places(), resources, (updates(), option::of(autoscales()), option::of(actives())));
     (head, once, ports, option::of(health), rest, drivers(), needs()).prop_map(
         |(
             (name, replicas, command, env),
             once,
             ports,
             health,
-            (restart, stop, place, resources, (update, autoscale)),
+            (restart, stop, place, resources, (update, autoscale, active)),
             drivers,
             (artifacts, requires, secrets, templates),
         )| {
@@ -462,6 +463,7 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
                 resources,
                 update,
                 autoscale,
+                active,
                 artifacts,
                 requires,
                 secrets,
@@ -469,6 +471,12 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
             }
         },
     )
+}
+
+fn actives() -> impl Strategy<Value = Active> {
+    let prefer = vec(Just("zone=a".parse().unwrap()), 0..3);
+    (vec(".*", 0..3), vec(".*", 0..3), spans(), prefer, any::<bool>())
+        .prop_map(|(promote, demote, timeout, prefer, failback)| Active { promote, demote, timeout, prefer, failback })
 }
 
 type Drivers = (Driver, Option<Ocf>, Option<Container>, Option<Systemd>);
