@@ -61,7 +61,7 @@ fn a_word_outside_a_set_brings_the_set() {
     check_web(
         "mode = 'replicatd'",
         expect![[
-            r#"`mode` in [[service]] `web` is "replicatd" (line 4, column 1); did you mean "replicated"? allowed: "replicated", "singleton", "every-node""#
+            r#"`mode` in [[service]] `web` is "replicatd" (line 4, column 1); did you mean "replicated"? allowed: "replicated", "singleton", "active-passive", "every-node""#
         ]],
     );
     check_web(
@@ -273,6 +273,7 @@ fn full() -> SpecDocument {
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
         autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
+        active = { promote = ["/p"], demote = ["/d"], timeout = "3s", prefer = ["zone = a"], failback = true }
         update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
