@@ -105,6 +105,10 @@ pub enum Unfit {
         port: u16,
         by: Slot,
     },
+    /// Another copy of a service that has one on a node.
+    HasCopy {
+        copy: Slot,
+    },
     /// Less is free than a replica needs.
     NoRoom {
         needs: Amount,
@@ -129,6 +133,7 @@ impl fmt::Display for Unfit {
             Unfit::Unprepared => f.write_str("has not said yet whether it has what is needed"),
             Unfit::Lacks { what } => write!(f, "lacks {}", what.join(" and ")),
             Unfit::PortTaken { port, by } => write!(f, "has port {port} taken by {by}"),
+            Unfit::HasCopy { copy } => write!(f, "has {copy} already"),
             Unfit::NoRoom { needs, free } => no_room(f, *needs, *free),
             Unfit::RoomUnknown => f.write_str("has not said what it has room for"),
         }

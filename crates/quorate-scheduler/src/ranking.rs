@@ -162,7 +162,10 @@ impl<'r, 'a> Ranking<'r, 'a> {
             let by = self.room.has_port(at, *port, ended)?;
             Some(Unfit::PortTaken { port: *port, by })
         });
-        taken.or_else(|| self.room.without_room(at, self.search.service.spec.resources.amount(), ended))
+        let has_copy = || self.room.has_copy(at, &self.search.service.spec, ended);
+        taken
+            .or_else(has_copy)
+            .or_else(|| self.room.without_room(at, self.search.service.spec.resources.amount(), ended))
     }
 
     fn rank(&self, at: At) -> Rank {

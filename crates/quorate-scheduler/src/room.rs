@@ -90,10 +90,7 @@ impl<'a> Seat<'a> {
             version: replica.version,
             leased: replica.lease.is_some(),
             outdated: service.is_none_or(|service| is_outdated(replica, service)),
-            misplaced: replica.moving
-                || service
-                    .zip(node)
-                    .is_some_and(|(service, node)| is_misplaced(node, service, replica.lease.is_some())),
+            misplaced: replica.moving || service.zip(node).is_some_and(|(service, node)| is_misplaced(node, service)),
             moving: replica.moving,
             spec: &replica.spec,
         }
@@ -105,19 +102,16 @@ fn is_outdated(replica: &ReplicaRecord, service: &ServiceRecord) -> bool {
     replica.version != service.version || !replica.spec.runs_the_same(&service.spec)
 }
 
-fn is_misplaced(node: &NodeRecord, service: &ServiceRecord, leased: bool) -> bool {
+fn is_misplaced(node: &NodeRecord, service: &ServiceRecord) -> bool {
     match service.spec.mode {
-        Mode::Replicated => node.availability.drain().is_some() || service.spec.place.unmet(node).is_some(),
+        // The role leaves a server that is about to end; the copy stays, and stands by when that is back.
+        Mode::Replicated | Mode::ActivePassive => {
+            node.availability.drain().is_some() || service.spec.place.unmet(node).is_some()
+        }
         // What may run twice outlives its server for as long as that is awaited; what runs once could not be
         // started elsewhere then before its lease is over.
         Mode::Singleton => {
             node.handing_over || node.availability.drain().is_some() || service.spec.place.unmet(node).is_some()
-        }
-        // Its standby stays as what may run twice does, and gets the role.
-        Mode::ActivePassive => {
-            (node.handing_over && leased)
-                || node.availability.drain().is_some()
-                || service.spec.place.unmet(node).is_some()
         }
         // There is no other place for it: it runs there, or ends.
         Mode::EveryNode => false,
@@ -313,6 +307,14 @@ impl<'a> Room<'a> {
             Some(what) if what.is_empty() => None,
             Some(what) => Some(Unfit::Lacks { what: what.clone() }),
         }
+    }
+
+    /// Why a copy of an active-passive service is not put there: another one, in whatever phase, would be lost with it.
+    pub(crate) fn has_copy(&self, at: At, spec: &ServiceSpec, but: Option<ReplicaId>) -> Option<Unfit> {
+        let is_there = |(id, seat): (ReplicaId, &Seat<'_>)| {
+            (seat.at == Some(at) && Some(id) != but).then(|| Unfit::HasCopy { copy: seat.slot() })
+        };
+        (spec.mode == Mode::ActivePassive).then(|| self.of(&spec.name).find_map(is_there)).flatten()
     }
 
     /// Whoever else has the port there.

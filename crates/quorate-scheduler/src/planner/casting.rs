@@ -54,7 +54,7 @@ impl<'a> Planner<'a> {
         let wanted_back = service.spec.activity().failback && !heir.outdated && {
             self.preference(service, &heir) < self.preference(service, &seat)
         };
-        (seat.misplaced && !heir.misplaced) || state.is_some_and(|state| unwell.contains(state)) || wanted_back
+        (self.leaves(&seat) && !self.leaves(&heir)) || state.is_some_and(|state| unwell.contains(state)) || wanted_back
     }
 
     /// Another copy that would be a good active one: the best.
@@ -66,9 +66,14 @@ impl<'a> Planner<'a> {
         let placed = |id: ReplicaId| self.state.replicas.get(&id).map(|replica| replica.revision);
         let rank = |id: ReplicaId, seat: &Seat<'_>| {
             let preference = self.preference(service, seat);
-            (Some(id) != next, seat.misplaced, seat.outdated, preference, placed(id), id)
+            (Some(id) != next, self.leaves(seat), seat.outdated, preference, placed(id), id)
         };
         standbys.min_by_key(|(id, seat)| rank(*id, seat)).map(|(id, _)| id)
+    }
+
+    /// Whether a copy is to leave its node, or its server is about to end.
+    fn leaves(&self, seat: &Seat<'_>) -> bool {
+        seat.misplaced || self.state.nodes.get(&seat.node).is_some_and(|node| node.handing_over)
     }
 
     /// The first wish that its node meets; less is better.

@@ -185,3 +185,20 @@ fn somebody_says_who_is_next() {
     world.run(&Command::Activate { service: World::name(), node: Some(node_id(3)) });
     assert_eq!(world.plan(), "nothing to do\n", "it is active already");
 }
+
+#[test]
+fn a_server_that_is_about_to_end_loses_the_role_and_keeps_its_copy() {
+    let mut world = World::active(THREE);
+    world.0.state.nodes.get_mut(&node_id(1)).unwrap().handing_over = true;
+    assert_eq!(world.plan(), "yield db.0 v1 on n1\n");
+    world.gave_back(1, 1);
+    assert_eq!(world.plan(), "demoted db.0 v1 on n1\npromote db.1 v1 on n2 to epoch 2\n");
+    assert_eq!(world.plan(), "nothing to do\n", "nobody takes its place: it comes back");
+}
+
+#[test]
+fn no_two_copies_are_on_one_node() {
+    let mut world = World::active("n1 joined | n2 joined | db x2 pair on n1 n2");
+    world.0.state.services.get_mut(&World::name()).unwrap().spec.replicas = 3;
+    assert_eq!(world.plan(), "hold db: no node can take db.2: n1 has db.0 already, n2 has db.1 already\n");
+}
