@@ -58,6 +58,15 @@ function service(name, want, replicas, more = {}) {
   };
 }
 
+/** Why it has so many replicas. */
+const autoscale = (name) => ({
+  service: name, on: true, want: 4,
+  found: {
+    min: 2, max: 8, load: "moderate", readings: [{ metric: "rps", mean: 92_500, target: 100_000, percent: 92, copies: 4, right: 4 }],
+    right: 4, to: 4, why: ["that is near enough to the target; the number stays"], changes: [],
+  },
+});
+
 const history = [
   [4, "service-healthy", "demo has all 3 replicas healthy", null, "demo"],
   [5, "replica-placed", "demo.3 is placed on n3", "n3", "demo"],
@@ -87,8 +96,17 @@ export const scenes = {
       service("demo", 3, [replica("demo", 1, "n1"), replica("demo", 2, "n2"), replica("demo", 3, "n3")]),
       service("report", 2, [replica("report", 1, "n2"), replica("report", 2, "n3", "healthy", { restarts: 2 })], {
         version: 4, routes: [{ listen: ":8443", host: "report.example.com", path: "/v2", service: "report", balance: "leastconn" }],
+        deployment: { version: 4, from: 3, stage: "rolling", since: micros(20), updated: 1 },
+      }),
+      service("shop", 4, [1, 2, 3, 1].map((on, i) => replica("shop", i + 1, `n${on}`, "healthy", { usage: { cpu_millis: 340 + 10 * i, memory_bytes: (180 + i) << 20 } })), {
+        spec: { autoscale: { min: 2, max: 8, rps: 100 } },
+      }),
+      service("ledger", 1, [replica("ledger", 1, "n2", "healthy", { usage: { cpu_millis: 20, memory_bytes: 3 << 19 } })], {
+        mode: "singleton", routes: [],
+        lease: { failover: "30s", holder: "n2", epoch: 7, last_failover: { from: "n1", to: "n2", took: "18s400ms", at: micros(312) } },
       }),
     ],
+    drills: [{ id: 3, node: "n3", away: "30s", by: "ops", began: micros(12), over: false, returned: null }],
     gateways: [gateway],
     events: history,
   }),
@@ -202,6 +220,8 @@ export async function startMock({ count = 3, scene = "calm" } = {}) {
     if (pathname === "/v1/health") return json(200, {});
     if (pathname === "/v1/me") return json(200, { who: "anyone", roles: [], permissions: PERMISSIONS });
     if (pathname === "/v1/join-tokens") return json(200, tokens());
+    if (pathname === "/v1/drills") return json(200, { drills: state.drills ?? [], applied: state.cluster.applied });
+    if (/^\/v1\/services\/[^/]+\/autoscale$/.test(pathname)) return json(200, autoscale(pathname.split("/")[3]));
     if (["/v1/users", "/v1/roles"].includes(pathname)) return json(200, []);
     if (pathname === "/v1/status") {
       response.writeHead(200, { "content-type": "application/json" });

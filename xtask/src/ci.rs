@@ -27,12 +27,16 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("faketime", "faketime"),
     ("sqlite3", "sqlite3"),
+    ("postgresql", "psql"),
+    ("redis-server", "redis-server"),
+    ("rabbitmq-server", "rabbitmq-server"),
     ("resource-agents", "ocf-tester"),
     // Before podman, which takes another runtime where there is none.
     ("runc", "runc"),
     ("podman", "podman"),
     ("systemd-container", "systemd-nspawn"),
     ("dbus", "dbus-daemon"),
+    ("bind9-dnsutils", "dig"),
 ];
 
 /// The cases that properties are tried with here, the same in each run, as those of the simulator are: a commit that
@@ -41,7 +45,7 @@ const PROPERTY_SEED: u64 = 1;
 const PROPERTY_SEEDS_OF_SOAK: std::ops::Range<u64> = 2..42;
 
 /// The release binary may be this large: whoever adds to it sees what it costs.
-const BINARY_BYTES_MAX: u64 = 44 << 20;
+const BINARY_BYTES_MAX: u64 = 47 << 20;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {

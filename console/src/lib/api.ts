@@ -76,6 +76,51 @@ export interface ReplicaView {
   started_at: WallTime | null;
   detail: string;
   log_dir: string;
+  /** What it uses; absent where that is not measured. */
+  usage?: { cpu_millis: number; memory_bytes?: number };
+}
+
+/** Who may run what runs once. Spans are text, like `1m30s`. */
+export interface LeaseView {
+  failover: string;
+  holder?: string;
+  epoch: number;
+  keeps?: boolean;
+  fenced?: boolean;
+  last_failover?: { from: string; to: string; took: string; at: WallTime };
+}
+
+export interface DeploymentView {
+  version: number;
+  from?: number;
+  /** One of the words in `DeploymentView::stage`; a newer server may send others. */
+  stage: string;
+  since: WallTime;
+  updated: number;
+  why?: string;
+  held?: string;
+}
+
+export interface AutoscaleTable {
+  enabled?: boolean;
+  min: number;
+  max: number;
+}
+
+/** Why a service has as many copies as it has. */
+export interface AutoscaleView {
+  found?: { min: number; max: number; load: string | null; readings: { metric: string; percent: number }[]; why: string[] };
+}
+
+/** A node that is away on purpose. */
+export interface DrillView {
+  id: number;
+  node: string;
+  away: string;
+  by: string | null;
+  began: WallTime;
+  over: boolean;
+  returned: string | null;
 }
 
 export interface ServiceView {
@@ -88,6 +133,9 @@ export interface ServiceView {
   routes: RouteSpec[];
   replicas: ReplicaView[];
   held: string[];
+  lease?: LeaseView;
+  deployment?: DeploymentView;
+  spec: { autoscale?: AutoscaleTable };
 }
 
 export interface GatewayView {

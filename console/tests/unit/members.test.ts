@@ -13,7 +13,7 @@ function aService(name: string, on: string[], want = on.length): ServiceView {
     id: `${name}-${i}`, ordinal: i + 1, node, node_id: `id-${node.slice(1)}`, state: "healthy", pid: 1, addresses: {},
     version: 1, restarts: 0, started_at: 0, detail: "", log_dir: "",
   }));
-  return { name, mode: "replicated", driver: "process", want, healthy: on.length, version: 1, routes: [], replicas, held: [] };
+  return { name, mode: "replicated", driver: "process", want, healthy: on.length, version: 1, routes: [], replicas, held: [], spec: {} };
 }
 
 describe("K2: the mode column", () => {

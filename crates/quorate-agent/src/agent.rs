@@ -10,13 +10,16 @@ use crate::log::{self, LogChunk, LogFrom, ReadLogError};
 use crate::ports::Reservations;
 use crate::process::Shims;
 use crate::runner::{Board, Runner, Shared};
+use crate::scrape::{Page, scrape};
 use crate::secrets::Secrets;
+use crate::service_token::{self, Api, ServiceTokens};
 use crate::sweep::PATIENCE;
 use crate::templates;
 use crate::usage::{MEASURED_EVERY, Meter};
 use quorate_model::assignment::{AssignedReplica, Assignment};
+use quorate_model::discovery::Directory;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
-use quorate_model::observed::ReplicaStatus;
+use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::resource::Usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -53,6 +56,12 @@ pub struct AgentConfig {
     pub artifacts: PathBuf,
     /// What the node was given, for replicas that name it.
     pub secrets: watch::Receiver<Arc<Secrets>>,
+    /// Tokens of replicas whose services are granted something.
+    pub tokens: watch::Receiver<Arc<ServiceTokens>>,
+    /// Where services are, for replicas that use them.
+    pub directory: watch::Receiver<Arc<Directory>>,
+    /// How replicas reach the API of their node.
+    pub api: Api,
     /// Program and first arguments that run [`shim`](crate::shim::shim), like `/usr/bin/quorate shim`.
     /// `--dir DIR` and perhaps `--end-with-pid PID` are added.
     pub shim_command: Vec<OsString>,
@@ -82,6 +91,7 @@ pub struct Agent {
     desired: watch::Sender<Desired>,
     statuses: watch::Receiver<Arc<Vec<ReplicaStatus>>>,
     usage: watch::Receiver<Arc<BTreeMap<ReplicaId, Usage>>>,
+    scraped: watch::Receiver<Arc<BTreeMap<ReplicaId, u64>>>,
     holds: Arc<Holds>,
     stop: watch::Sender<bool>,
     /// Closed when the agent's task is over.
@@ -115,7 +125,7 @@ impl Agent {
         found: Found,
         groups: Groups,
     ) -> Result<Agent, StartAgentError> {
-        let AgentConfig { node, node_name, host, dir, artifacts, secrets, .. } = config;
+        let AgentConfig { node, node_name, host, dir, artifacts, secrets, tokens, directory, api, .. } = config;
         let desired = match Desired::at_start(node, found.assignment) {
             Ok(desired) => desired,
             Err(OtherNode { owner }) => return Err(StartAgentError::OtherNode { dir, owner }),
@@ -125,12 +135,16 @@ impl Agent {
         // An error means that nothing was ended, and the next start looks again.
         let _ = spawn_blocking(move || end_strangers(&strangers, &known)).await;
         let holds = Arc::new(Holds::default());
+        let config_host = host.clone();
         let shared = Shared {
             node,
             node_name,
             host,
             artifacts,
             secrets,
+            tokens,
+            directory,
+            api,
             driver,
             ports: Reservations::default(),
             board: Board::new(),
@@ -165,13 +179,16 @@ impl Agent {
         let incoming = desired.subscribe();
         let (usage, usage_seen) = watch::channel(Arc::default());
         tokio::spawn(measure(Meter::new(groups.clone()), usage, stopped.clone()));
+        let (scraped, scraped_seen) = watch::channel(Arc::default());
+        let asking = Asking { host: config_host, desired: desired.subscribe(), statuses: statuses.clone() };
+        tokio::spawn(ask(asking, scraped, stopped.clone()));
         let tidy = Tidy(groups);
         tokio::spawn(async move {
             keeper.run(incoming, stopped).await;
             drop(tidy);
             drop(still_running);
         });
-        Ok(Agent { dir, desired, statuses, usage: usage_seen, holds, stop, running })
+        Ok(Agent { dir, desired, statuses, usage: usage_seen, scraped: scraped_seen, holds, stop, running })
     }
 
     /// Makes the node match this assignment, unless one with a higher revision is known. Returns at once.
@@ -217,6 +234,13 @@ impl Agent {
     #[must_use]
     pub fn usage(&self) -> watch::Receiver<Arc<BTreeMap<ReplicaId, Usage>>> {
         self.usage.clone()
+    }
+
+    /// What each healthy replica tells of itself, in thousandths, where the assignment says what to ask for: every
+    /// 5 s, and a new value only when a number differs. Of one that tells nothing there is nothing.
+    #[must_use]
+    pub fn scraped(&self) -> watch::Receiver<Arc<BTreeMap<ReplicaId, u64>>> {
+        self.scraped.clone()
     }
 
     /// See [`log::read_replica`].
@@ -290,6 +314,54 @@ async fn measure(
         let Ok((same, now)) = spawn_blocking(look).await else { return };
         meter = same;
         usage.send_if_modified(|last| {
+            let differs = **last != now;
+            if differs {
+                *last = Arc::new(now);
+            }
+            differs
+        });
+    }
+}
+
+/// What it takes to know whom to ask for numbers.
+struct Asking {
+    host: String,
+    desired: watch::Receiver<Desired>,
+    statuses: watch::Receiver<Arc<Vec<ReplicaStatus>>>,
+}
+
+impl Asking {
+    fn pages(&self) -> BTreeMap<ReplicaId, Page> {
+        let assignment = self.desired.borrow().newest().cloned();
+        let statuses = self.statuses.borrow().clone();
+        let healthy = statuses.iter().filter(|status| status.state == ReplicaState::Healthy);
+        let page = |status: &ReplicaStatus| {
+            let assignment = assignment.as_deref()?;
+            let scrape = assignment.scrapes.get(&status.service)?;
+            let assigned = assignment.replicas.iter().find(|assigned| assigned.replica == status.replica)?;
+            let name = scrape.port.as_deref().or_else(|| assigned.spec.main_port())?;
+            let (host, port) = (self.host.clone(), *status.ports.get(name)?);
+            Some((status.replica, Page { host, port, scrape: scrape.clone() }))
+        };
+        healthy.filter_map(page).collect()
+    }
+}
+
+/// Asks replicas for the number that their service goes by, for as long as somebody may want to know.
+async fn ask(
+    asking: Asking,
+    scraped: watch::Sender<Arc<BTreeMap<ReplicaId, u64>>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut often = interval(MEASURED_EVERY);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = often.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        let now = scrape(asking.pages()).await;
+        scraped.send_if_modified(|last| {
             let differs = **last != now;
             if differs {
                 *last = Arc::new(now);
@@ -454,6 +526,7 @@ fn retire(dir: &Path, in_use: &BTreeSet<PathBuf>) -> io::Result<()> {
     // Its logs stay for a while; what was made with secrets does not.
     if let Ok(Some(launch)) = files::read_json::<Launch>(&dir.join(launch::FILE)) {
         templates::remove(&launch.assigned.spec, &dir.join("work"))?;
+        service_token::remove(&dir.join("work"))?;
     }
     files::remove_file(&dir.join(launch::FILE))?;
     let Some(service) = dir.parent() else { return Ok(()) };

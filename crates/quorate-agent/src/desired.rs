@@ -134,6 +134,7 @@ impl Desired {
 mod tests {
     use super::*;
     use quorate_model::spec::{self, Format};
+    use std::collections::BTreeMap;
 
     fn node() -> NodeId {
         NodeId::from_u128(9)
@@ -142,12 +143,19 @@ mod tests {
     fn replica(number: u128, phase: Phase) -> AssignedReplica {
         let document = spec::parse("[[service]]\nname = 'web'\ncommand = ['serve']\n", Format::Toml).unwrap();
         let spec = document.services.into_iter().next().unwrap();
-        AssignedReplica { replica: ReplicaId::from_u128(number), ordinal: 0, spec, phase, lease: None }
+        AssignedReplica {
+            replica: ReplicaId::from_u128(number),
+            ordinal: 0,
+            spec,
+            phase,
+            lease: None,
+            externals: Vec::new(),
+        }
     }
 
     fn assignment(revision: u64, running: &[u128]) -> Assignment {
         let replicas = running.iter().map(|number| replica(*number, Phase::Run)).collect();
-        Assignment { node: node(), revision: LogIndex(revision), replicas }
+        Assignment { node: node(), revision: LogIndex(revision), replicas, scrapes: BTreeMap::new() }
     }
 
     fn fresh() -> Desired {
@@ -216,7 +224,7 @@ mod tests {
     #[test]
     fn what_the_last_assignment_lists_is_wanted_from_the_first_moment() {
         let replicas = vec![replica(1, Phase::Run), replica(2, Phase::Drain)];
-        let last = Assignment { node: node(), revision: LogIndex(5), replicas };
+        let last = Assignment { node: node(), revision: LogIndex(5), replicas, scrapes: BTreeMap::new() };
         let desired = Desired::at_start(node(), Some(last)).unwrap();
         let of = |number| desired.wanted(replica(number, Phase::Run));
         assert_eq!(of(1).phase(), Phase::Run);

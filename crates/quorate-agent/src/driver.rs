@@ -7,8 +7,9 @@
 use crate::launch::Launch;
 use crate::lease::BootTime;
 use crate::protocol::ShimState;
+use quorate_model::assignment::AssignedLease;
 use quorate_model::id::ReplicaId;
-use quorate_model::spec::Stop;
+use quorate_model::spec::{Stop, StopSignal};
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -49,6 +50,15 @@ pub(crate) trait Instance: Send {
 
     /// Lets it run under its lease until a later deadline. One that knows of no lease is not told.
     fn hold(&mut self, epoch: u64, deadline: BootTime) -> impl Future<Output = ()> + Send;
+
+    /// Sends it a signal that does not end it. One that does not run misses nothing: it reads its files when it starts.
+    fn signal(&mut self, signal: StopSignal) -> impl Future<Output = ()> + Send;
+
+    /// Makes it the active one of several, under this lease. One that knows nothing of parts is not told.
+    fn activate(&mut self, lease: AssignedLease, deadline: BootTime) -> impl Future<Output = ()> + Send;
+
+    /// Has it give this epoch back, whether or not it has begun to use it.
+    fn resign(&mut self, epoch: u64) -> impl Future<Output = ()> + Send;
 
     /// Ends it without asking, as when it did not answer a stop.
     fn kill(&mut self);

@@ -36,6 +36,13 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durab
     Ok(())
 }
 
+/// Replaces a text at once: whoever reads it sees the old one or the new one.
+pub(crate) fn write_text(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
 /// Reads what [`write_json`] wrote; `None` if there is no such file.
 ///
 /// # Errors

@@ -1,10 +1,13 @@
 //! What decodes bytes of others here, for those who try to break it. Not an interface.
 
 use crate::desired::Desired;
+use crate::externals;
 use crate::keeper;
 use crate::launch::{Given, Launch};
 use crate::protocol::{Ask, Report, Request, ShimState, pause};
+use crate::scrape;
 use quorate_model::assignment::Assignment;
+use quorate_model::external::{ExternalKind, Why};
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
 use serde::Serialize;
@@ -22,7 +25,15 @@ pub fn request(line: &[u8]) -> bool {
     same_again::<Request>(line).is_some_and(|request| {
         matches!(
             request.what,
-            Ask::Status | Ask::Watch | Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote
+            Ask::Status
+                | Ask::Watch
+                | Ask::Stop { .. }
+                | Ask::Hold { .. }
+                | Ask::Signal { .. }
+                | Ask::Activate { .. }
+                | Ask::Resign { .. }
+                | Ask::Promote
+                | Ask::Demote
         )
     })
 }
@@ -40,6 +51,15 @@ pub fn report(line: &[u8]) -> bool {
 #[must_use]
 pub fn meta_data(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(keeper::is_meta_data)
+}
+
+/// Whether a page of a copy has the number that is looked for: the samples of `m{l="v"}`.
+///
+/// # Panics
+/// When it is no amount.
+#[must_use]
+pub fn page(text: &[u8]) -> bool {
+    scrape::fuzz(&String::from_utf8_lossy(text))
 }
 
 /// Whether a line of a shim, or its last words, are a state. See [`request`].
@@ -83,6 +103,20 @@ pub fn cache(text: &[u8]) -> bool {
         assert!(wanted.listed && assignment.replicas.contains(&wanted.assigned));
     }
     true
+}
+
+/// Whether these bytes are what such a server answers to a login, be it that it lets nobody in.
+///
+/// # Panics
+/// When a refusal shows the password.
+#[must_use]
+pub fn login(kind: ExternalKind, answer: &[u8]) -> bool {
+    let password = "the-password-of-fuzzing";
+    let answered = externals::answered(kind, answer, password);
+    // A server that says it itself may be one that was told it.
+    let told = answer.windows(password.len()).any(|part| part == password.as_bytes());
+    assert!(told || answered.as_ref().err().is_none_or(|problem| !problem.text.contains(password)));
+    answered.err().is_none_or(|problem| problem.why != Why::Protocol)
 }
 
 fn same_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &[u8]) -> Option<T> {

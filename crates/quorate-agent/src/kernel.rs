@@ -52,7 +52,7 @@ pub(crate) const EMPTIED_WITHIN: Duration = Duration::from_secs(1);
 const DESCRIPTORS_MAX: RawFd = 1024;
 
 /// Kills this process at a moment of CLOCK_BOOTTIME. The kernel does it, also while the process is stopped
-/// or the machine was asleep meanwhile. It is never taken back, only put off. Not for the init of a namespace,
+/// or the machine was asleep meanwhile. It is put off, or disarmed by dropping it. Not for the init of a namespace,
 /// which no signal of its own kills.
 #[derive(Debug)]
 pub(crate) struct KillTimer(libc::timer_t);
@@ -73,8 +73,16 @@ impl KillTimer {
     /// At once, if that moment is over.
     pub(crate) fn arm(&mut self, at: BootTime) -> io::Result<()> {
         let value = once(at);
-        // SAFETY: the timer is from `timer_create` and never deleted; the pointer is to a local.
+        // SAFETY: the timer is from `timer_create` and deleted only when it is dropped; the pointer is to a local.
         done(unsafe { libc::timer_settime(self.0, libc::TIMER_ABSTIME, &raw const value, ptr::null_mut()) })
+    }
+}
+
+impl Drop for KillTimer {
+    /// Disarms it: what it would have ended is over, or needs no end any more.
+    fn drop(&mut self) {
+        // SAFETY: the timer is from `timer_create`, and this is the only place that deletes it.
+        unsafe { libc::timer_delete(self.0) };
     }
 }
 

@@ -6,11 +6,13 @@
 use crate::cgroup::Group;
 use crate::lease::BootTime;
 use crate::protocol::VERSION;
+use crate::shim::role;
 use quorate_model::access::name::SecretName;
 use quorate_model::assignment::AssignedReplica;
+use quorate_model::external::{External, Injected};
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Placeholders, TemplateError, expand, tells_secrets};
+use quorate_model::spec::{Mode, Placeholders, TemplateError, expand, tells_secrets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +32,11 @@ pub(crate) struct Launch {
     pub(crate) assigned: AssignedReplica,
     /// Program and arguments, placeholders filled.
     pub(crate) command: Vec<String>,
+    /// The programs that make a running copy the active one and a standby again, placeholders filled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) promote: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) demote: Vec<String>,
     /// The environment, without what holds secrets.
     pub(crate) env: BTreeMap<String, String>,
     /// What holds secrets. Not in the file: the shim reads it from its standard input.
@@ -98,6 +105,12 @@ pub(crate) fn values<'a>(
     }
 }
 
+/// The replica's externals with their passwords.
+pub(crate) fn injected<'a>(assigned: &'a AssignedReplica, given: Given<'a>) -> Vec<Injected<'a>> {
+    let password = |external: &External| given.secrets.expose().get(external.password.as_ref()?).map(String::as_str);
+    assigned.externals.iter().map(|external| Injected { external, password: password(external) }).collect()
+}
+
 impl Launch {
     /// # Errors
     /// A placeholder of the spec that cannot be filled.
@@ -116,6 +129,10 @@ impl Launch {
         let shown = Placeholders { secrets: &BTreeMap::new(), ..values };
         let fill_each = |words: &[String]| words.iter().map(|word| expand(word, &shown)).collect::<Result<Vec<_>, _>>();
         let command = fill_each(&spec.command)?;
+        let (promote, demote) = match &spec.active {
+            Some(active) => (fill_each(&active.promote)?, fill_each(&active.demote)?),
+            None => (Vec::new(), Vec::new()),
+        };
         let mut container_args = Vec::new();
         if let Some(container) = &spec.container {
             container_args
@@ -136,12 +153,20 @@ impl Launch {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         let mut secret_env = BTreeMap::new();
+        // First, so that a spec can say otherwise.
+        for external in injected(assigned, given) {
+            for (field, value) in external.fields() {
+                let into = if Injected::is_secret(&field) { &mut secret_env } else { &mut env };
+                into.insert(external.variable(&field), value);
+            }
+        }
         for (name, template) in &spec.env {
             let value = expand(template, &values)?;
             if tells_secrets(template) {
                 env.remove(name);
                 secret_env.insert(name.clone(), value);
             } else {
+                secret_env.remove(name);
                 env.insert(name.clone(), value);
             }
         }
@@ -151,6 +176,10 @@ impl Launch {
         env.insert("QUORATE_ORDINAL".to_owned(), assigned.ordinal.to_string());
         env.insert("QUORATE_NODE".to_owned(), node_name.to_owned());
         env.insert("QUORATE_NODE_ID".to_owned(), node.to_string());
+        if spec.mode == Mode::ActivePassive {
+            let file = replica_dir.join(role::FILE).to_string_lossy().into_owned();
+            env.insert("QUORATE_ROLE_FILE".to_owned(), file);
+        }
         if let Some(lease) = &assigned.lease {
             env.insert("QUORATE_EPOCH".to_owned(), lease.epoch.to_string());
         }
@@ -167,6 +196,8 @@ impl Launch {
             v: VERSION,
             assigned: assigned.clone(),
             command,
+            promote,
+            demote,
             env,
             has_secret_env: !secret_env.is_empty(),
             secret_env: Secret::new(secret_env),

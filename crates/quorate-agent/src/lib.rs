@@ -46,6 +46,9 @@ mod agent;
 mod cgroup;
 pub mod desired;
 mod driver;
+mod drivers;
+mod endpoints;
+pub mod externals;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -60,7 +63,9 @@ mod ports;
 mod process;
 mod protocol;
 mod runner;
+mod scrape;
 mod secrets;
+mod service_token;
 pub mod shim;
 mod sweep;
 mod templates;
@@ -68,5 +73,7 @@ mod usage;
 
 pub use agent::{Agent, AgentConfig, StartAgentError, check_owner};
 pub use cgroup::capacity;
+pub use drivers::drivers_here;
 pub use lease::{BootTime, Hold, deadline};
 pub use secrets::{HeldSecret, Secrets};
+pub use service_token::{Api, ServiceTokens};

@@ -1,5 +1,6 @@
 //! What services need of this node, looked after before they are to run here: artifacts are placed,
-//! requirements are checked again and again, secrets are waited for, and what was found is told.
+//! requirements are checked again and again, externals are logged in to, secrets are waited for, and what was found
+//! is told.
 //!
 //! ```text
 //! wanted ──▶ Keeper ─┬─ check (a task a requirement, every 10 s; every 3 s while it fails)
@@ -16,7 +17,8 @@
 mod check;
 mod depot;
 mod fetch;
-mod s3;
+mod logins;
+pub(crate) mod s3;
 mod tree;
 
 pub use depot::PlaceError;
@@ -24,9 +26,11 @@ pub use fetch::FetchError;
 pub use tree::{HashError, hash};
 
 pub(crate) use depot::locate;
+pub(crate) use fetch::authorities;
 
 use crate::secrets::Secrets;
 use depot::Depot;
+use logins::Logins;
 use quorate_model::need::{Artifact, Needs, NodeNeeds, Prepared, Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -60,6 +64,7 @@ pub async fn prepare(
         depot: Depot::new(root),
         wanted: Arc::default(),
         checks: BTreeMap::new(),
+        logins: Logins::default(),
         places: BTreeMap::new(),
         tasks: JoinSet::new(),
         fetching: Arc::new(Semaphore::new(FETCHES_MAX)),
@@ -102,6 +107,7 @@ struct Keeper {
     depot: Depot,
     wanted: Arc<NodeNeeds>,
     checks: BTreeMap<Requirement, Look>,
+    logins: Logins,
     places: BTreeMap<Artifact, Look>,
     tasks: JoinSet<Done>,
     fetching: Arc<Semaphore>,
@@ -134,6 +140,7 @@ impl Look {
 enum Done {
     Checked(Requirement, Option<String>),
     Placed(Artifact, Option<String>),
+    LoggedIn(Box<logins::Login>, Option<String>),
 }
 
 impl Keeper {
@@ -144,7 +151,8 @@ impl Keeper {
         // What is being done goes on: its result finds nobody who waits for it.
         self.checks.retain(|requirement, _| requires.contains(requirement));
         self.places.retain(|artifact, _| artifacts.contains(artifact));
-        for requirement in requires {
+        self.logins.want(all().flat_map(|needs| needs.externals.values().flatten()));
+        for requirement in requires.into_iter().filter(|it| !matches!(it, Requirement::External(_))) {
             self.checks.entry(requirement.clone()).or_insert_with(Look::new);
         }
         for artifact in artifacts {
@@ -165,6 +173,7 @@ impl Keeper {
                     look.done(problem, CHECK_EVERY, |_| CHECK_FAILED_EVERY);
                 }
             }
+            Done::LoggedIn(login, problem) => self.logins.done(&login, problem),
             Done::Placed(artifact, problem) => {
                 if let Some(look) = self.places.get_mut(&artifact) {
                     look.done(problem, LOOK_AGAIN, |failed| {
@@ -177,6 +186,7 @@ impl Keeper {
 
     fn begin_what_is_due(&mut self) {
         let now = Instant::now();
+        self.logins.begin_what_is_due(now, &self.secrets.borrow(), &mut self.tasks);
         for (requirement, look) in self.checks.iter_mut().filter(|(_, look)| !look.busy && look.due <= now) {
             look.busy = true;
             let requirement = requirement.clone();
@@ -212,7 +222,7 @@ impl Keeper {
     }
 
     fn next_due(&self) -> Instant {
-        let looks = self.checks.values().chain(self.places.values());
+        let looks = self.checks.values().chain(self.places.values()).chain(self.logins.looks());
         let due = looks.filter(|look| !look.busy).map(|look| look.due).min();
         // One that waits for another of the same content is due already; that one's end wakes us.
         let soon = Instant::now() + Duration::from_millis(50);
@@ -238,7 +248,19 @@ impl Keeper {
                 Some(None) => {}
             }
         }
-        for requirement in &needs.requires {
+        for (name, external) in &needs.externals {
+            match external {
+                None => lacks.push(format!("external {name} (there is none: `quorate external add {name}`)")),
+                // Its secret, which is not here yet, is told below.
+                Some(external) => match self.logins.found(external, secrets) {
+                    None => {}
+                    Some(found) => {
+                        lacks.extend(found?.iter().map(|problem| format!("external {name} ({problem})")));
+                    }
+                },
+            }
+        }
+        for requirement in needs.requires.iter().filter(|it| !matches!(it, Requirement::External(_))) {
             if let Some(problem) = self.checks.get(requirement)?.found.as_ref()? {
                 lacks.push(format!("{requirement} ({problem})"));
             }

@@ -11,10 +11,10 @@ use crate::lease::BootTime;
 use crate::protocol::{Ask, ProcessState, Request, ShimState, VERSION};
 use crate::shim::{READY, ShimArgs, address};
 use crate::sweep::{PATIENCE, ends_within, kill, left_in_namespace, open_process, sweep};
-use quorate_model::assignment::AssignedReplica;
+use quorate_model::assignment::{AssignedLease, AssignedReplica};
 use quorate_model::id::ReplicaId;
 use quorate_model::secret::Secret;
-use quorate_model::spec::Stop;
+use quorate_model::spec::{Stop, StopSignal};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -278,6 +278,23 @@ impl Instance for ShimLink {
         if self.state.lease.is_some() {
             // As above. One that is stopped takes thousands of these before it is full, and is dead by then.
             let _ = send(&mut self.requests, Ask::Hold { epoch, deadline }).await;
+        }
+    }
+
+    async fn signal(&mut self, signal: StopSignal) {
+        // As above.
+        let _ = send(&mut self.requests, Ask::Signal { signal }).await;
+    }
+
+    async fn activate(&mut self, lease: AssignedLease, deadline: BootTime) {
+        if self.state.casting.is_some() {
+            let _ = send(&mut self.requests, Ask::Activate { lease, deadline }).await;
+        }
+    }
+
+    async fn resign(&mut self, epoch: u64) {
+        if self.state.casting.is_some() {
+            let _ = send(&mut self.requests, Ask::Resign { epoch }).await;
         }
     }
 

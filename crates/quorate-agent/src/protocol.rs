@@ -7,8 +7,9 @@
 //! says nothing of a lease understands no `hold`.
 
 use crate::lease::BootTime;
+use quorate_model::assignment::AssignedLease;
 use quorate_model::id::ReplicaId;
-use quorate_model::observed::Fencing;
+use quorate_model::observed::{Casting, Fencing};
 use quorate_model::spec::{Backoff, StopSignal};
 use quorate_model::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,20 @@ pub(crate) enum Ask {
         /// When the kernel is to kill; see [`crate::lease`].
         deadline: BootTime,
     },
+    /// Tells the workload that its files have changed. Only a program that the shim starts itself is told.
+    Signal {
+        signal: StopSignal,
+    },
+    /// The copy is to be the active one of several, for as long as this lease is held. Shows in
+    /// [`ShimState::casting`]; without that, nothing happens.
+    Activate {
+        lease: AssignedLease,
+        deadline: BootTime,
+    },
+    /// It is to give this epoch back: whatever it is, it is not active under it from when its state says so.
+    Resign {
+        epoch: u64,
+    },
     /// Has a keeper make its charge the active one of several. The outcome shows in [`ShimState::kept`]; without
     /// a keeper nothing happens.
     Promote,
@@ -75,6 +90,9 @@ pub(crate) struct ShimState {
     /// Absent: it runs without a lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lease: Option<ShimLease>,
+    /// Of a copy of an active-passive service: what it is at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) casting: Option<Casting>,
     /// What of its spec is not enforced here, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) note: String,

@@ -5,6 +5,7 @@
 
 use crate::desired::Wanted;
 use crate::driver::{Driver, Instance};
+use crate::endpoints::{self, Endpoints};
 use crate::files::{self, Durability};
 use crate::health::exec::Exec;
 use crate::health::{Health, HealthWatch, Place, Target, Verdict};
@@ -14,13 +15,15 @@ use crate::needs;
 use crate::ports::{PortError, Reservations, is_free};
 use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, Seen, ShimState, UNDYING, pause, wall_now};
 use crate::secrets::{SecretError, Secrets};
-use crate::templates::{self, RenderError};
+use crate::service_token::{self, Api, ServiceTokens};
+use crate::templates::{self, Beyond, RenderError};
 use quorate_model::assignment::{AssignedReplica, Phase};
+use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
-use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::observed::{Casting, Part, ReplicaState, ReplicaStatus};
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Port, ServiceSpec, Stop};
+use quorate_model::spec::{Mode, Port, ServiceSpec, Stop, TemplateError};
 use quorate_model::time::Span;
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -39,6 +42,13 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// How long after an exit its ports are looked at: by then those of its killed group are closed.
 const PORTS_SETTLE: Duration = Duration::from_millis(50);
 
+/// Between two times that files are made anew: a node that is lost changes many things, one after the other.
+const RELOADS_PAUSE: Duration = Duration::from_millis(500);
+
+/// When the files of a replica that was taken over are looked at first: a server that has just started hears
+/// of other nodes little by little.
+const RELOAD_AFTER: Duration = Duration::from_secs(5);
+
 /// What all replicas of an agent have in common.
 #[derive(Debug)]
 pub(crate) struct Shared<D> {
@@ -47,6 +57,9 @@ pub(crate) struct Shared<D> {
     pub(crate) host: String,
     pub(crate) artifacts: PathBuf,
     pub(crate) secrets: watch::Receiver<Arc<Secrets>>,
+    pub(crate) tokens: watch::Receiver<Arc<ServiceTokens>>,
+    pub(crate) directory: watch::Receiver<Arc<Directory>>,
+    pub(crate) api: Api,
     pub(crate) driver: D,
     pub(crate) ports: Reservations,
     pub(crate) board: Board,
@@ -95,6 +108,9 @@ pub(crate) struct Runner<D: Driver> {
     wanted: watch::Receiver<Wanted>,
     /// Until when its leases are held.
     held: watch::Receiver<Deadlines>,
+    tokens: watch::Receiver<Arc<ServiceTokens>>,
+    /// What its files say of other services; `None` before this agent has made them.
+    endpoints: Option<Endpoints>,
     /// Told once, when the first status is on the board.
     settled: Option<oneshot::Sender<()>>,
     /// As of the last shim, for the next.
@@ -110,6 +126,8 @@ pub(crate) struct Runner<D: Driver> {
     waiting_as: ReplicaState,
     /// It is not to be started again.
     gave_up: bool,
+    /// Nothing of it runs, for certain.
+    is_gone: bool,
 }
 
 impl<D: Driver> Runner<D> {
@@ -121,12 +139,15 @@ impl<D: Driver> Runner<D> {
     ) -> Runner<D> {
         let replica = wanted.borrow().assigned.replica;
         let held = shared.holds.follow(replica);
+        let tokens = shared.tokens.clone();
         Runner {
             shared,
             replica,
             dir,
             wanted,
             held,
+            tokens,
+            endpoints: None,
             settled: Some(settled),
             ports: BTreeMap::new(),
             restarts: 0,
@@ -136,6 +157,7 @@ impl<D: Driver> Runner<D> {
             not_before: Instant::now(),
             waiting_as: ReplicaState::BackingOff,
             gave_up: false,
+            is_gone: false,
         }
     }
 
@@ -181,6 +203,7 @@ impl<D: Driver> Runner<D> {
             UNDYING.clone_into(&mut self.detail);
             self.publish(ReplicaState::Stopping, None);
         }
+        self.is_gone = true;
     }
 
     /// Finds out what an earlier agent left, and ends what cannot be taken over.
@@ -225,28 +248,37 @@ impl<D: Driver> Runner<D> {
     /// Follows a running copy until it is over.
     async fn supervise(&mut self, mut instance: D::Instance) {
         let begun = Instant::now();
+        self.is_gone = false;
         let mut health: Option<RunHealth> = None;
         let mut look_at_ports: Option<Instant> = None;
         let mut kill_at: Option<Instant> = None;
         let mut asked_to_stop = false;
         let mut moving = false;
-        let mut told_deadline: Option<BootTime> = None;
+        let mut told: Option<(u64, BootTime)> = None;
+        let mut asked_part = AskedPart::default();
         let mut ports_note = String::new();
         let mut secrets = self.shared.secrets.clone();
+        let mut directory = self.shared.directory.clone();
+        let uses = !self.wanted.borrow().assigned.spec.uses.is_empty();
+        // What has changed since it was launched counts as well.
+        let settle = if self.endpoints.is_some() { RELOADS_PAUSE } else { RELOAD_AFTER };
+        let mut reload_at = uses.then(|| begun + settle);
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let epoch = instance.state().lease.as_ref().map(|lease| lease.epoch);
-            // It cannot change its epoch while it runs: that is in its environment.
-            let of_this_lease = epoch == wanted.assigned.lease.map(|lease| lease.epoch);
+            let is_cast = instance.state().casting.is_some();
+            // Others cannot change their epoch while they run: that is in their environment.
+            let same_epoch = epoch == wanted.assigned.lease.map(|lease| lease.epoch);
+            let of_this_lease = same_epoch || is_cast;
             let deadline = epoch.and_then(|epoch| self.held.borrow_and_update().of(epoch));
             let keeps = wanted.assigned.lease.is_some_and(|lease| lease.keeps);
-            if of_this_lease
+            if same_epoch
                 && !keeps
-                && deadline > told_deadline
                 && let (Some(epoch), Some(deadline)) = (epoch, deadline)
+                && told.is_none_or(|(other, told)| other != epoch || deadline > told)
             {
                 instance.hold(epoch, deadline).await;
-                told_deadline = Some(deadline);
+                told = Some((epoch, deadline));
             }
             if !asked_to_stop && (moving || !of_this_lease || wanted.phase() == Phase::Stop) {
                 asked_to_stop = true;
@@ -267,6 +299,10 @@ impl<D: Driver> Runner<D> {
                 health = None;
             }
             self.report(&wanted, state, health.as_ref(), asked_to_stop, &ports_note);
+            if is_cast && !asked_to_stop {
+                let healthy = health.as_ref().is_some_and(RunHealth::is_healthy);
+                self.cast(&mut instance, &wanted, healthy, &mut asked_part).await;
+            }
 
             tokio::select! {
                 // News first: whoever looks at ports must know whether the process is back.
@@ -282,6 +318,14 @@ impl<D: Driver> Runner<D> {
                 () = changes(&mut self.wanted) => {}
                 () = changes(&mut self.held) => {}
                 () = changes(&mut secrets), if health.as_ref().is_some_and(RunHealth::waits) => {}
+                () = changes(&mut directory), if uses && reload_at.is_none() => {
+                    reload_at = Some(Instant::now() + RELOADS_PAUSE);
+                }
+                () = at(reload_at) => {
+                    reload_at = None;
+                    let now = directory.borrow_and_update().clone();
+                    self.make_anew(&wanted.assigned, &now, &mut instance).await;
+                }
                 () = at(look_at_ports) => {
                     look_at_ports = None;
                     // The process is not running, so its ports should be free.
@@ -306,7 +350,7 @@ impl<D: Driver> Runner<D> {
             .lease
             .as_ref()
             .filter(|_| !keeps)
-            .is_some_and(|lease| lease.let_go || told_deadline.is_none_or(|deadline| deadline <= BootTime::now()));
+            .is_some_and(|lease| lease.let_go || told.is_none_or(|(_, deadline)| deadline <= BootTime::now()));
         drop(instance);
         if !self.wanted.borrow().assigned.spec.driver.is_process() {
             // Cleaning up may take as long as an agent's stop, and meanwhile nothing of it works.
@@ -340,6 +384,38 @@ impl<D: Driver> Runner<D> {
         }
     }
 
+    /// Has a copy of an active-passive service take up the role that it is given, or give it back.
+    async fn cast(&mut self, instance: &mut D::Instance, wanted: &Wanted, healthy: bool, asked: &mut AskedPart) {
+        let Some(casting) = instance.state().casting else { return };
+        let restarts = instance.state().restarts;
+        let lease = wanted.assigned.lease;
+        // What it is to give back, and what it holds without being given it.
+        let over = match lease {
+            Some(lease) if lease.yields => Some(lease.epoch),
+            Some(lease) if casting.epoch == lease.epoch => None,
+            _ => Some(casting.epoch).filter(|epoch| *epoch > 0),
+        };
+        if let Some(epoch) = over {
+            if casting.yielded < epoch && asked.resigned < epoch {
+                asked.resigned = epoch;
+                instance.resign(epoch).await;
+            }
+            return;
+        }
+        let Some(lease) = lease.filter(|_| healthy && casting.part == Part::Standby && wanted.phase() == Phase::Run)
+        else {
+            return;
+        };
+        let deadline = self.held.borrow().of(lease.epoch);
+        let deadline = deadline.filter(|deadline| is_far_enough(BootTime::now(), *deadline, lease.ttl.0));
+        // It says nothing of an order that it does not follow, so the next renewal brings another.
+        if let Some(deadline) = deadline.filter(|deadline| asked.activated != Some((lease.epoch, restarts, *deadline)))
+        {
+            asked.activated = Some((lease.epoch, restarts, deadline));
+            instance.activate(lease, deadline).await;
+        }
+    }
+
     /// Starts a copy, or waits until it is time to. `None`: look again at what is wanted.
     async fn launch(&mut self) -> Option<D::Instance> {
         if Instant::now() < self.not_before {
@@ -358,7 +434,16 @@ impl<D: Driver> Runner<D> {
             }
             return None;
         }
-        match self.try_launch(&assigned).await {
+        let token = self.tokens.borrow_and_update().0.get(&self.replica).cloned();
+        if !assigned.spec.grants.is_empty() && token.is_none() {
+            self.publish_with("it waits for its token, which every node is to know first", ReplicaState::Starting);
+            tokio::select! {
+                () = changes(&mut self.tokens) => {}
+                () = changes(&mut self.wanted) => {}
+            }
+            return None;
+        }
+        match self.try_launch(&assigned, token).await {
             Ok(Some(instance)) => Some(instance),
             Ok(None) => {
                 // A program that ends at once and is not to be restarted is done before we look.
@@ -399,24 +484,34 @@ impl<D: Driver> Runner<D> {
         }
     }
 
-    async fn try_launch(&mut self, assigned: &AssignedReplica) -> Result<Option<D::Instance>, LaunchError> {
+    async fn try_launch(
+        &mut self,
+        assigned: &AssignedReplica,
+        token: Option<Secret<String>>,
+    ) -> Result<Option<D::Instance>, LaunchError> {
         let (shared, wanted) = (Arc::clone(&self.shared), assigned.spec.ports.clone());
         let (replica, before) = (self.replica, self.ports.clone());
         let choose = move || shared.ports.choose(replica, &wanted, &before, &shared.host);
         self.ports = spawn_blocking(choose).await.map_err(io::Error::other)??;
         self.publish(ReplicaState::Starting, None);
-        let Shared { node, node_name, artifacts, .. } = &*self.shared;
+        // A copy of several starts as a standby, whatever it is to be.
+        let is_cast = assigned.spec.mode == Mode::ActivePassive;
+        let lease = assigned.lease.filter(|_| !is_cast);
+        let assigned = &AssignedReplica { lease, ..assigned.clone() };
+        let Shared { node_name, artifacts, .. } = &*self.shared;
         let artifacts = located(artifacts, &assigned.spec)?;
-        let secrets = Secret::new(self.shared.secrets.borrow().of(&assigned.spec)?);
+        let secrets = Secret::new(self.shared.secrets.borrow().of(assigned)?);
         let given = Given { artifacts: &artifacts, secrets: &secrets };
         let mut launch = Launch {
             restarts: self.restarts + u32::from(self.ran_before),
             detail: self.detail.clone(),
             deadline: assigned.lease.filter(|lease| !lease.keeps).and_then(|lease| self.held.borrow().of(lease.epoch)),
-            ..Launch::new(assigned, *node, node_name, &self.dir, self.ports.clone(), given)?
+            ..self.filled(assigned, self.ports.clone(), given)?
         };
         let (dir, assigned, node, ports) = (self.dir.clone(), assigned.clone(), node_name.clone(), self.ports.clone());
         let shared = Arc::clone(&self.shared);
+        let endpoints = self.endpoints_of(&assigned.spec, &self.shared.directory.borrow());
+        self.endpoints = Some(endpoints.clone());
         let write = move || {
             shared.driver.prepare(&mut launch)?;
             files::make_private_dir(&dir)?;
@@ -424,7 +519,17 @@ impl<D: Driver> Runner<D> {
             let (work, given) = (dir.join("work"), Given { artifacts: &artifacts, secrets: &secrets });
             let path = work.to_string_lossy();
             files::make_private_dir(&work)?;
-            templates::render(&assigned.spec, &launch::values(&assigned, &node, &path, &ports, given), &work)?;
+            if let Some(token) = &token {
+                service_token::write(token, &work)?;
+            }
+            let values = launch::values(&assigned, &node, &path, &ports, given);
+            let externals = launch::injected(&assigned, given);
+            templates::render(
+                &assigned.spec,
+                &values,
+                &Beyond { endpoints: &endpoints, externals: &externals },
+                &work,
+            )?;
             files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
             Ok::<_, LaunchError>(launch)
         };
@@ -432,10 +537,71 @@ impl<D: Driver> Runner<D> {
         Ok(self.shared.driver.launch(&launch, &self.dir).await?)
     }
 
+    /// What its shim is to run, and what that is told of the cluster.
+    fn filled(
+        &self,
+        assigned: &AssignedReplica,
+        ports: BTreeMap<String, u16>,
+        given: Given<'_>,
+    ) -> Result<Launch, TemplateError> {
+        let Shared { node, node_name, api, .. } = &*self.shared;
+        let mut launch = Launch::new(assigned, *node, node_name, &self.dir, ports, given)?;
+        launch.env.extend(endpoints::variables(&assigned.spec, &self.shared.directory.borrow()));
+        if !assigned.spec.grants.is_empty() {
+            launch.env.extend(service_token::variables(api, &self.dir.join("work")));
+        }
+        Ok(launch)
+    }
+
+    fn endpoints_of(&self, spec: &ServiceSpec, directory: &Directory) -> Endpoints {
+        endpoints::of(spec, directory, self.endpoints.as_ref().unwrap_or(&Endpoints::new()))
+    }
+
+    /// Makes its files anew if what it uses is elsewhere, and tells it.
+    async fn make_anew(&mut self, assigned: &AssignedReplica, directory: &Directory, instance: &mut D::Instance) {
+        let endpoints = self.endpoints_of(&assigned.spec, directory);
+        // Of one that was taken over nobody knows what its files said before.
+        let unknown = self.endpoints.is_none() && endpoints.values().any(Vec::is_empty);
+        if unknown || self.endpoints.as_ref() == Some(&endpoints) {
+            return;
+        }
+        match self.render_again(assigned, instance.state(), &endpoints).await {
+            Ok(changed) => {
+                self.endpoints = Some(endpoints);
+                tracing::debug!(replica = %self.replica, changed, "what it uses is elsewhere");
+                if let (true, Some(signal)) = (changed, assigned.spec.reload) {
+                    instance.signal(signal).await;
+                }
+            }
+            // It goes on with the files that it has, until something changes again.
+            Err(error) => tracing::warn!(replica = %self.replica, %error, "its files are not made anew"),
+        }
+    }
+
+    async fn render_again(
+        &self,
+        assigned: &AssignedReplica,
+        state: &ShimState,
+        endpoints: &Endpoints,
+    ) -> Result<bool, LaunchError> {
+        let artifacts = located(&self.shared.artifacts, &assigned.spec)?;
+        let secrets = Secret::new(self.shared.secrets.borrow().of(assigned)?);
+        let (assigned, node, endpoints) = (assigned.clone(), self.shared.node_name.clone(), endpoints.clone());
+        let (work, ports) = (self.dir.join("work"), state.ports.clone());
+        let render = move || {
+            let path = work.to_string_lossy();
+            let given = Given { artifacts: &artifacts, secrets: &secrets };
+            let values = launch::values(&assigned, &node, &path, &ports, given);
+            let externals = launch::injected(&assigned, given);
+            templates::render(&assigned.spec, &values, &Beyond { endpoints: &endpoints, externals: &externals }, &work)
+        };
+        Ok(spawn_blocking(render).await.map_err(io::Error::other)??)
+    }
+
     /// Whether it needs no lease, or has one that lasts long enough. So has what goes on without renewals later: a
     /// node that has been away may have lost it.
     fn may_start(&mut self, assigned: &AssignedReplica) -> bool {
-        let Some(lease) = assigned.lease else { return true };
+        let Some(lease) = assigned.lease.filter(|_| assigned.spec.mode != Mode::ActivePassive) else { return true };
         let deadline = self.held.borrow_and_update().of(lease.epoch);
         deadline.is_some_and(|deadline| is_far_enough(BootTime::now(), deadline, lease.ttl.0))
     }
@@ -465,12 +631,12 @@ impl<D: Driver> Runner<D> {
     /// The program of a check. What was filled when the replica was started can be filled again, unless a secret is
     /// not here yet: artifacts of replicas are kept.
     fn program(&self, command: &[String], assigned: &AssignedReplica, state: &ShimState) -> Place {
-        let Shared { node, node_name, artifacts, secrets, .. } = &*self.shared;
+        let Shared { node_name, artifacts, secrets, .. } = &*self.shared;
         let exec = || {
             let artifacts = located(artifacts, &assigned.spec).ok()?;
-            let secrets = Secret::new(secrets.borrow().of(&assigned.spec).ok()?);
+            let secrets = Secret::new(secrets.borrow().of(assigned).ok()?);
             let given = Given { artifacts: &artifacts, secrets: &secrets };
-            let launch = Launch::new(assigned, *node, node_name, &self.dir, state.ports.clone(), given).ok()?;
+            let launch = self.filled(assigned, state.ports.clone(), given).ok()?;
             let command = launch.fill(command, node_name, &self.dir, &artifacts).ok()?;
             let Launch { env, secret_env, .. } = launch;
             Some(Exec { command, env, secret_env, dir: self.dir.join("work") })
@@ -543,6 +709,26 @@ impl<D: Driver> Runner<D> {
         self.detail = detail;
     }
 
+    /// What it is among the copies of an active-passive service. Of one that does not run, its node promises what its
+    /// assignment says: that cannot be taken back.
+    fn casting(&self, process: Option<&ShimState>) -> Option<Casting> {
+        let assigned = &self.wanted.borrow().assigned;
+        if assigned.spec.mode != Mode::ActivePassive {
+            return None;
+        }
+        let given_back = assigned.lease.filter(|lease| lease.yields).map(|lease| lease.epoch);
+        match process.map(|process| process.casting) {
+            Some(Some(casting)) => {
+                let is_over = casting.part == Part::Standby && Some(casting.yielded) == given_back;
+                Some(Casting { yielded: if is_over { casting.yielded } else { 0 }, ..casting })
+            }
+            Some(None) | None => {
+                let yielded = given_back.filter(|_| self.is_gone).unwrap_or_default();
+                Some(Casting { part: Part::Standby, epoch: 0, yielded })
+            }
+        }
+    }
+
     fn publish(&mut self, state: ReplicaState, process: Option<&ShimState>) {
         self.shared.board.set(ReplicaStatus {
             replica: self.replica,
@@ -555,12 +741,20 @@ impl<D: Driver> Runner<D> {
             detail: self.detail.clone(),
             log_dir: self.dir.join("log").to_string_lossy().into_owned(),
             fencing: process.and_then(|process| process.lease.as_ref()).and_then(|lease| lease.fencing),
+            casting: self.casting(process),
         });
         if let Some(settled) = self.settled.take() {
             // Nobody waits any more: fine.
             let _ = settled.send(());
         }
     }
+}
+
+/// What a copy was asked about its part, so that it is asked once.
+#[derive(Debug, Default)]
+struct AskedPart {
+    activated: Option<(u64, u32, BootTime)>,
+    resigned: u64,
 }
 
 /// Where the artifacts of a service lie, by name.
@@ -585,7 +779,7 @@ enum LaunchError {
     #[error(transparent)]
     Render(#[from] RenderError),
     #[error("the spec {0}")]
-    Template(#[from] quorate_model::spec::TemplateError),
+    Template(#[from] TemplateError),
     #[error("cannot start it")]
     Io(#[from] io::Error),
 }
@@ -607,6 +801,10 @@ impl RunHealth {
                 RunHealth { pid: state.pid, watch: HealthWatch::start(target.clone(), ran), target }
             }
         }
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.watch.health.borrow().verdict == Verdict::Healthy
     }
 
     /// Whether its check cannot be made yet.

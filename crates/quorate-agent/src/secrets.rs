@@ -4,9 +4,9 @@
 //! holds one.
 
 use quorate_model::access::name::SecretName;
+use quorate_model::assignment::AssignedReplica;
 use quorate_model::need::SecretStamp;
 use quorate_model::secret::Secret;
-use quorate_model::spec::ServiceSpec;
 use std::collections::BTreeMap;
 
 /// What a node has, by name. Shows names alone.
@@ -31,13 +31,14 @@ pub(crate) enum SecretError {
 }
 
 impl Secrets {
-    /// Those that a service names, as text.
-    pub(crate) fn of(&self, spec: &ServiceSpec) -> Result<BTreeMap<SecretName, String>, SecretError> {
+    /// Those that a replica's service names, and those of its externals, as text.
+    pub(crate) fn of(&self, assigned: &AssignedReplica) -> Result<BTreeMap<SecretName, String>, SecretError> {
         let one = |name: &SecretName| {
             let held = self.0.get(name).ok_or_else(|| SecretError::Absent(name.clone()))?;
             let text = std::str::from_utf8(held.value.expose()).ok().filter(|text| !text.contains('\0'));
             Ok((name.clone(), text.ok_or_else(|| SecretError::NoText(name.clone()))?.to_owned()))
         };
-        spec.secrets.iter().map(one).collect()
+        let externals = assigned.externals.iter().filter_map(|external| external.password.as_ref());
+        assigned.spec.secrets.iter().chain(externals).map(one).collect()
     }
 }

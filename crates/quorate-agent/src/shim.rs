@@ -23,8 +23,11 @@
 //! watches and stops what the driver is for, and says on its stdin how that is. To the shim it is a workload like
 //! any other, so the log, restarts, stops and the lease are here and nowhere else, whatever the driver.
 //!
+//! A copy of an active-passive service runs without a lease, and has one while it is active ([`role`]).
+//!
 //! # Invariants
-//! - Under a lease a timer of the kernel is armed before the workload is started, and never taken back.
+//! - Under a lease a timer of the kernel is armed before the workload is started, or promoted, and taken back only
+//!   when that was demoted with success, or nothing of it is left.
 //! - What was asked to stop is not revived, should the lease be held longer a moment later.
 //! - `lock` in the replica's directory is held for life: a second shim for the replica gives up.
 //! - Stopping always ends: after the grace the group is killed, and SIGKILL cannot be refused.
@@ -49,9 +52,10 @@ use crate::protocol::{
 use crate::sweep::{PATIENCE, open_process, sweep};
 use address::Address;
 use cleaning::{clean_up, keeper_command, lock};
-use deadline::Deadline;
+use deadline::{Deadline, NEVER};
 use quorate_model::observed::Fencing;
-use quorate_model::spec::{RestartPolicy, StopSignal};
+use quorate_model::spec::{Mode, RestartPolicy, StopSignal};
+use role::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -68,8 +72,10 @@ use std::time::{Duration, Instant};
 use workload::Workload;
 
 pub(crate) mod address;
+mod casting;
 mod cleaning;
 mod deadline;
+pub(crate) mod role;
 mod workload;
 
 #[doc(hidden)]
@@ -203,6 +209,9 @@ struct Shim {
     state: ShimState,
     work: Work,
     deadline: Option<Deadline>,
+    /// Of a copy of an active-passive service. Its deadline comes and goes.
+    role: Option<Role>,
+    flaw: Option<Flaw>,
     /// Where the service is reached, wherever it runs.
     address: Option<Address>,
     /// Ends in a row.
@@ -234,6 +243,7 @@ enum Source {
     Signal,
     Lifeline,
     Exit,
+    Hook,
     Keeper,
     Listener,
     Connection(usize),
@@ -280,6 +290,8 @@ impl Shim {
         let listener = UnixListener::bind("sock")?;
         listener.set_nonblocking(true)?;
 
+        let is_cast = launch.assigned.spec.mode == Mode::ActivePassive;
+        let role = if is_cast { Some(Role::standby()?) } else { None };
         let state = ShimState {
             v: VERSION,
             replica: launch.assigned.replica,
@@ -296,6 +308,7 @@ impl Shim {
                 init: None,
                 let_go: false,
             }),
+            casting: role.as_ref().map(Role::casting),
             note: launch.note.clone(),
             kept: None,
         };
@@ -305,6 +318,8 @@ impl Shim {
             state,
             work: Work::Waiting { until: Instant::now() },
             deadline,
+            role,
+            flaw,
             address,
             streak: 0,
             starved: 0,
@@ -347,6 +362,7 @@ impl Shim {
                     Source::Keeper => self.hear_keeper(),
                     // `on_exit` ignores one that the lifeline has dealt with in this round.
                     Source::Exit => self.on_exit()?,
+                    Source::Hook => self.on_hook_end(),
                     Source::Listener => self.accept(),
                     Source::Connection(index) => self.serve(index),
                 }
@@ -398,6 +414,10 @@ impl Shim {
             sources.push(Source::Exit);
             polled.push(PollFd::new(ended, PollFlags::IN));
         }
+        if let Some(ended) = self.role.as_ref().and_then(Role::ended) {
+            sources.push(Source::Hook);
+            polled.push(PollFd::from_borrowed_fd(ended, PollFlags::IN));
+        }
         let timeout = self.next_deadline().map(|left| {
             // A time that no number holds is for ever; the loop looks again before.
             let tv_sec = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
@@ -421,11 +441,16 @@ impl Shim {
         };
         let work = at.map(|at| at.saturating_duration_since(Instant::now()));
         let lease = match &self.work {
-            Work::Waiting { .. } | Work::Running { .. } => self.deadline.as_ref().map(Deadline::left),
+            Work::Waiting { .. } | Work::Running { .. } if self.looks_at_lease() => {
+                self.deadline.as_ref().map(Deadline::left)
+            }
+            Work::Waiting { .. } | Work::Running { .. } => None,
             Work::Stopping { .. } | Work::Emptying { .. } | Work::Over => None,
         };
         let address = self.address.as_ref().and_then(Address::left);
-        work.into_iter().chain(lease).chain(address).min()
+        let hook = self.role.as_ref().and_then(Role::late_at);
+        let hook = hook.map(|at| at.saturating_duration_since(Instant::now()));
+        work.into_iter().chain(lease).chain(address).chain(hook).min()
     }
 
     fn on_deadline(&mut self) {
@@ -433,10 +458,15 @@ impl Shim {
             address.on_time();
         }
         let may_run = matches!(self.work, Work::Waiting { .. } | Work::Running { .. });
-        if may_run && self.deadline.as_ref().is_some_and(|deadline| deadline.left().is_zero()) {
+        let is_over = self.deadline.as_ref().is_some_and(|deadline| deadline.left().is_zero());
+        if may_run && self.looks_at_lease() && is_over {
             self.let_go();
         }
         let now = Instant::now();
+        if self.role.as_ref().and_then(Role::late_at).is_some_and(|at| at <= now) {
+            let limit = self.launch.assigned.spec.activity().timeout;
+            self.fail_change(&format!("took longer than {limit}"));
+        }
         match &mut self.work {
             Work::Waiting { until } if *until <= now => {
                 if self.state.state != ProcessState::CannotStart {
@@ -525,6 +555,8 @@ impl Shim {
         let group = self.launch.group.as_ref();
         match &self.deadline {
             Some(deadline) => Workload::start_fenced(&mut command, group, deadline.of_init()),
+            // It needs a namespace when it becomes active, and cannot get one then.
+            None if self.role.is_some() => Workload::start_fenced(&mut command, group, Some(NEVER)),
             None => Workload::start(&mut command, group),
         }
     }
@@ -544,7 +576,8 @@ impl Shim {
             .process_group(0);
         self.state.kept = None;
         self.keeper = Some(keeper::Line::new(line)?);
-        let deadline = self.deadline.as_ref().and_then(Deadline::of_init);
+        let later = self.role.as_ref().map(|_| NEVER);
+        let deadline = self.deadline.as_ref().map_or(later, Deadline::of_init);
         Workload::start_fenced(&mut command, self.launch.group.as_ref(), deadline)
     }
 
@@ -568,6 +601,7 @@ impl Shim {
             }
             self.state.kept = Some(report);
             self.publish(self.state.state);
+            self.hear_of_change();
         }
     }
 
@@ -586,6 +620,9 @@ impl Shim {
                 return Ok(());
             }
         };
+        if let Some(role) = &mut self.role {
+            role.drop_hook();
+        }
         // Its workers must not outlive it: they may hold its port.
         let (status, space) = workload.end()?;
         let end = End { status, ran, was_asked };
@@ -620,9 +657,19 @@ impl Shim {
             RestartPolicy::OnFailure => !end.status.success(),
             RestartPolicy::Never => false,
         };
+        // One that was killed for its part did not end by itself.
+        let of_role = self.role.as_mut().and_then(Role::gone);
+        let again = again || of_role.is_some();
+        if let Some(why) = of_role {
+            self.state.detail = why;
+        }
         if end.was_asked || !again {
             self.end(if end.was_asked { ProcessState::Stopped } else { ProcessState::GaveUp });
             return;
+        }
+        if self.role.is_some() {
+            // Nothing of it is left that a lease would have to end.
+            (self.deadline, self.state.lease) = (None, None);
         }
         if self.state.kept.as_ref().is_some_and(|kept| kept.seen == Seen::Cannot) {
             return self.cannot_start();
@@ -665,6 +712,14 @@ impl Shim {
         }
     }
 
+    fn signal(&self, signal: StopSignal) {
+        if let Work::Running { workload, .. } = &self.work
+            && self.launch.assigned.spec.driver.is_process()
+        {
+            workload.signal(unix_signal(signal));
+        }
+    }
+
     /// The lease is held longer.
     fn hold(&mut self, epoch: u64, at: BootTime) {
         let Some(deadline) = &mut self.deadline else { return };
@@ -683,8 +738,11 @@ impl Shim {
         }
     }
 
-    /// The lease is not held longer: ends the workload, as far as it does so in time.
+    /// The lease is not held longer: ends the workload, as far as it does so in time, or its part.
     fn let_go(&mut self) {
+        if self.role.is_some() && self.launch.assigned.spec.demotes() {
+            return self.demote();
+        }
         if let Some(lease) = &mut self.state.lease {
             lease.let_go = true;
         }
@@ -708,6 +766,9 @@ impl Shim {
     }
 
     fn kill_all(&mut self) {
+        if let Some(role) = &mut self.role {
+            role.drop_hook();
+        }
         let work = std::mem::replace(&mut self.work, Work::Over);
         if let Work::Running { workload, .. } | Work::Stopping { workload, .. } = work {
             let _ = workload.end();
@@ -723,6 +784,7 @@ impl Shim {
 
     fn publish(&mut self, state: ProcessState) {
         self.state.state = state;
+        self.state.casting = self.role.as_ref().map(Role::casting);
         if let Err(error) = files::write_json(Path::new("state.json"), &self.state, Durability::Atomic) {
             complain("cannot write state.json", &error);
         }
@@ -787,6 +849,9 @@ impl Shim {
             Ok(Request { what: Ask::Hold { epoch, deadline }, .. }) => {
                 self.hold(*epoch, *deadline);
             }
+            Ok(Request { what: Ask::Signal { signal }, .. }) => self.signal(*signal),
+            Ok(Request { what: Ask::Activate { lease, deadline }, .. }) => self.activate(*lease, *deadline),
+            Ok(Request { what: Ask::Resign { epoch }, .. }) => self.resign(*epoch),
             Ok(Request { what: Ask::Promote, .. }) => self.order(Order::Promote),
             Ok(Request { what: Ask::Demote, .. }) => self.order(Order::Demote),
             Ok(Request { what: Ask::Status | Ask::Watch, .. }) | Err(_) => {}
@@ -794,9 +859,17 @@ impl Shim {
         let connection = &mut self.connections[index];
         let reply = match request {
             // A watcher has heard the outcome already.
-            Ok(Request { what: Ask::Stop { .. } | Ask::Hold { .. } | Ask::Promote | Ask::Demote, .. })
-                if connection.watches =>
-            {
+            Ok(Request {
+                what:
+                    Ask::Stop { .. }
+                    | Ask::Hold { .. }
+                    | Ask::Signal { .. }
+                    | Ask::Activate { .. }
+                    | Ask::Resign { .. }
+                    | Ask::Promote
+                    | Ask::Demote,
+                ..
+            }) if connection.watches => {
                 return;
             }
             Ok(Request { what, .. }) => {

@@ -1,12 +1,15 @@
 //! The files that are made for a replica right before it starts.
 //!
 //! A template sees `service`, `replica`, `ordinal`, `node`, `dir`, `port`, `ports.NAME`, `artifact`,
-//! `artifacts.NAME` and `secrets.NAME` (names with other letters than of a word: `secrets["db-password"]`).
-//! What it does not find is an error, never an empty text. It reaches neither other files nor the system, and
+//! `artifacts.NAME`, `secrets.NAME` (names with other letters than of a word: `secrets["db-password"]`),
+//! `external.NAME.FIELD`, where `-` in the name is written `_`: `external.orders_db.url`, and `endpoints.NAME` of the
+//! services that it uses, by which files are made anew while it runs. What it does not find is an error, never an empty text. It reaches neither other files nor the system, and
 //! its work is bounded.
 
+use crate::endpoints::{self, Endpoints};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
+use quorate_model::external::Injected;
 use quorate_model::spec::{Placeholders, ServiceSpec, TemplateError, expand};
 use quorate_model::template::Template;
 use std::collections::BTreeMap;
@@ -31,15 +34,32 @@ pub(crate) enum RenderError {
     Io { to: String, source: io::Error },
 }
 
-/// Makes all files of a service below `work`.
-pub(crate) fn render(spec: &ServiceSpec, values: &Placeholders<'_>, work: &Path) -> Result<(), RenderError> {
+/// What of a file is beyond its replica and that one's node.
+#[derive(Clone, Copy)]
+pub(crate) struct Beyond<'a> {
+    pub(crate) endpoints: &'a Endpoints,
+    pub(crate) externals: &'a [Injected<'a>],
+}
+
+/// Makes all files of a service below `work`, and says whether one has another content than before.
+pub(crate) fn render(
+    spec: &ServiceSpec,
+    values: &Placeholders<'_>,
+    beyond: &Beyond<'_>,
+    work: &Path,
+) -> Result<bool, RenderError> {
+    let mut changed = false;
     for template in &spec.templates {
         let to = || template.to.clone();
         let text = text_of(template, values)?;
-        let made = filled(&text, spec, values).map_err(|problem| RenderError::Bad { to: to(), problem })?;
+        let made = filled(&text, spec, values, beyond).map_err(|problem| RenderError::Bad { to: to(), problem })?;
+        if fs::read(work.join(&template.to)).is_ok_and(|before| before == made.as_bytes()) {
+            continue;
+        }
         write(template, &made, work).map_err(|source| RenderError::Io { to: to(), source })?;
+        changed = true;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Removes the files: what was made with secrets is not kept with the logs.
@@ -62,7 +82,8 @@ fn text_of(template: &Template, values: &Placeholders<'_>) -> Result<String, Ren
     fs::read_to_string(&from).map_err(failed)
 }
 
-fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>) -> Result<String, String> {
+fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>, beyond: &Beyond<'_>) -> Result<String, String> {
+    let Beyond { endpoints, externals } = *beyond;
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -71,8 +92,15 @@ fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>) -> Result<S
     environment.set_fuel(Some(FUEL));
     let artifacts: BTreeMap<&str, &str> =
         values.artifacts.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect();
-    let secrets: BTreeMap<&str, &str> =
-        values.secrets.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    // Passwords of externals have their own place.
+    let secrets: BTreeMap<&str, &str> = values
+        .secrets
+        .iter()
+        .filter(|(name, _)| spec.secrets.contains(*name))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let fields = |it: &Injected<'_>| (it.external.name.as_str().replace('-', "_"), Value::from_pairs(it.fields()));
+    let externals: BTreeMap<String, Value> = externals.iter().map(fields).collect();
     let ports: BTreeMap<&str, u16> = values.ports.iter().map(|(name, port)| (name.as_str(), *port)).collect();
     let number = |name: &str| values.ports.get(name).map_or(Value::UNDEFINED, |port| Value::from(*port));
     let given = Value::from_pairs([
@@ -86,6 +114,8 @@ fn filled(text: &str, spec: &ServiceSpec, values: &Placeholders<'_>) -> Result<S
         ("artifact", values.artifacts.first().map_or(Value::UNDEFINED, |(_, path)| Value::from(path.as_str()))),
         ("artifacts", Value::from_pairs(artifacts)),
         ("secrets", Value::from_pairs(secrets)),
+        ("endpoints", endpoints::value(endpoints)),
+        ("external", Value::from_pairs(externals)),
     ]);
     // What is said beyond the kind may show a value, except of the text itself.
     let at = |error: minijinja::Error| {
@@ -128,7 +158,7 @@ mod tests {
     fn rendered(templates: serde_json::Value) -> Result<tempfile::TempDir, RenderError> {
         let work = tempfile::tempdir().unwrap();
         fs::write(work.path().join("file.j2"), "from {{ node }}").unwrap();
-        let spec = serde_json::json!({ "name": "web", "command": ["x"], "template": templates });
+        let spec = serde_json::json!({ "name": "web", "command": ["x"], "secrets": ["db-pw"], "template": templates });
         let spec: ServiceSpec = serde_json::from_value(spec).unwrap();
         let secret = SecretName::new("db-pw").unwrap();
         let values = Placeholders {
@@ -141,7 +171,13 @@ mod tests {
             artifacts: &[("main".to_owned(), work.path().display().to_string())],
             secrets: &BTreeMap::from([(secret, "<p&w>".to_owned())]),
         };
-        render(&spec, &values, work.path()).map(|()| work)
+        let orders = serde_json::json!({
+            "name": "orders-db", "kind": "postgres", "hosts": ["h1", "h2:6000"], "user": "joe", "database": "orders",
+        });
+        let orders = serde_json::from_value(orders).unwrap();
+        let externals = [Injected { external: &orders, password: Some("p@w") }];
+        let beyond = Beyond { endpoints: &Endpoints::new(), externals: &externals };
+        render(&spec, &values, &beyond, work.path()).map(|_| work)
     }
 
     #[test]
@@ -159,6 +195,16 @@ mod tests {
         let other = work.path().join("other");
         assert_eq!(fs::read_to_string(&other).unwrap(), "from n1");
         assert_eq!(fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn e6_a_file_has_what_its_service_is_told_of_externals() {
+        let text = "{{ external.orders_db.url }} {{ external.orders_db.hosts }} {{ external.orders_db.password }}";
+        let work = rendered(serde_json::json!([{ "text": text, "to": "a" }])).unwrap();
+        assert_eq!(
+            fs::read_to_string(work.path().join("a")).unwrap(),
+            "postgres://joe:p%40w@h1:5432,h2:6000/orders?sslmode=disable h1:5432,h2:6000 p@w"
+        );
     }
 
     #[test]

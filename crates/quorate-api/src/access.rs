@@ -6,7 +6,7 @@
 //! is done without a trace, and nothing dangerous without its confirmation.
 //!
 //! Credentials, the first that is there: `Authorization: Bearer` with a session (`qs_…`), an API
-//! token (`qt_…`) or the console token of `quorate dev`; the session's cookie; the console's
+//! token (`qt_…`), a replica's (`qr_…`) or the console token of `quorate dev`; the session's cookie; the console's
 //! cookie; the node's own socket.
 
 pub(crate) mod audit;
@@ -27,11 +27,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 use quorate_model::access::name::{ApiTokenId, Digest};
-use quorate_model::access::policy::{Needs, Operation, Principal, Verdict, allow};
+use quorate_model::access::policy::{Needs, Operation, Principal, Verdict, allow, allow_database};
 use quorate_model::access::{AccessCommand, AccessState, Actor, SESSION_TOUCHED_EVERY};
 use quorate_model::command::Command;
 use quorate_model::entry::{Database, Outcome, Proposal};
-use quorate_model::id::{LogIndex, RequestId};
+use quorate_model::id::{LogIndex, ReplicaId, RequestId};
 use quorate_model::sql::{Consistency, SqlBatch, Statement};
 use quorate_model::time::WallTime;
 use serde_json::json;
@@ -115,23 +115,27 @@ enum Credential {
     Console,
     Session(Digest),
     Token(ApiTokenId, Digest),
+    /// A replica's.
+    Service(ReplicaId, Digest),
     /// Something that cannot be any of these.
     Nonsense,
 }
 
 /// Whether a bearer token is one that [`gate`] looks at, and not the console's.
 pub(crate) fn is_ours(bearer: &[u8]) -> bool {
-    bearer.starts_with(SESSION) || bearer.starts_with(TOKEN)
+    [SESSION, TOKEN, SERVICE].iter().any(|prefix| bearer.starts_with(prefix))
 }
 
 const SESSION: &[u8] = b"qs_";
 const TOKEN: &[u8] = b"qt_";
+const SERVICE: &[u8] = b"qr_";
 
 fn credential<B>(app: &App<B>, headers: &HeaderMap) -> Credential {
     if let Some(bearer) = bearer(headers) {
         return match bearer {
             token if token.starts_with(SESSION) => Credential::Session(Digest::of(token)),
             token if token.starts_with(TOKEN) => parse_token(token).unwrap_or(Credential::Nonsense),
+            token if token.starts_with(SERVICE) => parse_service_token(token).unwrap_or(Credential::Nonsense),
             // Others were refused by the guard.
             _ => Credential::Console,
         };
@@ -149,6 +153,12 @@ fn credential<B>(app: &App<B>, headers: &HeaderMap) -> Credential {
 fn parse_token(text: &[u8]) -> Option<Credential> {
     let (id, secret) = std::str::from_utf8(text).ok()?.strip_prefix("qt_")?.split_once('_')?;
     Some(Credential::Token(ApiTokenId::new(id).ok()?, Digest::of(secret.as_bytes())))
+}
+
+/// `qr_<replica>_<secret>`
+fn parse_service_token(text: &[u8]) -> Option<Credential> {
+    let (replica, secret) = std::str::from_utf8(text).ok()?.strip_prefix("qr_")?.split_once('_')?;
+    Some(Credential::Service(replica.parse().ok()?, Digest::of(secret.as_bytes())))
 }
 
 /// What the gate of one route works with.
@@ -210,7 +220,7 @@ async fn identify<B: Backend>(
 ) -> Result<Principal, Failure> {
     let credential = credential(app, headers);
     let mut held = look_up(app, &credential, &app.access());
-    let known = matches!(credential, Credential::Session(_) | Credential::Token(..));
+    let known = matches!(credential, Credential::Session(_) | Credential::Token(..) | Credential::Service(..));
     if known && held.is_none() && operation.needs() != Needs::Nothing {
         // It may have been made on another node a moment ago.
         catch_up(app).await?;
@@ -236,7 +246,7 @@ async fn identify<B: Backend>(
             "the session is over, or there never was one",
             "log in again",
         )),
-        Credential::Token(..) | Credential::Nonsense | Credential::Console => {
+        Credential::Token(..) | Credential::Service(..) | Credential::Nonsense | Credential::Console => {
             let actor = Actor {
                 who: "nobody".into(),
                 from: peer.address(),
@@ -270,6 +280,9 @@ fn look_up<B: Backend>(app: &Shared<B>, credential: &Credential, access: &Access
         }
         Credential::Token(id, hash) => {
             access.token(id, *hash, wall_now()).map(|token| Principal::Token { token: token.id.clone() })
+        }
+        Credential::Service(replica, hash) => {
+            access.service_token(*replica, *hash).map(|token| Principal::Service { replica: token.replica })
         }
     }
 }
@@ -330,6 +343,10 @@ fn denied(verdict: Verdict) -> Failure {
             "make a token with `--dangerous`, or do it yourself with your password",
         ),
         Verdict::NotForTokens => forbidden("tokens cannot do this".into(), "log in as a user"),
+        Verdict::NotGranted => forbidden(
+            "the service's spec does not grant this to its replicas".into(),
+            "add it to `grants` of the service, or use a token of a user",
+        ),
     }
 }
 
@@ -354,6 +371,22 @@ impl Acting {
             Verdict::Allow | Verdict::Confirm => Ok(()),
             verdict => Err(denied(verdict)),
         }
+    }
+
+    /// Whether they may read this database.
+    ///
+    /// # Errors
+    /// 403 with the reason, which is written down.
+    pub(crate) fn reads<B: Backend>(&self, app: &Shared<B>, database: Database) -> Result<(), Failure> {
+        let access = app.access();
+        let verdict = allow_database(&access, &self.principal, database);
+        if verdict == Verdict::Allow {
+            return Ok(());
+        }
+        let failure = denied(verdict);
+        let why = format!("{} ({})", failure.problem().message, failure.problem().code);
+        app.denials.write(app, self.actor(&access, database.name()), why);
+        Err(failure)
     }
 
     /// Who does it to `target`, for the log entry.

@@ -1,19 +1,19 @@
 //! How many copies follow what they have to do: switching it, and why there are as many as there are.
 
-use crate::access::Acting;
+use crate::asked::Asked;
 use crate::backend::Backend;
-use crate::cluster::{Changed, command, service_name, shown, unknown_service};
+use crate::cluster::{Changed, service_name, shown, unknown_service};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
 use crate::view::Problem;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use http::{HeaderMap, Uri};
 use quorate_model::autoscale::{AutoscaleCommand, AutoscaleWish};
 use quorate_model::command::Command;
-use quorate_model::id::{RequestId, ServiceName};
+use quorate_model::id::ServiceName;
 use quorate_model::spec::{Autoscale, Share};
 use quorate_model::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,13 @@ pub struct AutoscaleChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub memory: Option<Share>,
+    /// How many requests a second a copy is to have, 1 to 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rps: Option<u32>,
+    /// How long 95 of 100 requests may take at most, `1ms` to `10s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub p95: Option<Span>,
     /// How often it is looked, `5s` to `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -83,6 +90,9 @@ pub struct FoundView {
     /// `low`, `moderate` or `high`: what a copy has to do, by the busiest metric. `null`: nothing was measured.
     pub load: Option<String>,
     pub readings: Vec<ReadingView>,
+    /// What gateways told; absent where nothing is to go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficView>,
     /// How many copies are right for that, between the limits. `null`: nobody has looked yet.
     pub right: Option<u32>,
     /// How many are asked for now.
@@ -97,12 +107,28 @@ pub struct FoundView {
     pub changes: Vec<AutoscaledView>,
 }
 
+/// What gateways told between the last look and the one before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TrafficView {
+    /// Gateways that have told of it lately.
+    pub gateways: u32,
+    /// Those of them that are silent now, or were heard only once.
+    pub silent: u32,
+    /// Requests that came in, in thousandths of one a second.
+    pub millirequests: u64,
+    /// Requests that waited for their response.
+    pub waiting: u64,
+    /// How long 95 of 100 took at most, in microseconds.
+    pub p95_us: u64,
+}
+
 /// What one metric says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadingView {
-    /// `cpu` or `memory`.
+    /// `cpu`, `memory`, `rps`, `p95`, `scrape` or `sql`.
     pub metric: String,
-    /// What a copy uses on average: thousandths of a CPU, or bytes.
+    /// What a copy has on average: thousandths of a CPU, bytes, thousandths of a request a second or of a number that
+    /// is told; of `p95` how long 95 of 100 requests took at most, in microseconds.
     pub mean: u64,
     /// What it is to use.
     pub target: u64,
@@ -146,29 +172,19 @@ pub(crate) async fn show<B: Backend>(
     request_body = AutoscaleChange,
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
-pub(crate) async fn set<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+pub(crate) async fn set<B: Backend>(asked: Asked<B>, headers: HeaderMap, body: Body) -> Result<Json<Changed>, Failure> {
+    let service = asked.service.clone();
     let change: AutoscaleChange = read_json(&read_body(&headers, body).await?)?;
     let word = match change.enabled {
         Some(true) => "on",
         Some(false) => "off",
         None => "changed",
     };
-    let actor = acting.on(&app.access(), &format!("{service} {word}"))?;
-    let AutoscaleChange { enabled, min, max, cpu, memory, every, warmup, down_after } = change;
-    let wish = AutoscaleWish { enabled, min, max, cpu, memory, every, warmup, down_after };
+    let AutoscaleChange { enabled, min, max, cpu, memory, rps, p95, every, warmup, down_after } = change;
+    let wish = AutoscaleWish { enabled, min, max, cpu, memory, rps, p95, every, warmup, down_after };
     let wish = Command::Autoscale(AutoscaleCommand::Set { service: service.clone(), wish });
-    let index = command(&app, id, &wish, &actor, patience).await?;
-    let overview = shown(&app, index).await;
+    let index = asked.carry_out(&format!("{service} {word}"), &wish).await?;
+    let overview = shown(&asked.app, index).await;
     let replicas = overview.services.iter().find(|known| known.name == service).map(|known| known.want);
     Ok(Json(Changed { service, index: index.0, replicas, room: None }))
 }

@@ -12,10 +12,12 @@ use quorate_model::access::name::SecretName;
 use quorate_model::access::{AccessState, Actor};
 use quorate_model::command::Refusal;
 use quorate_model::entry::{Database, Outcome, Proposal};
+use quorate_model::external::{External, ExternalRecord, NodeLogin};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::member::SecretHash;
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
+use quorate_model::secret::Secret;
 use quorate_model::sql::{Consistency, Rows, SqlBatch, SqlError};
 use quorate_model::time::Span;
 use quorate_model::trust::TrustCommand;
@@ -180,6 +182,20 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Seals a secret with the cluster's key. Two calls give different bytes.
     fn seal(&self, _: &SecretName, _: &[u8]) -> Result<Sealed, SealRefused> {
         Err(SealRefused::NoKey)
+    }
+
+    /// Externals, by name.
+    fn externals(&self) -> Vec<ExternalRecord> {
+        Vec::new()
+    }
+
+    /// Has every node that runs services log in to an external. `password`: instead of the secret that it names.
+    fn log_in(
+        &self,
+        _: External,
+        _: Option<Secret<Vec<u8>>>,
+    ) -> impl Future<Output = Result<Vec<NodeLogin>, SealRefused>> + Send {
+        std::future::ready(Err(SealRefused::NoKey))
     }
 
     /// What nodes prove themselves with, as far as this one knows.

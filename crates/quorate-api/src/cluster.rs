@@ -1,6 +1,7 @@
 //! The cluster: what it is, what is wanted of it, who leads it.
 
 use crate::access::Acting;
+use crate::asked::Asked;
 use crate::backend::Backend;
 use crate::ha;
 use crate::members::find_node;
@@ -29,7 +30,7 @@ use utoipa::{IntoParams, ToSchema};
 /// Longest wait, after a commit, for this node's own view to show it.
 pub(crate) const VIEW_WITHIN: Duration = Duration::from_secs(1);
 
-fn current<B: Backend>(app: &Shared<B>) -> Arc<Overview> {
+pub(crate) fn current<B: Backend>(app: &Shared<B>) -> Arc<Overview> {
     app.backend.overview().borrow().clone()
 }
 
@@ -208,8 +209,9 @@ pub(crate) async fn apply_specs<B: Backend>(
     if options.plan {
         return Ok(Json(SpecAnswer { services, index: None }));
     }
-    if document.services.iter().any(|service| !service.secrets.is_empty()) {
-        // Who says what runs with a secret gets to know it.
+    let has_secrets = |service: &ServiceSpec| !service.secrets.is_empty() || !service.externals.is_empty();
+    if document.services.iter().any(has_secrets) {
+        // Who says what runs with a secret gets to know it, and so with the password of an external.
         acting.may(&app.access(), Operation::SecretSet)?;
     }
     let names: Vec<&str> = document.services.iter().map(|service| service.name.as_str()).collect();
@@ -333,18 +335,9 @@ pub struct Changed {
 /// Removes a service: its replicas end, its routes go.
 #[utoipa::path(delete, path = "/v1/services/{name}", tag = "services", params(("name" = String, Path)),
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem)))]
-pub(crate) async fn remove_service<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
-) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
-    let actor = acting.on(&app.access(), service.as_str())?;
-    let index = command(&app, id, &Command::RemoveService { service: service.clone() }, &actor, patience).await?;
-    Ok(Json(Changed { service, index: index.0, replicas: None, room: None }))
+pub(crate) async fn remove_service<B: Backend>(asked: Asked<B>) -> Result<Json<Changed>, Failure> {
+    let service = asked.service.clone();
+    asked.done(service.as_str(), &Command::RemoveService { service: service.clone() }).await
 }
 
 /// How many copies of a service are wanted.
@@ -362,24 +355,18 @@ pub struct Scale {
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn scale<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
+    asked: Asked<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let service = asked.service.clone();
     let Scale { replicas } = read_json(&read_body(&headers, body).await?)?;
-    let actor = acting.on(&app.access(), &format!("{service} to {replicas}"))?;
     let scale = Command::ScaleService { service: service.clone(), replicas };
-    let index = command(&app, id, &scale, &actor, patience).await?;
+    let index = asked.carry_out(&format!("{service} to {replicas}"), &scale).await?;
     // What is explained must know of it.
-    shown(&app, index).await;
+    shown(&asked.app, index).await;
     // It is done; who cannot be told how it looks now is not told that it failed.
-    let explained = app.backend.explain(service.clone(), patience).await;
+    let explained = asked.app.backend.explain(service.clone(), asked.patience()).await;
     let room = explained.ok().flatten().and_then(|explained| explained.room);
     Ok(Json(Changed { service, index: index.0, replicas: Some(replicas), room }))
 }
@@ -387,18 +374,9 @@ pub(crate) async fn scale<B: Backend>(
 /// Replaces every copy of a service by another of the same program, one after another as an update does.
 #[utoipa::path(post, path = "/v1/services/{name}/restart", tag = "services", params(("name" = String, Path)),
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem)))]
-pub(crate) async fn restart<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
-) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
-    let actor = acting.on(&app.access(), service.as_str())?;
-    let index = command(&app, id, &Command::RestartService { service: service.clone() }, &actor, patience).await?;
-    Ok(Json(Changed { service, index: index.0, replicas: None, room: None }))
+pub(crate) async fn restart<B: Backend>(asked: Asked<B>) -> Result<Json<Changed>, Failure> {
+    let service = asked.service.clone();
+    asked.done(service.as_str(), &Command::RestartService { service: service.clone() }).await
 }
 
 /// A text that cannot be a name is the name of no service.
@@ -477,7 +455,7 @@ pub(crate) async fn command<B: Backend>(
     }
 }
 
-fn refused(overview: &Overview, refusal: Refusal) -> Failure {
+pub(crate) fn refused(overview: &Overview, refusal: Refusal) -> Failure {
     match refusal {
         Refusal::UnknownService { service, similar: None } => unknown_service(overview, service.as_str()),
         other => other.into(),

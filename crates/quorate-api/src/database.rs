@@ -3,6 +3,7 @@
 //! A statement that SQLite refuses is part of an answer (200, `error` in its result); a request
 //! that never reached SQLite is a failure.
 
+use crate::access::Acting;
 use crate::backend::{Answer, Backend, Committed, Query};
 use crate::json::{Native, NativeStatement, Params, write_list, write_plain, write_rows, write_str};
 use crate::problem::Failure;
@@ -174,11 +175,12 @@ fn write_table(out: &mut Vec<u8>, rows: &Rows) {
         (status = 504, description = "query-too-slow", body = Problem)))]
 pub(crate) async fn query<B: Backend>(
     State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
     let request: SqlRequest = read_json(&read_body(&headers, body).await?)?;
-    run_query(&app, request.check()?).await
+    run_query(&app, &acting, request.check()?).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -200,15 +202,20 @@ pub(crate) struct QueryParams {
 #[utoipa::path(get, path = "/v1/db/query", tag = "database", params(QueryParams),
     responses((status = 200, body = inline(doc::QueryAnswer)), (status = 400, body = Problem),
         (status = 503, description = "no-leader", body = Problem)))]
-pub(crate) async fn query_get<B: Backend>(State(app): State<Shared<B>>, uri: Uri) -> Result<Response, Failure> {
+pub(crate) async fn query_get<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
+    uri: Uri,
+) -> Result<Response, Failure> {
     let QueryParams { sql, database, consistency, timeout_ms } = read_query(&uri)?;
     let batch = SqlBatch { statements: vec![Statement::new(sql)], transaction: false };
     let patience = patience(timeout_ms)?;
-    run_query(&app, Checked { batch, database: database.into(), consistency, patience }).await
+    run_query(&app, &acting, Checked { batch, database: database.into(), consistency, patience }).await
 }
 
-async fn run_query<B: Backend>(app: &Shared<B>, request: Checked) -> Result<Response, Failure> {
+async fn run_query<B: Backend>(app: &Shared<B>, acting: &Acting, request: Checked) -> Result<Response, Failure> {
     let Checked { batch, database, consistency, patience } = request;
+    acting.reads(app, database)?;
     let Answer { results, applied, age } = app.backend.query(Query { database, batch, consistency, patience }).await?;
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"results\":");

@@ -11,6 +11,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod access;
+pub mod activation;
+mod asked;
 pub mod autoscale;
 pub mod backend;
 pub mod certificates;
@@ -18,6 +20,7 @@ mod cluster;
 mod console;
 mod database;
 pub mod drills;
+pub mod externals;
 pub mod failover;
 mod guard;
 pub mod ha;
@@ -31,6 +34,7 @@ pub mod members;
 mod openapi;
 pub mod placement;
 pub mod problem;
+pub mod reconfigure;
 mod request;
 mod rqlite;
 mod secrets;

@@ -10,7 +10,7 @@ use crate::cluster::{command, shown};
 use crate::ha;
 use crate::members::find_node;
 use crate::problem::Failure;
-use crate::request::{Patience, patience, read_body, read_json, read_query};
+use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
 use crate::view::{NodeMode, NodeView, Overview, Problem, Standing};
 use axum::Json;
@@ -190,6 +190,35 @@ pub(crate) async fn restart_active<B: Backend>(
     begin_anew(&app, id, &acting, &uri, active).await
 }
 
+/// Ends the server of a node, manager or not, and begins it anew with the settings of its file; one that leads hands
+/// over first. What it runs for users is not touched. Refused while another server is away or begins anew, and while
+/// the node's file has a mistake.
+#[utoipa::path(post, path = "/v1/nodes/{node}/restart", tag = "members", params(("node" = String, Path)),
+    responses((status = 200, body = Managers), (status = 404, description = "unknown-node", body = Problem),
+        (status = 409, description = "other-away, bad-settings", body = Problem)))]
+pub(crate) async fn restart_node<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(wanted): Named,
+    uri: Uri,
+) -> Result<Json<Managers>, Failure> {
+    let overview = app.backend.overview().borrow().clone();
+    let node = find_node(&overview, &wanted)?;
+    if let Some(mistake) = node.pending.as_ref().map(|pending| &pending.mistake).filter(|mistake| !mistake.is_empty()) {
+        let message = format!("{} would not come back: {mistake}", node.name);
+        let fix = "correct its file; `quorate config validate` there says whether it is good";
+        return Err(
+            Failure::new(StatusCode::CONFLICT, "bad-settings", message, fix).with_details(json!({ "node": node.name }))
+        );
+    }
+    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let actor = acting.on(&app.access(), &node.name)?;
+    let restart = MemberCommand::RestartServer { node: node.id, generation: node.generation, alone: true };
+    let index = command(&app, id, &Command::Member(restart), &actor, patience).await?;
+    Ok(Json(Managers { nodes: vec![node.clone()], index: index.0 }))
+}
+
 async fn begin_anew<B: Backend>(
     app: &Shared<B>,
     id: RequestId,
@@ -199,7 +228,7 @@ async fn begin_anew<B: Backend>(
 ) -> Result<Json<Managers>, Failure> {
     let patience = patience(read_query::<Patience>(uri)?.timeout_ms)?;
     let actor = acting.on(&app.access(), &node.name)?;
-    let restart = MemberCommand::RestartServer { node: node.id, generation: node.generation };
+    let restart = MemberCommand::RestartServer { node: node.id, generation: node.generation, alone: false };
     let index = command(app, id, &Command::Member(restart), &actor, patience).await?;
     Ok(Json(Managers { nodes: vec![node.clone()], index: index.0 }))
 }

@@ -2,8 +2,8 @@
 
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
-    autoscale, certificates, cluster, database, drills, failover, ha, health, join, log, managers, members, placement,
-    secrets, stream, updates, vips,
+    activation, autoscale, certificates, cluster, database, drills, externals, failover, ha, health, join, log,
+    managers, members, placement, reconfigure, secrets, stream, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -25,6 +25,7 @@ use utoipa::OpenApi;
         cluster::remove_service,
         cluster::scale,
         cluster::restart,
+        activation::activate,
         autoscale::show,
         autoscale::set,
         updates::history,
@@ -59,6 +60,9 @@ use utoipa::OpenApi;
         managers::restart,
         managers::restart_active,
         managers::rule,
+        managers::restart_node,
+        reconfigure::list,
+        reconfigure::change,
         failover::show,
         failover::set,
         ha::show,
@@ -71,6 +75,11 @@ use utoipa::OpenApi;
         certificates::show,
         certificates::renew,
         certificates::rotate,
+        externals::list,
+        externals::show,
+        externals::set,
+        externals::test,
+        externals::remove,
         vips::list,
         vips::add,
         vips::remove,

@@ -226,6 +226,16 @@ impl From<Refusal> for Failure {
             Refusal::UnknownVip { .. } => {
                 (StatusCode::NOT_FOUND, "unknown-vip", "see `quorate vip list` for those that there are".into())
             }
+            Refusal::UnknownExternal { external, similar } => {
+                let list = "see `quorate external list` for those that there are".to_owned();
+                let fix = similar.as_ref().map_or(list, |similar| format!("use `{similar}` instead of `{external}`"));
+                (StatusCode::NOT_FOUND, "unknown-external", fix)
+            }
+            Refusal::ExternalInUse { external, service } => (
+                StatusCode::CONFLICT,
+                "external-in-use",
+                format!("take `{external}` out of the spec of `{service}` first, and apply it"),
+            ),
             Refusal::RouteWithoutService { service } => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "route-without-service",
@@ -236,8 +246,16 @@ impl From<Refusal> for Failure {
                 "invalid",
                 format!("nothing was changed: correct `{field}` and send it again"),
             ),
+            Refusal::NotActivated { service, .. } => (
+                StatusCode::CONFLICT,
+                "not-activated",
+                format!("see which copies it has, and how they are: `quorate service show {service}`"),
+            ),
             Refusal::NotScalable { service, .. } => {
                 (StatusCode::CONFLICT, "not-scalable", format!("see where it runs: `quorate explain {service}`"))
+            }
+            Refusal::NothingGranted { .. } => {
+                (StatusCode::CONFLICT, "nothing-granted", "it has ended, or its spec has no `grants`".to_owned())
             }
             Refusal::Autoscaled { service, .. } => (
                 StatusCode::CONFLICT,
@@ -246,6 +264,11 @@ impl From<Refusal> for Failure {
                     "change its limits: `quorate autoscale on {service} --min N --max N`; or scale it by hand from now \
                      on: `quorate autoscale off {service}`; see what it goes by: `quorate autoscale explain {service}`"
                 ),
+            ),
+            Refusal::OtherAway { node } => (
+                StatusCode::CONFLICT,
+                "other-away",
+                format!("wait until {node} is joined again (`quorate node show {node}`), or bring it back, and retry"),
             ),
             Refusal::NodeLives { node } => {
                 (StatusCode::CONFLICT, "node-lives", format!("to empty a node that lives: `quorate node drain {node}`"))
@@ -622,8 +645,15 @@ mod tests {
             Refusal::Invalid { field: "replicas".into(), problem: "is 0".into() }.into(),
             Refusal::UnknownToken { token: TokenId::from_u128(1) }.into(),
             Refusal::NotScalable { service: ServiceName::new("agent").unwrap(), why: "runs everywhere".into() }.into(),
+            Refusal::NotActivated {
+                service: ServiceName::new("db").unwrap(),
+                why: "n3 has no healthy copy of it".into(),
+            }
+            .into(),
             Refusal::Autoscaled { service: ServiceName::new("web").unwrap(), min: 2, max: 8 }.into(),
+            Refusal::NothingGranted { replica: ReplicaId::from_u128(1) }.into(),
             Refusal::NodeLives { node: "n2".into() }.into(),
+            Refusal::OtherAway { node: "n2".into() }.into(),
             Refusal::NoDrill { why: NoDrill::Alone }.into(),
             Refusal::KeepsService { node: "n2".into(), service: ServiceName::new("db").unwrap() }.into(),
             Refusal::NoVersion { service: ServiceName::new("web").unwrap(), version: Some(7), known: vec![1] }.into(),
@@ -720,8 +750,11 @@ mod tests {
             422 invalid
             404 token-unknown
             409 not-scalable
+            409 not-activated
             409 autoscaled
+            409 nothing-granted
             409 node-lives
+            409 other-away
             409 no-drill
             409 keeps-service
             409 no-version

@@ -4,6 +4,7 @@
 //! Words and shapes here are rqlite's. Errors of SQLite are answers (200); errors of transport are
 //! plain text. Sources: rqlite's API documentation and its `http` and `command/encoding` packages.
 
+use crate::access::Acting;
 use crate::backend::{Backend, Query, ReadError, WriteError};
 use crate::json::{Dialect as _, Rqlite, RqliteStatement, UNSUPPORTED, write_list, write_plain, write_value};
 use crate::problem::Failure;
@@ -104,24 +105,35 @@ pub(crate) async fn execute<B: Backend>(
 /// `POST /db/query`
 pub(crate) async fn query<B: Backend>(
     State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
     let flags = Flags::read(&uri)?;
     let batch = read_batch(&flags, &headers, body).await?;
-    run_query(&app, &flags, batch).await
+    run_query(&app, &acting, &flags, batch).await
 }
 
 /// `GET /db/query?q=…`
-pub(crate) async fn query_get<B: Backend>(State(app): State<Shared<B>>, uri: Uri) -> Result<Response, Refused> {
+pub(crate) async fn query_get<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(acting): Extension<Acting>,
+    uri: Uri,
+) -> Result<Response, Refused> {
     let mut flags = Flags::read(&uri)?;
     let sql = flags.q.take().filter(|sql| !sql.is_empty()).ok_or_else(|| bad_request("query parameter not set"))?;
     let batch = SqlBatch { statements: vec![Statement::new(sql)], transaction: flags.transaction.is_some() };
-    run_query(&app, &flags, batch).await
+    run_query(&app, &acting, &flags, batch).await
 }
 
-async fn run_query<B: Backend>(app: &Shared<B>, flags: &Flags, batch: SqlBatch) -> Result<Response, Refused> {
+async fn run_query<B: Backend>(
+    app: &Shared<B>,
+    acting: &Acting,
+    flags: &Flags,
+    batch: SqlBatch,
+) -> Result<Response, Refused> {
+    acting.reads(app, Database::Main).map_err(in_words)?;
     let query =
         Query { database: Database::Main, batch, consistency: flags.consistency(), patience: flags.patience()? };
     let found = app.backend.query(query).await.map_err(refuse_read)?;

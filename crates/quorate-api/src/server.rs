@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
-    autoscale, certificates, cluster, console, database, drills, failover, guard, ha, health, join, kuzzle, log,
-    managers, members, openapi, placement, rqlite, secrets, stream, updates, vips,
+    activation, autoscale, certificates, cluster, console, database, drills, externals, failover, guard, ha, health,
+    join, kuzzle, log, managers, members, openapi, placement, reconfigure, rqlite, secrets, stream, updates, vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -130,6 +130,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/nodes/{node}/alias").put(O::NodeAlias, members::alias::<B>),
         at("/v1/nodes/{node}/confirm-dead").post(O::NodeConfirmDead, members::confirm_dead::<B>),
         at("/v1/nodes/{node}/roles").put(O::NodeRoles, members::roles::<B>),
+        at("/v1/nodes/{node}/restart").post(O::NodeRestart, managers::restart_node::<B>),
         at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
         at("/v1/nodes/{node}/labels").post(O::NodeLabel, placement::labels::<B>),
         at("/v1/nodes/{node}/availability").put(O::NodeAvailability, placement::availability::<B>),
@@ -147,6 +148,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/managers/rule").put(O::ManagerRule, managers::rule::<B>),
         at("/v1/failover").get(O::ClusterRead, failover::show::<B>).put(O::FailoverSet, failover::set::<B>),
         at("/v1/ha").get(O::ClusterRead, ha::show::<B>).put(O::HaSet, ha::set::<B>),
+        at("/v1/settings").get(O::ClusterRead, reconfigure::list::<B>).post(O::Reconfigure, reconfigure::change::<B>),
         at("/v1/leave").post(O::NodeLeave, members::leave::<B>),
         at("/v1/join-tokens")
             .get(O::JoinTokenRead, members::tokens::<B>)
@@ -176,9 +178,16 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/services/{name}/autoscale")
             .get(O::ClusterRead, autoscale::show::<B>)
             .put(O::ServiceAutoscale, autoscale::set::<B>),
+        at("/v1/services/{name}/activate").post(O::ServiceActivate, activation::activate::<B>),
         at("/v1/services/{name}/restart").post(O::ServiceRestart, cluster::restart::<B>),
         at("/v1/vips").get(O::ClusterRead, vips::list::<B>).post(O::VipAdd, vips::add::<B>),
         at("/v1/vips/{ip}").delete(O::VipRemove, vips::remove::<B>),
+        at("/v1/externals").get(O::ClusterRead, externals::list::<B>),
+        at("/v1/externals/{name}")
+            .get(O::ClusterRead, externals::show::<B>)
+            .put(O::ExternalSet, externals::set::<B>)
+            .delete(O::ExternalRemove, externals::remove::<B>),
+        at("/v1/externals/{name}/test").post(O::ExternalTest, externals::test::<B>),
         at("/v1/events").get(O::ClusterRead, cluster::events::<B>),
         at("/v1/active").get(O::HealthRead, cluster::active::<B>),
         at("/v1/health").get(O::HealthRead, health::health::<B>),

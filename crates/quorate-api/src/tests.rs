@@ -56,6 +56,7 @@ mod ha;
 mod managers;
 mod members;
 mod placement;
+mod reconfigure;
 mod streams;
 mod vips;
 mod waiting;
@@ -281,7 +282,11 @@ impl Fake {
                 }
                 Command::Member(command) => refusal = self.change_member(overview, index, command),
                 // Only whether it may be asked for is of interest here.
-                Command::Drill(_) | Command::Rebalance { .. } => {}
+                Command::Drill(_)
+                | Command::Rebalance { .. }
+                | Command::Reconfigure { .. }
+                | Command::Activate { .. }
+                | Command::External(_) => {}
                 other => panic!("{other:?}"),
             }
         });
@@ -554,8 +559,10 @@ fn overview() -> Overview {
         availability: Availability::Open,
         drain_deadline: None,
         log_dir: None,
+        pending: None,
         capacity: None,
         reserved: Amount::default(),
+        drivers: None,
     };
     Overview {
         sequence: 1,

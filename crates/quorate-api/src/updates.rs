@@ -1,19 +1,19 @@
 //! Updates of services: how far one is, which versions there were, and what an operator decides about them.
 
-use crate::access::Acting;
+use crate::asked::Asked;
 use crate::backend::Backend;
-use crate::cluster::{Changed, command, service_name, unknown_service};
+use crate::cluster::{Changed, service_name, unknown_service};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
 use crate::view::Problem;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use http::{HeaderMap, Uri};
 use quorate_model::command::Command;
 use quorate_model::deployment::Stage;
-use quorate_model::id::{RequestId, ServiceName};
+use quorate_model::id::ServiceName;
 use quorate_model::spec::ServiceSpec;
 use quorate_model::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -132,25 +132,17 @@ pub(crate) async fn history<B: Backend>(
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem),
         (status = 409, description = "no-version", body = Problem)))]
 pub(crate) async fn rollback<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
+    asked: Asked<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let service = asked.service.clone();
     let RollBack { to } = read_json(&read_body(&headers, body).await?)?;
     let target = match to {
         Some(version) => format!("{service} back to version {version}"),
         None => format!("{service} back to the version before"),
     };
-    let actor = acting.on(&app.access(), &target)?;
-    let wish = Command::RollBackService { service: service.clone(), to };
-    let index = command(&app, id, &wish, &actor, patience).await?;
-    Ok(Json(Changed { service, index: index.0, replicas: None, room: None }))
+    asked.done(&target, &Command::RollBackService { service, to }).await
 }
 
 /// Lets an update go on that waits for somebody, or ends it.
@@ -159,22 +151,15 @@ pub(crate) async fn rollback<B: Backend>(
     responses((status = 200, body = Changed), (status = 404, description = "unknown-service", body = Problem),
         (status = 409, description = "no-update, no-version", body = Problem)))]
 pub(crate) async fn update<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(name): Named,
-    uri: Uri,
+    asked: Asked<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Changed>, Failure> {
-    let service = service_name(&app, &name)?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
+    let service = asked.service.clone();
     let UpdateWish { action } = read_json(&read_body(&headers, body).await?)?;
     let (word, wish) = match action {
         UpdateAction::Continue => ("continues", Command::ContinueUpdate { service: service.clone() }),
         UpdateAction::Abort => ("is aborted", Command::AbortUpdate { service: service.clone() }),
     };
-    let actor = acting.on(&app.access(), &format!("the update of {service} {word}"))?;
-    let index = command(&app, id, &wish, &actor, patience).await?;
-    Ok(Json(Changed { service, index: index.0, replicas: None, room: None }))
+    asked.done(&format!("the update of {service} {word}"), &wish).await
 }

@@ -206,6 +206,9 @@ pub struct NodeView {
     /// The directory on it with its server's own log, as it said when it was heard last.
     #[serde(default)]
     pub log_dir: Option<String>,
+    /// What its file of settings says and is not in force before its server begins anew; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingView>,
     /// What it has for replicas together, `cpu_millis` and `memory_bytes`, as it said last. Absent for one that is
     /// no worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,6 +218,21 @@ pub struct NodeView {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub reserved: Amount,
+    /// What it has for running services, as it said last: some of `process`, `podman`, `docker`, `ocf`, `systemd`,
+    /// `vip`. Absent for one that is no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub drivers: Option<BTreeSet<String>>,
+}
+
+/// Settings of a node's file that wait for its server to begin anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PendingView {
+    /// Like `log.keep_mib 64 → 4`.
+    pub changes: Vec<String>,
+    /// What is wrong with the file: a server that began anew now would not come back. Empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mistake: String,
 }
 
 /// A manager's part in decisions.
@@ -322,6 +340,10 @@ pub struct ReplicaView {
     /// `starting`, `healthy`, `unhealthy`, `backing-off`, `draining`, `stopping`, `stopped`,
     /// `failed`; `pending` before its node has said anything; `unknown` while its node is away.
     pub state: String,
+    /// Of a copy of an active-passive service: `standby`, `promoting`, `active` or `demoting`; absent of others, and
+    /// while its node is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     pub pid: Option<u32>,
     /// HOST:PORT of each port by name.
     pub addresses: BTreeMap<String, String>,

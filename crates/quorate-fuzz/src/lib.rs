@@ -14,6 +14,7 @@
 
 mod api;
 mod disk;
+mod dns;
 mod entry;
 mod gossip;
 mod link;
@@ -25,6 +26,7 @@ mod workload;
 
 pub use api::{http, rqlite, sql};
 pub use disk::{log, snapshot};
+pub use dns::dns;
 pub use entry::entry;
 pub use gossip::gossip;
 pub use link::link;
@@ -39,6 +41,7 @@ pub type Target = fn(&[u8]) -> bool;
 /// Every target by name. `fuzz/fuzz_targets/NAME.rs` calls the function of that name.
 pub const TARGETS: &[(&str, Target)] = &[
     ("agent", agent),
+    ("dns", dns),
     ("entry", entry),
     ("gossip", gossip),
     ("http", http),

@@ -1,6 +1,7 @@
 //! The node link: what peers send.
 
 use bytes::BytesMut;
+use quorate_model::external::{External, NodeLogin};
 use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::state::{ClusterState, NodeIdentity, Role};
 use quorate_model::time::{Timestamp, WallTime};
@@ -82,6 +83,8 @@ fn look(body: &Body) {
             }
         }
         Body::Ping(_) | Body::Remembered(_) | Body::LogAnswer(_) | Body::AskSecrets(_) | Body::GiveSecrets(_) => {}
+        Body::TryExternal(message) => drop(serde_json::from_slice::<External>(&message.external)),
+        Body::TriedExternal(message) => drop(serde_json::from_slice::<NodeLogin>(&message.login)),
         Body::LogQuestion(question) => drop(question.replica()),
         Body::Renew(message) => message.leases.iter().for_each(|lease| drop(lease.lease())),
         Body::AskAges(message) => message.leases.iter().for_each(|lease| drop(lease.lease())),

@@ -1,13 +1,13 @@
 //! First inputs, made by the real encoders: each is one that its decoder takes.
 
-use crate::{disk, gossip, link};
+use crate::{disk, dns, gossip, link};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use quorate_model::command::{Command, Refusal};
 use quorate_model::entry::{Envelope, Outcome, Proposal};
 use quorate_model::fence::FenceRefused;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName};
-use quorate_model::observed::{NodeReport, ReplicaState, ReplicaStatus};
+use quorate_model::observed::{Casting, NodeReport, Part, Pending, ReplicaState, ReplicaStatus};
 use quorate_model::resource::{Amount, Pressure, Usage};
 use quorate_model::spec::{self, Format, SpecDocument};
 use quorate_model::sql::{Scalar, SqlBatch, SqlOutcome, Statement, StatementResult};
@@ -16,7 +16,7 @@ use quorate_model::time::WallTime;
 use quorate_node::wire::{
     self, Ages, AskAges, AskSecrets, Body, Forward, ForwardedProposal, GiveSecrets, GivenSecret, GossipKeys, Hello,
     LeaseAge, LogAnswer, LogQuestion, Ping, RaftEntry, RaftMessage, Remembered, Renew, Renewal, Renewed, SnapshotHead,
-    Status, Transfer, Voters,
+    Status, Transfer, TriedExternal, TryExternal, Voters,
 };
 use quorate_trust::key::NodeKey;
 use std::collections::BTreeMap;
@@ -46,6 +46,7 @@ listen = ":8443"
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "agent" => agent(),
+        "dns" => dns::seeds(),
         "entry" => entries(),
         "gossip" => gossip::seeds(),
         "http" => texts(HTTP),
@@ -173,10 +174,12 @@ fn frames() -> Vec<Vec<u8>> {
         detail: String::new(),
         log_dir: String::new(),
         fencing: None,
+        casting: Some(Casting { part: Part::Active, epoch: 4, yielded: 0 }),
     };
     let pressure = Some(Pressure { cpu_permille: 10, ..Pressure::default() });
     let usage = Usage { cpu_millis: 500, memory_bytes: Some(1 << 20), pressure };
     let report = NodeReport {
+        pending: Pending { changes: vec!["log.keep_mib 64 → 4".into()], mistake: String::new() },
         node: link::peer(),
         sequence: 3,
         replicas: vec![replica],
@@ -186,6 +189,8 @@ fn frames() -> Vec<Vec<u8>> {
         log_dir: String::new(),
         capacity: Some(Amount { cpu_millis: 2000, memory_bytes: 1 << 30 }),
         usage: BTreeMap::from([(ReplicaId::from_u128(3), usage)]),
+        scraped: BTreeMap::from([(ReplicaId::from_u128(3), 2500)]),
+        drivers: Some(["process".to_owned()].into()),
         trust: None,
         prepared: Vec::new(),
     };
@@ -223,6 +228,12 @@ fn frames() -> Vec<Vec<u8>> {
                 value: Bytes::from_static(b"value"),
             }],
         }),
+        Body::TryExternal(TryExternal {
+            ticket: 7,
+            external: r#"{"name":"db","kind":"postgres","hosts":["h1:5432"],"user":"joe"}"#.into(),
+            password: Some(Bytes::from_static(b"value")),
+        }),
+        Body::TriedExternal(TriedExternal { ticket: 7, login: r#"{"node":"n1","hosts":[{"host":"h1:5432"}]}"#.into() }),
         Body::GossipKeys(GossipKeys { ring: format!("1 {}\n", "07".repeat(32)) }),
         Body::Renew(Renew { run: 9, leases: vec![renewal.clone()] }),
         Body::Renewed(Renewed { run: 9, leases: vec![renewal.clone()], voters: voters.clone() }),
@@ -267,12 +278,20 @@ fn agent() -> Vec<Vec<u8>> {
         r#"r{"v":1,"do":"promote"}"#,
         r#"k{"seen":"failing","detail":"monitor of a:b said error (1)","fencing":"agent","may_be_left":true}"#,
         r#"m<?xml version="1.0"?><resource-agent name="a"><parameters><parameter name="ip" required="1"/></parameters><actions><action name="monitor" timeout="20s" interval="10"/></actions></resource-agent>"#,
+        "p# HELP m Jobs that wait.\nm{l=\"v\",q=\"a\\n\\\"b\\\\\"} 2.5 1700000000000\nm{l=\"v\"} 1e3\nmore 1\n",
         &format!(
             r#"s{{"v":1,"replica":"{id}","shim_pid":7,"state":"running","pid":9,"lease":{{"epoch":3,"fencing":"pid-namespace","init":8,"let_go":false}}}}"#
         ),
         &format!(
             r#"l{{"v":1,"assigned":{leased},"command":["/opt/web"],"env":{{}},"ports":{{}},"restarts":0,"deadline":5500000000}}"#
         ),
+        "R+OK\r\n+PONG\r\n$16\r\ncluster_state:ok\r\n",
+        "R-WRONGPASS invalid username-password pair\r\n",
+        "SHTTP/1.1 200 OK\r\n\r\n<ListBucketResult></ListBucketResult>",
+        "SHTTP/1.1 404 Not Found\r\n\r\n<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>",
+        // No password is asked for; ready; ready again after one row.
+        "PR\0\0\0\u{8}\0\0\0\0Z\0\0\0\u{5}IZ\0\0\0\u{5}I",
+        "PE\0\0\0\u{10}C28P01\0Mno\0\0",
     ])
 }
 

@@ -23,6 +23,7 @@
 
 mod check;
 mod control;
+mod counters;
 mod downstream;
 mod endpoint;
 #[doc(hidden)]

@@ -1,19 +1,25 @@
 //! What every part of a gateway shares: the table in force, the endpoints, the counters.
 
+use crate::counters::Counters;
 use crate::downstream::Clients;
 use crate::endpoint::Endpoint;
 use crate::table::{Choice, Service, Table};
 use crate::{GatewayConfig, Limits, check};
 use arc_swap::ArcSwapOption;
-use quorate_model::id::ReplicaId;
+use quorate_model::id::{ReplicaId, ServiceName};
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::{EndpointState, RoutingTable};
+use quorate_model::traffic::Traffic;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+
+/// Most services that a report tells of: it goes to every manager each second, with some 200 bytes for each.
+const TOLD_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Plane {
@@ -32,6 +38,7 @@ pub(crate) struct Plane {
     pub drained: Arc<Notify>,
     requests: AtomicU64,
     failed: AtomicU64,
+    began: Instant,
     installed: Mutex<Installed>,
 }
 
@@ -41,6 +48,8 @@ struct Installed {
     /// The table in force is the one of an earlier run: any manager's replaces it.
     provisional: bool,
     endpoints: BTreeMap<(ReplicaId, SocketAddr), Known>,
+    /// Of each service in force.
+    counters: BTreeMap<ServiceName, Arc<Counters>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +91,7 @@ impl Plane {
             drained: Arc::new(Notify::new()),
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            began: Instant::now(),
             installed: Mutex::default(),
         }
     }
@@ -99,6 +109,7 @@ impl Plane {
         }
         installed.provisional = origin == Origin::Snapshot;
         let mut before = std::mem::take(&mut installed.endpoints);
+        let mut counters = std::mem::take(&mut installed.counters);
         let mut services = Vec::with_capacity(new.services.len());
         for upstream in &new.services {
             let mut choices = Vec::with_capacity(upstream.endpoints.len());
@@ -126,7 +137,10 @@ impl Plane {
                 choices.push(Choice { endpoint: known.endpoint.clone(), state: offered.state });
                 installed.endpoints.insert(key, known);
             }
-            services.push(Service::new(upstream.service.clone(), choices));
+            let name = &upstream.service;
+            let counters = counters.remove(name).unwrap_or_default();
+            installed.counters.insert(name.clone(), counters.clone());
+            services.push(Service::new(name.clone(), choices, counters));
         }
         self.table.store(Some(Arc::new(Table::new(&new.routes, services, self.address.port()))));
         // From here on no request finds them in the table; only then their offer is taken back.
@@ -187,11 +201,23 @@ impl Plane {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What there has been to do for those services of which managers asked.
+    fn traffic(&self, table: &RoutingTable) -> Traffic {
+        let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = table.services.iter().filter(|upstream| upstream.counted).map(|upstream| &upstream.service);
+        let told = asked.filter_map(|name| Some(installed.counters.get(name)?.tell(name.clone())));
+        Traffic {
+            uptime_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            services: told.take(TOLD_MAX).collect(),
+        }
+    }
+
     /// None until a table is in force.
     pub(crate) fn report(&self) -> Option<GatewayReport> {
         // The revision is read before what is busy: a request that an older table let through is
         // then either still counted or over.
-        let revision = self.received.borrow().as_ref()?.revision;
+        let table = self.received.borrow().clone()?;
+        let revision = table.revision;
         let busy = {
             let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
             let mut busy: Vec<ReplicaId> = installed
@@ -211,6 +237,7 @@ impl Plane {
             requests: self.requests.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             vips: self.config.beside.as_ref().map(|beside| beside.vips.borrow().clone()).unwrap_or_default(),
+            traffic: self.traffic(&table),
         })
     }
 }

@@ -7,6 +7,7 @@
 //! - A client sees nothing of a short response to such a request before all of it is here, so that a
 //!   replica that dies between head and body is not noticed.
 
+use crate::counters::Counted;
 use crate::downstream::{Client, Phase};
 use crate::endpoint::{Endpoint, InFlight};
 use crate::headers;
@@ -75,7 +76,12 @@ async fn forward(
         }
     });
 
-    let Answer { response, early, link, in_flight } = send(plane, client, request).await?;
+    let mut counted = None;
+    let answer = send(plane, client, request, &mut counted).await;
+    if let Some(counted) = counted {
+        counted.answered();
+    }
+    let Answer { response, early, link, in_flight } = answer?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let tunnel = tunnel.ok_or(Refusal::Garbled)?;
         client.enter(Phase::Relaying);
@@ -97,7 +103,12 @@ struct Answer {
 }
 
 /// Finds a replica that answers.
-async fn send(plane: &Plane, client: &Client, mut request: Request<RequestBody>) -> Result<Answer, Refusal> {
+async fn send(
+    plane: &Plane,
+    client: &Client,
+    mut request: Request<RequestBody>,
+    counted: &mut Option<Counted>,
+) -> Result<Answer, Refusal> {
     let repeatable = plane.config.retries && is_idempotent(request.method()) && request.body().is_empty();
     let mut avoid = Avoid::default();
     let mut sends = 0;
@@ -105,7 +116,7 @@ async fn send(plane: &Plane, client: &Client, mut request: Request<RequestBody>)
     let mut refusal = None;
     let mut hold_until = None;
     loop {
-        let pick = match pick(plane, client, &request, &avoid) {
+        let pick = match pick(plane, client, &request, &avoid, counted) {
             Ok(pick) => pick,
             Err(Refusal::NoRoute) => return Err(Refusal::NoRoute),
             Err(nothing) => {
@@ -188,11 +199,19 @@ fn note_loss(endpoint: &Endpoint, reused: bool) {
     }
 }
 
-fn pick(plane: &Plane, client: &Client, request: &Request<RequestBody>, avoid: &Avoid) -> Result<Pick, Refusal> {
+/// The request counts for its service from the first time on, whether there is a replica or not.
+fn pick(
+    plane: &Plane,
+    client: &Client,
+    request: &Request<RequestBody>,
+    avoid: &Avoid,
+    counted: &mut Option<Counted>,
+) -> Result<Pick, Refusal> {
     let table = plane.table.load();
     let table = table.as_ref().ok_or(Refusal::NoTable)?;
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let service = table.route(client.listen, host, request.uri().path()).ok_or(Refusal::NoRoute)?;
+    counted.get_or_insert_with(|| Counted::begin(&service.counters));
     service.pick(avoid, plane.config.draining).ok_or(Refusal::NoReplica)
 }
 

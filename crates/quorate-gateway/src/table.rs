@@ -7,6 +7,7 @@
 //! - The more exact host wins over `*`, then the longer path over the shorter one.
 //! - A path prefix matches whole segments: `/api` takes `/api` and `/api/x`, never `/apix`.
 
+use crate::counters::Counters;
 use crate::endpoint::{Endpoint, InFlight};
 use quorate_model::id::{ReplicaId, ServiceName};
 use quorate_model::routing::EndpointState;
@@ -45,6 +46,7 @@ struct Rule {
 pub(crate) struct Service {
     pub name: ServiceName,
     pub choices: Vec<Choice>,
+    pub counters: Arc<Counters>,
     /// Where the next search begins, so that equals take turns.
     next: AtomicUsize,
 }
@@ -74,8 +76,8 @@ pub(crate) struct Pick {
 }
 
 impl Service {
-    pub(crate) fn new(name: ServiceName, choices: Vec<Choice>) -> Self {
-        Service { name, choices, next: AtomicUsize::new(0) }
+    pub(crate) fn new(name: ServiceName, choices: Vec<Choice>, counters: Arc<Counters>) -> Self {
+        Service { name, choices, counters, next: AtomicUsize::new(0) }
     }
 
     /// The endpoint with the fewest requests in flight in the best class that has any: healthy,
@@ -130,7 +132,7 @@ impl Table {
             };
             let service = services
                 .entry(route.service.clone())
-                .or_insert_with(|| Arc::new(Service::new(route.service.clone(), Vec::new())))
+                .or_insert_with(|| Arc::new(Service::new(route.service.clone(), Vec::new(), Arc::default())))
                 .clone();
             let hosts = table.listeners.entry(listen).or_default();
             let rules = if route.host == "*" {

@@ -18,6 +18,7 @@ pub mod audit;
 mod command;
 pub mod name;
 pub mod policy;
+pub mod service;
 pub mod tries;
 
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod tests;
 pub use command::{AccessCommand, AccessRefusal};
 
 use crate::command::{Command, Refusal};
-use crate::id::LogIndex;
+use crate::id::{LogIndex, ReplicaId};
 use crate::state::{Change, ClusterState};
 use crate::time::WallTime;
 use crate::trust::{KeyKind, Stage};
@@ -34,6 +35,7 @@ use audit::{AuditEntry, AuditHead, AuditLink};
 use name::{ApiTokenId, Digest, RoleName, SecretName, UserName};
 use policy::Permission;
 use serde::{Deserialize, Serialize};
+use service::ServiceTokenRecord;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tries::{Guesser, Tries};
@@ -60,6 +62,8 @@ pub struct AccessState {
     pub roles: BTreeMap<RoleName, RoleRecord>,
     pub sessions: BTreeMap<Digest, SessionRecord>,
     pub tokens: BTreeMap<ApiTokenId, TokenRecord>,
+    /// Of replicas that are there.
+    pub services: BTreeMap<ReplicaId, ServiceTokenRecord>,
     pub confirmations: BTreeMap<Digest, Confirmation>,
     pub tries: BTreeMap<Guesser, Tries>,
     pub secrets: BTreeMap<SecretName, SecretRecord>,
@@ -177,6 +181,8 @@ pub enum AccessChange {
     SessionGone { hash: Digest },
     Token(TokenRecord),
     TokenGone { token: ApiTokenId },
+    ServiceToken(ServiceTokenRecord),
+    ServiceTokenGone { replica: ReplicaId },
     Confirmation(Confirmation),
     ConfirmationGone { hash: Digest },
     Tries { guesser: Guesser, tries: Tries },
@@ -199,6 +205,8 @@ impl AccessState {
             C::SessionGone { hash } => drop(self.sessions.remove(&hash)),
             C::Token(token) => drop(self.tokens.insert(token.id.clone(), token)),
             C::TokenGone { token } => drop(self.tokens.remove(&token)),
+            C::ServiceToken(token) => drop(self.services.insert(token.replica, token)),
+            C::ServiceTokenGone { replica } => drop(self.services.remove(&replica)),
             C::Confirmation(confirmation) => drop(self.confirmations.insert(confirmation.hash, confirmation)),
             C::ConfirmationGone { hash } => drop(self.confirmations.remove(&hash)),
             C::Tries { guesser, tries } => drop(self.tries.insert(guesser, tries)),
@@ -241,6 +249,12 @@ impl AccessState {
     pub fn token(&self, id: &ApiTokenId, hash: Digest, now: WallTime) -> Option<&TokenRecord> {
         let token = self.tokens.get(id).filter(|token| token.hash == hash && now < token.expires)?;
         self.users.get(&token.user).filter(|user| !user.disabled).map(|_| token)
+    }
+
+    /// The replica whose token has this secret's hash.
+    #[must_use]
+    pub fn service_token(&self, replica: ReplicaId, hash: Digest) -> Option<&ServiceTokenRecord> {
+        self.services.get(&replica).filter(|token| token.hash == hash)
     }
 
     /// How long this account and source must wait before the next try.

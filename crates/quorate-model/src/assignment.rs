@@ -1,9 +1,11 @@
 //! What one node is to run.
 
-use crate::id::{LogIndex, NodeId, ReplicaId};
-use crate::spec::ServiceSpec;
+use crate::external::External;
+use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use crate::spec::{Scrape, ServiceSpec};
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Everything that one node is to run, complete, as of a revision.
 ///
@@ -15,6 +17,9 @@ pub struct Assignment {
     /// The log index of the newest decision in it.
     pub revision: LogIndex,
     pub replicas: Vec<AssignedReplica>,
+    /// The number that each replica of a service is to be asked for, because its copies follow it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scrapes: BTreeMap<ServiceName, Scrape>,
 }
 
 /// One replica that the node is to run, or to end in an orderly way.
@@ -28,6 +33,9 @@ pub struct AssignedReplica {
     /// It may run only while it holds this; absent: nothing is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<AssignedLease>,
+    /// What it is told of the externals that its spec names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub externals: Vec<External>,
 }
 
 /// What a replica must hold to run.
@@ -39,6 +47,9 @@ pub struct AssignedLease {
     /// Only its start needs a renewal: once it runs it goes on without any.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps: bool,
+    /// The active copy of several is to give it back. That is never taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
 }
 
 /// What is wanted of a replica.

@@ -27,6 +27,8 @@ pub enum AutoscaleCommand {
 }
 
 /// What is to be different in a service's table `autoscale`; what is absent stays as it is.
+///
+/// Whom to ask for a number, and with which query, is no part of it: that takes the right to write the spec.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AutoscaleWish {
@@ -41,6 +43,10 @@ pub struct AutoscaleWish {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Share>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rps: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<Span>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Span>,
@@ -50,17 +56,20 @@ pub struct AutoscaleWish {
 
 impl AutoscaleWish {
     /// The table afterwards. `None`: there is none yet, and this does not make one.
-    fn over(&self, present: Option<&Autoscale>) -> Option<Autoscale> {
+    #[must_use]
+    pub fn over(&self, present: Option<&Autoscale>) -> Option<Autoscale> {
         let mut table = match present {
             Some(present) => present.clone(),
             None => Autoscale::new(self.min?, self.max?),
         };
-        let AutoscaleWish { enabled, min, max, cpu, memory, every, warmup, down_after } = self.clone();
+        let AutoscaleWish { enabled, min, max, cpu, memory, rps, p95, every, warmup, down_after } = self.clone();
         table.enabled = enabled.unwrap_or(table.enabled);
         table.min = min.unwrap_or(table.min);
         table.max = max.unwrap_or(table.max);
         table.cpu = cpu.or(table.cpu);
         table.memory = memory.or(table.memory);
+        table.rps = rps.or(table.rps);
+        table.p95 = p95.or(table.p95);
         table.every = every.unwrap_or(table.every);
         table.warmup = warmup.unwrap_or(table.warmup);
         table.down_after = down_after.unwrap_or(table.down_after);
@@ -87,7 +96,7 @@ impl ClusterState {
         }
         let table = wish.over(present).ok_or_else(|| Refusal::Invalid {
             field: format!("service.{name}.autoscale"),
-            problem: "is not there yet: it begins with `min` and `max`, and `cpu` or `memory`".into(),
+            problem: "is not there yet: it begins with `min` and `max`, and a target like `cpu` or `rps`".into(),
         })?;
         let mut service = known.clone();
         service.spec.autoscale = Some(table.clone());

@@ -3,15 +3,18 @@
 //! JSON inside the log entry: commands are rare, and a person who reads the log should
 //! understand them. Variants and fields are only ever added; a removed one keeps its name reserved.
 
+use crate::access::name::{Digest, ExternalName};
 use crate::access::{AccessCommand, AccessRefusal};
 use crate::autoscale::AutoscaleCommand;
 use crate::deployment::Advance;
 use crate::drill::{DrillCommand, NoDrill};
 use crate::event::Happening;
+use crate::external::ExternalCommand;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, TokenId};
 use crate::lease::LeaseCommand;
 use crate::member::managers::Harm;
 use crate::member::{MemberCommand, NotAdmitted};
+use crate::reconfigure::Setting;
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity, Role};
 use crate::time::WallTime;
@@ -54,6 +57,12 @@ pub enum Command {
     Rebalance {
         replicas: BTreeSet<ReplicaId>,
     },
+    /// Another copy of an active-passive service is to be the active one: that on this node; `None`: the best one.
+    Activate {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeId>,
+    },
     RemoveService {
         service: ServiceName,
     },
@@ -73,6 +82,10 @@ pub enum Command {
     },
     /// How many copies follow what they have to do.
     Autoscale(AutoscaleCommand),
+    /// Several settings at once; see [`crate::reconfigure`].
+    Reconfigure {
+        settings: Vec<Setting>,
+    },
     /// Who belongs to the cluster.
     Member(MemberCommand),
     /// The scheduler's steps, valid only while nothing that it planned on has changed.
@@ -84,6 +97,8 @@ pub enum Command {
     Lease(LeaseCommand),
     /// Virtual addresses of gateways.
     Vip(VipCommand),
+    /// Systems that services use and that Quorate does not run.
+    External(ExternalCommand),
     /// A node is taken away for a while, and what becomes of its services is measured.
     Drill(DrillCommand),
     /// A transition that only was observed.
@@ -93,6 +108,11 @@ pub enum Command {
     },
     /// Users, sessions, tokens, roles, secrets.
     Access(AccessCommand),
+    /// A node has handed a replica a token with this hash; see [`crate::access::service`].
+    ServiceToken {
+        replica: ReplicaId,
+        hash: Digest,
+    },
     /// The cluster's own keys.
     Trust(TrustCommand),
     /// Stands in the log for a command that the leader did not let in, for a reason that only it can
@@ -119,6 +139,12 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
     },
+    /// A running replica of an active-passive service becomes the active one, under this epoch.
+    Promote { replica: ReplicaId, service: ServiceName, epoch: u64 },
+    /// The active replica is to give its role back, and runs on as a standby.
+    Yield { replica: ReplicaId },
+    /// It has done so: its node says that the epoch which it gave back is over.
+    Demoted { replica: ReplicaId },
     /// The replica gets nothing new and ends when gateways have finished with it.
     Retire { replica: ReplicaId },
     /// Gateways have finished with it, or the time for that is over: the process may end.
@@ -152,6 +178,10 @@ pub enum Refusal {
     VipTaken { address: IpAddr, owner: String },
     #[error("there is no VIP {address}")]
     UnknownVip { address: IpAddr },
+    #[error("there is no external `{external}`{}", .similar.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default())]
+    UnknownExternal { external: ExternalName, similar: Option<ExternalName> },
+    #[error("`{service}` uses the external `{external}`")]
+    ExternalInUse { external: ExternalName, service: ServiceName },
     #[error("`{service}` runs once, and node {node} may still run it")]
     LeaseHeld { service: ServiceName, node: NodeId },
     #[error("{node} is joined, or was after you looked: it is not dead")]
@@ -163,6 +193,8 @@ pub enum Refusal {
     #[error("`{field}` {problem}")]
     Invalid { field: String, problem: String },
     /// Nobody chooses how many replicas it has.
+    #[error("no other copy of `{service}` is made the active one: {why}")]
+    NotActivated { service: ServiceName, why: String },
     #[error("{service} cannot be scaled: it {why}")]
     NotScalable { service: ServiceName, why: String },
     /// The leader alone chooses how many replicas it has.
@@ -173,8 +205,13 @@ pub enum Refusal {
     NoVersion { service: ServiceName, version: Option<u64>, known: Vec<u64> },
     #[error("{service} is not being updated")]
     NoUpdate { service: ServiceName },
+    #[error("there is no replica {replica} whose service is granted anything")]
+    NothingGranted { replica: ReplicaId },
     #[error("{harm}")]
     Harm { harm: Harm },
+    /// Two servers that begin anew at one time could together be too many.
+    #[error("{node} is away, or begins anew at this moment, and no second server does meanwhile")]
+    OtherAway { node: String },
     #[error("{node} is no manager")]
     NotManager { node: String },
     #[error("a manager must have the role {requires:?} as well in this cluster, and {node} would not")]

@@ -378,6 +378,11 @@ impl ClusterState {
     pub fn promised(&self, spec: &ServiceSpec, replace_after: Span) -> (Span, Span) {
         match spec.mode {
             Mode::Singleton => (self.failover(spec), self.failover(spec)),
+            // Another one is active by then, and another standby in its place a moment later.
+            Mode::ActivePassive => {
+                let setting = self.members.failover.unwrap_or(replace_after).max(self.failover(spec));
+                (self.failover(spec), Span(setting.0 + REPLACED_WITHIN.0))
+            }
             Mode::Replicated | Mode::EveryNode => {
                 let setting = self.members.failover.unwrap_or(replace_after);
                 (setting, Span(setting.0 + REPLACED_WITHIN.0))

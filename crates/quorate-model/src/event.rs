@@ -1,5 +1,6 @@
 //! What happened, for people: the cluster's own record of transitions.
 
+use crate::access::name::ExternalName;
 use crate::deployment::Stage as UpdateStage;
 use crate::drill::Verdict;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName, Term};
@@ -162,6 +163,24 @@ pub enum Happening {
         /// Which is over.
         epoch: u64,
     },
+    /// A copy of an active-passive service becomes the active one.
+    Promoted {
+        service: ServiceName,
+        node: NodeId,
+        epoch: u64,
+    },
+    /// The active copy gave its role back, and is a standby.
+    Demoted {
+        service: ServiceName,
+        node: NodeId,
+        epoch: u64,
+    },
+    /// Somebody wants another copy to be the active one: that on this node, or the best one.
+    ActivationAsked {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeId>,
+    },
     /// An operator said that the node is dead: what it would have gone on with may start elsewhere.
     DeathConfirmed {
         node: NodeId,
@@ -194,6 +213,15 @@ pub enum Happening {
     },
     VipRemoved {
         address: VipAddress,
+    },
+    /// An external was added or changed. `unchecked`: though not every node could log in there.
+    ExternalSet {
+        external: ExternalName,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unchecked: bool,
+    },
+    ExternalRemoved {
+        external: ExternalName,
     },
     /// A node is taken away on purpose, for a while.
     DrillBegan {

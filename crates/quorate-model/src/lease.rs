@@ -13,14 +13,14 @@
 //!
 //! Source: docs/adr/0011-leases.md.
 
-use crate::assignment::AssignedLease;
+use crate::assignment::{AssignedLease, Phase};
 use crate::command::Refusal;
 use crate::event::Happening;
 use crate::id::{NodeId, ReplicaId, ServiceName};
 use crate::member::MemberChange;
 use crate::planted::{Bug, planted};
-use crate::spec::{ServiceSpec, WithoutQuorum};
-use crate::state::{Change, Changes, ClusterState, Health};
+use crate::spec::{Mode, ServiceSpec, WithoutQuorum};
+use crate::state::{Change, Changes, ClusterState, Health, ReplicaRecord};
 use crate::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -60,6 +60,9 @@ pub struct LeaseRecord {
     pub keeps: bool,
     /// Since when it is as it is.
     pub since: WallTime,
+    /// Which copy of an active-passive service somebody wants to have it next, if that is well then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ReplicaId>,
     /// The last time that it was lost by silence and held elsewhere, as far as that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<Failover>,
@@ -159,9 +162,7 @@ impl ClusterState {
             }
             LeaseCommand::Raise { .. } if lease.fenced || planted(Bug::RaisedWithoutFence) => {
                 changes.lease(LeaseRecord { holder: None, fenced: false, since: changes.now, ..lease.clone() });
-                if self.replicas.contains_key(&holder.replica) {
-                    changes.list.push(Change::ReplicaGone { replica: holder.replica });
-                }
+                self.lose(changes, holder.replica);
                 let (service, node) = (name.clone(), holder.node);
                 changes.event(Happening::LeaseRaised { service, node, epoch });
             }
@@ -211,6 +212,18 @@ impl ClusterState {
         }
     }
 
+    /// A replica has lost what it held by silence. A copy that was the active one may live on as a standby: where it
+    /// runs, it is demoted or killed by its own timer before.
+    fn lose(&self, changes: &mut Changes, replica: ReplicaId) {
+        match self.replicas.get(&replica) {
+            Some(record) if record.spec.mode == Mode::ActivePassive && record.phase == Phase::Run => {
+                changes.list.push(Change::Replica(ReplicaRecord { lease: None, ..record.clone() }));
+            }
+            Some(_) => changes.list.push(Change::ReplicaGone { replica }),
+            None => {}
+        }
+    }
+
     /// The epoch of whoever gets the lease next.
     #[must_use]
     pub fn next_epoch(&self, name: &ServiceName) -> u64 {
@@ -240,8 +253,8 @@ impl ClusterState {
         let last_failover = known.and_then(|lease| lease.last_failover);
         let (name, since, holder) = (name.clone(), changes.now, Some(holder));
         let (ttl, keeps) = (time_to_live(self.failover(spec)), spec.without_quorum == WithoutQuorum::Keep);
-        changes.lease(LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, last_failover });
-        Ok(AssignedLease { epoch, ttl, keeps })
+        changes.lease(LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, next: None, last_failover });
+        Ok(AssignedLease { epoch, ttl, keeps, yields: false })
     }
 
     /// A replica has ended: what it held is free.
@@ -333,7 +346,7 @@ mod tests {
     fn whoever_is_placed_gets_the_next_epoch_and_nobody_while_it_is_held() {
         let mut state = cluster();
         steps(&mut state, vec![place(1, 1)]).unwrap();
-        let lease = Some(AssignedLease { epoch: 1, ttl: Span::from_secs(6), keeps: false });
+        let lease = Some(AssignedLease { epoch: 1, ttl: Span::from_secs(6), keeps: false, yields: false });
         assert_eq!(state.assignment(node(1)).replicas[0].lease, lease);
         let held = Refusal::LeaseHeld { service: name(), node: node(1) };
         assert_eq!(steps(&mut state, vec![place(2, 2)]).unwrap_err(), held);

@@ -13,13 +13,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod access;
+pub mod active;
 pub mod assignment;
 pub mod autoscale;
 pub mod command;
 pub mod deployment;
+pub mod discovery;
 pub mod drill;
 pub mod entry;
 pub mod event;
+pub mod external;
 pub mod fence;
 pub mod id;
 pub mod lease;
@@ -28,6 +31,7 @@ pub mod need;
 pub mod observed;
 pub mod place;
 pub mod planted;
+pub mod reconfigure;
 pub mod resource;
 pub mod routing;
 pub mod secret;
@@ -36,5 +40,6 @@ pub mod sql;
 pub mod state;
 pub mod template;
 pub mod time;
+pub mod traffic;
 pub mod trust;
 pub mod vip;

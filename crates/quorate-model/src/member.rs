@@ -235,6 +235,9 @@ pub enum MemberCommand {
     RestartServer {
         node: NodeId,
         generation: u64,
+        /// Not while another server is away or begins anew.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        alone: bool,
     },
     SetManagerRule {
         #[serde(default)]
@@ -435,7 +438,12 @@ impl ClusterState {
             }
             MemberCommand::StopManagers { nodes } => self.stop_managers(changes, nodes),
             MemberCommand::StartManagers { nodes } => self.start_managers(changes, nodes),
-            MemberCommand::RestartServer { node, generation } => self.restart_server(changes, *node, *generation),
+            MemberCommand::RestartServer { node, generation, alone } => {
+                if *alone {
+                    self.others_are_there(*node)?;
+                }
+                self.restart_server(changes, *node, *generation)
+            }
             MemberCommand::SetManagerRule { requires } => self.set_manager_rule(changes, *requires),
             MemberCommand::SetHa { on } => self.set_ha(changes, *on),
             MemberCommand::SetFailover { failover } => self.set_failover(changes, *failover),

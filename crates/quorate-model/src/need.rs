@@ -12,8 +12,9 @@
 //! - A node is to have those secrets alone that services which it may run, or replicas that it has, name.
 
 use crate::access::SecretRecord;
-use crate::access::name::{Digest, SecretName};
+use crate::access::name::{Digest, ExternalName, SecretName};
 use crate::deployment::Trial;
+use crate::external::External;
 use crate::id::{NodeId, ServiceName};
 use crate::spec::ServiceSpec;
 use crate::state::{Changes, ClusterState, Role, ServiceRecord};
@@ -109,6 +110,8 @@ pub enum Requirement {
     Mount(String),
     /// `HOST:PORT` that accepts a connection.
     Reach(String),
+    /// An external of the cluster that lets the node in. One of the service's `externals` need not be here.
+    External(ExternalName),
 }
 
 impl fmt::Display for Requirement {
@@ -118,6 +121,7 @@ impl fmt::Display for Requirement {
             Requirement::File(path) => write!(f, "file {path}"),
             Requirement::Mount(path) => write!(f, "mount {path}"),
             Requirement::Reach(address) => write!(f, "reach {address}"),
+            Requirement::External(name) => write!(f, "external {name}"),
         }
     }
 }
@@ -129,6 +133,9 @@ pub struct Needs {
     pub requires: Vec<Requirement>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: WantedSecrets,
+    /// Externals by name; `None`: there is no such external.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub externals: BTreeMap<ExternalName, Option<External>>,
 }
 
 /// Secrets by name, each as it is now; `None`: there is no such secret.
@@ -174,7 +181,7 @@ pub struct NodeNeeds {
 impl ServiceSpec {
     #[must_use]
     pub fn has_needs(&self) -> bool {
-        !(self.artifacts.is_empty() && self.requires.is_empty() && self.secrets.is_empty())
+        !(self.artifacts.is_empty() && self.requires.is_empty() && self.secrets.is_empty() && self.externals.is_empty())
     }
 }
 
@@ -185,13 +192,20 @@ impl ClusterState {
         spec.has_needs().then(|| Needs {
             artifacts: spec.artifacts.clone(),
             requires: spec.requires.clone(),
-            secrets: self.wanted_secrets(spec).collect(),
+            secrets: self.wanted_secrets(spec),
+            externals: spec.wanted_externals().map(|name| (name.clone(), self.definition(name).cloned())).collect(),
         })
     }
 
-    fn wanted_secrets(&self, spec: &ServiceSpec) -> impl Iterator<Item = (SecretName, Option<SecretStamp>)> {
+    fn wanted_secrets(&self, spec: &ServiceSpec) -> WantedSecrets {
         let stamp = |record: &SecretRecord| SecretStamp { version: record.version, changed: record.changed };
-        spec.secrets.iter().map(move |name| (name.clone(), self.access.secrets.get(name).map(stamp)))
+        let externals = spec.wanted_externals().filter_map(|name| self.definition(name)?.password.as_ref());
+        let names = spec.secrets.iter().chain(externals);
+        names.map(|name| (name.clone(), self.access.secrets.get(name).map(stamp))).collect()
+    }
+
+    fn definition(&self, name: &ExternalName) -> Option<&External> {
+        self.externals.get(name).map(|record| &record.external)
     }
 
     /// Which secrets each node may have; nodes that may have none are left out.
@@ -199,7 +213,7 @@ impl ClusterState {
     pub fn secrets_by_node(&self) -> BTreeMap<NodeId, BTreeSet<SecretName>> {
         let named = self.services.values().map(|service| &service.spec);
         let mut all = named.chain(self.replicas.values().map(|replica| &replica.spec));
-        if all.all(|spec| spec.secrets.is_empty()) {
+        if all.all(|spec| spec.secrets.is_empty() && spec.wanted_externals().next().is_none()) {
             return BTreeMap::new();
         }
         let of = |node: &NodeId| (*node, self.needs_on(*node).secrets.into_keys().collect::<BTreeSet<_>>());
@@ -231,7 +245,8 @@ impl ClusterState {
 
     /// Replicas that run with a secret's old value are replaced by such with the new one, as by an update.
     pub(crate) fn restart_for_secret(&self, changes: &mut Changes, secret: &SecretName) {
-        for service in self.services.values().filter(|service| service.spec.secrets.contains(secret)) {
+        let given = |service: &&ServiceRecord| self.wanted_secrets(&service.spec).contains_key(secret);
+        for service in self.services.values().filter(given) {
             self.restart(changes, service);
         }
     }
@@ -260,6 +275,10 @@ pub(crate) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
     }
     if spec.secrets.len() > NEEDS_MAX {
         return Err(("secrets".into(), format!("has {} entries; at most {NEEDS_MAX} are allowed", spec.secrets.len())));
+    }
+    if spec.externals.len() > NEEDS_MAX {
+        let problem = format!("has {} entries; at most {NEEDS_MAX} are allowed", spec.externals.len());
+        return Err(("externals".into(), problem));
     }
     let mut names = BTreeSet::new();
     for artifact in &spec.artifacts {
@@ -341,9 +360,12 @@ fn source(source: &str) -> Result<(), String> {
 
 fn requirement(requirement: &Requirement) -> Result<(), String> {
     let of = |problem: String| format!("has `{requirement}`, which {problem}");
-    let (Requirement::Command(text) | Requirement::File(text) | Requirement::Mount(text) | Requirement::Reach(text)) =
-        requirement;
-    plain(text).map_err(of)?;
+    match requirement {
+        Requirement::Command(text) | Requirement::File(text) | Requirement::Mount(text) | Requirement::Reach(text) => {
+            plain(text).map_err(of)?;
+        }
+        Requirement::External(_) => {}
+    }
     match requirement {
         Requirement::Command(name) if name.contains('/') && !name.starts_with('/') => {
             Err(of("is neither a program's name nor an absolute path".into()))
@@ -355,7 +377,7 @@ fn requirement(requirement: &Requirement) -> Result<(), String> {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
             _ => Err(of("is not HOST:PORT".into())),
         },
-        Requirement::Command(_) | Requirement::File(_) | Requirement::Mount(_) => Ok(()),
+        Requirement::Command(_) | Requirement::File(_) | Requirement::Mount(_) | Requirement::External(_) => Ok(()),
     }
 }
 
@@ -477,7 +499,7 @@ mod tests {
         requires("{ file = 'x' }", expect!["`service.web.requires` has `file x`, which is no absolute path"]);
         let one = || {
             expect![
-                "`requires` in [[service]] `web`: each part has exactly one of command, file, mount, reach (line 5, column 1)"
+                "`requires` in [[service]] `web`: each part has exactly one of command, file, mount, reach, external (line 5, column 1)"
             ]
         };
         requires("{ command = 'java', file = '/x' }", one());

@@ -5,9 +5,10 @@ use crate::id::{NodeId, ReplicaId, ServiceName};
 use crate::need::Prepared;
 use crate::resource::{Amount, Usage};
 use crate::time::WallTime;
+use crate::traffic::Traffic;
 use crate::trust::{KeyKind, Stage};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -80,6 +81,38 @@ impl fmt::Display for Fencing {
     }
 }
 
+/// What a copy of an active-passive service is at the moment.
+///
+/// ```text
+/// Standby ──lease held──▶ Promoting ──▶ Active ──given back, or lost──▶ Demoting ──▶ Standby
+///    ▲                        │                                            │
+///    └─── killed ◀── it failed, or was late ◀──────────────────────────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    Standby,
+    Promoting,
+    Active,
+    Demoting,
+}
+
+/// The part of a copy, and what its node promises about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Casting {
+    pub part: Part,
+    /// Under which it is more than a standby; 0 of a standby.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
+    /// This epoch was to be given back, and is: nothing here is active under it, or will be. 0: none was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub yielded: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What a node says about one of its replicas.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
@@ -105,6 +138,27 @@ pub struct ReplicaStatus {
     /// Of a replica that runs under a lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<Fencing>,
+    /// Of a copy of an active-passive service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub casting: Option<Casting>,
+}
+
+/// Settings of a node's file that wait for its server to begin anew.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pending {
+    /// Like `log.keep_mib 64 → 4`, in the order of the table of settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
+    /// What is wrong with the file: a server that began anew now would not come back. Empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mistake: String,
+}
+
+impl Pending {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.mistake.is_empty()
+    }
 }
 
 /// What one node says about itself, sent to every manager when it changes and each second.
@@ -125,15 +179,27 @@ pub struct NodeReport {
     /// The directory on it with its server's own log; empty from one that has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_dir: String,
+    /// What its file of settings says and is not in force before its server begins anew.
+    #[serde(default, skip_serializing_if = "Pending::is_empty")]
+    pub pending: Pending,
     /// All that replicas may have of it together; absent from one that did not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Amount>,
     /// What its replicas use, as far as it is measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub usage: BTreeMap<ReplicaId, Usage>,
+    /// What its replicas tell of themselves, in thousandths, where their number goes by that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scraped: BTreeMap<ReplicaId, u64>,
     /// What it proves itself with; absent until it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustReport>,
+    /// What it has for running services: `podman`, `systemd` and so on; see [`ServiceSpec::driven_by`]. Absent from
+    /// one that did not say it. Words, and no enum: a newer node may say more.
+    ///
+    /// [`ServiceSpec::driven_by`]: crate::spec::ServiceSpec::driven_by
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drivers: Option<BTreeSet<String>>,
     /// Of the services that it may run and that need something, those that it has looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prepared: Vec<Prepared>,
@@ -183,6 +249,9 @@ pub struct GatewayReport {
     /// Virtual addresses that it may hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vips: Vec<VipReport>,
+    /// What it has had to do for the services whose number of copies goes by that.
+    #[serde(default, skip_serializing_if = "Traffic::is_nothing")]
+    pub traffic: Traffic,
 }
 
 /// What a gateway has to do with a virtual address.

@@ -269,7 +269,7 @@ impl ClusterState {
     #[must_use]
     pub fn wanted(&self, spec: &ServiceSpec) -> u32 {
         match spec.mode {
-            Mode::Replicated | Mode::Singleton => spec.replicas,
+            Mode::Replicated | Mode::Singleton | Mode::ActivePassive => spec.replicas,
             Mode::EveryNode => {
                 let here = |node: &NodeRecord| {
                     let mut mine = self.replicas.values().filter(|replica| replica.node == node.identity.id);

@@ -76,6 +76,9 @@ pub enum Bug {
     LocalTime,
     /// `random()` goes on where the node's own generator was.
     LocalRandomness,
+    // ── Active and passive copies ──
+    /// The next copy is promoted as soon as the active one was asked to give its role back.
+    YieldTakenAsDone,
     // ── Requests ──
     /// A request that is sent again is done again.
     RetryAppliedTwice,

@@ -48,6 +48,13 @@ pub struct Upstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_path: Option<String>,
     pub endpoints: Vec<Endpoint>,
+    /// Managers want to be told how much there is to do for it.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub counted: bool,
+}
+
+fn is_not(flag: &bool) -> bool {
+    !*flag
 }
 
 /// One replica that accepts connections.

@@ -3,7 +3,8 @@
 //! The same types are read from TOML and JSON, stored in the log and shown again by
 //! `quorate service show`. An unknown key is an error here, never ignored.
 
-use crate::access::name::SecretName;
+use crate::access::name::{ExternalName, SecretName};
+use crate::access::service::Grant;
 use crate::id::ServiceName;
 use crate::need::{Artifact, Requirement};
 use crate::place::Place;
@@ -14,6 +15,7 @@ use crate::vip::ServiceVip;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod active;
 mod autoscale;
 mod driver;
 mod placeholder;
@@ -21,7 +23,8 @@ mod read;
 mod update;
 mod validate;
 
-pub use autoscale::{Autoscale, Bounds, Clock, Days, Hours, Share};
+pub use active::{Active, HOOK_DEFAULT};
+pub use autoscale::{Autoscale, Bounds, Clock, Counted, Days, Hours, Scrape, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
 pub use read::{Format, Position, SpecError, nearest, parse, render};
@@ -77,15 +80,15 @@ pub struct ServiceSpec {
     pub ports: BTreeMap<String, Port>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
-    /// For what runs once: from the loss of its node until it is started elsewhere, at the longest, also when
-    /// that node led the cluster. 10s to 300s; default 30s.
+    /// For what runs once, and for the active copy of several: from the loss of its node until it is started, or
+    /// promoted, elsewhere, at the longest, also when that node led the cluster. 10s to 300s; default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<Span>,
     /// Allows a failover time from 1s on. A short pause of a healthy node then moves the service. For tests,
     /// and for servers side by side on one network that nobody overloads. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unsafe_fast: bool,
-    /// For what runs once: what becomes of it while its server hears no majority of the managers.
+    /// For what runs once, and for the active copy of several: what becomes of it while its server hears no majority of the managers.
     /// Default: it stops.
     #[serde(default, skip_serializing_if = "WithoutQuorum::is_default")]
     pub without_quorum: WithoutQuorum,
@@ -99,6 +102,9 @@ pub struct ServiceSpec {
     /// What each copy gets of its node: set aside for it, and never exceeded. Default: no limit.
     #[serde(default, skip_serializing_if = "Resources::is_none")]
     pub resources: Resources,
+    /// With the mode `active-passive`: how one of the copies becomes the active one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Active>,
     /// How many copies run follows what they have to do; `replicas` is where a new service starts. Default: it
     /// stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,6 +118,22 @@ pub struct ServiceSpec {
     /// Secrets that its replicas get, for `{secret.NAME}` in `env`. At most 16.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub secrets: BTreeSet<SecretName>,
+    /// What of the cluster itself its replicas may use, each with a token of its own in `QUORATE_TOKEN_FILE`.
+    /// Default: nothing, and no token.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub grants: BTreeSet<Grant>,
+    /// Services that its replicas use: where these are is in templates, as `endpoints.NAME`, and in the environment.
+    /// At most 16.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uses: BTreeSet<ServiceName>,
+    /// `HUP`, `USR1` or `USR2`: sent to the program after its files were made anew, because what it uses is
+    /// elsewhere. Default: none; it is to look at its files itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<StopSignal>,
+    /// Externals that it uses: a node that cannot log in there does not run it, and replicas get variables like
+    /// `ORDERS_DB_URL` for `orders-db`; see `docs/guides/externals.md`. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub externals: BTreeSet<ExternalName>,
     /// Files that are made for each replica before it starts. At most 16.
     #[serde(default, rename = "template", skip_serializing_if = "Vec::is_empty")]
     pub templates: Vec<Template>,
@@ -137,11 +159,23 @@ impl ServiceSpec {
         self.ports.keys().next().map(String::as_str)
     }
 
+    /// Externals that its nodes must be able to log in to: those that it uses, and those that it only requires.
+    pub fn wanted_externals(&self) -> impl Iterator<Item = &ExternalName> {
+        let required = self.requires.iter().filter_map(|requirement| match requirement {
+            Requirement::External(name) => Some(name),
+            Requirement::Command(_) | Requirement::File(_) | Requirement::Mount(_) | Requirement::Reach(_) => None,
+        });
+        self.externals.iter().chain(required.filter(|name| !self.externals.contains(*name)))
+    }
+
     /// Whether there cannot be two replicas on one node, not even for a moment: they would listen on one port, or
     /// be one thing by two names.
     #[must_use]
     pub fn is_alone_on_its_node(&self) -> bool {
-        self.driver.is_alone_on_its_node() || self.ports.values().any(|port| matches!(port, Port::Fixed(_)))
+        // A standby beside the active copy would be lost with it.
+        self.mode == Mode::ActivePassive
+            || self.driver.is_alone_on_its_node()
+            || self.ports.values().any(|port| matches!(port, Port::Fixed(_)))
     }
 
     /// Whether replicas of one run what replicas of the other do: all but how many there are, where, and how
@@ -170,11 +204,16 @@ impl ServiceSpec {
             place: _,
             update: _,
             autoscale: _,
+            active,
             resources,
             artifacts,
             // Where it may start, not what it is.
             requires: _,
             secrets,
+            grants,
+            uses,
+            reload,
+            externals,
             templates,
         } = self;
         (name, mode, command, env) == (&other.name, &other.mode, &other.command, &other.env)
@@ -183,7 +222,13 @@ impl ServiceSpec {
             && (ports, health, restart, stop) == (&other.ports, &other.health, &other.restart, &other.stop)
             && (failover, unsafe_fast, without_quorum) == (&other.failover, &other.unsafe_fast, &other.without_quorum)
             && (artifacts, resources) == (&other.artifacts, &other.resources)
-            && (secrets, templates) == (&other.secrets, &other.templates)
+            && (uses, reload) == (&other.uses, &other.reload)
+            && (secrets, grants) == (&other.secrets, &other.grants)
+            && (externals, templates) == (&other.externals, &other.templates)
+            && match (active, &other.active) {
+                (Some(active), Some(other)) => active.runs_the_same(other),
+                (one, other) => one.is_none() == other.is_none(),
+            }
     }
 }
 
@@ -198,6 +243,16 @@ pub enum Mode {
     EveryNode,
     /// One copy, and never a second one, not even while a server is out of reach: it holds a lease.
     Singleton,
+    /// Several copies on as many nodes, of which one is active and never a second one: it holds a lease.
+    ActivePassive,
+}
+
+impl Mode {
+    /// Whether something of it is never there twice, so that it has a lease.
+    #[must_use]
+    pub fn has_lease(self) -> bool {
+        matches!(self, Mode::Singleton | Mode::ActivePassive)
+    }
 }
 
 /// What becomes of what runs once while its server hears no majority of the managers.
@@ -210,6 +265,9 @@ pub enum WithoutQuorum {
     /// It goes on. So nobody else may start it, however long its server is silent, until an operator says that
     /// the server is dead.
     Keep,
+    /// Of an active-passive service: the active copy becomes a standby before its lease ends, by its `demote`. One
+    /// that cannot is killed in time, and starts anew as a standby.
+    Demote,
 }
 
 impl WithoutQuorum {

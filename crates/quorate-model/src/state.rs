@@ -11,12 +11,14 @@
 //! - A replica's service and node exist, or its node did when it was placed.
 //! - `planned_on` is the index of the last entry that changed anything a plan depends on.
 
+use crate::access::name::ExternalName;
 use crate::access::{AccessChange, AccessCommand, AccessState};
 use crate::assignment::{AssignedLease, AssignedReplica, Assignment, Phase};
 use crate::command::{Command, Refusal, Step};
 use crate::deployment::{Cause, Deployment, VersionRecord};
 use crate::drill::DrillRecord;
 use crate::event::{Event, Happening};
+use crate::external::ExternalRecord;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use crate::lease::{Holder, LeaseRecord};
 use crate::member::{MemberChange, Members, NotAdmitted, Vote};
@@ -48,6 +50,8 @@ pub struct ClusterState {
     pub deployments: BTreeMap<ServiceName, Deployment>,
     /// Virtual addresses of gateways.
     pub vips: BTreeMap<IpAddr, VipRecord>,
+    /// Systems that services use and that Quorate does not run.
+    pub externals: BTreeMap<ExternalName, ExternalRecord>,
     /// The last drills, by number.
     pub drills: BTreeMap<u64, DrillRecord>,
     /// Tokens, quota, and who was expelled.
@@ -181,6 +185,8 @@ pub enum Change {
     Deployment(Deployment),
     Vip(VipRecord),
     VipGone { address: IpAddr },
+    External(Box<ExternalRecord>),
+    ExternalGone { external: ExternalName },
     Drill(Box<DrillRecord>),
     DrillGone { drill: u64 },
     Member(MemberChange),
@@ -206,6 +212,8 @@ impl Change {
             | Change::Member(MemberChange::NodeGone { .. }) => true,
             // A routing table of before and one of after differ: gateways take the one with the later revision.
             Change::Vip(_) | Change::VipGone { .. } => true,
+            // Replicas are assigned with what they need to reach theirs.
+            Change::External(_) | Change::ExternalGone { .. } => true,
             Change::Member(_) | Change::Event(_) | Change::Access(_) | Change::Trust(_) => false,
             Change::Drill(_) | Change::DrillGone { .. } => false,
         }
@@ -238,19 +246,23 @@ impl ClusterState {
                 changes.event(Happening::ServiceRemoved { service: service.clone() });
             }
             Command::RollBackService { service, to } => self.roll_back(&mut changes, service, *to)?,
+            Command::Activate { service, node } => self.activate(&mut changes, service, *node)?,
             Command::ContinueUpdate { service } => self.continue_update(&mut changes, service)?,
             Command::AbortUpdate { service } => self.abort_update(&mut changes, service)?,
             Command::Autoscale(command) => self.decide_autoscale(&mut changes, command)?,
+            Command::Reconfigure { settings } => self.reconfigure(&mut changes, settings)?,
             Command::Member(command) => self.decide_member(&mut changes, command)?,
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
             Command::Lease(command) => self.decide_lease(&mut changes, command),
             Command::Vip(command) => self.decide_vip(&mut changes, command)?,
+            Command::External(command) => self.decide_external(&mut changes, command)?,
             Command::Drill(command) => self.decide_drill(&mut changes, command)?,
             Command::Record { at, what } => {
                 changes.list.push(Change::Event(Event { index, at: *at, what: what.clone() }));
             }
             Command::Trust(command) => self.decide_trust(&mut changes, command)?,
             Command::Withheld { why } => return Err(why.clone()),
+            Command::ServiceToken { replica, hash } => changes.list.extend(self.hand_out(*replica, *hash)?),
             Command::Access(command) => {
                 self.sealed_well(command).map_err(Refusal::Access)?;
                 let decided = self.access.decide(now, command).map_err(Refusal::Access)?;
@@ -260,6 +272,7 @@ impl ClusterState {
                 }
             }
         }
+        self.take_tokens_back(&mut changes.list);
         Ok(changes.list)
     }
 
@@ -305,6 +318,12 @@ impl ClusterState {
                 Change::VipGone { address } => {
                     self.vips.remove(&address);
                 }
+                Change::External(record) => {
+                    self.externals.insert(record.external.name.clone(), *record);
+                }
+                Change::ExternalGone { external } => {
+                    self.externals.remove(&external);
+                }
                 Change::Drill(drill) => {
                     self.drills.insert(drill.id, *drill);
                 }
@@ -330,9 +349,14 @@ impl ClusterState {
     #[must_use]
     pub fn assignment(&self, node: NodeId) -> Assignment {
         let mine = || self.replicas.values().filter(move |replica| replica.node == node);
+        let scrape = |replica: &ReplicaRecord| {
+            let autoscale = self.services.get(&replica.service)?.spec.autoscaled()?;
+            Some((replica.service.clone(), autoscale.scrape.clone()?))
+        };
         Assignment {
             node,
             revision: self.planned_on,
+            scrapes: mine().filter_map(scrape).collect(),
             replicas: mine()
                 .map(|replica| AssignedReplica {
                     replica: replica.id,
@@ -340,6 +364,7 @@ impl ClusterState {
                     spec: replica.spec.clone(),
                     phase: replica.phase,
                     lease: replica.lease,
+                    externals: self.externals_of(replica.spec.externals.iter()),
                 })
                 .collect(),
         }
@@ -481,7 +506,7 @@ impl ClusterState {
         let fixed = match known.spec.mode {
             Mode::EveryNode => Some("runs once on each node that meets `place.require`"),
             Mode::Singleton if replicas != 1 => Some("is a singleton and runs once"),
-            Mode::Singleton | Mode::Replicated => None,
+            Mode::Singleton | Mode::Replicated | Mode::ActivePassive => None,
         };
         if let Some(why) = fixed {
             return Err(Refusal::NotScalable { service: name.clone(), why: why.to_owned() });
@@ -526,7 +551,8 @@ impl ClusterState {
                         return Err(Refusal::UnknownNode { node: *node });
                     }
                     let lease = match record.spec.mode {
-                        Mode::Replicated | Mode::EveryNode => None,
+                        // Whoever comes is a standby first.
+                        Mode::Replicated | Mode::EveryNode | Mode::ActivePassive => None,
                         Mode::Singleton => {
                             let holder = Holder { replica: *replica, node: *node };
                             Some(self.grant(changes, &record.spec, holder, *epoch)?)
@@ -574,6 +600,9 @@ impl ClusterState {
                         self.give_back(changes, *replica);
                     }
                 }
+                Step::Promote { replica, service, epoch } => self.promote(changes, *replica, service, *epoch)?,
+                Step::Yield { replica } => self.yield_lease(changes, *replica),
+                Step::Demoted { replica } => self.demoted(changes, *replica),
                 Step::Advance { service, to } => self.advance(changes, service, to),
             }
         }
@@ -643,6 +672,14 @@ impl Changes {
     pub(crate) fn leased(&self, name: &ServiceName) -> Option<&LeaseRecord> {
         self.list.iter().rev().find_map(|change| match change {
             Change::Lease(lease) if lease.name == *name => Some(lease),
+            _ => None,
+        })
+    }
+
+    /// A replica as this entry has changed it so far.
+    pub(crate) fn replica(&self, id: ReplicaId) -> Option<&ReplicaRecord> {
+        self.list.iter().rev().find_map(|change| match change {
+            Change::Replica(replica) if replica.id == id => Some(replica),
             _ => None,
         })
     }

@@ -6,14 +6,14 @@ use crate::wire::Body;
 use quorate_membership::swim::Rumor;
 use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Outcome, Proposal};
-use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName, Term};
 use quorate_model::need::Prepared;
-use quorate_model::observed::{GatewayReport, ReplicaStatus, TrustReport};
+use quorate_model::observed::{GatewayReport, Pending, ReplicaStatus, TrustReport};
 use quorate_model::resource::Usage;
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
 use quorate_scheduler::Survey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The moment of an event, on all clocks. The shell reads them once for all that it found waiting, and reads
@@ -93,6 +93,14 @@ pub enum Event {
     Replicas(Vec<ReplicaStatus>),
     /// What this node's replicas use. The others are told with the next report.
     Usage(BTreeMap<ReplicaId, Usage>),
+    /// What this node's replicas tell of themselves, in thousandths. The others are told with the next report.
+    Scraped(BTreeMap<ReplicaId, u64>),
+    /// What the queries found that services go by. Of the leader alone.
+    Counted(Counts),
+    /// What this node has for running services. The others are told with the next report.
+    Drivers(BTreeSet<String>),
+    /// What this node's file of settings says and is not in force.
+    Pending(Pending),
     /// What this node found out about the services that it may run and that need something.
     Prepared(Vec<Prepared>),
     /// Gossip says something else of a node than before; see [`crate::Sight`]. It decides nothing.
@@ -118,6 +126,9 @@ pub enum Event {
     /// [`Effect::InstallSnapshot`] is done; this is what the database now holds.
     SnapshotInstalled { index: LogIndex, state: Box<ClusterState> },
 }
+
+/// What queries found, in thousandths, or why nothing.
+pub type Counts = BTreeMap<ServiceName, Result<u64, String>>;
 
 /// An entry that is in the database.
 #[derive(Debug, Clone, PartialEq)]

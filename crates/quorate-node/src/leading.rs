@@ -5,7 +5,7 @@
 //! its way.
 
 use crate::configuration::Configuration;
-use crate::event::Now;
+use crate::event::{Counts, Now};
 use crate::node::PeerView;
 use crate::succession;
 use quorate_membership::{LinkState, Membership, Opinion};
@@ -20,6 +20,7 @@ use quorate_model::resource::Usage;
 use quorate_model::spec::ServiceSpec;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::Timestamp;
+use quorate_model::traffic::Traffic;
 use quorate_model::trust::KeyKind;
 use quorate_scheduler::{Adjustment, Autoscaling, Observed, Plan, Policy, Sight, Survey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,8 @@ const DOWN_AFTER_MAX: Duration = Duration::from_secs(2);
 /// A node whose server is restarted on purpose is waited for at least this long. It takes less than a
 /// second, and a few on a busy machine.
 const RESTART_WITHIN: Duration = Duration::from_secs(10);
+/// What a query found says so much longer how things are: it is run every five seconds.
+const COUNTED_FOR: Duration = Duration::from_secs(15);
 /// Replicas placed by one plan. A plan is one log entry; the next one follows as soon as it is
 /// applied, so this bounds the entry and not the speed.
 const MOVES_MAX: u32 = 200;
@@ -82,6 +85,8 @@ pub(crate) struct Leading {
     /// Most healthy replicas of a new version that were seen in the stage that this entry began.
     reached: BTreeMap<ServiceName, (LogIndex, u32)>,
     autoscaling: Autoscaling,
+    /// What queries found that services go by, and when.
+    counted: Option<(Timestamp, Counts)>,
 }
 
 /// Something whose duration counts, from the moment at which this node came to know of it: the times
@@ -116,7 +121,12 @@ impl Leading {
             known_since: BTreeMap::new(),
             reached: BTreeMap::new(),
             autoscaling: Autoscaling::default(),
+            counted: None,
         }
+    }
+
+    pub(crate) fn counted(&mut self, now: Timestamp, counted: Counts) {
+        self.counted = Some((now, counted));
     }
 
     pub(crate) fn begun(&mut self, chore: &Chore) {
@@ -184,6 +194,11 @@ impl Leading {
     /// What is seen, and for how long it has been so.
     fn observe(&self, seen: &Seen<'_>) -> Observed {
         let mut observed = observe(seen);
+        if let Some((at, counted)) = &self.counted
+            && seen.now.mono.since(*at) < COUNTED_FOR
+        {
+            observed.counted = counted.clone();
+        }
         for (matter, since) in &self.known_since {
             let span = seen.now.mono.since(*since);
             match matter {
@@ -438,7 +453,15 @@ fn observe(seen: &Seen<'_>) -> Observed {
             .map(|status| (status.replica, status.detail.clone()))
             .collect(),
         capacity: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.capacity?))).collect(),
+        drivers: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.drivers.clone()?))).collect(),
         usage: usage(seen.state, &heard),
+        scraped: heard.iter().flat_map(|peer| &peer.report.scraped).map(|(id, number)| (*id, *number)).collect(),
+        traffic: traffic(&heard),
+        castings: heard
+            .iter()
+            .flat_map(|peer| &peer.report.replicas)
+            .filter_map(|status| Some((status.replica, status.casting?)))
+            .collect(),
         restarts: heard
             .iter()
             .flat_map(|peer| &peer.report.replicas)
@@ -477,6 +500,19 @@ fn usage(state: &ClusterState, heard: &[&PeerView]) -> BTreeMap<ReplicaId, Usage
     };
     let all = heard.iter().flat_map(|peer| &peer.report.usage);
     all.filter(|(replica, _)| counts(replica)).map(|(replica, usage)| (*replica, *usage)).collect()
+}
+
+/// What gateways have had to do. One that has just changed managers is told of by two for a moment; the later
+/// counters are the greater ones.
+fn traffic(heard: &[&PeerView]) -> BTreeMap<String, Traffic> {
+    let mut traffic: BTreeMap<String, Traffic> = BTreeMap::new();
+    for gateway in heard.iter().flat_map(|peer| &peer.report.gateways) {
+        let told = &gateway.traffic;
+        if !told.is_nothing() && traffic.get(&gateway.gateway).is_none_or(|known| known.uptime_ms < told.uptime_ms) {
+            traffic.insert(gateway.gateway.clone(), told.clone());
+        }
+    }
+    traffic
 }
 
 /// What nodes lack of what these need; what they said of other needs is of no use.

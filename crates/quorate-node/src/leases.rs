@@ -53,6 +53,7 @@ use quorate_lease::Lease;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::NodeId;
 use quorate_model::lease::LeaseRecord;
+use quorate_model::spec::Mode;
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::Timestamp;
 
@@ -87,7 +88,11 @@ impl Leases {
                 Change::Event(Event { what: Happening::LeaseRaised { node, .. }, .. }) if *node != me => {
                     self.raising.raised_from(now.mono, *node);
                 }
-                Change::Replica(replica) => own |= replica.node == me && replica.lease.is_some(),
+                Change::Replica(replica) => {
+                    // Whoever was the active one of several may be a standby now.
+                    let may_hold = replica.lease.is_some() || replica.spec.mode == Mode::ActivePassive;
+                    own |= replica.node == me && may_hold;
+                }
                 Change::ReplicaGone { .. } => own = true,
                 _ => {}
             }

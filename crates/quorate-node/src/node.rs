@@ -30,7 +30,7 @@ use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
 use quorate_model::member::NotAdmitted;
 use quorate_model::need::Prepared;
-use quorate_model::observed::{GatewayReport, NodeReport, ReplicaStatus, TrustReport};
+use quorate_model::observed::{GatewayReport, NodeReport, Pending, ReplicaStatus, TrustReport};
 use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::{Change, ClusterState, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
@@ -142,8 +142,11 @@ pub struct Node {
     replicas: Vec<ReplicaStatus>,
     /// Where the server keeps its own log.
     log_dir: String,
+    pending: Pending,
     capacity: Option<Amount>,
     usage: BTreeMap<ReplicaId, Usage>,
+    scraped: BTreeMap<ReplicaId, u64>,
+    drivers: Option<BTreeSet<String>>,
     prepared: Vec<Prepared>,
     trust: Option<TrustReport>,
     gateways: BTreeMap<String, (Timestamp, GatewayReport)>,
@@ -245,8 +248,11 @@ impl Node {
             peers: BTreeMap::new(),
             replicas: Vec::new(),
             log_dir: String::new(),
+            pending: Pending::default(),
             capacity: None,
             usage: BTreeMap::new(),
+            scraped: BTreeMap::new(),
+            drivers: None,
             prepared: Vec::new(),
             trust: None,
             gateways: BTreeMap::new(),
@@ -328,6 +334,16 @@ impl Node {
                 self.own_status_changed(now);
             }
             Event::Usage(usage) => self.usage = usage,
+            Event::Scraped(scraped) => self.scraped = scraped,
+            Event::Drivers(drivers) => {
+                self.drivers = Some(drivers);
+                self.own_status_changed(now);
+            }
+            Event::Counted(counted) => self.leading.counted(now.mono, counted),
+            Event::Pending(pending) => {
+                self.pending = pending;
+                self.own_status_changed(now);
+            }
             Event::Prepared(prepared) => {
                 self.prepared = prepared;
                 self.own_status_changed(now);

@@ -30,7 +30,7 @@ pub const VERSION: u32 = 1;
 /// One message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 26, 27")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 26, 27, 34, 35")]
     pub body: Option<Body>,
 }
 
@@ -72,6 +72,10 @@ pub enum Body {
     AskSecrets(AskSecrets),
     #[prost(message, tag = "27")]
     GiveSecrets(GiveSecrets),
+    #[prost(message, tag = "34")]
+    TryExternal(TryExternal),
+    #[prost(message, tag = "35")]
+    TriedExternal(TriedExternal),
 }
 
 /// Gossip's second way: asks whether the other side's process still answers, where its datagrams do
@@ -129,6 +133,36 @@ impl std::fmt::Debug for GivenSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "GivenSecret({}, version {})", self.name, self.version)
     }
+}
+
+/// A manager asks a node to log in to an external, before the cluster takes it.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct TryExternal {
+    /// The manager's own number for the question.
+    #[prost(fixed64, tag = "1")]
+    pub ticket: u64,
+    /// JSON of `quorate_model::external::External`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub external: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub password: Option<Bytes>,
+}
+
+impl std::fmt::Debug for TryExternal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TryExternal({})", self.ticket)
+    }
+}
+
+/// A node's answer to [`TryExternal`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TriedExternal {
+    #[prost(fixed64, tag = "1")]
+    pub ticket: u64,
+    /// JSON of `quorate_model::external::NodeLogin`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub login: Bytes,
 }
 
 /// What the listener told the speaker about itself before, said when a link opens: so a node whose data were

@@ -9,6 +9,8 @@
 //!
 //! Why a sum of loads and not a controller with gains: it has nothing to tune, and one step reaches the right
 //! number whatever the load does, as long as copies share it. Where they do not, it goes on step by step.
+//! Latency is no load: it says that copies are too few, and hardly ever how many too many. So a latency below its
+//! target keeps the number, and only one below half of it is a reason for fewer.
 //!
 //! # Invariants
 //! - What is found is within the limits, or nearer to them than before.
@@ -36,6 +38,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+mod traffic;
+
+pub use self::traffic::Flow;
+
+use self::traffic::Gateways;
 /// Loads are counted in thousandths: a copy at its target has this much.
 pub(crate) const WHOLE: u64 = 1000;
 /// A sum of loads that is nearer than this to the number of copies changes nothing: measuring is no more exact.
@@ -53,6 +60,14 @@ const STEP_UP: u32 = 4;
 pub enum Metric {
     Cpu,
     Memory,
+    /// Requests a second, by gateways.
+    Rps,
+    /// What 95 of 100 requests take at most, by gateways.
+    P95,
+    /// What copies tell of themselves.
+    Scrape,
+    /// What a query finds in the cluster's database.
+    Sql,
 }
 
 impl Metric {
@@ -62,6 +77,10 @@ impl Metric {
         match self {
             Metric::Cpu => "cpu",
             Metric::Memory => "memory",
+            Metric::Rps => "rps",
+            Metric::P95 => "p95",
+            Metric::Scrape => "scrape",
+            Metric::Sql => "sql",
         }
     }
 
@@ -70,14 +89,21 @@ impl Metric {
         let cpu = autoscale.cpu.zip(resources.cpu).map(|(share, cpu)| (Metric::Cpu, share.of(cpu.millis().into())));
         let memory = autoscale.memory.zip(resources.memory);
         let memory = memory.map(|(share, memory)| (Metric::Memory, share.of(memory.bytes())));
-        cpu.into_iter().chain(memory)
+        let rps = autoscale.rps.map(|rps| (Metric::Rps, u64::from(rps) * WHOLE));
+        let micros = |span: Span| u64::try_from(span.0.as_micros()).unwrap_or(u64::MAX);
+        let p95 = autoscale.p95.map(|p95| (Metric::P95, micros(p95)));
+        let scrape = autoscale.scrape.as_ref().map(|it| (Metric::Scrape, u64::from(it.target) * WHOLE));
+        let sql = autoscale.sql.as_ref().map(|it| (Metric::Sql, u64::from(it.target) * WHOLE));
+        cpu.into_iter().chain(memory).chain(rps).chain(p95).chain(scrape).chain(sql)
     }
 
-    /// What of it was measured of a copy.
-    fn load(self, measured: &Measured) -> Option<u64> {
+    /// Where what is to be counted comes from, if it does not come.
+    fn unmeasured(self) -> &'static str {
         match self {
-            Metric::Cpu => measured.cpu_millis.mean(),
-            Metric::Memory => measured.memory_bytes.mean(),
+            Metric::Cpu | Metric::Memory => "not measured of any copy that is ready",
+            Metric::Rps | Metric::P95 => "not told by any gateway with a route to it",
+            Metric::Scrape => "not told by any copy that is ready",
+            Metric::Sql => "not known yet",
         }
     }
 }
@@ -132,9 +158,15 @@ impl Mean {
 pub(crate) struct Measured {
     cpu_millis: Mean,
     memory_bytes: Mean,
+    /// In thousandths.
+    scraped: Mean,
 }
 
 impl Measured {
+    pub(crate) fn tell(&mut self, scraped: u64) {
+        self.scraped.add(scraped);
+    }
+
     pub(crate) fn add(&mut self, usage: &Usage) {
         self.cpu_millis.add(usage.cpu_millis.into());
         if let Some(bytes) = usage.memory_bytes {
@@ -154,6 +186,10 @@ pub(crate) struct Question<'a> {
     pub(crate) wanted: u32,
     /// Of those that are ready and have been for the time of warming up.
     pub(crate) measured: &'a [Measured],
+    /// What gateways told.
+    pub(crate) flow: &'a Flow,
+    /// What the query found, in thousandths, or why nothing.
+    pub(crate) counted: Option<&'a Result<u64, String>>,
     /// The most that was right at any moment of `down_after`, as far as is known.
     pub(crate) highest: u32,
 }
@@ -162,11 +198,12 @@ pub(crate) struct Question<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     pub metric: Metric,
-    /// What a copy uses, on average of those that were measured. In thousandths of a CPU, or bytes.
+    /// What a copy has, on average of those that were measured: thousandths of a CPU, bytes, thousandths of a
+    /// request a second or of a number that is told; microseconds that 95 of 100 requests took at most.
     pub mean: u64,
     /// What it is to use.
     pub target: u64,
-    /// How many copies were measured.
+    /// How many copies it was measured of.
     pub copies: u32,
     /// How many copies would have just enough to do; the present number where that is near enough.
     pub right: u32,
@@ -212,6 +249,15 @@ pub enum Limit {
         measured: u32,
         wanted: u32,
     },
+    /// The query gives no number.
+    NoNumber {
+        why: String,
+    },
+    /// Of the gateways that have told of requests, some are silent.
+    Silent {
+        silent: u32,
+        gateways: u32,
+    },
     /// The present number is near enough.
     Right,
     Min {
@@ -240,14 +286,15 @@ impl fmt::Display for Limit {
         match self {
             Limit::Updating => f.write_str("it is being updated; the number stays until that is over"),
             Limit::Unmeasured { metric } => {
-                write!(
-                    f,
-                    "{} is not measured of any copy that is ready; that is no reason for another number",
-                    metric.name()
-                )
+                let (name, why) = (metric.name(), metric.unmeasured());
+                write!(f, "{name} is {why}; that is no reason for another number")
             }
             Limit::Partly { measured, wanted } => {
                 write!(f, "{measured} of {wanted} copies are ready and measured; the others count against a change")
+            }
+            Limit::NoNumber { why } => write!(f, "the query of sql gives no number: {why}"),
+            Limit::Silent { silent, gateways } => {
+                write!(f, "{silent} of {gateways} gateways say nothing now; they count against a change")
             }
             Limit::Right => f.write_str("that is near enough to the target; the number stays"),
             Limit::Min { min } => write!(f, "no fewer than {min}, the minimum"),
@@ -265,26 +312,42 @@ impl fmt::Display for Limit {
 /// How many copies are right, and how many of that is done now. What there is room for is not looked at.
 #[must_use]
 pub(crate) fn judge(question: &Question<'_>) -> Verdict {
-    let Question { autoscale, bounds, resources, wanted, measured, highest } = question;
+    let Question { autoscale, bounds, resources, wanted, measured, flow, counted, highest } = question;
     let (wanted, mut limits) = (*wanted, Vec::new());
     let mut readings = Vec::new();
     // What goes by hours alone has as few copies as these allow.
     let mut asked = None;
     for (metric, target) in Metric::targets(autoscale, resources) {
         // The busiest metric decides. One that nobody can tell is no reason for fewer copies.
-        match reading(metric, target, measured, wanted) {
+        let reading = match metric {
+            Metric::Cpu => of_copies(metric, target, measured.iter().map(|copy| copy.cpu_millis), wanted),
+            Metric::Memory => of_copies(metric, target, measured.iter().map(|copy| copy.memory_bytes), wanted),
+            Metric::Rps => requests(target, flow, wanted),
+            Metric::P95 => latency(target, flow, wanted),
+            Metric::Scrape => of_copies(metric, target, measured.iter().map(|copy| copy.scraped), wanted),
+            Metric::Sql => of_all(metric, target, counted.and_then(|found| found.as_ref().ok().copied()), wanted),
+        };
+        match reading {
             Some(reading) => {
                 asked = asked.max(Some(reading.right));
                 readings.push(reading);
             }
             None => {
                 asked = asked.max(Some(wanted));
-                limits.push(Limit::Unmeasured { metric });
+                let why = counted.and_then(|found| found.as_ref().err()).filter(|_| metric == Metric::Sql);
+                limits.push(match why {
+                    Some(why) => Limit::NoNumber { why: why.clone() },
+                    None => Limit::Unmeasured { metric },
+                });
             }
         }
     }
     if let Some(counted) = readings.iter().map(|reading| reading.copies).min().filter(|counted| *counted < wanted) {
         limits.push(Limit::Partly { measured: counted, wanted });
+    }
+    let Flow { gateways, silent, .. } = **flow;
+    if autoscale.goes_by_traffic() && (1..gateways).contains(&silent) {
+        limits.push(Limit::Silent { silent, gateways });
     }
     let asked = asked.unwrap_or(bounds.min);
     let right = bounds.clamp(asked);
@@ -311,24 +374,54 @@ pub(crate) fn judge(question: &Question<'_>) -> Verdict {
     Verdict { readings, right, to: stepped, limits }
 }
 
-fn reading(metric: Metric, target: u64, measured: &[Measured], wanted: u32) -> Option<Reading> {
-    let used: Vec<u64> = measured.iter().filter_map(|copy| metric.load(copy)).collect();
+/// What copies use, each for itself.
+fn of_copies(metric: Metric, target: u64, means: impl Iterator<Item = Mean>, wanted: u32) -> Option<Reading> {
+    let used: Vec<u64> = means.filter_map(Mean::mean).collect();
     let count = u64::try_from(used.len()).ok().filter(|count| *count > 0)?;
     let sum: u64 = used.iter().fold(0, |sum: u64, used| sum.saturating_add(*used));
     let load = used.iter().fold(0u64, |load, used| load.saturating_add(used.saturating_mul(WHOLE) / target.max(1)));
     let missing = u64::from(wanted).saturating_sub(count);
-    let (low, high) = (load, load.saturating_add(missing * WHOLE));
+    let right = right((load, load.saturating_add(missing * WHOLE)), wanted, WHOLE - TOLERANCE);
+    let copies = u32::try_from(count).unwrap_or(u32::MAX);
+    Some(Reading { metric, mean: sum / count, target, copies, right })
+}
+
+/// What gateways send to all copies together.
+fn requests(target: u64, flow: &Flow, wanted: u32) -> Option<Reading> {
+    let all = flow.is_told().then_some(flow.millirequests)?;
+    let load = all.saturating_mul(WHOLE) / target.max(1);
+    let right = right((load, load.saturating_add(flow.missing(wanted) * WHOLE)), wanted, WHOLE - TOLERANCE);
+    Some(Reading { metric: Metric::Rps, mean: all / u64::from(wanted.max(1)), target, copies: wanted, right })
+}
+
+/// A number for all copies together.
+fn of_all(metric: Metric, target: u64, all: Option<u64>, wanted: u32) -> Option<Reading> {
+    let all = all?;
+    let load = all.saturating_mul(WHOLE) / target.max(1);
+    let right = right((load, load), wanted, WHOLE - TOLERANCE);
+    Some(Reading { metric, mean: all / u64::from(wanted.max(1)), target, copies: wanted, right })
+}
+
+/// How long it takes, whoever answers.
+fn latency(target: u64, flow: &Flow, wanted: u32) -> Option<Reading> {
+    let mean = flow.is_told().then(|| flow.latencies.p95_us())?;
+    let load = u64::from(wanted).saturating_mul(mean.saturating_mul(WHOLE) / target.max(1));
+    let right = right((load, load.saturating_add(flow.missing(wanted) * WHOLE)), wanted, WHOLE / 2);
+    Some(Reading { metric: Metric::P95, mean, target, copies: wanted, right })
+}
+
+/// How many copies would have just enough to do: with a load of at least and at most so much altogether, and no
+/// fewer than there are while each has `calm` or more.
+fn right((low, high): (u64, u64), wanted: u32, calm: u64) -> u32 {
     let copies = |load: u64| u32::try_from(load.div_ceil(WHOLE)).unwrap_or(u32::MAX);
     let all = u64::from(wanted);
-    let right = if low > all * (WHOLE + TOLERANCE) {
+    if low > all * (WHOLE + TOLERANCE) {
         copies(low)
-    } else if high < all * (WHOLE - TOLERANCE) {
+    } else if high < all * calm {
         copies(high).max(1)
     } else {
         wanted
-    };
-    let copies = u32::try_from(count).unwrap_or(u32::MAX);
-    Some(Reading { metric, mean: sum / count, target, copies, right })
+    }
 }
 
 /// What all autoscaled services have been seen to do, by one manager.
@@ -348,12 +441,15 @@ struct Watch {
     /// Since the last look.
     measured: BTreeMap<ReplicaId, Measured>,
     sampled: Option<Timestamp>,
+    gateways: Gateways,
     looked: Timestamp,
     /// What was right when, newest last. One that a later one exceeds is of no use and left out, so the first
     /// is the highest.
     highest: VecDeque<(Timestamp, u32)>,
     /// What was found at the last look, and when that was.
     verdict: Option<(Timestamp, Verdict)>,
+    /// What gateways had told by then.
+    flow: Flow,
     /// It is to be asked for.
     is_due: bool,
 }
@@ -367,10 +463,12 @@ impl Watch {
             healthy_since: BTreeMap::new(),
             measured: BTreeMap::new(),
             sampled: None,
+            gateways: Gateways::default(),
             looked: now,
             // What was before is not known: until `down_after` is over it may have been needed.
             highest: VecDeque::from([(now, wanted)]),
             verdict: None,
+            flow: Flow::default(),
             is_due: false,
         }
     }
@@ -389,6 +487,7 @@ impl Watch {
 
     fn begin_anew(&mut self, now: Timestamp) {
         self.measured.clear();
+        self.gateways.begin_anew();
         (self.looked, self.is_due) = (now, false);
     }
 }
@@ -415,6 +514,8 @@ pub struct Report {
     pub verdict: Option<Verdict>,
     /// How long ago that was.
     pub looked: Option<Duration>,
+    /// What gateways had told by then, if it goes by that.
+    pub flow: Option<Flow>,
     /// How much a copy has to do, by the busiest metric.
     pub step: Option<Step>,
     /// What became of its number, newest first.
@@ -472,6 +573,9 @@ impl Autoscaling {
             if watch.sampled.is_none_or(|sampled| now.since(sampled) >= SAMPLED_EVERY) {
                 watch.sampled = Some(now);
                 let copies = copies.get_or_insert_with(|| by_service(state));
+                if autoscale.goes_by_traffic() {
+                    watch.gateways.hear(now, name, &sight.observed.traffic);
+                }
                 sample(watch, copies.get(name).map(Vec::as_slice).unwrap_or_default(), autoscale, sight);
             }
             if state.deploying(name).is_some() {
@@ -540,14 +644,17 @@ impl Autoscaling {
     #[must_use]
     pub fn report(&self, state: &ClusterState, name: &ServiceName, now: Timestamp, wall: WallTime) -> Option<Report> {
         let service = state.services.get(name)?;
-        let (bounds, hours) = service.spec.autoscaled()?.bounds(wall);
-        let (looked, verdict) = self.watched.get(name).and_then(|watch| watch.verdict.clone()).unzip();
+        let autoscale = service.spec.autoscaled()?;
+        let (bounds, hours) = autoscale.bounds(wall);
+        let watch = self.watched.get(name);
+        let (looked, verdict) = watch.and_then(|watch| watch.verdict.clone()).unzip();
         let load = verdict.iter().flat_map(|verdict| &verdict.readings).map(Reading::load).max();
         Some(Report {
             bounds,
             hours: hours.map(ToString::to_string),
             wanted: service.spec.replicas,
             looked: looked.map(|looked| now.since(looked)),
+            flow: watch.filter(|_| autoscale.goes_by_traffic()).map(|watch| watch.flow.clone()),
             verdict,
             step: load.map(Step::of),
             changes: changes(state, name),
@@ -577,10 +684,14 @@ fn sample(watch: &mut Watch, copies: &[&ReplicaRecord], autoscale: &Autoscale, s
     watch.measured.retain(|id, _| healthy.contains(id));
     for id in healthy {
         let since = *watch.healthy_since.entry(id).or_insert(now);
-        if now.since(since) >= autoscale.warmup.0
-            && let Some(usage) = observed.usage.get(&id)
-        {
+        if now.since(since) < autoscale.warmup.0 {
+            continue;
+        }
+        if let Some(usage) = observed.usage.get(&id) {
             watch.measured.entry(id).or_default().add(usage);
+        }
+        if let Some(scraped) = observed.scraped.get(&id) {
+            watch.measured.entry(id).or_default().tell(*scraped);
         }
     }
 }
@@ -589,13 +700,18 @@ fn look(watch: &mut Watch, service: &ServiceRecord, autoscale: &Autoscale, sight
     let ServiceSpec { resources, replicas, .. } = service.spec;
     let (bounds, _) = autoscale.bounds(sight.wall);
     let measured: Vec<Measured> = std::mem::take(&mut watch.measured).into_values().collect();
-    let question = Question { autoscale, bounds, resources, wanted: replicas, measured: &measured, highest: 0 };
+    let flow = watch.gateways.flow(sight.now, autoscale.down_after.0);
+    watch.gateways.begin_anew();
+    let (wanted, measured) = (replicas, &measured);
+    let counted = sight.observed.counted.get(&service.spec.name);
+    let question = Question { autoscale, bounds, resources, wanted, measured, flow: &flow, counted, highest: 0 };
     let right = judge(&question).right;
     let highest = watch.note(sight.now, right, autoscale.down_after);
     let verdict = judge(&Question { highest, ..question });
     watch.looked = sight.now;
     watch.is_due = verdict.to != replicas;
     watch.verdict = Some((sight.now, verdict));
+    watch.flow = flow;
 }
 
 /// Why the number changes, in one line.
@@ -616,6 +732,8 @@ fn reason(verdict: &Verdict, from: u32) -> String {
             Limit::Updating
             | Limit::Unmeasured { .. }
             | Limit::Partly { .. }
+            | Limit::NoNumber { .. }
+            | Limit::Silent { .. }
             | Limit::Right
             | Limit::Settling { .. } => {}
         }

@@ -156,7 +156,12 @@ pub(crate) fn explain(
         .iter()
         .filter_map(|step| match step {
             Step::Retire { replica } | Step::Forget { replica } => Some(*replica),
-            Step::Place { .. } | Step::Release { .. } | Step::Advance { .. } => None,
+            Step::Place { .. }
+            | Step::Release { .. }
+            | Step::Promote { .. }
+            | Step::Yield { .. }
+            | Step::Demoted { .. }
+            | Step::Advance { .. } => None,
         })
         .collect();
     // What runs is asked on the state as it is, without what the plan would add.
@@ -176,7 +181,7 @@ pub(crate) fn explain(
         })
         .collect();
     let without = match record.spec.mode {
-        Mode::Replicated | Mode::Singleton => Vec::new(),
+        Mode::Replicated | Mode::Singleton | Mode::ActivePassive => Vec::new(),
         Mode::EveryNode => {
             let served: BTreeSet<_> = room.running(service).map(|(_, at)| at).collect();
             let ranking = Ranking::new(room, Search::new(record, 0));

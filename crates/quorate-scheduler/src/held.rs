@@ -68,6 +68,8 @@ pub enum HeldReason {
     MoveWaits { slot: Slot, from: String, to: String },
     /// A service that runs on every node has none on this one.
     Misses { node: String, unfit: Unfit },
+    /// No copy of an active-passive service is healthy, so none can be the active one.
+    NobodyActive,
     /// The old replica must end first.
     Ending { slot: Slot, node: String },
 }
@@ -99,9 +101,17 @@ pub enum Unfit {
     Lacks {
         what: Vec<String>,
     },
+    /// It has not what runs such services.
+    NoDriver {
+        any_of: &'static [&'static str],
+    },
     PortTaken {
         port: u16,
         by: Slot,
+    },
+    /// Another copy of a service that has one on a node.
+    HasCopy {
+        copy: Slot,
     },
     /// Less is free than a replica needs.
     NoRoom {
@@ -126,7 +136,9 @@ impl fmt::Display for Unfit {
             Unfit::Unmet { constraint } => write!(f, "does not meet {constraint}"),
             Unfit::Unprepared => f.write_str("has not said yet whether it has what is needed"),
             Unfit::Lacks { what } => write!(f, "lacks {}", what.join(" and ")),
+            Unfit::NoDriver { any_of } => write!(f, "has no {}", any_of.join(" and no ")),
             Unfit::PortTaken { port, by } => write!(f, "has port {port} taken by {by}"),
+            Unfit::HasCopy { copy } => write!(f, "has {copy} already"),
             Unfit::NoRoom { needs, free } => no_room(f, *needs, *free),
             Unfit::RoomUnknown => f.write_str("has not said what it has room for"),
         }
@@ -146,6 +158,7 @@ impl fmt::Display for HeldReason {
                     rounded_up(*silent_for)
                 )
             }
+            HeldReason::NobodyActive => f.write_str("no copy is active: none is healthy"),
             HeldReason::LeaseHeld { node } => {
                 write!(f, "{node} may still run it; another starts when that has ended, or its lease has")
             }

@@ -43,9 +43,10 @@ pub use whatif::{Fault, Forecast, Move};
 
 use quorate_model::command::Step;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
-use quorate_model::observed::ReplicaState;
+use quorate_model::observed::{Casting, ReplicaState};
 use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::ClusterState;
+use quorate_model::traffic::Traffic;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -62,6 +63,9 @@ pub struct Observed {
     /// What nodes have for replicas, as they last said. Where it is not known, nothing that asks for an amount of
     /// anything is placed.
     pub capacity: BTreeMap<NodeId, Amount>,
+    /// What nodes have for running services, as they last said. One that is not there did not say it, and is taken
+    /// to have everything.
+    pub drivers: BTreeMap<NodeId, BTreeSet<String>>,
     /// For how long a majority has not heard from a node. Absent: it is heard.
     pub unreachable_for: BTreeMap<NodeId, Duration>,
     /// For how long a node has been known to be down. Measured by whoever plans, on its monotonic
@@ -84,8 +88,16 @@ pub struct Observed {
     pub fallback_lacks: BTreeMap<ServiceName, BTreeMap<NodeId, Vec<String>>>,
     /// What replicas of autoscaled services use, as last reported. Absent: not measured.
     pub usage: BTreeMap<ReplicaId, Usage>,
+    /// What replicas tell of themselves, in thousandths, where their number goes by that. Absent: not told.
+    pub scraped: BTreeMap<ReplicaId, u64>,
+    /// What a query found, in thousandths, or why it found nothing. Absent: nobody ran it lately.
+    pub counted: BTreeMap<ServiceName, Result<u64, String>>,
+    /// What each gateway has had to do for services that go by it, as last told.
+    pub traffic: BTreeMap<String, Traffic>,
     /// In a survey: what was found for autoscaled services. No plan looks at it.
     pub autoscaled: BTreeMap<ServiceName, autoscale::Report>,
+    /// The parts of copies of active-passive services, and what their nodes promise about them.
+    pub castings: BTreeMap<ReplicaId, Casting>,
     /// How often processes were started again after they had ended. Absent: never.
     pub restarts: BTreeMap<ReplicaId, u32>,
     /// The same as `down_for`: for how long a replica of a service that is being updated has been healthy

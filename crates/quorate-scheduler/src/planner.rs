@@ -4,6 +4,7 @@
 //! where it should be (a drain, a label that changed). Both are cured in the same way (`curing`). How far an
 //! update is, and whether it goes on, is found out before (`rollout`).
 
+mod casting;
 mod curing;
 mod rollout;
 
@@ -36,6 +37,8 @@ pub(crate) struct Planner<'a> {
     /// Whose searches are written down.
     watched: Option<&'a ServiceName>,
     searches: Vec<Searched>,
+    /// Copies that this plan has give their role back.
+    yielding: BTreeSet<ReplicaId>,
 }
 
 /// What may become of replicas on a node.
@@ -71,7 +74,8 @@ impl<'a> Planner<'a> {
     ) -> Self {
         let room = Room::new(state, observed);
         let (places_left, plan) = (policy.moves_max, Plan::default());
-        Planner { state, observed, former, policy, room, places_left, plan, watched: None, searches: Vec::new() }
+        let (searches, yielding) = (Vec::new(), BTreeSet::new());
+        Planner { state, observed, former, policy, room, places_left, plan, watched: None, searches, yielding }
     }
 
     pub(crate) fn room(&self) -> &Room<'a> {
@@ -126,13 +130,14 @@ impl<'a> Planner<'a> {
     }
 
     fn look_after(&mut self, service: &'a ServiceRecord) {
+        self.cast(service);
         if self.is_as_wanted(service) {
             return;
         }
         self.retire_what_is_too_many(service);
         self.retire_duplicates(service);
         let full = match service.spec.mode {
-            Mode::Replicated | Mode::Singleton => self.fill(service),
+            Mode::Replicated | Mode::Singleton | Mode::ActivePassive => self.fill(service),
             Mode::EveryNode => self.fill_nodes(service),
         };
         if full {
@@ -181,13 +186,13 @@ impl<'a> Planner<'a> {
 
     fn retire_what_is_too_many(&mut self, service: &ServiceRecord) {
         match service.spec.mode {
-            Mode::Replicated | Mode::Singleton => self.retire_surplus(service),
+            Mode::Replicated | Mode::Singleton | Mode::ActivePassive => self.retire_surplus(service),
             Mode::EveryNode => self.retire_strays(service),
         }
     }
 
     /// Retires whole ordinals beyond the wanted number: what is not healthy first, then what is misplaced,
-    /// then the highest.
+    /// then the highest; what is active last.
     fn retire_surplus(&mut self, service: &ServiceRecord) {
         let ordinals = self.room.ordinals(&service.spec.name);
         let surplus = ordinals.len().saturating_sub(service.spec.replicas as usize);
@@ -198,7 +203,8 @@ impl<'a> Planner<'a> {
         candidates.sort_by_key(|(ordinal, members)| {
             let healthy = members.iter().any(|id| self.is_healthy(*id));
             let placed = members.iter().any(|id| !self.room.seat(*id).misplaced);
-            (healthy, placed, Reverse(*ordinal))
+            let active = members.iter().any(|id| self.room.seat(*id).leased);
+            (active, healthy, placed, Reverse(*ordinal))
         });
         for id in candidates.into_iter().take(surplus).flat_map(|(_, members)| members) {
             self.end(id);
@@ -359,7 +365,7 @@ impl<'a> Planner<'a> {
                 let Some(unfit) = Ranking::new(&self.room, search).unfit(at) else { return Some(at) };
                 vec![(self.room.spots()[at].record.identity.name.clone(), unfit)]
             }
-            (Mode::EveryNode, None) | (Mode::Replicated | Mode::Singleton, _) => {
+            (Mode::EveryNode, None) | (Mode::Replicated | Mode::Singleton | Mode::ActivePassive, _) => {
                 match Ranking::new(&self.room, search).best() {
                     Ok(at) => return Some(at),
                     Err(unfit) => unfit,
@@ -420,9 +426,10 @@ impl<'a> Planner<'a> {
     fn end(&mut self, id: ReplicaId) {
         let seat = self.room.seat(id);
         // It may have been ended for another reason already.
-        if seat.phase != Phase::Run {
+        if seat.phase != Phase::Run || self.ends_later(id) {
             return;
         }
+        let seat = self.room.seat(id);
         if self.fate(seat.node) != Fate::Present && !seat.leased {
             return self.forget(id);
         }

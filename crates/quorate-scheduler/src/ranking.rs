@@ -151,6 +151,9 @@ impl<'r, 'a> Ranking<'r, 'a> {
         if let Some(constraint) = self.search.service.spec.place.unmet(spot.record) {
             return Some(Unfit::Unmet { constraint: constraint.to_string() });
         }
+        if let Some(why) = self.room.without_driver(&self.search.service.spec, at) {
+            return Some(why);
+        }
         if let Some(why) = self.room.unprepared(&self.search.service.spec, at) {
             return Some(why);
         }
@@ -162,7 +165,10 @@ impl<'r, 'a> Ranking<'r, 'a> {
             let by = self.room.has_port(at, *port, ended)?;
             Some(Unfit::PortTaken { port: *port, by })
         });
-        taken.or_else(|| self.room.without_room(at, self.search.service.spec.resources.amount(), ended))
+        let has_copy = || self.room.has_copy(at, &self.search.service.spec, ended);
+        taken
+            .or_else(has_copy)
+            .or_else(|| self.room.without_room(at, self.search.service.spec.resources.amount(), ended))
     }
 
     fn rank(&self, at: At) -> Rank {

@@ -104,7 +104,10 @@ fn is_outdated(replica: &ReplicaRecord, service: &ServiceRecord) -> bool {
 
 fn is_misplaced(node: &NodeRecord, service: &ServiceRecord) -> bool {
     match service.spec.mode {
-        Mode::Replicated => node.availability.drain().is_some() || service.spec.place.unmet(node).is_some(),
+        // The role leaves a server that is about to end; the copy stays, and stands by when that is back.
+        Mode::Replicated | Mode::ActivePassive => {
+            node.availability.drain().is_some() || service.spec.place.unmet(node).is_some()
+        }
         // What may run twice outlives its server for as long as that is awaited; what runs once could not be
         // started elsewhere then before its lease is over.
         Mode::Singleton => {
@@ -210,6 +213,13 @@ impl<'a> Room<'a> {
         seat.phase = phase;
     }
 
+    /// The replica is the active one from here on.
+    pub(crate) fn give_role(&mut self, id: ReplicaId) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            seat.leased = true;
+        }
+    }
+
     pub(crate) fn has(&self, id: ReplicaId) -> bool {
         self.seats.contains_key(&id)
     }
@@ -297,6 +307,21 @@ impl<'a> Room<'a> {
             Some(what) if what.is_empty() => None,
             Some(what) => Some(Unfit::Lacks { what: what.clone() }),
         }
+    }
+
+    /// Whether a node cannot run such services at all.
+    pub(crate) fn without_driver(&self, spec: &ServiceSpec, at: At) -> Option<Unfit> {
+        let any_of = spec.driven_by();
+        let has = self.observed.drivers.get(&self.spots[at].record.identity.id)?;
+        (!any_of.is_empty() && !any_of.iter().any(|one| has.contains(*one))).then_some(Unfit::NoDriver { any_of })
+    }
+
+    /// Why a copy of an active-passive service is not put there: another one, in whatever phase, would be lost with it.
+    pub(crate) fn has_copy(&self, at: At, spec: &ServiceSpec, but: Option<ReplicaId>) -> Option<Unfit> {
+        let is_there = |(id, seat): (ReplicaId, &Seat<'_>)| {
+            (seat.at == Some(at) && Some(id) != but).then(|| Unfit::HasCopy { copy: seat.slot() })
+        };
+        (spec.mode == Mode::ActivePassive).then(|| self.of(&spec.name).find_map(is_there)).flatten()
     }
 
     /// Whoever else has the port there.

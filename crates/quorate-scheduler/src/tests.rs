@@ -5,11 +5,13 @@
 mod autoscale;
 mod balance;
 mod cases;
+mod casting;
 mod drains;
 mod forecasts;
 mod placement;
 mod properties;
 mod resources;
 mod text;
+mod traffic;
 mod updates;
 mod world;

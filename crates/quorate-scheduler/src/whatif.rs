@@ -12,7 +12,7 @@ use quorate_model::assignment::Phase;
 use quorate_model::command::Command;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::lease::{LeaseCommand, LeaseRecord};
-use quorate_model::observed::ReplicaState;
+use quorate_model::observed::{Casting, Part, ReplicaState};
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,6 +220,10 @@ impl Imagined {
                 (Phase::Stop, _) => ReplicaState::Stopped,
             };
             changed |= std::mem::replace(state, next) != next;
+            if let Some(lease) = replica.lease.filter(|lease| lease.yields) {
+                let given_back = Casting { part: Part::Standby, epoch: 0, yielded: lease.epoch };
+                changed |= self.observed.castings.insert(replica.id, given_back) != Some(given_back);
+            }
         }
         changed
     }

@@ -12,8 +12,9 @@ use crate::dice::Dice;
 use quorate_agent::desired::{Desired, Offer};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
-use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::observed::{Casting, Part, ReplicaState, ReplicaStatus};
 use quorate_model::planted::{Bug, planted};
+use quorate_model::spec::Mode;
 use quorate_model::time::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,8 +32,8 @@ pub(crate) struct Agent {
     cached: Option<Assignment>,
     desired: Option<Desired>,
     replicas: BTreeMap<ReplicaId, Running>,
-    /// Until when leases are held, as the server said, on the machine's boot clock. Gone with the server.
-    holds: BTreeMap<ReplicaId, Duration>,
+    /// Which leases are held and until when, as the server said, on the machine's boot clock. Gone with the server.
+    holds: BTreeMap<ReplicaId, (u64, Duration)>,
 }
 
 /// One made-up process, or what is left of it.
@@ -47,12 +48,46 @@ struct Running {
     restarts: u32,
     /// Its timer: what it holds is over then, on the machine's boot clock.
     until: Option<Duration>,
+    /// Of an active-passive service: the epoch under which it is active.
+    active: Option<u64>,
+    /// When its hook has made it a standby again.
+    demoted_at: Option<Timestamp>,
+    /// The newest epoch that it gave back.
+    yielded: u64,
 }
 
 impl Running {
     /// Whether it ends when its lease does.
     fn ends(&self) -> bool {
         self.known.lease.is_none_or(|lease| !lease.keeps)
+    }
+
+    /// Whether it runs without a lease, and has one while it is active.
+    fn is_cast(&self) -> bool {
+        self.known.spec.mode == Mode::ActivePassive
+    }
+
+    /// What stands behind it is gone, as are its hooks.
+    fn stand_by(&mut self) {
+        (self.active, self.demoted_at, self.until) = (None, None, None);
+    }
+
+    /// Takes up the role that it was given and has the lease for, or begins to give it back.
+    fn follow_role(&mut self, held: Option<Duration>, now: Timestamp, dice: &mut Dice) {
+        let lease = self.known.lease;
+        let keeps = lease.filter(|lease| !lease.yields).map(|lease| lease.epoch);
+        match self.active {
+            Some(epoch) if keeps != Some(epoch) && self.demoted_at.is_none() => {
+                self.demoted_at = Some(now.plus(dice.span((Duration::from_millis(1), Duration::from_millis(500)))));
+            }
+            None if self.state == ReplicaState::Healthy && held.is_some() && keeps > Some(self.yielded) => {
+                (self.active, self.until) = (keeps, held);
+            }
+            Some(_) | None => {}
+        }
+        if let Some(lease) = lease.filter(|lease| lease.yields && self.active.is_none()) {
+            self.yielded = self.yielded.max(lease.epoch);
+        }
     }
 }
 
@@ -102,6 +137,7 @@ impl Agent {
         for replica in self.replicas.values_mut() {
             replica.alive = false;
             replica.due = None;
+            replica.stand_by();
             if !replica.state.is_over() {
                 replica.state = ReplicaState::BackingOff;
             }
@@ -128,12 +164,15 @@ impl Agent {
     }
 
     /// Leases are held for longer.
-    pub(crate) fn hold(&mut self, now: Moment, held: &[(ReplicaId, Duration)], dice: &mut Dice) {
-        self.holds.retain(|_, until| *until > now.boot);
-        for (replica, until) in held {
+    pub(crate) fn hold(&mut self, now: Moment, held: &[(ReplicaId, u64, Duration)], dice: &mut Dice) {
+        self.holds.retain(|_, (_, until)| *until > now.boot);
+        for (replica, epoch, until) in held {
             let known = self.holds.entry(*replica).or_default();
-            *known = (*until).max(*known);
-            if let Some(running) = self.replicas.get_mut(replica).filter(|running| running.alive && running.ends()) {
+            *known = (*known).max((*epoch, *until));
+            let holds = |running: &&mut Running| {
+                running.alive && running.ends() && (!running.is_cast() || running.active == Some(*epoch))
+            };
+            if let Some(running) = self.replicas.get_mut(replica).filter(holds) {
                 running.until = running.until.max(Some(*until));
             }
         }
@@ -152,6 +191,11 @@ impl Agent {
             let over = running.until.is_some_and(|until| until <= boot);
             if running.alive && over && !planted(Bug::KillTimerOff) {
                 ended = true;
+                let lives_on = running.known.spec.demotes();
+                running.stand_by();
+                if lives_on {
+                    continue;
+                }
                 (running.alive, running.due) = (false, None);
                 running.state = match running.known.phase {
                     Phase::Run => ReplicaState::BackingOff,
@@ -166,7 +210,8 @@ impl Agent {
     pub(crate) fn singles(&self) -> Vec<Single> {
         let alive = self.replicas.iter().filter(|(_, running)| running.alive);
         let single = |(id, running): (&ReplicaId, &Running)| {
-            let (service, epoch) = (running.known.spec.name.clone(), running.known.lease?.epoch);
+            let epoch = if running.is_cast() { running.active? } else { running.known.lease?.epoch };
+            let service = running.known.spec.name.clone();
             Some(Single { service, replica: *id, epoch })
         };
         alive.filter_map(single).collect()
@@ -189,13 +234,17 @@ impl Agent {
                 alive: false,
                 restarts: 0,
                 until: None,
+                active: None,
+                demoted_at: None,
+                yielded: 0,
             });
             running.known = wanted.assigned;
-            let held = self.holds.get(&replica).copied().filter(|until| *until > boot);
+            let held = self.holds.get(&replica).map(|(_, until)| *until).filter(|until| *until > boot);
             match phase {
-                Phase::Run if !running.alive && running.known.lease.is_some() && held.is_none() => {}
+                Phase::Run
+                    if !running.alive && running.known.lease.is_some() && held.is_none() && !running.is_cast() => {}
                 Phase::Run if !running.alive && !running.state.is_over() => {
-                    running.until = held.filter(|_| running.ends());
+                    running.until = held.filter(|_| running.ends() && !running.is_cast());
                     running.state = ReplicaState::Starting;
                     running.alive = true;
                     running.due = Some(now.plus(dice.span((ms(5), ms(800)))));
@@ -210,6 +259,13 @@ impl Agent {
                 Phase::Stop if running.alive => {}
                 Phase::Stop => running.state = ReplicaState::Stopped,
             }
+            if running.is_cast() {
+                let held = self
+                    .holds
+                    .get(&replica)
+                    .filter(|(epoch, _)| Some(*epoch) == running.known.lease.map(|it| it.epoch));
+                running.follow_role(held.map(|(_, until)| *until).filter(|until| *until > boot), now, dice);
+            }
         }
         // What has ended and is not listed any more is forgotten, as its directory is.
         let listed = desired.newest().map(|newest| newest.replicas.clone()).unwrap_or_default();
@@ -218,13 +274,18 @@ impl Agent {
 
     /// When something comes to its next state by itself.
     pub(crate) fn next(&self) -> Option<Timestamp> {
-        self.replicas.values().filter_map(|replica| replica.due).min()
+        self.replicas.values().flat_map(|replica| [replica.due, replica.demoted_at]).flatten().min()
     }
 
     /// Lets time pass. Returns whether anything changed.
     pub(crate) fn advance(&mut self, now: Timestamp) -> bool {
         let mut changed = false;
         for replica in self.replicas.values_mut() {
+            if replica.demoted_at.is_some_and(|at| at <= now) {
+                changed = true;
+                replica.yielded = replica.yielded.max(replica.active.unwrap_or_default());
+                replica.stand_by();
+            }
             if replica.due.is_some_and(|due| due <= now) {
                 replica.due = None;
                 changed = true;
@@ -242,6 +303,7 @@ impl Agent {
                     _ => {
                         replica.state = ReplicaState::Stopped;
                         replica.alive = false;
+                        replica.stand_by();
                     }
                 }
             }
@@ -259,6 +321,9 @@ impl Agent {
         let chosen = *dice.pick(&alive);
         if let Some(replica) = self.replicas.get_mut(&chosen) {
             replica.state = ReplicaState::Starting;
+            if replica.is_cast() {
+                replica.stand_by();
+            }
             replica.due = Some(now.plus(Duration::from_millis(dice.between(100, 3_000))));
         }
         true
@@ -278,6 +343,11 @@ impl Agent {
                 detail: String::new(),
                 log_dir: String::new(),
                 fencing: None,
+                casting: running.is_cast().then(|| Casting {
+                    part: if running.active.is_some() { Part::Active } else { Part::Standby },
+                    epoch: running.active.unwrap_or_default(),
+                    yielded: if running.active.is_none() { running.yielded } else { 0 },
+                }),
             })
             .collect()
     }

@@ -672,6 +672,19 @@ fn service_command(dice: &mut Dice, may_fail: bool) -> Command {
         );
         return Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") };
     }
+    if dice.chance(150) {
+        let more = *dice.pick(&["", "without_quorum = 'demote'"]);
+        let (replicas, version) = (dice.between(2, 3), dice.below(2));
+        let service = ServiceName::new("pair").expect("a good name");
+        if dice.chance(300) {
+            return Command::Activate { service, node: None };
+        }
+        let text = format!(
+            "[[service]]\nname = 'pair'\nmode = 'active-passive'\nreplicas = {replicas}\nfailover = '10s'\n{more}\n\
+             command = ['/bin/pair']\nenv = {{ V = '{version}' }}\n[service.active]\ndemote = ['/bin/demote']"
+        );
+        return Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") };
+    }
     let name = *dice.pick(&["web", "api", "jobs"]);
     let service = ServiceName::new(name).expect("a good name");
     let replicas = u32::try_from(dice.between(1, 4)).expect("small");

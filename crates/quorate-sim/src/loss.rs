@@ -7,7 +7,7 @@ use crate::world::World;
 use quorate_model::assignment::Phase;
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::lease::FAILOVER_DEFAULT;
-use quorate_model::spec::WithoutQuorum;
+use quorate_model::spec::{Mode, WithoutQuorum};
 use quorate_model::state::{ClusterState, ReplicaRecord};
 use quorate_model::time::Timestamp;
 use quorate_node::{Event, Ticket};
@@ -74,13 +74,18 @@ pub(crate) fn lose_one(world: &mut World) -> (u64, u64) {
 }
 
 /// Whether what is waited for after the loss of a node ends in the order of the times that are set: the first to look
-/// for a place has the choice, and how soon the loss is seen is nobody's setting.
+/// for a place has the choice, and how soon the loss is seen is nobody's setting. Nor is it sure of a copy that may be
+/// the active one of several: the forecast knows when its lease is over, and not what its heirs do meanwhile.
 fn order_is_sure(before: &Survey, lost: NodeId) -> bool {
     let state = &before.state;
     let waits = |replica: &ReplicaRecord| match state.leases.get(&replica.service) {
         Some(lease) => lease.ttl.0,
         None => before.policy.replace_after,
     };
+    let mut lost_here = state.replicas.values().filter(|it| it.node == lost);
+    if lost_here.any(|it| it.spec.mode == Mode::ActivePassive) {
+        return false;
+    }
     let times: BTreeSet<Duration> = state.replicas.values().filter(|it| it.node == lost).map(waits).collect();
     times.iter().zip(times.iter().skip(1)).all(|(one, next)| *next - *one >= SEEN_WITHIN)
 }
@@ -141,7 +146,7 @@ fn fail_over(world: &mut World, n: usize) -> u64 {
         let spec = &state.services.get(&single.service)?.spec;
         // Who asks for less than that has a network and disks that these scenarios need not have.
         let failover = spec.failover.unwrap_or(FAILOVER_DEFAULT).0;
-        let moves = !spec.unsafe_fast && spec.without_quorum == WithoutQuorum::Stop;
+        let moves = !spec.unsafe_fast && spec.without_quorum != WithoutQuorum::Keep;
         moves.then(|| (single.service.clone(), single.epoch, failover))
     };
     let moving: Vec<(ServiceName, u64, Duration)> =

@@ -324,8 +324,14 @@ pub const ALL: &[Planted] = &[
     planted(
         Bug::KeptFenced,
         "kept-fenced",
-        &["one_holder"],
+        &["one_holder", "does_what_was_forecast"],
         "A lease whose holder goes on without renewals is fenced and raised like any other.",
+    ),
+    planted(
+        Bug::YieldTakenAsDone,
+        "yield-taken-as-done",
+        &["one_holder"],
+        "The next copy is promoted as soon as the active one was asked to give its role back.",
     ),
     planted(Bug::KillTimerOff, "kill-timer-off", &["one_holder"], "Nothing ends a replica when its lease is over."),
 ];

@@ -12,9 +12,10 @@ use quorate_check::list_append;
 use quorate_check::register::{Key, Value};
 use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
 use quorate_model::assignment::Phase;
-use quorate_model::id::NodeId;
+use quorate_model::id::{NodeId, ServiceName};
+use quorate_model::spec::Mode;
 use quorate_model::sql::{Rows, Scalar, Statement};
-use quorate_model::state::Health;
+use quorate_model::state::{Health, ServiceRecord};
 use quorate_model::time::Timestamp;
 use quorate_model::trust::Stage;
 use quorate_node::Configuration;
@@ -152,7 +153,7 @@ fn still(world: &World) -> bool {
         let process = machine.process.as_ref().expect("it lives");
         process.applied == newest
             && process.node.applied() == newest
-            && process.node.held().is_empty()
+            && process.node.held().iter().all(|held| lacks_a_node(world, n, &held.service, &held.reason.to_string()))
             && process.node.digests_compared() + u64::from(world.living().len() == 1) > 0
             && machine.agent.next().is_none()
             && machine.agent.follows(&process.node.state().assignment(machine.id))
@@ -163,7 +164,9 @@ fn still(world: &World) -> bool {
         let state = world.machines[n].process.as_ref().expect("it leads").node.state();
         state.services.values().all(|service| {
             let copies = state.replicas.values().filter(|replica| replica.service == service.spec.name).count();
-            copies == service.spec.replicas as usize
+            let nodes = world.living().len();
+            let replicas = service.spec.replicas as usize;
+            copies == if service.spec.mode == Mode::ActivePassive { replicas.min(nodes) } else { replicas }
         })
     });
     let agreed = world.leader().is_some_and(|leader| {
@@ -182,6 +185,13 @@ fn still(world: &World) -> bool {
         && keys_rest(world)
         && world.clients.all_done()
         && newest >= world.invariants.committed.last()
+}
+
+/// Whether something is held for want of a node that has no copy yet, where one node has one copy at the most.
+fn lacks_a_node(world: &World, n: usize, service: &ServiceName, reason: &str) -> bool {
+    let state = world.machines[n].process.as_ref().expect("it lives").node.state();
+    let is_cast = |service: &ServiceRecord| service.spec.mode == Mode::ActivePassive;
+    state.services.get(service).is_some_and(is_cast) && reason.contains("no node")
 }
 
 /// Whether everything that is to run on a machine does: what runs once waits for its lease.

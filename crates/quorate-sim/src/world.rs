@@ -124,7 +124,7 @@ pub(crate) enum What {
     Held {
         machine: usize,
         life: u64,
-        held: Vec<(ReplicaId, Duration)>,
+        held: Vec<(ReplicaId, u64, Duration)>,
     },
     /// A replica's timer may fire.
     Timer {

@@ -6,6 +6,7 @@
 //!   walks the tree).
 //! - Exit statuses are those of [`failure::Exit`].
 
+mod activation;
 pub(crate) mod api;
 pub(crate) mod artifact;
 pub(crate) mod audit;
@@ -17,6 +18,7 @@ pub(crate) mod db;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod events;
+pub(crate) mod external;
 pub(crate) mod failure;
 pub(crate) mod ha;
 pub(crate) mod init;
@@ -28,6 +30,7 @@ pub(crate) mod password;
 pub(crate) mod pinned;
 pub(crate) mod place;
 pub(crate) mod placement;
+mod reconfigure;
 pub(crate) mod recover;
 pub(crate) mod screen;
 pub(crate) mod secret;
@@ -37,6 +40,7 @@ pub(crate) mod target;
 pub(crate) mod tokens;
 pub(crate) mod unix;
 pub(crate) mod update;
+mod update_hamode;
 pub(crate) mod users;
 pub(crate) mod vip;
 pub(crate) mod waiting;
@@ -171,6 +175,16 @@ pub(crate) enum Command {
         /// Name of the service
         service: String,
     },
+    /// Change settings of the cluster and of its services while they run; several at once, all or none
+    #[command(
+        after_help = "Examples:\n  quorate reconfigure\n  quorate reconfigure --list\n  quorate reconfigure --set failover=20s --set replicas.web=4\n  quorate reconfigure --set 'autoscale.web=2..6 cpu=70%' --plan"
+    )]
+    Reconfigure(reconfigure::ReconfigureArgs),
+    /// Bring what waits in nodes' files of settings into force: their servers begin anew, one after another
+    #[command(
+        after_help = "Examples:\n  quorate update-hamode --plan\n  quorate update-hamode\n  quorate --timeout 2m update-hamode\n  sudo quorate update-hamode --this-node"
+    )]
+    UpdateHamode(update_hamode::UpdateHamodeArgs),
     /// What the cluster would do if something happened
     #[command(subcommand)]
     Whatif(placement::WhatifCommand),
@@ -213,6 +227,9 @@ pub(crate) enum Command {
     /// Passwords and keys of services, sealed
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Databases and the like that services use and others run
+    #[command(subcommand)]
+    External(Box<external::ExternalCommand>),
     /// Files that services need on their nodes
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
@@ -387,6 +404,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Restart(args) => service::restart(&context, &args)?,
         Command::Rollback(args) => update::rollback(&context, &args)?,
         Command::Update(command) => update::update(&context, &command)?,
+        Command::Reconfigure(args) => reconfigure::run(&context, &args)?,
+        Command::UpdateHamode(args) => update_hamode::run(&context, &args)?,
         Command::Explain { service } => placement::explain(&context, &service)?,
         Command::Whatif(command) => placement::whatif(&context, &command)?,
         Command::Rebalance(args) => placement::rebalance(&context, &args)?,
@@ -399,6 +418,7 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Session(command) => tokens::session(&context, command)?,
         Command::Token(command) => tokens::token(&context, command)?,
         Command::Secret(command) => secret::run(&context, command)?,
+        Command::External(command) => external::run(&context, *command)?,
         Command::Artifact(command) => artifact::run(&context, command)?,
         Command::Vip(command) => vip::run(&context, command)?,
         Command::Cert(command) => cert::run(&context, command)?,

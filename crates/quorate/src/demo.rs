@@ -199,7 +199,12 @@ impl Page {
                     .replace("{count}", &count.to_string());
                 ("200 OK", "text/html; charset=utf-8", body)
             }
-            _ => ("404 Not Found", "text/plain", "There are /, /whoami and /healthz.\n".to_owned()),
+            "/metrics" => {
+                let served = self.served.load(Ordering::Relaxed);
+                let page = format!("# TYPE demo_pages_served counter\ndemo_pages_served{{path=\"/\"}} {served}\n");
+                ("200 OK", "text/plain; version=0.0.4", page)
+            }
+            _ => ("404 Not Found", "text/plain", "There are /, /whoami, /metrics and /healthz.\n".to_owned()),
         };
         let connection = if close { "Connection: close\r\n" } else { "" };
         let mut response = format!(

@@ -19,10 +19,14 @@ mod bulk;
 mod certificates;
 mod checkpoint;
 mod core;
+mod counting;
+mod discovery;
 mod disk;
+mod dns;
 mod drills;
 mod electors;
 mod ending;
+mod externals;
 mod gossip;
 mod ha;
 mod inbox;
@@ -36,6 +40,7 @@ mod reads;
 mod reload;
 mod renewal;
 mod secrets;
+mod service_tokens;
 mod spare;
 mod survey;
 mod tls;
@@ -228,6 +233,10 @@ async fn serve(
     }
     let api_listener = bind(config.node.api, "API").await?;
     let local_socket = bind_local(data_dir, config.node.auth)?;
+    let dns = match settings.dns.listen {
+        Some(address) => Some(dns::bind(address).await?),
+        None => None,
+    };
     let clock = core::Clock { started: Instant::now() };
     let mut lease_clock = lease_clock::LeaseClock::start();
     let identity = NodeIdentity {
@@ -324,6 +333,10 @@ async fn serve(
 
     let (overview, overview_seen) = watch::channel(Arc::new(view::overview(&node, &config, clock.now(), 0)));
     let (routing, routing_seen) = watch::channel(Arc::new(view::routing(&node)));
+    let (directory, directory_seen) = watch::channel(Arc::new(discovery::directory(&node)));
+    if let Some(sockets) = dns {
+        dns::start(sockets, directory_seen.clone());
+    }
     let (members, members_seen) = watch::channel(Arc::new(view::members(&node)));
     let (drills, drills_seen) = watch::channel(Arc::new(drills::view(&node)));
     let (known, known_seen) = watch::channel(Arc::new(view::known(&node)));
@@ -362,6 +375,8 @@ async fn serve(
     let (assignment, assignments) = watch::channel(None);
     let (holds, held_now) = watch::channel(BTreeMap::new());
     let (needs, needed) = watch::channel(Arc::new(node.state().needs_on(config.node.id)));
+    let (queries, asked) = watch::channel(Arc::new(counting::queries(&node)));
+    tokio::spawn(counting::run(asked, readers.clone(), inbox.clone()));
     let (may_read, may_read_seen) = watch::channel(Arc::default());
     let (held_secrets, secrets_held) = watch::channel(Arc::new(secrets::read(data_dir)));
     let giver = secrets::Giver {
@@ -371,9 +386,19 @@ async fn serve(
         beside: beside.clone(),
     };
     tokio::spawn(giver.run(heard.asked));
+    let (service_tokens, service_tokens_seen) = watch::channel(Arc::default());
+    let assigned = assignments.clone();
+    let asker = externals::Asker::new(config.node.id, keychain.clone(), known_seen.clone(), beside.clone())?;
+    tokio::spawn(asker.clone().hear(heard.tried));
     if config.node.roles.contains(&Role::Worker) {
         let dir = data_dir.to_owned();
-        let wanted = workloads::Wanted { assignments, holds: held_now, secrets: secrets_held.clone() };
+        let wanted = workloads::Wanted {
+            assignments,
+            holds: held_now,
+            secrets: secrets_held.clone(),
+            tokens: service_tokens_seen,
+            directory: directory_seen,
+        };
         let taker = secrets::Taker {
             me: config.node.id,
             data_dir: dir.clone(),
@@ -385,7 +410,10 @@ async fn serve(
             held: held_secrets,
         };
         tokio::spawn(taker.run(heard.given));
+        let trier = externals::Trier { known: known_seen.clone(), beside: beside.clone() };
+        tokio::spawn(trier.run(heard.tries));
         let given = workloads::Needed { needs: needed, secrets: secrets_held };
+        tokio::spawn(workloads::look_for_drivers(inbox.clone()));
         tokio::spawn(workloads::prepare(dir.clone(), given, inbox.clone()));
         tokio::spawn(workloads::run(config.clone(), dir, wanted, inbox.clone()));
     }
@@ -410,6 +438,7 @@ async fn serve(
         assignment,
         holds,
         needs,
+        queries,
         readers: may_read,
         overview,
         members,
@@ -417,6 +446,7 @@ async fn serve(
         known,
         proofs,
         routing,
+        directory,
         coordinates,
         refused,
         access,
@@ -434,6 +464,7 @@ async fn serve(
     let (still_known, last_contact) = (known_seen.clone(), contact.clone());
     let ha_wished = config.cluster.ha || settings.ha.enabled;
     let (settings, settings_seen) = watch::channel(Arc::new(settings));
+    tokio::spawn(reload::watch(source.clone(), settings_seen.clone(), inbox.clone()));
     tokio::spawn(reload::run(hangup, source, settings, log_control));
     let backend = NodeBackend(Arc::new(Inner {
         inbox: inbox.clone(),
@@ -444,6 +475,7 @@ async fn serve(
         members: members_seen,
         drills: drills_seen,
         away,
+        externals: asker,
         known: known_seen,
         routing: routing_seen,
         access: access_seen,
@@ -459,6 +491,16 @@ async fn serve(
         replace_after,
         started: clock.started,
     }));
+    if config.node.roles.contains(&Role::Worker) {
+        let minter = service_tokens::Minter {
+            data_dir: data_dir.to_owned(),
+            assignments: assigned,
+            access: backend.0.access.clone(),
+            backend: backend.clone(),
+            tokens: service_tokens,
+        };
+        tokio::spawn(minter.run());
+    }
     tokio::spawn(turned_away::run(config.node.id, backend.clone(), turned_away));
     if ha_wished {
         tokio::spawn(ha::switch_on(config.node.id, backend.clone()));

@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub cluster: ClusterSettings,
     pub ha: HaSettings,
     pub console: ConsoleSettings,
+    pub dns: DnsSettings,
     pub log: LogSettings,
 }
 
@@ -85,6 +86,12 @@ pub(crate) enum Redirect {
     Active,
     Balancer,
     Off,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DnsSettings {
+    /// `None`: names are answered by nobody here.
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

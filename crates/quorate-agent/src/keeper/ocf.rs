@@ -164,7 +164,7 @@ impl Ocf {
         // A node has one of a service, but for a moment while one of them ends.
         let instance = match spec.mode {
             Mode::Singleton | Mode::EveryNode => spec.name.to_string(),
-            Mode::Replicated => format!("{}:{}", spec.name, launch.assigned.ordinal),
+            Mode::Replicated | Mode::ActivePassive => format!("{}:{}", spec.name, launch.assigned.ordinal),
         };
         let node = launch.env.get("QUORATE_NODE").cloned().unwrap_or_default();
         let mut env: BTreeMap<String, String> = [

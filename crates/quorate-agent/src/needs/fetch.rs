@@ -106,11 +106,15 @@ fn agent(url: &str) -> Result<ureq::Agent, FetchError> {
     Ok(config.build().into())
 }
 
-fn tls() -> Result<TlsConfig, FetchError> {
+/// The certificates (PEM) of the authorities that this system believes.
+pub(crate) fn authorities() -> Result<Vec<u8>, FetchError> {
     let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let known = AUTHORITIES.iter().map(PathBuf::from);
-    let text =
-        given.into_iter().chain(known).find_map(|path| std::fs::read(path).ok()).ok_or(FetchError::Authorities)?;
+    given.into_iter().chain(known).find_map(|path| std::fs::read(path).ok()).ok_or(FetchError::Authorities)
+}
+
+fn tls() -> Result<TlsConfig, FetchError> {
+    let text = authorities()?;
     let certificates = parse_pem(&text).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,

@@ -1,6 +1,6 @@
 //! Requests to an S3 service, signed.
 //!
-//! One request is all that is needed, a GET of an object, so the signature is made here and no client is
+//! A GET of an object, or of a bucket's first, is all that is needed, so the signature is made here and no client is
 //! brought along. The bucket is in the path: every service of this kind understands that.
 //!
 //! # Sources
@@ -22,6 +22,8 @@ struct Get<'a> {
     host: &'a str,
     /// Encoded, with its first slash.
     path: &'a str,
+    /// Encoded and sorted.
+    query: &'a str,
     region: &'a str,
     /// `20260102T030405Z`
     time: &'a str,
@@ -45,11 +47,31 @@ pub(super) fn request(
     let usual = if scheme == "http" { ":80" } else { ":443" };
     let host = host.strip_suffix(usual).unwrap_or(host);
     let time = timestamp(now);
-    let get = Get { host, path: &path, region: &s3.region, time: &time };
+    let get = Get { host, path: &path, query: "", region: &s3.region, time: &time };
     let authorization = get.authorization(access_key, key.expose(), &[]);
     let headers =
         vec![("authorization", authorization), ("x-amz-content-sha256", NOTHING.to_owned()), ("x-amz-date", time)];
     (url, headers)
+}
+
+/// The target of a request for the first object of a bucket, and its headers. `keys`: the access key and the secret
+/// key.
+pub(crate) fn bucket_request(
+    host: &str,
+    bucket: &str,
+    region: &str,
+    keys: Option<(&str, &str)>,
+    now: SystemTime,
+) -> (String, Vec<(&'static str, String)>) {
+    const QUERY: &str = "list-type=2&max-keys=1";
+    let (path, time) = (encoded(&format!("/{bucket}")), timestamp(now));
+    let target = format!("{path}?{QUERY}");
+    let Some((access_key, key)) = keys else { return (target, Vec::new()) };
+    let get = Get { host, path: &path, query: QUERY, region, time: &time };
+    let authorization = get.authorization(access_key, key.as_bytes(), &[]);
+    let headers =
+        vec![("authorization", authorization), ("x-amz-content-sha256", NOTHING.to_owned()), ("x-amz-date", time)];
+    (target, headers)
 }
 
 fn timestamp(now: SystemTime) -> String {
@@ -72,13 +94,13 @@ fn encoded(path: &str) -> String {
 impl Get<'_> {
     /// `more`: further headers that are signed, in lower case.
     fn authorization(&self, access_key: &str, key: &[u8], more: &[(&str, &str)]) -> String {
-        let Get { host, path, region, time } = self;
+        let Get { host, path, query, region, time } = self;
         let mut headers = vec![("host", *host), ("x-amz-content-sha256", NOTHING), ("x-amz-date", *time)];
         headers.extend(more);
         headers.sort_unstable();
         let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
         let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
-        let canonical = format!("GET\n{path}\n\n{lines}\n{names}\n{NOTHING}");
+        let canonical = format!("GET\n{path}\n{query}\n{lines}\n{names}\n{NOTHING}");
         let day = &time[..8];
         let scope = format!("{day}/{region}/s3/aws4_request");
         let hashed = hex(digest(&SHA256, canonical.as_bytes()).as_ref());
@@ -110,6 +132,7 @@ mod tests {
         let get = Get {
             host: "examplebucket.s3.amazonaws.com",
             path: "/test.txt",
+            query: "",
             region: "us-east-1",
             time: "20130524T000000Z",
         };

@@ -19,7 +19,7 @@ pub enum Flaw {
 }
 
 /// The end of time.
-const NEVER: BootTime = BootTime::from_nanos(u64::MAX);
+pub(super) const NEVER: BootTime = BootTime::from_nanos(u64::MAX);
 
 /// The lease that this shim may run its workload under.
 pub(super) struct Deadline {
@@ -43,17 +43,31 @@ impl Deadline {
         if lease.keeps {
             return Ok(Some(Deadline { lease, grace, at: NEVER, timer: None, flaw }));
         }
+        let first = launch.deadline.ok_or_else(|| io::Error::other("there is no lease yet"))?;
+        Deadline::arm_for(lease, grace, first, flaw).map(Some)
+    }
+
+    /// The same for a workload that runs already and is to be the active one of several. `grace`: what it has to end
+    /// in, or to become a standby in.
+    ///
+    /// # Errors
+    /// As for [`arm`](Deadline::arm).
+    pub(super) fn arm_for(
+        lease: AssignedLease,
+        grace: Duration,
+        first: BootTime,
+        flaw: Option<Flaw>,
+    ) -> io::Result<Deadline> {
         let timer = match flaw {
             None => Some(KillTimer::new()?),
             Some(_) => None,
         };
         let mut deadline = Deadline { lease, grace, at: BootTime::from_nanos(0), timer, flaw };
-        let first = launch.deadline.ok_or_else(|| io::Error::other("there is no lease yet"))?;
         if soft_stop(first, grace, lease.ttl.0) <= BootTime::now() {
             return Err(io::Error::other("its lease ends too soon"));
         }
         deadline.extend(lease.epoch, first)?;
-        Ok(Some(deadline))
+        Ok(deadline)
     }
 
     pub(super) fn epoch(&self) -> u64 {

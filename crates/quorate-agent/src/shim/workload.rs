@@ -44,6 +44,15 @@ impl Workload {
         }
     }
 
+    /// Starts another program where it runs, to end with it.
+    pub(super) fn start_beside(&self, command: &mut Command) -> io::Result<Child> {
+        enter(command, self.group.as_ref())?;
+        match &self.space {
+            Some(space) => space.spawn(command),
+            None => spawn_bound(command),
+        }
+    }
+
     fn of(mut child: Child, space: Option<PidSpace>, group: Option<&Group>) -> io::Result<Workload> {
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Workload { child, pidfd, space, group: group.cloned() }),

@@ -26,7 +26,7 @@ const EPOCH: u64 = 7;
 
 pub(super) fn leased(id: ReplicaId, spec: &ServiceSpec, epoch: u64, ttl: Duration) -> AssignedReplica {
     AssignedReplica {
-        lease: Some(AssignedLease { epoch, ttl: Span(ttl), keeps: false }),
+        lease: Some(AssignedLease { epoch, ttl: Span(ttl), keeps: false, yields: false }),
         ..assigned(id, spec, Phase::Run)
     }
 }

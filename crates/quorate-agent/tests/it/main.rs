@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use quorate_agent::log::{LogFrom, ReadLogError};
-use quorate_agent::{Agent, AgentConfig, HeldSecret, Secrets, StartAgentError};
+use quorate_agent::{Agent, AgentConfig, Api, HeldSecret, Secrets, ServiceTokens, StartAgentError};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
+use quorate_model::discovery::Directory;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
 use quorate_model::observed::{ReplicaState, ReplicaStatus};
 use quorate_model::spec::ServiceSpec;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 mod container;
+mod endpoints;
 mod group;
 mod lease;
 mod needs;
@@ -42,6 +44,8 @@ struct Node {
     /// A process whose end takes all replicas with it, so that a failed test leaves nothing behind.
     lifeline: Child,
     secrets: watch::Sender<Arc<Secrets>>,
+    tokens: watch::Sender<Arc<ServiceTokens>>,
+    directory: watch::Sender<Arc<Directory>>,
 }
 
 impl Drop for Node {
@@ -72,7 +76,13 @@ fn shim_answers(dir: &Path) -> bool {
 impl Node {
     fn new() -> Node {
         let lifeline = Command::new("sleep").arg("1000").spawn().unwrap();
-        Node { dir: tempfile::tempdir().unwrap(), lifeline, secrets: watch::Sender::default() }
+        Node {
+            dir: tempfile::tempdir().unwrap(),
+            lifeline,
+            secrets: watch::Sender::default(),
+            tokens: watch::Sender::default(),
+            directory: watch::Sender::default(),
+        }
     }
 
     fn config(&self) -> AgentConfig {
@@ -88,6 +98,9 @@ impl Node {
             dir: self.dir.path().to_owned(),
             artifacts: self.dir.path().join("artifacts"),
             secrets: self.secrets.subscribe(),
+            tokens: self.tokens.subscribe(),
+            directory: self.directory.subscribe(),
+            api: Api { url: "http://127.0.0.1:7000".into(), authorities: None },
             shim_command: vec![HELPER.into(), shim.into()],
             end_with_pid: Some(self.lifeline.id()),
         }
@@ -138,11 +151,11 @@ fn patient() -> ServiceSpec {
 }
 
 fn assigned(replica: ReplicaId, spec: &ServiceSpec, phase: Phase) -> AssignedReplica {
-    AssignedReplica { replica, ordinal: 3, spec: spec.clone(), phase, lease: None }
+    AssignedReplica { replica, ordinal: 3, spec: spec.clone(), phase, lease: None, externals: Vec::new() }
 }
 
 fn assignment(revision: u64, replicas: Vec<AssignedReplica>) -> Assignment {
-    Assignment { node: NODE, revision: LogIndex(revision), replicas }
+    Assignment { node: NODE, revision: LogIndex(revision), replicas, scrapes: BTreeMap::new() }
 }
 
 fn run_one(agent: &Agent, revision: u64, replica: ReplicaId, spec: &ServiceSpec) {

@@ -209,9 +209,13 @@ pub(crate) async fn me<B: Backend>(State(app): State<Shared<B>>, Extension(actin
         _ => None,
     };
     let all = Permission::ALL.iter().copied();
-    let permissions = match user {
-        None => all.collect(),
-        Some(_) => all
+    let permissions = match (user, principal) {
+        (None, Principal::Service { replica }) => {
+            let granted = access.services.get(replica);
+            all.filter(|permission| granted.is_some_and(|granted| granted.allows(*permission))).collect()
+        }
+        (None, _) => all.collect(),
+        (Some(_), _) => all
             .filter(|permission| roles.iter().any(|role| access.grants(role, *permission)))
             .filter(|permission| scopes.as_ref().is_none_or(|scopes| scopes.contains(permission)))
             .collect(),

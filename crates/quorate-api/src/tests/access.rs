@@ -119,6 +119,7 @@ fn body_of(method: &str, path: &str) -> Json {
         ("POST", "/v1/managers/stop" | "/v1/managers/start") => json!({ "nodes": ["n2"] }),
         ("POST", "/v1/managers/restart") => json!({ "node": "n2" }),
         ("PUT", "/v1/managers/rule") => json!({ "requires": null }),
+        ("POST", "/v1/settings") => json!({ "set": { "failover": "31s" } }),
         ("PUT", "/v1/ha") => json!({ "enabled": true }),
         ("PUT", "/v1/nodes/{node}/roles") => json!({ "roles": ["worker"] }),
         ("PUT", "/v1/nodes/{node}/vote") => json!({ "vote": "never" }),

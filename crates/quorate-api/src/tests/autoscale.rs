@@ -17,6 +17,10 @@ async fn e3_autoscaling_is_switched_and_changed_by_name() {
     let Payload::Command(Command::Autoscale(AutoscaleCommand::Set { wish, .. })) = wish else { panic!("{wish:?}") };
     assert_eq!((wish.enabled, wish.max, wish.cpu.map(|share| share.percent())), (Some(true), Some(8), Some(70)));
     assert_eq!(code(&set(&fake, "web", json!({ "enabled": true })).await), "422 invalid");
+    // A query is a right to read, and belongs to the spec.
+    for bad in [json!({ "rps": -1 }), json!({ "p95": 250 }), json!({ "sql": { "query": "SELECT 1", "target": 1 } })] {
+        assert_eq!(code(&set(&fake, "web", bad.clone()).await), "400 bad-json", "{bad}");
+    }
     for bad in [json!({ "cpu": "95%" }), json!({ "on": true }), json!({ "every": "fast" }), json!({ "min": -1 })] {
         assert_eq!(code(&set(&fake, "web", bad.clone()).await), "400 bad-json", "{bad}");
     }

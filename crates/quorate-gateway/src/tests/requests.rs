@@ -248,6 +248,7 @@ async fn paths_lead_to_their_services_and_an_unknown_one_says_so() {
             service: name.parse().unwrap(),
             balance: Default::default(),
             check_path: None,
+            counted: false,
             endpoints: vec![replica.endpoint(Healthy)],
         })
         .to_vec();

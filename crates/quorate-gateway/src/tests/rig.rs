@@ -306,6 +306,7 @@ pub(super) fn table(revision: u64, endpoints: Vec<Endpoint>) -> RoutingTable {
             balance: Default::default(),
             check_path: Some("/check".into()),
             endpoints,
+            counted: true,
         }],
         vips: Vec::new(),
     }

@@ -96,6 +96,14 @@ name!(
     "a secret's name: use 1 to 64 of a-z, 0-9, . _ -, beginning with a letter or digit"
 );
 
+name!(
+    /// An external's name: 1 to 48 of `a-z`, `0-9` and `-`, beginning with a letter or digit.
+    ExternalName,
+    48,
+    "-",
+    "an external's name: use 1 to 48 of a-z, 0-9 and -, beginning with a letter or digit"
+);
+
 /// A SHA-256, as 64 lower-case hexadecimal digits in JSON. Of random values of 256 bits, which
 /// need no slow hash: nobody can try them all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

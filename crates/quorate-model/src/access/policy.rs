@@ -5,6 +5,8 @@
 
 use super::name::{ApiTokenId, Digest, RoleName, UserName};
 use super::{AccessState, RoleRecord};
+use crate::entry::Database;
+use crate::id::ReplicaId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -98,10 +100,14 @@ words!(
         ServiceScale = "service-scale",
         ServiceAutoscale = "service-autoscale",
         ServiceRestart = "service-restart",
+        ServiceActivate = "service-activate",
         Rebalance = "rebalance",
         ServiceRemove = "service-remove",
         VipAdd = "vip-add",
         VipRemove = "vip-remove",
+        ExternalSet = "external-set",
+        ExternalTest = "external-test",
+        ExternalRemove = "external-remove",
         LeaderTransfer = "leader-transfer",
         NodeAlias = "node-alias",
         NodeLabel = "node-label",
@@ -123,6 +129,8 @@ words!(
         JoinTokenRevoke = "join-token-revoke",
         /// A server shows a join token, and nothing else.
         Join = "join",
+        NodeRestart = "node-restart",
+        Reconfigure = "reconfigure",
         QuotaSet = "quota-set",
         FailoverSet = "failover-set",
         /// A node shows its certificate, and nothing else.
@@ -181,7 +189,7 @@ impl Operation {
             O::LogRead => Needs::Permission(P::LogRead),
             O::NodeLogRead => Needs::Permission(P::NodeLogRead),
             O::ServiceApply | O::VipAdd | O::VipRemove => Needs::Permission(P::ServiceApply),
-            O::ServiceScale | O::ServiceAutoscale | O::ServiceRestart | O::Rebalance => {
+            O::ServiceScale | O::ServiceAutoscale | O::ServiceRestart | O::ServiceActivate | O::Rebalance => {
                 Needs::Permission(P::ServiceScale)
             }
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
@@ -193,9 +201,11 @@ impl Operation {
             | O::ManagerStop
             | O::ManagerStart
             | O::ManagerRestart
+            | O::NodeRestart
             | O::ActiveRestart => Needs::Permission(P::ManagerControl),
             O::ManagerRule
             | O::HaSet
+            | O::Reconfigure
             | O::NodeRoles
             | O::NodeRemove
             | O::NodeConfirmDead
@@ -207,7 +217,10 @@ impl Operation {
             | O::FailoverSet
             | O::CertificateRotate => Needs::Permission(P::MemberWrite),
             O::SecretRead => Needs::Permission(P::SecretRead),
-            O::SecretSet | O::SecretRemove => Needs::Permission(P::SecretWrite),
+            // An external brings its password to whatever is at its address.
+            O::SecretSet | O::SecretRemove | O::ExternalSet | O::ExternalTest | O::ExternalRemove => {
+                Needs::Permission(P::SecretWrite)
+            }
             O::JoinTokenRead => Needs::Permission(P::TokenRead),
             O::SqlRead => Needs::Permission(P::SqlRead),
             O::SqlWrite => Needs::Permission(P::SqlWrite),
@@ -243,8 +256,10 @@ impl Operation {
             | O::ManagerStart
             | O::ManagerRestart
             | O::ActiveRestart
+            | O::NodeRestart
             | O::ManagerRule
             | O::HaSet
+            | O::Reconfigure
             | O::JoinTokenCreate
             | O::CertificateRotate
             | O::SecretRemove
@@ -278,10 +293,14 @@ impl Operation {
             | O::ServiceScale
             | O::ServiceAutoscale
             | O::ServiceRestart
+            | O::ServiceActivate
             | O::Rebalance
             | O::ServiceRemove
             | O::VipAdd
             | O::VipRemove
+            | O::ExternalSet
+            | O::ExternalTest
+            | O::ExternalRemove
             | O::NodeAlias
             | O::NodeLabel
             | O::NodeAvailability
@@ -320,6 +339,8 @@ pub enum Principal {
     User { user: UserName, session: Digest },
     /// A program with an API token.
     Token { token: ApiTokenId },
+    /// A replica, with the token that its node handed to it.
+    Service { replica: ReplicaId },
 }
 
 impl Principal {
@@ -335,6 +356,10 @@ impl Principal {
                 let owner = access.tokens.get(token).map_or("?", |record| record.user.as_str());
                 format!("{owner} (token {token})")
             }
+            Principal::Service { replica } => {
+                let service = access.services.get(replica).map_or("?", |record| record.service.as_str());
+                format!("{service}/{replica}")
+            }
         }
     }
 
@@ -344,7 +369,7 @@ impl Principal {
         match self {
             Principal::User { user, .. } => Some(user),
             Principal::Token { token } => access.tokens.get(token).map(|record| &record.user),
-            Principal::Anonymous | Principal::Open | Principal::Root => None,
+            Principal::Anonymous | Principal::Open | Principal::Root | Principal::Service { .. } => None,
         }
     }
 }
@@ -363,6 +388,8 @@ pub enum Verdict {
     NotDangerous,
     /// No: this is for people, and a token asks.
     NotForTokens,
+    /// No: the spec of the replica's service does not grant it.
+    NotGranted,
 }
 
 /// Whether `principal` may do `operation`. Everything that asks, asks here.
@@ -375,6 +402,7 @@ pub fn allow(access: &AccessState, principal: &Principal, operation: Operation) 
     let (user, token) = match principal {
         Principal::Anonymous => return Verdict::LogIn,
         Principal::Open | Principal::Root => return Verdict::Allow,
+        Principal::Service { replica } => return allow_service(access, *replica, operation),
         Principal::User { user, .. } => (user, None),
         Principal::Token { token } => match access.tokens.get(token) {
             Some(record) => (&record.user, Some(record)),
@@ -399,6 +427,29 @@ pub fn allow(access: &AccessState, principal: &Principal, operation: Operation) 
         (true, None) => Verdict::Confirm,
         (true, Some(token)) if token.dangerous => Verdict::Allow,
         (true, Some(_)) => Verdict::NotDangerous,
+    }
+}
+
+/// A replica may do what its spec grants, and nothing that a person would have to confirm.
+fn allow_service(access: &AccessState, replica: ReplicaId, operation: Operation) -> Verdict {
+    let Some(record) = access.services.get(&replica) else { return Verdict::LogIn };
+    match operation.needs() {
+        Needs::Nothing | Needs::Login => Verdict::Allow,
+        Needs::Permission(permission) if record.allows(permission) && !operation.is_dangerous() => Verdict::Allow,
+        Needs::Person | Needs::Permission(_) => Verdict::NotGranted,
+    }
+}
+
+/// Whether whoever may read a database at all may read this one.
+#[must_use]
+pub fn allow_database(access: &AccessState, principal: &Principal, database: Database) -> Verdict {
+    match principal {
+        Principal::Service { replica } => match access.services.get(replica) {
+            Some(record) if record.reads(database) => Verdict::Allow,
+            Some(_) => Verdict::NotGranted,
+            None => Verdict::LogIn,
+        },
+        _ => Verdict::Allow,
     }
 }
 

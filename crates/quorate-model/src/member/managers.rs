@@ -13,7 +13,7 @@ use super::{MemberChange, Vote};
 use crate::command::Refusal;
 use crate::event::Happening;
 use crate::id::NodeId;
-use crate::state::{Change, Changes, ClusterState, NodeRecord, Role};
+use crate::state::{Change, Changes, ClusterState, Health, NodeRecord, Role};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -101,6 +101,21 @@ impl ClusterState {
             }
         }
         Ok(())
+    }
+
+    /// Refuses while another node is lost, has been asked to begin anew and has not yet, or is a manager that
+    /// was ended: it counts among those that decide, and is not there.
+    pub(super) fn others_are_there(&self, node: NodeId) -> Result<(), Refusal> {
+        let away = |other: &&NodeRecord| match other.health {
+            Health::Joined => other.restart == Some(other.boot),
+            Health::Down => true,
+            Health::Left => other.restart == Some(other.boot) || other.may_vote(),
+        };
+        let others = self.nodes.values().filter(|other| other.identity.id != node);
+        match others.filter(|other| !other.expelling).find(away) {
+            Some(other) => Err(Refusal::OtherAway { node: other.identity.name.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Names the run of the server that is to end: a run that has ended already is not meant.

@@ -307,7 +307,7 @@ fn k4_managers_are_stopped_all_or_none_and_it_outlives_their_starts() {
 fn k5_a_restart_is_for_one_run_of_a_server() {
     let mut world = managers(1);
     let node = NodeId::from_u128(1 << 64);
-    let restart = |generation| MemberCommand::RestartServer { node, generation };
+    let restart = |generation| MemberCommand::RestartServer { node, generation, alone: false };
     assert!(!world.member(restart(7)).unwrap(), "of a run that is not this one");
     assert!(world.member(restart(1)).unwrap());
     assert_eq!(world.state.nodes[&node].restart, Some(1));
@@ -315,6 +315,22 @@ fn k5_a_restart_is_for_one_run_of_a_server() {
     world.start(&identity(1, Role::Manager), 2).unwrap();
     assert_eq!(world.state.nodes[&node].restart, None);
     assert!(!world.member(restart(1)).unwrap(), "a late one changes nothing");
+}
+
+#[test]
+fn e5_no_second_server_begins_anew_while_one_is_away() {
+    let mut world = managers(3);
+    let node = |number: u128| NodeId::from_u128(number << 64);
+    let restart = |number| MemberCommand::RestartServer { node: node(number), generation: 1, alone: true };
+    let away = Err(Refusal::OtherAway { node: "n1".into() });
+    assert!(world.member(restart(1)).unwrap());
+    assert!(!world.member(restart(1)).unwrap(), "the same one again");
+    assert_eq!(world.member(restart(2)), away, "it was only asked");
+    world.member(MemberCommand::Leave { node: node(1), generation: 1 }).unwrap();
+    assert_eq!(world.member(restart(2)), away, "it has ended");
+    world.start(&identity(1, Role::Manager), 2).unwrap();
+    assert!(world.member(restart(2)).unwrap(), "it is back");
+    assert!(world.member(MemberCommand::RestartServer { node: node(3), generation: 1, alone: false }).unwrap());
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //! where a new service starts; after that the number belongs to the leader, and a spec that is applied again
 //! leaves it alone.
 
+mod told;
+
+pub use told::{Counted, Scrape};
+
 use super::{Driver, Mode, ServiceSpec};
 use crate::resource::Resources;
 use crate::time::{Span, WallTime};
@@ -28,6 +32,19 @@ pub struct Autoscale {
     /// How much of `resources.memory` copies are to use. 1% to 90%. For programs that give memory back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Share>,
+    /// How many requests a second a copy is to have, as gateways count them. 1 to 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rps: Option<u32>,
+    /// How long 95 of 100 requests may take at most, from their head to the response's, as gateways measure it.
+    /// 1ms to 10s. Best beside another target: it tells sooner that copies are too few than that they are too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95: Option<Span>,
+    /// A number that each copy tells of itself, in Prometheus' text format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape: Option<Scrape>,
+    /// A number that a query finds in the cluster's database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<Counted>,
     /// How often it is looked whether the number is right; it changes at most so often. 5s to 10m; default 15s.
     #[serde(default = "every")]
     pub every: Span,
@@ -58,6 +75,9 @@ fn warmup() -> Span {
 fn down_after() -> Span {
     Span::from_secs(180)
 }
+
+/// No gateway sends a copy more requests a second.
+const RPS_MAX: u32 = 1_000_000;
 
 /// Most entries of a schedule.
 const SCHEDULE_MAX: usize = 16;
@@ -110,6 +130,10 @@ impl Autoscale {
             max,
             cpu: None,
             memory: None,
+            rps: None,
+            p95: None,
+            scrape: None,
+            sql: None,
             every: every(),
             warmup: warmup(),
             down_after: down_after(),
@@ -132,6 +156,21 @@ impl Autoscale {
             Some(hours) => (self.within(hours), Some(hours)),
             None => (self.plain(), None),
         }
+    }
+
+    /// Whether gateways are to tell how much there is to do.
+    #[must_use]
+    pub fn goes_by_traffic(&self) -> bool {
+        self.rps.is_some() || self.p95.is_some()
+    }
+
+    /// Whether it goes by anything but hours.
+    fn goes_by_load(&self) -> bool {
+        self.cpu.is_some()
+            || self.memory.is_some()
+            || self.goes_by_traffic()
+            || self.scrape.is_some()
+            || self.sql.is_some()
     }
 
     /// The limits that hold at some moment or other.
@@ -343,6 +382,14 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
     match spec.mode {
         Mode::Replicated => {}
         Mode::Singleton => return refused("", "is for several copies, and a singleton has one: leave it out".into()),
+        Mode::ActivePassive => {
+            return refused(
+                "",
+                "is for copies that share the work, and one of an active-passive service does all of it: \
+                                leave it out"
+                    .into(),
+            );
+        }
         Mode::EveryNode => {
             return refused("", "is for services that can be scaled, and \"every-node\" runs one on each node".into());
         }
@@ -371,9 +418,11 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
         }
         limits(".schedule", autoscale.within(hours))?;
     }
-    if autoscale.cpu.is_none() && autoscale.memory.is_none() && autoscale.schedule.is_empty() {
-        return refused("", "goes by nothing: write cpu = \"70%\", memory = \"70%\" or a schedule".into());
+    if !autoscale.goes_by_load() && autoscale.schedule.is_empty() {
+        return refused("", "goes by nothing: write cpu = \"70%\", rps = 100, another target or a schedule".into());
     }
+    traffic(spec, autoscale)?;
+    told::validate(spec, autoscale)?;
     let measured = matches!(spec.driver, Driver::Process | Driver::Ocf);
     if let Some(name) =
         [autoscale.cpu.map(|_| ".cpu"), autoscale.memory.map(|_| ".memory")].into_iter().flatten().next()
@@ -401,6 +450,23 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
     ];
     for (name, span, least, longest) in spans {
         super::validate::within(span, least, longest).map_err(|problem| (format!("autoscale.{name}"), problem))?;
+    }
+    Ok(())
+}
+
+/// What gateways count.
+fn traffic(spec: &ServiceSpec, autoscale: &Autoscale) -> Result<(), (String, String)> {
+    let refused = |name: &str, problem: String| Err((format!("autoscale.{name}"), problem));
+    if let Some(rps) = autoscale.rps.filter(|rps| !(1..=RPS_MAX).contains(rps)) {
+        return refused("rps", format!("is {rps}; it must be 1 to {RPS_MAX}"));
+    }
+    if let Some(p95) = autoscale.p95 {
+        super::validate::within(p95, Span::from_millis(1), Span::from_secs(10))
+            .map_err(|problem| ("autoscale.p95".to_owned(), problem))?;
+    }
+    if autoscale.goes_by_traffic() && spec.main_port().is_none() {
+        let name = if autoscale.rps.is_some() { "rps" } else { "p95" };
+        return refused(name, "is what gateways count, and the service has no port that they could send to".into());
     }
     Ok(())
 }

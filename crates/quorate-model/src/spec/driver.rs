@@ -144,6 +144,31 @@ pub struct Container {
     pub args: Vec<String>,
 }
 
+impl ServiceSpec {
+    /// What a node must have to run it, any of these. Empty: every node can, or it cannot be said from elsewhere.
+    #[must_use]
+    pub fn driven_by(&self) -> &'static [&'static str] {
+        match self.driver {
+            Driver::Process => &[],
+            // Its agents may be anywhere.
+            Driver::Ocf if self.env.contains_key("OCF_ROOT") => &[],
+            Driver::Ocf => &["ocf"],
+            Driver::Container => match self.container.as_ref() {
+                // A root file system is for Podman alone.
+                Some(table) if table.rootfs.is_some() => &["podman"],
+                Some(table) => match table.engine {
+                    Engine::Auto => &["podman", "docker"],
+                    Engine::Podman => &["podman"],
+                    Engine::Docker => &["docker"],
+                },
+                None => &["podman", "docker"],
+            },
+            Driver::Systemd => &["systemd"],
+            Driver::Vip => &["vip"],
+        }
+    }
+}
+
 /// What runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -311,6 +336,13 @@ fn without_secrets(spec: &ServiceSpec) -> Result<(), Problem> {
         let problem = format!("has no meaning with driver \"{name}\", which is given no files: leave it out");
         return Err(("template".into(), problem));
     }
+    if let Some(external) = spec.externals.first() {
+        let problem = format!(
+            "lists `{external}`, and with driver \"{name}\" nothing is told of externals: leave it out; \
+             requires = [{{ external = \"{external}\" }}] has the login checked alone"
+        );
+        return Err(("externals".into(), problem));
+    }
     let is_key = |secret| spec.artifacts.iter().flat_map(|it| &it.s3).any(|s3| s3.secret_key.as_ref() == Some(secret));
     spec.secrets.iter().find(|secret| !is_key(*secret)).map_or(Ok(()), |secret| {
         let problem = format!("lists `{secret}`, and with driver \"{name}\" nothing is given secrets: leave it out");
@@ -321,7 +353,7 @@ fn without_secrets(spec: &ServiceSpec) -> Result<(), Problem> {
 /// What has one name on a node cannot be there twice.
 fn of_one_kind(spec: &ServiceSpec) -> Result<(), Problem> {
     match spec.mode {
-        Mode::Singleton | Mode::EveryNode => Ok(()),
+        Mode::Singleton | Mode::EveryNode | Mode::ActivePassive => Ok(()),
         Mode::Replicated => {
             let problem = format!(
                 "is \"replicated\", and with driver \"{}\" a node can only have one: write \"singleton\" or \"every-node\"",

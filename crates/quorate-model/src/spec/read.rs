@@ -8,7 +8,7 @@
 //! The table repeats the types of [`super`]; a test holds the two together.
 
 use super::{Backoff, Batch, Clock, Days, Port, Share, SpecDocument, driver};
-use crate::access::name::{Digest, SecretName};
+use crate::access::name::{Digest, ExternalName, SecretName};
 use crate::id::ServiceName;
 use crate::place::Constraint;
 use crate::resource::{Cpu, Memory};
@@ -179,7 +179,7 @@ static DOCUMENT: Keys = Keys {
 static SERVICE: Keys = Keys {
     known: &[
         ("name", Kind::Parsed(service_name)),
-        ("mode", Kind::OneOf(&["replicated", "singleton", "every-node"])),
+        ("mode", Kind::OneOf(&["replicated", "singleton", "active-passive", "every-node"])),
         ("replicas", Kind::Whole),
         ("driver", Kind::OneOf(&["process", "ocf", "container", "systemd", "vip"])),
         ("command", Kind::Texts),
@@ -192,16 +192,21 @@ static SERVICE: Keys = Keys {
         ("health", Kind::Table(&HEALTH)),
         ("failover", Kind::Parsed(span)),
         ("unsafe_fast", Kind::Flag),
-        ("without_quorum", Kind::OneOf(&["stop", "keep"])),
+        ("without_quorum", Kind::OneOf(&["stop", "keep", "demote"])),
         ("restart", Kind::Table(&RESTART)),
         ("stop", Kind::Table(&STOP)),
         ("place", Kind::Table(&PLACE)),
         ("resources", Kind::Table(&RESOURCES)),
         ("update", Kind::Table(&UPDATE)),
         ("autoscale", Kind::Table(&AUTOSCALE)),
+        ("active", Kind::Table(&ACTIVE)),
         ("artifact", Kind::Tables(&ARTIFACT, "name")),
         ("requires", Kind::Choices(&REQUIREMENT)),
         ("secrets", Kind::Each(secret_name)),
+        ("grants", Kind::Tables(&GRANT, "database")),
+        ("uses", Kind::Each(service_name)),
+        ("reload", Kind::OneOf(&["HUP", "USR1", "USR2"])),
+        ("externals", Kind::Each(external_name)),
         ("template", Kind::Tables(&TEMPLATE, "to")),
     ],
     required: &["name"],
@@ -212,6 +217,12 @@ static SERVICE: Keys = Keys {
         Need { key: "systemd", of: "driver", words: &["systemd"] },
         Need { key: "vip", of: "driver", words: &["vip"] },
     ],
+};
+
+static GRANT: Keys = Keys {
+    known: &[("database", Kind::OneOf(&["main", "system"])), ("right", Kind::OneOf(&["read", "write"]))],
+    required: &["database"],
+    needs: &[],
 };
 
 static OCF: Keys = Keys {
@@ -245,6 +256,18 @@ static CONTAINER: Keys = Keys {
         ("engine", Kind::OneOf(&["auto", "podman", "docker"])),
         ("volumes", Kind::Texts),
         ("args", Kind::Texts),
+    ],
+    required: &[],
+    needs: &[],
+};
+
+static ACTIVE: Keys = Keys {
+    known: &[
+        ("promote", Kind::Texts),
+        ("demote", Kind::Texts),
+        ("timeout", Kind::Parsed(span)),
+        ("prefer", Kind::Each(constraint)),
+        ("failback", Kind::Flag),
     ],
     required: &[],
     needs: &[],
@@ -321,7 +344,13 @@ static S3: Keys = Keys {
 };
 
 static REQUIREMENT: Keys = Keys {
-    known: &[("command", Kind::Text), ("file", Kind::Text), ("mount", Kind::Text), ("reach", Kind::Text)],
+    known: &[
+        ("command", Kind::Text),
+        ("file", Kind::Text),
+        ("mount", Kind::Text),
+        ("reach", Kind::Text),
+        ("external", Kind::Parsed(external_name)),
+    ],
     required: &[],
     needs: &[],
 };
@@ -352,6 +381,10 @@ static AUTOSCALE: Keys = Keys {
         ("max", Kind::Whole),
         ("cpu", Kind::Parsed(share)),
         ("memory", Kind::Parsed(share)),
+        ("rps", Kind::Whole),
+        ("p95", Kind::Parsed(span)),
+        ("scrape", Kind::Table(&SCRAPE)),
+        ("sql", Kind::Table(&COUNTED)),
         ("every", Kind::Parsed(span)),
         ("warmup", Kind::Parsed(span)),
         ("down_after", Kind::Parsed(span)),
@@ -360,6 +393,21 @@ static AUTOSCALE: Keys = Keys {
     required: &["min", "max"],
     needs: &[],
 };
+
+static SCRAPE: Keys = Keys {
+    known: &[
+        ("port", Kind::Text),
+        ("path", Kind::Text),
+        ("name", Kind::Text),
+        ("labels", Kind::Map(&Kind::Text)),
+        ("target", Kind::Whole),
+    ],
+    required: &["name", "target"],
+    needs: &[],
+};
+
+static COUNTED: Keys =
+    Keys { known: &[("query", Kind::Text), ("target", Kind::Whole)], required: &["query", "target"], needs: &[] };
 
 static HOURS: Keys = Keys {
     known: &[
@@ -399,6 +447,10 @@ fn constraint(text: &str) -> Result<(), String> {
 
 fn secret_name(text: &str) -> Result<(), String> {
     SecretName::new(text).map(drop).map_err(|problem| problem.to_string())
+}
+
+fn external_name(text: &str) -> Result<(), String> {
+    ExternalName::new(text).map(drop).map_err(|problem| problem.to_string())
 }
 
 fn file_mode(text: &str) -> Result<(), String> {

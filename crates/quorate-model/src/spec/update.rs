@@ -194,6 +194,7 @@ impl ServiceSpec {
         let fixed = self.ports.values().any(|port| matches!(port, Port::Fixed(_)));
         match (self.mode, self.update.order) {
             (Mode::Singleton, _) => Some("runs once"),
+            (Mode::ActivePassive, _) => Some("has one copy on a node"),
             _ if fixed => Some("has a fixed port"),
             _ if self.is_alone_on_its_node() => Some("is one thing by one name on its node"),
             (_, Some(Order::StopFirst)) => Some("has update.order = \"stop-first\""),

@@ -5,8 +5,8 @@
 //! in one cluster.
 
 use super::{
-    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, Update, WithoutQuorum, autoscale,
-    driver, placeholder,
+    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, StopSignal, Update, WithoutQuorum,
+    active, autoscale, driver, placeholder,
 };
 use crate::command::Refusal;
 use crate::time::Span;
@@ -79,6 +79,8 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
             return Err(invalid(at, "has a secret, and a path is shown"));
         }
     }
+    crate::access::service::validate(spec).map_err(|problem| invalid(field("grants"), problem))?;
+    uses(spec).map_err(|(name, problem)| invalid(field(name), problem))?;
     for word in &spec.command {
         open_template(word, spec).map_err(|problem| invalid(field("command"), problem))?;
     }
@@ -91,6 +93,12 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     }
     if let Some(check) = &spec.health {
         health(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
+    }
+    active::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
+    for (name, hook) in spec.active.iter().flat_map(|it| [("promote", &it.promote), ("demote", &it.demote)]) {
+        for word in hook {
+            open_template(word, spec).map_err(|problem| invalid(field(&format!("active.{name}")), problem))?;
+        }
     }
     autoscale::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
     update(&spec.update, spec).map_err(|(name, problem)| invalid(field(&format!("update.{name}")), problem))?;
@@ -120,18 +128,48 @@ fn update(update: &Update, spec: &ServiceSpec) -> Result<(), (&'static str, Stri
     within(update.verify_for, none, hour).map_err(|p| ("verify_for", p))
 }
 
+/// What has to do with other services' whereabouts.
+fn uses(spec: &ServiceSpec) -> Result<(), (&'static str, String)> {
+    const USES_MAX: usize = 16;
+    if spec.uses.len() > USES_MAX {
+        return Err(("uses", format!("has {} entries; at most {USES_MAX} are allowed", spec.uses.len())));
+    }
+    let Some(signal) = spec.reload else { return Ok(()) };
+    if !matches!(signal, StopSignal::Hup | StopSignal::Usr1 | StopSignal::Usr2) {
+        return Err(("reload", format!("is \"{}\", which ends programs: write HUP, USR1 or USR2", signal.name())));
+    }
+    if spec.uses.is_empty() || spec.templates.is_empty() {
+        return Err(("reload", "is for files that change: it needs `uses` and a template".into()));
+    }
+    if !spec.driver.is_process() {
+        return Err(("reload", "is for programs that the agent starts itself: leave it out with this driver".into()));
+    }
+    Ok(())
+}
+
 /// What belongs to services that run once.
 fn once(spec: &ServiceSpec) -> Result<(), (&'static str, String)> {
-    if spec.mode != Mode::Singleton {
+    if !spec.mode.has_lease() {
         let problem = || "is for services that run once: write mode = \"singleton\", or leave it out".to_owned();
         return match (spec.failover, spec.unsafe_fast, spec.without_quorum) {
             (Some(_), _, _) => Err(("failover", problem())),
             (None, true, _) => Err(("unsafe_fast", problem())),
-            (None, false, WithoutQuorum::Keep) => Err(("without_quorum", problem())),
+            (None, false, WithoutQuorum::Keep | WithoutQuorum::Demote) => Err(("without_quorum", problem())),
             (None, false, WithoutQuorum::Stop) => Ok(()),
         };
     }
-    if spec.replicas != 1 {
+    match (spec.mode, spec.without_quorum) {
+        (Mode::ActivePassive, WithoutQuorum::Keep) => {
+            let problem = "is \"keep\", and that is for one copy: write mode = \"singleton\", or leave it out";
+            return Err(("without_quorum", problem.to_owned()));
+        }
+        (Mode::Singleton, WithoutQuorum::Demote) => {
+            let problem = "is \"demote\", and that is for mode = \"active-passive\": leave it out";
+            return Err(("without_quorum", problem.to_owned()));
+        }
+        _ => {}
+    }
+    if spec.mode == Mode::Singleton && spec.replicas != 1 {
         let problem = format!("is {}; a singleton has one: leave it out", spec.replicas);
         return Err(("replicas", problem));
     }
@@ -312,6 +350,14 @@ fn is_env_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
+/// Neither empty nor too long.
+pub(super) fn within_text(text: &str, most: usize) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if text.len() > most { Err(format!("has {} bytes; at most {most} are allowed", text.len())) } else { Ok(()) }
+}
+
 pub(super) fn within(span: Span, least: Span, most: Span) -> Result<(), String> {
     if (least..=most).contains(&span) { Ok(()) } else { Err(format!("is {span}; it must be {least} to {most}")) }
 }
@@ -379,6 +425,32 @@ mod tests {
             r#"env = { A = "a\u0000b" }"#,
             expect!["`service.web.env.A` has a NUL byte, which no program can be given"],
         );
+    }
+
+    #[test]
+    fn what_is_granted_and_used_makes_sense() {
+        check("grants = [{ database = 'main', right = 'write' }, { database = 'system' }]", expect!["ok"]);
+        check(
+            "grants = [{ database = 'system', right = 'write' }]",
+            expect![
+                "`service.web.grants` has the right `write` for `system`, which only the cluster writes: grant `read`"
+            ],
+        );
+        check(
+            "grants = [{ database = 'main' }, { database = 'main', right = 'write' }]",
+            expect!["`service.web.grants` has two entries for one database: `write` is `read` too"],
+        );
+        let file = "template = [{ text = 'a', to = 'b' }]";
+        check(&format!("uses = ['db']\nreload = 'HUP'\n{file}"), expect!["ok"]);
+        check(
+            &format!("reload = 'HUP'\n{file}"),
+            expect!["`service.web.reload` is for files that change: it needs `uses` and a template"],
+        );
+        let text = format!("[[service]]\nname = 'web'\ncommand = ['x']\nuses = ['db']\nreload = 'HUP'\n{file}");
+        let mut document = parse(&text, Format::Toml).unwrap();
+        document.services[0].reload = Some(crate::spec::StopSignal::Term);
+        let problem = document.validate().unwrap_err().to_string();
+        assert!(problem.ends_with("is \"TERM\", which ends programs: write HUP, USR1 or USR2"), "{problem}");
     }
 
     #[test]

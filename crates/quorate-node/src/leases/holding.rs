@@ -182,7 +182,7 @@ mod tests {
                 spec,
                 since: WallTime(0),
                 revision: LogIndex(1),
-                lease: Some(AssignedLease { epoch: 7, ttl: Span::from_millis(*ttl), keeps: false }),
+                lease: Some(AssignedLease { epoch: 7, ttl: Span::from_millis(*ttl), keeps: false, yields: false }),
                 moving: false,
             };
             state.replicas.insert(record.id, record);

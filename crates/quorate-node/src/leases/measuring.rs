@@ -96,6 +96,7 @@ mod tests {
             ttl: Span::from_secs(6),
             fenced: false,
             keeps: false,
+            next: None,
             since: WallTime(0),
             last_failover,
         };

@@ -15,6 +15,7 @@ use quorate_model::assignment::Phase;
 use quorate_model::command::Command;
 use quorate_model::member::MemberCommand;
 use quorate_model::place::Availability;
+use quorate_model::spec::ServiceSpec;
 use quorate_model::state::{Health, NodeRecord, ReplicaRecord, Role};
 use quorate_model::time::Timestamp;
 use std::time::Duration;
@@ -55,8 +56,14 @@ impl Node {
     pub(super) fn look_at_handover(&mut self, now: Now, out: &mut Vec<Effect>) {
         let HandingOver::Asked { since } = self.handing_over else { return };
         let waited = now.mono.since(since);
-        let begun = self.singles_here().any(|replica| replica.phase != Phase::Run);
-        let grace = self.singles_here().map(|replica| replica.spec.stop.grace.0).max();
+        let yields = |replica: &ReplicaRecord| replica.lease.is_some_and(|lease| lease.yields);
+        let begun = self.singles_here().any(|replica| replica.phase != Phase::Run || yields(replica));
+        let patience = |spec: &ServiceSpec| {
+            // Whoever is active gives that back by a hook, or ends.
+            let hook = spec.active.as_ref().map_or(Duration::ZERO, |active| active.timeout.0);
+            spec.stop.grace.0.max(hook)
+        };
+        let grace = self.singles_here().map(|replica| patience(&replica.spec)).max();
         let is_over = match grace {
             None => true,
             Some(_) if !self.has_heirs() => true,

@@ -14,6 +14,7 @@ use quorate_model::command::Command;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::lease::LeaseCommand;
+use quorate_model::observed::{Casting, Part};
 use quorate_model::state::{Change, Health, ReplicaRecord};
 use std::collections::BTreeSet;
 
@@ -72,9 +73,12 @@ impl Node {
     pub(super) fn measure(&mut self, now: Now) -> Vec<(Command, Chore)> {
         let peers = &self.peers;
         let runs = |replica: &ReplicaRecord| {
+            let epoch = replica.lease.map(|lease| lease.epoch);
             let report = peers.get(&replica.node).filter(|peer| peer.fresh).map(|peer| &peer.report.replicas);
             let status = report.and_then(|all| all.iter().find(|status| status.replica == replica.id));
-            status.is_some_and(|status| status.pid.is_some())
+            // Of several copies that run, the one that is active counts.
+            let is_cast = |casting: Casting| casting.part == Part::Active && Some(casting.epoch) == epoch;
+            status.is_some_and(|status| status.pid.is_some() && status.casting.is_none_or(is_cast))
         };
         let measured = self.leases.measuring.look(now.mono, &self.state, runs);
         let wish = |command: LeaseCommand| {

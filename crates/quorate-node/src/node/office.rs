@@ -21,6 +21,7 @@ use quorate_model::state::Health;
 use quorate_model::time::Timestamp;
 use quorate_scheduler::Survey;
 use rand_chacha::rand_core::Rng as _;
+use std::collections::BTreeMap;
 
 impl Node {
     pub(super) fn transfer(
@@ -229,7 +230,11 @@ impl Node {
             return;
         }
         let assignment = self.state.assignment(self.me.id);
-        if self.assigned.as_ref().is_none_or(|known| known.replicas != assignment.replicas) {
+        if self
+            .assigned
+            .as_ref()
+            .is_none_or(|known| (&known.replicas, &known.scrapes) != (&assignment.replicas, &assignment.scrapes))
+        {
             out.push(Effect::Assign(assignment.clone()));
         }
         self.assigned = Some(assignment);
@@ -241,7 +246,8 @@ impl Node {
             return;
         }
         // No older than anything that this node was ever assigned: each was applied, so it is in the log.
-        let nothing = Assignment { node: self.me.id, revision: self.consensus.last(), replicas: Vec::new() };
+        let (node, revision) = (self.me.id, self.consensus.last());
+        let nothing = Assignment { node, revision, replicas: Vec::new(), scrapes: BTreeMap::new() };
         out.push(Effect::Assign(nothing.clone()));
         self.assigned = Some(nothing);
     }

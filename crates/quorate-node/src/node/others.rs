@@ -17,8 +17,9 @@ use quorate_model::id::{LogIndex, NodeId};
 use quorate_model::observed::{GatewayReport, NodeReport};
 use quorate_model::resource::Amount;
 use quorate_model::time::Timestamp;
+use quorate_model::traffic::Traffic;
 use raft::eraftpb;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl Node {
@@ -98,6 +99,8 @@ impl Node {
             Body::Hello(_) | Body::Snapshot(_) | Body::Ping(_) | Body::GossipKeys(_) => {}
             // Between the shells as well: pieces of logs, and values of secrets, which have no business in a core.
             Body::LogQuestion(_) | Body::LogAnswer(_) | Body::AskSecrets(_) | Body::GiveSecrets(_) => {}
+            // And whether a node can log in somewhere.
+            Body::TryExternal(_) | Body::TriedExternal(_) => {}
         }
     }
 
@@ -119,14 +122,8 @@ impl Node {
         let known = self.peers.insert(from, seen);
         let known = known.as_ref().map(|known| &known.report);
         let news = &self.peers[&from].report;
-        // Nothing is decided by what replicas use: it is shown, and measured anew all the time.
-        let told = |known: &NodeReport| {
-            let (sequence, usage) = (news.sequence, news.usage.clone());
-            NodeReport { sequence, usage, ..known.clone() } == *news
-        };
-        let same = known.is_some_and(told);
-        self.changed |= !same || known.is_some_and(|known| known.usage != news.usage);
-        self.plan_due |= !same;
+        self.changed |= known.is_none_or(|known| NodeReport { sequence: news.sequence, ..known.clone() } != *news);
+        self.plan_due |= known.is_none_or(|known| to_plan_by(known) != to_plan_by(news));
     }
 
     pub(super) fn link_up(&mut self, now: Now, peer: NodeId) {
@@ -264,8 +261,11 @@ impl Node {
             prepared: self.prepared.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_dir: self.log_dir.clone(),
+            pending: self.pending.clone(),
             capacity: self.capacity,
             usage: self.usage.clone(),
+            scraped: self.scraped.clone(),
+            drivers: self.drivers.clone(),
         }
     }
 
@@ -273,4 +273,13 @@ impl Node {
         let report = self.own_report();
         self.peers.insert(self.me.id, PeerView { report, applied: self.applied, fresh: true, at: now.mono });
     }
+}
+
+/// A report without what is measured anew all the time: that is shown and watched, and nothing is planned by it.
+fn to_plan_by(report: &NodeReport) -> NodeReport {
+    let mut report = NodeReport { sequence: 0, usage: BTreeMap::new(), scraped: BTreeMap::new(), ..report.clone() };
+    for gateway in &mut report.gateways {
+        (gateway.requests, gateway.failed, gateway.traffic) = (0, 0, Traffic::default());
+    }
+    report
 }

@@ -32,7 +32,7 @@ impl<'a> Planner<'a> {
         while let Some(old) = self.next_stale(service, std::mem::take(&mut is_first)) {
             let seat = *self.room.seat(old);
             let search = Search { replaces: Some(old), ..Search::new(service, seat.ordinal) };
-            let stops_first = seat.leased
+            let stops_first = (seat.leased && seat.spec.mode == Mode::Singleton)
                 || service.spec.mode == Mode::Singleton
                 || (service.spec.update.order == Some(Order::StopFirst) && seat.outdated)
                 || (service.spec.is_alone_on_its_node() && !seat.misplaced)
@@ -43,6 +43,10 @@ impl<'a> Planner<'a> {
                 match self.find(search, 0) {
                     Some(_) => self.end(old),
                     None => return,
+                }
+                // Another takes its role over first.
+                if self.room.has(old) && self.room.seat(old).phase == Phase::Run {
+                    return;
                 }
             } else {
                 if !self.place(search, 0) {
@@ -73,7 +77,7 @@ impl<'a> Planner<'a> {
         let ranking = Ranking::new(&self.room, search);
         match spec.mode {
             Mode::EveryNode => at.is_some_and(|at| ranking.unfit(at).is_some()),
-            Mode::Replicated | Mode::Singleton => ranking.best().is_err(),
+            Mode::Replicated | Mode::Singleton | Mode::ActivePassive => ranking.best().is_err(),
         }
     }
 
@@ -111,7 +115,11 @@ impl<'a> Planner<'a> {
             let seat = self.room.seat(*id);
             self.room.answers(seat.at) && if seat.outdated { may_update } else { pairs.is_empty() }
         };
-        let rank = |id: &ReplicaId| (self.is_healthy(*id), !self.room.seat(*id).misplaced, self.room.seat(*id).ordinal);
+        let rank = |id: &ReplicaId| {
+            let seat = self.room.seat(*id);
+            // Whoever is active has its successor among those that went before.
+            (seat.leased, self.is_healthy(*id), !seat.misplaced, seat.ordinal)
+        };
         let next = waiting.iter().copied().filter(may_follow).min_by_key(rank);
         let is_stuck = !may_update && waiting.iter().any(|id| self.room.seat(*id).outdated);
         match (pairs.first(), unsettled.first(), ending.first()) {

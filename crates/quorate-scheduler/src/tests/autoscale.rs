@@ -3,7 +3,7 @@
 
 use super::text::{NOW, node};
 use super::world::World;
-use crate::autoscale::{Measured, Question, Step as LoadStep, Verdict, judge};
+use crate::autoscale::{Flow, Measured, Question, Report, Step as LoadStep, Verdict, judge};
 use crate::{Autoscaling, Policy, Sight};
 use expect_test::{Expect, expect};
 use proptest::collection::vec;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// With 500m and 100MiB as what each copy is to use.
 fn service(table: &str) -> ServiceSpec {
     let text = format!(
-        "[[service]]\nname = 'web'\ncommand = ['web']\nresources = {{ cpu = 1, memory = '200MiB' }}\n\
+        "[[service]]\nname = 'web'\ncommand = ['web']\nports = {{ http = 'auto' }}\nresources = {{ cpu = 1, memory = '200MiB' }}\n\
          update = {{ healthy_for = '0s', verify_for = '0s' }}\nautoscale = {{ {table} }}"
     );
     let document = parse(&text, Format::Toml).unwrap_or_else(|error| panic!("{error}"));
@@ -28,7 +28,7 @@ fn service(table: &str) -> ServiceSpec {
     document.services[0].clone()
 }
 
-fn table(table: &str) -> Autoscale {
+pub(super) fn table(table: &str) -> Autoscale {
     service(table).autoscale.unwrap()
 }
 
@@ -48,10 +48,30 @@ fn loads(cpu: &[u32], memory: Option<u64>) -> Vec<Measured> {
 }
 
 fn verdict(autoscale: &Autoscale, wanted: u32, measured: &[Measured], highest: u32) -> Verdict {
-    let Resources { cpu, memory } = service("min = 1, max = 2, cpu = '50%'").resources;
+    verdict_by(autoscale, wanted, measured, &Flow::default(), highest)
+}
+
+pub(super) fn verdict_by(
+    autoscale: &Autoscale,
+    wanted: u32,
+    measured: &[Measured],
+    flow: &Flow,
+    highest: u32,
+) -> Verdict {
+    let resources = service("min = 1, max = 2, cpu = '50%'").resources;
     let bounds = Bounds { min: autoscale.min, max: autoscale.max };
-    let resources = Resources { cpu, memory };
-    judge(&Question { autoscale, bounds, resources, wanted, measured, highest })
+    judge(&Question { autoscale, bounds, resources, wanted, measured, flow, counted: None, highest })
+}
+
+pub(super) fn verdict_told(
+    autoscale: &Autoscale,
+    wanted: u32,
+    measured: &[Measured],
+    counted: Option<&Result<u64, String>>,
+) -> Verdict {
+    let bounds = Bounds { min: autoscale.min, max: autoscale.max };
+    let (resources, flow) = (Resources::default(), &Flow::default());
+    judge(&Question { autoscale, bounds, resources, wanted, measured, flow, counted, highest: 0 })
 }
 
 /// Judges so many copies with such loads, after so many were right a while ago.
@@ -199,21 +219,21 @@ proptest! {
 }
 
 /// A cluster whose copies share a load, watched by a manager.
-struct Course {
-    world: World,
+pub(super) struct Course {
+    pub(super) world: World,
     autoscaling: Autoscaling,
-    seconds: u64,
+    pub(super) seconds: u64,
     /// Of all copies together, in percent of the target of one.
     load: u32,
-    log: Vec<String>,
+    pub(super) log: Vec<String>,
 }
 
-fn web() -> ServiceName {
+pub(super) fn web() -> ServiceName {
     ServiceName::new("web").unwrap()
 }
 
 impl Course {
-    fn new(lines: &str, nodes: u128) -> Course {
+    pub(super) fn new(lines: &str, nodes: u128) -> Course {
         let mut world = World::new(nodes, Policy::default());
         for number in 1..=nodes {
             let has = Amount { cpu_millis: 4000, memory_bytes: 8 << 30 };
@@ -224,7 +244,12 @@ impl Course {
         Course { world, autoscaling: Autoscaling::default(), seconds: 0, load: 0, log: Vec::new() }
     }
 
-    fn wanted(&self) -> u32 {
+    pub(super) fn report(&self) -> Report {
+        let now = Timestamp(Duration::from_secs(self.seconds));
+        self.autoscaling.report(&self.world.state, &web(), now, NOW).unwrap()
+    }
+
+    pub(super) fn wanted(&self) -> u32 {
         self.world.state.services[&web()].spec.replicas
     }
 
@@ -237,7 +262,7 @@ impl Course {
     }
 
     /// A second passes.
-    fn second(&mut self) {
+    pub(super) fn second(&mut self) {
         self.seconds += 1;
         let running: Vec<_> = self.world.state.replicas.values().map(|replica| replica.id).collect();
         let each = self.load / u32::try_from(running.len()).unwrap().max(1);
@@ -258,7 +283,7 @@ impl Course {
         (0..seconds).for_each(|_| self.second());
     }
 
-    fn check(&mut self, expected: Expect) {
+    pub(super) fn check(&mut self, expected: Expect) {
         expected.assert_eq(&std::mem::take(&mut self.log).join("\n"));
     }
 }

@@ -483,3 +483,29 @@ fn k13_a_node_that_lacks_what_a_service_needs_gets_none_and_what_runs_there_stay
         "#]],
     );
 }
+
+#[test]
+fn a_node_without_the_driver_gets_none() {
+    check_plan(
+        "n1 joined | n2 joined | n1 drives (process) | n2 drives (process systemd) | web x2 driver:systemd port=80",
+        expect![[r#"
+            place web.0 on n2
+            hold web: no node can take web.1: n1 has no systemd, n2 has port 80 taken by web.0
+        "#]],
+    );
+    check_plan(
+        "n1 joined | n1 drives (process) | web x1 driver:container",
+        expect![[r#"
+            hold web: no node can take web.0: n1 has no podman and no docker
+        "#]],
+    );
+    // An engine of either kind will do, and what an older node does not say is no reason against it.
+    for says in ["n1 drives (docker)", "n1 drives (podman)", "replace_after=0s"] {
+        check_plan(
+            &format!("n1 joined | {says} | web x1 driver:container"),
+            expect![[r#"
+                place web.0 on n1
+            "#]],
+        );
+    }
+}

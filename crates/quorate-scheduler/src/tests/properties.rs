@@ -317,6 +317,9 @@ proptest! {
             let (Step::Place { replica, .. }
             | Step::Retire { replica }
             | Step::Release { replica }
+            | Step::Promote { replica, .. }
+            | Step::Yield { replica }
+            | Step::Demoted { replica }
             | Step::Forget { replica }) = &step
             else {
                 continue;

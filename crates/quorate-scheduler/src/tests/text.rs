@@ -11,7 +11,9 @@
 //!   its stage (`canary`, `await`, `rolling`, `verifying`, `back`), and `held`;
 //! - `web x1 needs` needs something of a node; `n1 has web` says that the node has it, `n1 lacks web (file /x)` that
 //!   it has not;
+//! - `web x1 driver:systemd` needs a driver; `n1 drives (process systemd)` says what the node has for that;
 //! - `db once on n1`: a service that runs once; its replica, on whichever node, holds the lease;
+//! - `db x2 pair on n1 n2`: an active-passive service of which no copy is active yet;
 //! - `db kept on n1`: the same, and it goes on without a quorum;
 //! - `web.1 on n2 v2 port=8080 starting for 3s restarts 4 drain 5s drained (detail)`: one more replica;
 //! - `replace_after=30s`, `moves_max=1`.
@@ -27,7 +29,7 @@ use quorate_model::need::Requirement;
 use quorate_model::observed::ReplicaState;
 use quorate_model::place::{Availability, Drain, Place};
 use quorate_model::resource::Resources;
-use quorate_model::spec::{Batch, Format, Mode, Order, Port, Promote, ServiceSpec, WithoutQuorum, parse};
+use quorate_model::spec::{Batch, Driver, Format, Mode, Order, Port, Promote, ServiceSpec, WithoutQuorum, parse};
 use quorate_model::state::{ClusterState, Health, NodeIdentity, NodeRecord, ReplicaRecord, Role, ServiceRecord};
 use quorate_model::time::{Span, WallTime};
 use std::collections::BTreeSet;
@@ -74,6 +76,9 @@ pub(super) fn show(state: &ClusterState, plan: &Plan) -> String {
                 format!("place {service}.{ordinal}{version} on {}", node(place))
             }
             Step::Retire { replica: id } => format!("retire {}", replica(id)),
+            Step::Promote { replica: id, epoch, .. } => format!("promote {} to epoch {epoch}", replica(id)),
+            Step::Yield { replica: id } => format!("yield {}", replica(id)),
+            Step::Demoted { replica: id } => format!("demoted {}", replica(id)),
             Step::Release { replica: id } => format!("release {}", replica(id)),
             Step::Forget { replica: id } => format!("forget {}", replica(id)),
             Step::Advance { service, to: Advance::To { stage } } => format!("advance {service} to {stage:?}"),
@@ -190,6 +195,10 @@ impl Case {
                 self.observed.unreachable_for.insert(Self::named(name), span(since));
             }
             [name, "has", service] => self.prepared(name, service, Vec::new()),
+            [name, "drives"] => {
+                let words = detail.split(' ').map(str::to_owned).collect();
+                self.observed.drivers.insert(Self::named(name), words);
+            }
             [name, "lacks", service] => self.prepared(name, service, vec![detail.to_owned()]),
             [name, rest @ ..] if name.contains('.') => self.replica(name, rest, detail),
             [name, rest @ ..] => self.service(name, rest),
@@ -233,6 +242,7 @@ impl Case {
     fn service(&mut self, name: &str, words: &[&str]) {
         let (mut replicas, mut version, mut port) = (1, 1, None);
         let mut needs = Resources::default();
+        let mut driver = Driver::Process;
         let (mut mode, mut place, mut requires) = (Mode::Replicated, Place::default(), Vec::new());
         let mut without_quorum = WithoutQuorum::Stop;
         let (mut update, mut stage, mut from, mut held) = (spec(name, 1, 1, None).update, None, None, None);
@@ -243,6 +253,8 @@ impl Case {
                 mode = Mode::EveryNode;
             } else if *word == "needs" {
                 requires.push(Requirement::File("/x".into()));
+            } else if *word == "pair" {
+                mode = Mode::ActivePassive;
             } else if *word == "once" || *word == "kept" {
                 mode = Mode::Singleton;
                 without_quorum = if *word == "kept" { WithoutQuorum::Keep } else { WithoutQuorum::Stop };
@@ -265,6 +277,7 @@ impl Case {
                     "near" => drop(place.near.insert(other())),
                     "apart" => drop(place.apart.insert(other())),
                     "needs" => needs = resources(value),
+                    "driver" => driver = Self::driver(value),
                     "from" => from = Some(value.parse().unwrap()),
                     "batch" => update.batch = Batch::Count(value.parse().unwrap()),
                     "canary" => update.canary = value.parse().unwrap(),
@@ -298,11 +311,16 @@ impl Case {
             self.state.versions.entry(service).or_default().insert(version, kept);
         }
         let (resources, spec) = (needs, spec(name, replicas, version, port));
-        let spec = ServiceSpec { mode, without_quorum, place, requires, resources, update, ..spec };
+        let spec = ServiceSpec { mode, driver, without_quorum, place, requires, resources, update, ..spec };
         self.state.services.insert(spec.name.clone(), ServiceRecord { spec, routes: Vec::new(), version });
         for (ordinal, node) in words.enumerate() {
             self.replica(&format!("{name}.{ordinal}"), &["on", node], "");
         }
+    }
+
+    fn driver(word: &str) -> Driver {
+        let all = [Driver::Process, Driver::Ocf, Driver::Container, Driver::Systemd, Driver::Vip];
+        all.into_iter().find(|driver| driver.name() == word).unwrap()
     }
 
     fn stage(word: &str) -> Option<Stage> {
@@ -363,11 +381,12 @@ impl Case {
         }
         let (node, ordinal, revision) = (node.unwrap(), ordinal.parse().unwrap(), LogIndex(7));
         let keeps = spec.without_quorum == WithoutQuorum::Keep;
-        let held = AssignedLease { epoch: 1, ttl: Span::from_secs(18), keeps };
+        let held = AssignedLease { epoch: 1, ttl: Span::from_secs(18), keeps, yields: false };
         let lease = (spec.mode == Mode::Singleton).then_some(held);
-        if let Some(AssignedLease { epoch, ttl, keeps }) = lease {
+        if let Some(AssignedLease { epoch, ttl, keeps, .. }) = lease {
             let (name, holder) = (service.clone(), Some(Holder { replica: id, node }));
-            let record = LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, last_failover: None };
+            let record =
+                LeaseRecord { name, epoch, holder, ttl, fenced: false, keeps, since, next: None, last_failover: None };
             self.state.leases.insert(service.clone(), record);
         }
         let record = ReplicaRecord { id, service, ordinal, node, phase, version, spec, since, revision, lease, moving };

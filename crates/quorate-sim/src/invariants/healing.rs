@@ -6,6 +6,7 @@
 use super::Invariant;
 use crate::seen::{Held, Seen};
 use quorate_model::event::Happening;
+use quorate_model::spec::Mode;
 use quorate_model::state::Health;
 
 #[derive(Debug, Default)]
@@ -27,8 +28,11 @@ impl Healing {
         }
         for service in held.state.services.values() {
             let copies = held.state.replicas.values().filter(|replica| replica.service == service.spec.name).count();
-            if copies != service.spec.replicas as usize {
-                let wanted = service.spec.replicas;
+            let wanted = service.spec.replicas as usize;
+            // Of an active-passive service one node has one copy at the most.
+            let is_cast = service.spec.mode == Mode::ActivePassive;
+            let wanted = if is_cast { wanted.min(living) } else { wanted };
+            if copies != wanted {
                 return Err(format!("{} has {copies} copies and shall have {wanted}", service.spec.name));
             }
         }

@@ -32,7 +32,8 @@ impl NewestEpochWrites {
             Payload::Sql(_) => self.fences.extend(envelope.fence().ok()?.map(|fence| (entry.index, fence))),
             Payload::Command(Command::CarryOut { steps, .. }) => {
                 for step in steps {
-                    if let Step::Place { service, epoch: Some(epoch), .. } = step {
+                    if let Step::Place { service, epoch: Some(epoch), .. } | Step::Promote { service, epoch, .. } = step
+                    {
                         self.given.entry(service).or_default().insert(entry.index, epoch);
                     }
                 }

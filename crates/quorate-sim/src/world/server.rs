@@ -283,7 +283,7 @@ impl World {
                 let boot = |time: Duration| BootTime::from_nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
                 let now = boot(clocks.boot_time(Timestamp::default()));
                 let at = |until| quorate_agent::deadline(now, boot(clocks.boot_time(until))).since_boot();
-                let held = held.iter().map(|held| (held.replica, at(held.until))).collect();
+                let held = held.iter().map(|held| (held.replica, held.epoch, at(held.until))).collect();
                 let life = self.machines[n].life;
                 let delay = self.dice.span(ASSIGNING);
                 self.later(delay, What::Held { machine: n, life, held });
@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    pub(super) fn held(&mut self, n: usize, life: u64, held: Vec<(ReplicaId, Duration)>) {
+    pub(super) fn held(&mut self, n: usize, life: u64, held: Vec<(ReplicaId, u64, Duration)>) {
         if !self.alive(n, life) {
             return;
         }

@@ -30,7 +30,9 @@ pub(super) const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS _quorate_fences (
 pub(super) fn granted(command: &Command) -> Vec<Fence> {
     let Command::CarryOut { steps, .. } = command else { return Vec::new() };
     let given = steps.iter().filter_map(|step| match step {
-        Step::Place { service, epoch: Some(epoch), .. } => Some(Fence { service: service.clone(), epoch: *epoch }),
+        Step::Place { service, epoch: Some(epoch), .. } | Step::Promote { service, epoch, .. } => {
+            Some(Fence { service: service.clone(), epoch: *epoch })
+        }
         _ => None,
     });
     if planted(Bug::GrantNotFenced) { Vec::new() } else { given.collect() }

@@ -31,6 +31,8 @@ pub(super) const SCHEMA: &str = "
         since_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS vips (ip TEXT PRIMARY KEY, address TEXT NOT NULL, since_us INTEGER NOT NULL,
         body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS externals (name TEXT PRIMARY KEY, kind TEXT NOT NULL, version INTEGER NOT NULL,
+        changed_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS drills (id INTEGER PRIMARY KEY, node TEXT NOT NULL, name TEXT NOT NULL,
         began_us INTEGER NOT NULL, over INTEGER NOT NULL, body TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS join_tokens (id TEXT PRIMARY KEY, role TEXT NOT NULL, expires_us INTEGER NOT NULL,
@@ -131,6 +133,20 @@ pub(super) fn write(connection: &Connection, changes: &[Change]) -> Result<(), S
             )?,
             Change::VipGone { address } => {
                 run(connection, "/*quorate*/ DELETE FROM vips WHERE ip = ?1", [address.to_string()])?;
+            }
+            Change::External(record) => run(
+                connection,
+                "/*quorate*/ INSERT OR REPLACE INTO externals VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    record.external.name.as_str(),
+                    record.external.kind.word(),
+                    record.version.cast_signed(),
+                    record.changed.0.cast_signed(),
+                    body(record)?
+                ],
+            )?,
+            Change::ExternalGone { external } => {
+                run(connection, "/*quorate*/ DELETE FROM externals WHERE name = ?1", [external.as_str()])?;
             }
             Change::Drill(drill) => run(
                 connection,
@@ -261,6 +277,9 @@ pub(super) fn load(system: &Writer, directory: &Path) -> Result<ClusterState, Op
     }
     for vip in records(connection, directory, "vips", "ip")? {
         state.absorb(state.planned_on, &[Change::Vip(vip)]);
+    }
+    for record in records(connection, directory, "externals", "name")? {
+        state.absorb(state.planned_on, &[Change::External(Box::new(record))]);
     }
     for drill in records(connection, directory, "drills", "id")? {
         state.absorb(state.planned_on, &[Change::Drill(drill)]);

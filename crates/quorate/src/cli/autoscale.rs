@@ -6,7 +6,7 @@ use crate::cli::screen::{self, moment};
 use crate::cli::service;
 use clap::{Args, Subcommand};
 use quorate_api::Changed;
-use quorate_api::autoscale::{AutoscaleChange, AutoscaleView, FoundView, ReadingView};
+use quorate_api::autoscale::{AutoscaleChange, AutoscaleView, FoundView, ReadingView, TrafficView};
 use quorate_model::resource::{CpuMillis, MemoryBytes};
 use quorate_model::spec::Share;
 use quorate_model::time::Span;
@@ -17,7 +17,7 @@ use ureq::http::Method;
 pub(crate) enum AutoscaleCommand {
     /// Let the number of a service's copies follow what they have to do
     #[command(
-        after_help = "Examples:\n  quorate autoscale on web --min 2 --max 8 --cpu 70%\n  quorate autoscale on web --max 12\n  quorate autoscale on web"
+        after_help = "Examples:\n  quorate autoscale on web --min 2 --max 8 --cpu 70%\n  quorate autoscale on web --max 12\n  quorate autoscale on web --rps 100\n  quorate autoscale on web"
     )]
     On(OnArgs),
     /// Leave the number of copies as it is; what it went by is kept
@@ -50,6 +50,12 @@ pub(crate) struct OnArgs {
     /// How much of `resources.memory` copies are to use
     #[arg(long, value_name = "SHARE")]
     memory: Option<Share>,
+    /// How many requests a second a copy is to have, as gateways count them
+    #[arg(long, value_name = "N")]
+    rps: Option<u32>,
+    /// How long 95 of 100 requests may take at most, like 250ms
+    #[arg(long, value_name = "SPAN")]
+    p95: Option<Span>,
     /// How often it is looked whether the number is right
     #[arg(long, value_name = "SPAN")]
     every: Option<Span>,
@@ -64,8 +70,9 @@ pub(crate) struct OnArgs {
 pub(crate) fn run(context: &Context, command: AutoscaleCommand) -> Result<(), Failure> {
     match command {
         AutoscaleCommand::On(args) => {
-            let OnArgs { name, min, max, cpu, memory, every, warmup, down_after } = args;
-            let change = AutoscaleChange { enabled: Some(true), min, max, cpu, memory, every, warmup, down_after };
+            let OnArgs { name, min, max, cpu, memory, rps, p95, every, warmup, down_after } = args;
+            let enabled = Some(true);
+            let change = AutoscaleChange { enabled, min, max, cpu, memory, rps, p95, every, warmup, down_after };
             set(context, &name, &change)
         }
         AutoscaleCommand::Off { name } => {
@@ -106,7 +113,7 @@ fn explanation(view: &AutoscaleView) -> String {
         };
         return format!("{service} is not autoscaled: {want} copies, as somebody said\nswitch it on: {on}");
     };
-    let FoundView { min, max, hours, load, readings, right, to, why, looked, changes } = found;
+    let FoundView { min, max, hours, load, readings, traffic, right, to, why, looked, changes } = found;
     let mut text = format!("{service} is autoscaled: {want} copies, {min} to {max} allowed");
     if let Some(hours) = hours {
         let _ = write!(text, " ({hours})");
@@ -115,9 +122,12 @@ fn explanation(view: &AutoscaleView) -> String {
         let _ = write!(text, ", load {load}");
     }
     if !readings.is_empty() {
-        let header = ["METRIC", "EACH USES", "TARGET", "OF TARGET", "MEASURED", "RIGHT"];
+        let header = ["METRIC", "EACH HAS", "TARGET", "OF TARGET", "MEASURED", "RIGHT"];
         text.push('\n');
         text.push_str(&screen::table(&header, &[1, 2, 3, 4, 5], readings.iter().map(row)));
+    }
+    if let Some(traffic) = traffic {
+        let _ = write!(text, "\n{}", told(traffic));
     }
     if let (Some(right), Some(to)) = (right, to) {
         let ago = looked.map_or_else(String::new, |ago| format!(", looked at {ago} ago"));
@@ -138,6 +148,27 @@ fn explanation(view: &AutoscaleView) -> String {
     text
 }
 
+/// What gateways told, in one line.
+fn told(traffic: &TrafficView) -> String {
+    let TrafficView { gateways, silent, millirequests, waiting, p95_us } = traffic;
+    let from = match (*gateways, *silent) {
+        (0, _) => return "no gateway has told of requests".to_owned(),
+        (1, 0) => "1 gateway".to_owned(),
+        (gateways, 0) => format!("{gateways} gateways"),
+        (gateways, silent) => format!("{} of {gateways} gateways", gateways - silent),
+    };
+    let (rate, slowest) = (a_second(*millirequests), taking(*p95_us));
+    format!("{from} had {rate}, 95 of 100 answered within {slowest}, {waiting} waiting")
+}
+
+fn a_second(millirequests: u64) -> String {
+    format!("{}.{}/s", millirequests / 1000, millirequests % 1000 / 100)
+}
+
+fn taking(us: u64) -> String {
+    if us < 10_000 { format!("{}.{}ms", us / 1000, us % 1000 / 100) } else { format!("{}ms", us / 1000) }
+}
+
 fn copies(count: u32, what: &str) -> String {
     if count == 1 { format!("1 copy {what}") } else { format!("{count} copies {what}") }
 }
@@ -147,6 +178,9 @@ fn row(reading: &ReadingView) -> Vec<String> {
     let amount = |amount: u64| match metric.as_str() {
         "cpu" => CpuMillis(amount).to_string(),
         "memory" => MemoryBytes(amount).to_string(),
+        "rps" => a_second(amount),
+        "p95" => taking(amount),
+        "scrape" | "sql" => format!("{}.{}", amount / 1000, amount % 1000 / 100),
         _ => amount.to_string(),
     };
     let numbers = [amount(*mean), amount(*target), format!("{percent}%"), copies.to_string(), right.to_string()];
@@ -180,7 +214,20 @@ mod tests {
                 max: 8,
                 hours: None,
                 load: Some("high".into()),
-                readings: vec![reading("cpu", 480, 350, 6), reading("memory", 100 << 20, 200 << 20, 4)],
+                readings: vec![
+                    reading("cpu", 480, 350, 6),
+                    reading("memory", 100 << 20, 200 << 20, 4),
+                    reading("rps", 12_340, 20_000, 3),
+                    reading("p95", 130_000, 250_000, 4),
+                    reading("sql", 7_500, 10_000, 3),
+                ],
+                traffic: Some(TrafficView {
+                    gateways: 3,
+                    silent: 1,
+                    millirequests: 49_360,
+                    waiting: 2,
+                    p95_us: 130_000,
+                }),
                 right: Some(6),
                 to: Some(5),
                 why: vec!["1 copy more would find no node with room".into()],
@@ -199,9 +246,13 @@ mod tests {
     fn e3_an_explanation_tells_what_was_measured_and_what_keeps_the_number() {
         expect![[r#"
             web is autoscaled: 4 copies, 2 to 8 allowed, load high
-            METRIC  EACH USES  TARGET  OF TARGET  MEASURED  RIGHT
-            cpu          480m    350m       137%         4      6
-            memory     100MiB  200MiB        50%         4      4
+            METRIC  EACH HAS  TARGET  OF TARGET  MEASURED  RIGHT
+            cpu         480m    350m       137%         4      6
+            memory    100MiB  200MiB        50%         4      4
+            rps       12.3/s  20.0/s        61%         4      3
+            p95        130ms   250ms        52%         4      4
+            sql          7.5    10.0        75%         4      3
+            2 of 3 gateways had 49.3/s, 95 of 100 answered within 130ms, 2 waiting
             6 copies would be right; 5 for now, looked at 3s ago
             - 1 copy more would find no node with room
             1970-01-01 00:00:00Z  2 → 4: cpu is at 200% of its target"#]]
@@ -210,6 +261,7 @@ mod tests {
             hours: Some("mon-fri 07:00-19:00 UTC".into()),
             load: None,
             readings: vec![],
+            traffic: None,
             right: None,
             to: None,
             why: vec![],

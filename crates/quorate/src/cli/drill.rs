@@ -243,6 +243,7 @@ fn mode(mode: Mode) -> &'static str {
         Mode::Replicated => "replicated",
         Mode::Singleton => "singleton",
         Mode::EveryNode => "every-node",
+        Mode::ActivePassive => "active-passive",
     }
 }
 

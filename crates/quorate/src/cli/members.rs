@@ -365,6 +365,12 @@ pub(crate) fn describe(node: &NodeView) -> String {
         ("Starts", node.generation.to_string()),
         ("Takes", placement::availability_text(node)),
         ("Labels", if node.labels.is_empty() { "-".into() } else { placement::labels_text(&node.labels) }),
+        (
+            "Drivers",
+            node.drivers
+                .as_ref()
+                .map_or("-".into(), |drivers| drivers.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
+        ),
         ("Replicas", node.replicas.to_string()),
         ("Lag", node.lag.map_or("-".into(), |lag| format!("{lag} entries"))),
         ("Log", node.log_dir.clone().unwrap_or_else(|| "-".into())),

@@ -194,6 +194,7 @@ fn explanation_text(explanation: &ExplanationView) -> String {
     let ExplanationView { service, mode, want, running, searches, without, room, held } = explanation;
     let mode = match mode {
         Mode::Replicated | Mode::Singleton => "",
+        Mode::ActivePassive => ", one of them active",
         Mode::EveryNode => ", one on each node that fits",
     };
     let mut parts = vec![format!("{service} wants {want}{mode}")];

@@ -3,12 +3,12 @@
 //! A change is over for people when it works, so `apply` and `scale` watch the service until all its
 //! wanted copies are healthy, and say how long that took by this process's own clock.
 
-use crate::cli::Context;
 use crate::cli::client::{Answer, Call, Client};
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::placement;
 use crate::cli::screen::{self, Screen, took};
 use crate::cli::update;
+use crate::cli::{Context, activation};
 use clap::{Args, Subcommand};
 use quorate_api::Changed;
 use quorate_api::view::{LeaseView, ReplicaView, ServiceView};
@@ -54,6 +54,11 @@ pub(crate) enum ServiceCommand {
         /// Name of the service
         name: String,
     },
+    /// Have another copy of an active-passive service take over
+    ///
+    /// The present active copy is demoted and gives its lease back, then the other one is promoted.
+    #[command(after_help = "Examples:\n  quorate service activate db\n  quorate service activate db --to n2")]
+    Activate(activation::ActivateArgs),
     /// Stop a service and forget it
     #[command(after_help = "Examples:\n  quorate service remove web --yes")]
     Remove {
@@ -181,6 +186,7 @@ pub(crate) fn run(context: &Context, command: ServiceCommand) -> Result<(), Fail
             }
             Ok(())
         }
+        ServiceCommand::Activate(args) => activation::activate(context, &args),
         ServiceCommand::History { name } => update::history(context, &name),
         ServiceCommand::Remove { name, yes } => remove(context, &name, yes),
     }
@@ -660,7 +666,7 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
         let mut row = vec![
             format!("{}.{}", service.name, replica.ordinal),
             replica.node.clone(),
-            format!("{} {}", replica_symbol(&replica.state), replica.state),
+            state_text(replica),
             replica.addresses.values().cloned().collect::<Vec<_>>().join(" "),
             replica.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         ];
@@ -685,6 +691,15 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
         let _ = write!(text, "\n! {held}");
     }
     text
+}
+
+/// How it is, and which part it has.
+fn state_text(replica: &ReplicaView) -> String {
+    let symbol = replica_symbol(&replica.state);
+    match &replica.role {
+        Some(role) => format!("{symbol} {}, {role}", replica.state),
+        None => format!("{symbol} {}", replica.state),
+    }
 }
 
 /// What each copy has at the most.

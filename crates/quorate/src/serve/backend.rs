@@ -3,6 +3,7 @@
 use super::admission::Admission;
 use super::apply::Waiters;
 use super::away::Away;
+use super::externals::Asker;
 use super::inbox::{Closed, Inbox};
 use super::keychain::Keychain;
 use super::logs::{Found, Logs};
@@ -27,9 +28,11 @@ use quorate_model::access::Actor;
 use quorate_model::access::audit::AuditPage;
 use quorate_model::access::name::SecretName;
 use quorate_model::entry::Proposal;
+use quorate_model::external::{External, ExternalRecord, NodeLogin};
 use quorate_model::id::{LogIndex, NodeId, RequestId, ServiceName};
 use quorate_model::observed::GatewayReport;
 use quorate_model::routing::RoutingTable;
+use quorate_model::secret::Secret;
 use quorate_model::sql::Consistency;
 use quorate_model::state::ClusterState;
 use quorate_model::time::{Span, Timestamp};
@@ -148,6 +151,7 @@ pub(super) struct Inner {
     pub(super) drills: watch::Receiver<Arc<DrillsView>>,
     /// Whether this node is away for a drill.
     pub(super) away: Away,
+    pub(super) externals: Asker,
     pub(super) known: watch::Receiver<Arc<ClusterState>>,
     pub(super) routing: watch::Receiver<Arc<RoutingTable>>,
     pub(super) config: NodeConfig,
@@ -397,6 +401,19 @@ impl Backend for NodeBackend {
         let sealed = ring.seal(super::keeper::place(name.as_str()), value);
         let sealed = sealed.map_err(|error| SealRefused::NotSealed(error.to_string()))?;
         Ok(Sealed { sealed: STANDARD.encode(sealed), key: ring.current().version().0 })
+    }
+
+    fn externals(&self) -> Vec<ExternalRecord> {
+        self.0.known.borrow().externals.values().cloned().collect()
+    }
+
+    async fn log_in(
+        &self,
+        external: External,
+        password: Option<Secret<Vec<u8>>>,
+    ) -> Result<Vec<NodeLogin>, SealRefused> {
+        let access = self.0.access.borrow().access.clone();
+        self.0.externals.ask(external, password, &access).await
     }
 
     fn renew(&self, request: RenewRequest) -> Result<RenewAnswer, RenewRefused> {

@@ -8,6 +8,8 @@ use super::apply::{ApplyJob, Waiters};
 use super::away::Away;
 use super::backend::{LeaderContact, Questions};
 use super::bulk::Incoming;
+use super::counting::{self, Queries};
+use super::discovery;
 use super::disk::DiskJob;
 use super::drills;
 use super::lease_clock::LeaseClock;
@@ -21,6 +23,7 @@ use quorate_api::drills::DrillsView;
 use quorate_api::view::{MembersView, Overview};
 use quorate_model::assignment::Assignment;
 use quorate_model::command::Refusal;
+use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId, Term};
 use quorate_model::need::NodeNeeds;
 use quorate_model::routing::RoutingTable;
@@ -87,6 +90,8 @@ pub(super) struct Core {
     pub(super) holds: watch::Sender<BTreeMap<ReplicaId, Hold>>,
     /// What services need of this node.
     pub(super) needs: watch::Sender<Arc<NodeNeeds>>,
+    /// What this node is to ask its database for, so that copies follow it.
+    pub(super) queries: watch::Sender<Arc<Queries>>,
     /// Which secrets each node may have.
     pub(super) readers: watch::Sender<Arc<Readers>>,
     pub(super) overview: watch::Sender<Arc<Overview>>,
@@ -98,6 +103,8 @@ pub(super) struct Core {
     /// What nodes that are heard prove themselves with.
     pub(super) proofs: watch::Sender<Arc<Proofs>>,
     pub(super) routing: watch::Sender<Arc<RoutingTable>>,
+    /// Where services are reached.
+    pub(super) directory: watch::Sender<Arc<Directory>>,
     /// Whether other nodes may be there.
     pub(super) coordinates: watch::Sender<bool>,
     /// Why the cluster does not have this node.
@@ -277,6 +284,14 @@ impl Core {
             }
             differs
         });
+        self.directory.send_if_modified(|known| {
+            let directory = discovery::directory(&self.node);
+            let differs = **known != directory;
+            if differs {
+                *known = Arc::new(directory);
+            }
+            differs
+        });
         self.members.send_if_modified(|known| {
             let members = view::members(&self.node);
             let differs = **known != members;
@@ -311,6 +326,14 @@ impl Core {
             }
             differs
         });
+        self.queries.send_if_modified(|known| {
+            let queries = counting::queries(&self.node);
+            let differs = **known != queries;
+            if differs {
+                *known = Arc::new(queries);
+            }
+            differs
+        });
         self.readers.send_if_modified(|known| {
             let readers = state.secrets_by_node();
             let differs = **known != readers;
@@ -321,6 +344,7 @@ impl Core {
         });
         self.known.send_if_modified(|known| {
             let differs = known.nodes != state.nodes || known.members != state.members || known.trust != state.trust;
+            let differs = differs || known.externals != state.externals;
             if differs {
                 *known = Arc::new(view::known(&self.node));
             }

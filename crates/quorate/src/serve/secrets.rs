@@ -49,7 +49,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Which secrets each node may have.
 pub(super) type Readers = BTreeMap<NodeId, BTreeSet<SecretName>>;
 
-fn open(keys: &ManagerKeys, access: &AccessState, name: &SecretName) -> anyhow::Result<Option<HeldSecret>> {
+pub(super) fn open(keys: &ManagerKeys, access: &AccessState, name: &SecretName) -> anyhow::Result<Option<HeldSecret>> {
     let Some(record) = access.secrets.get(name) else { return Ok(None) };
     let sealed = STANDARD.decode(&record.sealed).context("its ciphertext is no base64")?;
     let value = keys.ring.open(place(name.as_str()), &sealed)?;

@@ -3,7 +3,7 @@
 
 use super::backend::Inner;
 use super::inbox::Closed;
-use quorate_api::autoscale::{AutoscaleView, AutoscaledView, FoundView, ReadingView};
+use quorate_api::autoscale::{AutoscaleView, AutoscaledView, FoundView, ReadingView, TrafficView};
 use quorate_api::backend::ReadError;
 use quorate_api::placement::{
     ExplanationView, FitView, ForecastView, HeldView, MoveView, RebalanceView, RoomView, RunningView, SearchView,
@@ -15,7 +15,7 @@ use quorate_model::deployment::{Trial, VersionRecord};
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::time::Span;
 use quorate_node::Event;
-use quorate_scheduler::autoscale::{Change, Reading, Report};
+use quorate_scheduler::autoscale::{Change, Flow, Reading, Report};
 use quorate_scheduler::{Balance, Budget, Candidates, Explanation, Fault, Forecast, Survey, Unfit};
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ fn explanation(explanation: Explanation) -> ExplanationView {
 }
 
 fn found(report: Report) -> FoundView {
-    let Report { bounds, hours, verdict, looked, step, changes, .. } = report;
+    let Report { bounds, hours, verdict, looked, step, flow, changes, .. } = report;
     let numbers = verdict.as_ref().map(|verdict| (verdict.right, verdict.to));
     let (readings, limits) = verdict.map(|verdict| (verdict.readings, verdict.limits)).unwrap_or_default();
     let reading = |reading: Reading| ReadingView {
@@ -132,12 +132,19 @@ fn found(report: Report) -> FoundView {
         hours,
         load: step.map(|step| step.name().to_owned()),
         readings: readings.into_iter().map(reading).collect(),
+        traffic: flow.map(traffic),
         right: numbers.map(|(right, _)| right),
         to: numbers.map(|(_, to)| to),
         why: limits.iter().map(ToString::to_string).collect(),
         looked: looked.map(|ago| Span::from_secs(ago.as_secs())),
         changes: changes.into_iter().map(change).collect(),
     }
+}
+
+fn traffic(flow: Flow) -> TrafficView {
+    let p95_us = flow.latencies.p95_us();
+    let Flow { gateways, silent, millirequests, waiting, .. } = flow;
+    TrafficView { gateways, silent, millirequests, waiting, p95_us }
 }
 
 fn room(budget: Budget) -> RoomView {

@@ -7,7 +7,7 @@ use quorate_api::placement::Availability;
 use quorate_api::updates::DeploymentView;
 use quorate_api::view::{
     AnnouncedView, ClusterHealth, ClusterView, ElectorsView, EventView, FailoverView, GatewayView, JoinTokenView,
-    LeaseView, MembersView, NodeMode, NodeState, NodeView, Overview, QuotaView, ReplicaView, ServiceView,
+    LeaseView, MembersView, NodeMode, NodeState, NodeView, Overview, PendingView, QuotaView, ReplicaView, ServiceView,
 };
 use quorate_api::vips::{CandidateState, CandidateView, VipView};
 use quorate_model::assignment::Phase;
@@ -15,11 +15,11 @@ use quorate_model::deployment::Stage as UpdateStage;
 use quorate_model::event::{Event, Happening};
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};
 use quorate_model::member::JoinToken;
-use quorate_model::observed::{ReplicaState, ReplicaStatus, TrustReport, VipState};
+use quorate_model::observed::{Part, ReplicaState, ReplicaStatus, TrustReport, VipState};
 use quorate_model::place;
 use quorate_model::resource::Amount;
 use quorate_model::routing::{Candidate, Endpoint, EndpointState, OfferedVip, RoutingTable, Upstream};
-use quorate_model::spec::{Mode, ServiceSpec, WithoutQuorum};
+use quorate_model::spec::{Autoscale, Mode, ServiceSpec, WithoutQuorum};
 use quorate_model::state::{ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
 use quorate_model::time::{Span, WallTime};
 use quorate_model::trust::{KeyKind, Stage};
@@ -55,11 +55,11 @@ pub(super) fn overview(node: &Node, config: &NodeConfig, now: Now, sequence: u64
     }
 }
 
-/// The part of the state that says who may join.
+/// The part of the state that says who belongs to the cluster, and which externals there are.
 pub(super) fn known(node: &Node) -> ClusterState {
     let state = node.state();
     let (nodes, members, trust) = (state.nodes.clone(), state.members.clone(), state.trust.clone());
-    ClusterState { nodes, members, trust, ..ClusterState::default() }
+    ClusterState { nodes, members, trust, externals: state.externals.clone(), ..ClusterState::default() }
 }
 
 /// What nodes that are heard say that they prove themselves with.
@@ -184,8 +184,10 @@ impl Scene<'_> {
             },
             drain_deadline: record.availability.drain().and_then(|drain| drain.deadline),
             log_dir: self.log_dir(id),
+            pending: self.pending(id),
             capacity: self.node.peers().get(&id).and_then(|peer| peer.report.capacity),
             reserved: self.reserved(id),
+            drivers: self.node.peers().get(&id).and_then(|peer| peer.report.drivers.clone()),
         }
     }
 
@@ -204,6 +206,13 @@ impl Scene<'_> {
             }
             _ => record.since,
         }
+    }
+
+    /// What it says now: who is away may have been given another file.
+    fn pending(&self, id: NodeId) -> Option<PendingView> {
+        let said =
+            self.node.peers().get(&id).filter(|_| self.node.hears(id)).map(|peer| peer.report.pending.clone())?;
+        (!said.is_empty()).then_some(PendingView { changes: said.changes, mistake: said.mistake })
     }
 
     /// Kept while a node is away, for whoever looks for it on its disk.
@@ -310,7 +319,7 @@ impl Scene<'_> {
                 .filter(|held| held.service == spec.name)
                 .map(|held| held.reason.to_string())
                 .collect(),
-            lease: (spec.mode == Mode::Singleton).then(|| self.lease(spec)),
+            lease: spec.mode.has_lease().then(|| self.lease(spec)),
             deployment: self.deployment(service),
             spec: spec.clone(),
         }
@@ -374,6 +383,7 @@ impl Scene<'_> {
             node: self.name(replica.node),
             node_id: replica.node,
             state,
+            role: status.filter(|_| heard).and_then(|status| status.casting).map(|casting| word(&casting.part)),
             pid: status.and_then(|status| status.pid),
             addresses: status
                 .map(|status| {
@@ -532,6 +542,18 @@ impl Scene<'_> {
             Happening::LeaseRaised { service, node, epoch } => {
                 format!("{} lost {service}: its lease of epoch {epoch} is over", self.name(*node))
             }
+            Happening::Promoted { service, node, epoch } => {
+                format!("{service} is to be active on {} (epoch {epoch})", self.name(*node))
+            }
+            Happening::Demoted { service, node, epoch } => {
+                format!("{service} is a standby on {}: it gave epoch {epoch} back", self.name(*node))
+            }
+            Happening::ActivationAsked { service, node: Some(node) } => {
+                format!("{service} is to be active on {} from now on", self.name(*node))
+            }
+            Happening::ActivationAsked { service, node: None } => {
+                format!("another copy of {service} is to be active")
+            }
             Happening::DeathConfirmed { node } => {
                 format!("{} is dead, somebody says: what it went on with may start elsewhere", self.name(*node))
             }
@@ -548,6 +570,11 @@ impl Scene<'_> {
             }
             Happening::VipAdded { address } => format!("gateways hold {address} from now on"),
             Happening::VipRemoved { address } => format!("gateways hold {address} no more"),
+            Happening::ExternalSet { external, unchecked: false } => format!("the external {external} is set"),
+            Happening::ExternalSet { external, unchecked: true } => {
+                format!("the external {external} is set, though not every node could log in there")
+            }
+            Happening::ExternalRemoved { external } => format!("the external {external} is removed"),
             Happening::DrillBegan { drill, node, away } => {
                 format!("drill {drill} takes {} away for {away}", self.name(*node))
             }
@@ -626,9 +653,13 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::UpdateResumed { service, .. }
         | Happening::DrillMeasured { service, .. }
         | Happening::ServiceHealthy { service, .. }
+        | Happening::ActivationAsked { service, node: None }
         | Happening::ServiceDegraded { service, .. } => (None, Some(service)),
         Happening::ReplicaPlaced { service, node, .. }
         | Happening::ReplicaRetired { service, node, .. }
+        | Happening::Promoted { service, node, .. }
+        | Happening::Demoted { service, node, .. }
+        | Happening::ActivationAsked { service, node: Some(node) }
         | Happening::FailedOver { service, to: node, .. }
         | Happening::LeaseRaised { service, node, .. } => (Some(*node), Some(service)),
         _ => (None, None),
@@ -668,6 +699,7 @@ pub(super) fn routing(node: &Node) -> RoutingTable {
             balance: first.balance,
             check_path: check.and_then(|check| check.http.clone()),
             endpoints,
+            counted: service.spec.autoscaled().is_some_and(Autoscale::goes_by_traffic),
         });
     }
     RoutingTable {
@@ -690,11 +722,36 @@ fn offered(state: &ClusterState, vip: &VipRecord) -> OfferedVip {
     }
 }
 
+/// Whether a copy is the active one of the newest epoch: nothing is sent to the others, nor to one that is giving its
+/// role back.
+fn is_active(replica: &ReplicaRecord, status: &ReplicaStatus) -> bool {
+    let lease = replica.lease.filter(|lease| !lease.yields);
+    let casting = status.casting.filter(|casting| casting.part == Part::Active);
+    lease.zip(casting).is_some_and(|(lease, casting)| lease.epoch == casting.epoch)
+}
+
 fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
+    let reached = reached(node, replica)?;
+    let port = reached.status.ports.get(replica.spec.main_port()?)?;
+    let address = SocketAddr::new(reached.host, *port);
+    Some(Endpoint { replica: replica.id, node: replica.node, address, state: reached.state })
+}
+
+/// A replica that accepts connections.
+pub(super) struct Reached<'a> {
+    pub(super) host: IpAddr,
+    pub(super) status: &'a ReplicaStatus,
+    pub(super) state: EndpointState,
+}
+
+/// Where a replica is and whether it is to be chosen, for gateways and for names alike.
+pub(super) fn reached<'a>(node: &'a Node, replica: &ReplicaRecord) -> Option<Reached<'a>> {
     let record = node.state().nodes.get(&replica.node)?;
     let status = status_of(node, replica.node, replica.id)?;
-    let port = status.ports.get(replica.spec.main_port()?)?;
     let heard = node.sight(replica.node) == Sight::Present && record.health == Health::Joined;
+    if replica.spec.mode == Mode::ActivePassive && !is_active(replica, status) {
+        return None;
+    }
     let state = match (replica.phase, status.state) {
         (Phase::Run, ReplicaState::Healthy) if heard => EndpointState::Healthy,
         (Phase::Run, ReplicaState::Healthy | ReplicaState::Unhealthy) => EndpointState::Doubtful,
@@ -703,6 +760,5 @@ fn endpoint(node: &Node, replica: &ReplicaRecord) -> Option<Endpoint> {
         }
         _ => return None,
     };
-    let host: IpAddr = record.identity.host.parse().ok()?;
-    Some(Endpoint { replica: replica.id, node: replica.node, address: SocketAddr::new(host, *port), state })
+    Some(Reached { host: record.identity.host.parse().ok()?, status, state })
 }

@@ -3,8 +3,10 @@
 
 use super::inbox::Inbox;
 use crate::config::NodeConfig;
-use quorate_agent::{Agent, AgentConfig, Hold, Secrets, needs};
+use crate::trust;
+use quorate_agent::{Agent, AgentConfig, Api, Hold, Secrets, ServiceTokens, needs};
 use quorate_model::assignment::Assignment;
+use quorate_model::discovery::Directory;
 use quorate_model::id::ReplicaId;
 use quorate_model::need::NodeNeeds;
 use quorate_node::Event;
@@ -18,6 +20,9 @@ use tracing::{error, info};
 /// A node that finds no leader starts what it ran last after this; one that does waits for what
 /// the cluster wants now, which may well be nothing.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
+
+/// How often a node looks for what can run services: that is installed and removed by people.
+const LOOKED_EVERY: Duration = Duration::from_secs(30);
 
 /// Where artifacts lie, below the data directory.
 const ARTIFACTS: &str = "artifacts";
@@ -38,6 +43,8 @@ pub(super) struct Wanted {
     pub(super) assignments: watch::Receiver<Option<Assignment>>,
     pub(super) holds: watch::Receiver<BTreeMap<ReplicaId, Hold>>,
     pub(super) secrets: watch::Receiver<Arc<Secrets>>,
+    pub(super) tokens: watch::Receiver<Arc<ServiceTokens>>,
+    pub(super) directory: watch::Receiver<Arc<Directory>>,
 }
 
 /// What this node is to look after, and the secrets that it has.
@@ -49,19 +56,19 @@ pub(super) struct Needed {
 
 /// Starts the agent when it is known what to run, and feeds it for as long as the node runs.
 pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted: Wanted, inbox: Inbox) {
-    let Wanted { mut assignments, mut holds, secrets } = wanted;
+    let Wanted { mut assignments, mut holds, secrets, tokens, directory } = wanted;
     let known = tokio::time::timeout(ALONE_AFTER, assignments.wait_for(Option::is_some)).await.is_ok();
     if !known {
         info!("no leader yet: going on with the last assignment that this node knows");
     }
-    let agent = match start(&config, &data_dir, secrets).await {
+    let agent = match start(&config, &data_dir, Given { secrets, tokens, directory }).await {
         Ok(agent) => agent,
         Err(error) => {
             error!(error = %super::disk::chain(&error), "the agent cannot start: this node runs no services");
             return;
         }
     };
-    let (mut statuses, mut usage) = (agent.statuses(), agent.usage());
+    let (mut statuses, mut usage, mut scraped) = (agent.statuses(), agent.usage(), agent.scraped());
     // What was there before the first change counts as one.
     statuses.mark_changed();
     assignments.mark_changed();
@@ -82,6 +89,13 @@ pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted
                 let now = usage.borrow_and_update().as_ref().clone();
                 inbox.send(Event::Usage(now)).await;
             }
+            changed = scraped.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = scraped.borrow_and_update().as_ref().clone();
+                inbox.send(Event::Scraped(now)).await;
+            }
             changed = holds.changed() => {
                 if changed.is_err() {
                     return;
@@ -101,10 +115,25 @@ pub(super) async fn run(config: NodeConfig, data_dir: std::path::PathBuf, wanted
     }
 }
 
+/// Tells what this node has for running services, at once and whenever that is different.
+pub(super) async fn look_for_drivers(inbox: Inbox) {
+    let mut often = tokio::time::interval(LOOKED_EVERY);
+    often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = None;
+    loop {
+        often.tick().await;
+        let Ok(here) = tokio::task::spawn_blocking(quorate_agent::drivers_here).await else { return };
+        if told.as_ref() != Some(&here) {
+            told = Some(here.clone());
+            inbox.send(Event::Drivers(here)).await;
+        }
+    }
+}
+
 async fn start(
     config: &NodeConfig,
     data_dir: &Path,
-    secrets: watch::Receiver<Arc<Secrets>>,
+    Given { secrets, tokens, directory }: Given,
 ) -> Result<Agent, quorate_agent::StartAgentError> {
     let program = std::env::current_exe().unwrap_or_else(|_| "quorate".into());
     Agent::start(AgentConfig {
@@ -114,8 +143,28 @@ async fn start(
         dir: data_dir.join("services"),
         artifacts: data_dir.join(ARTIFACTS),
         secrets,
+        tokens,
+        directory,
+        api: api(config, data_dir),
         shim_command: vec![program.into(), "shim".into()],
         end_with_pid: config.node.end_with_pid,
     })
     .await
+}
+
+/// What replicas are given besides what they are.
+struct Given {
+    secrets: watch::Receiver<Arc<Secrets>>,
+    tokens: watch::Receiver<Arc<ServiceTokens>>,
+    directory: watch::Receiver<Arc<Directory>>,
+}
+
+/// How replicas on this node reach its API.
+fn api(config: &NodeConfig, data_dir: &Path) -> Api {
+    let address = config.node.api_address();
+    if config.node.plain_http {
+        return Api { url: format!("http://{address}"), authorities: None };
+    }
+    let authorities = data_dir.join(trust::DIR).join(trust::AUTHORITIES);
+    Api { url: format!("https://{address}"), authorities: Some(authorities) }
 }

@@ -363,6 +363,19 @@ pub(crate) static KEYS: &[Key] = &[
         },
     },
     Key {
+        path: "dns.listen",
+        kind: Kind::Text("IP:PORT, like 127.0.0.1:53"),
+        applies: Applies::Restart,
+        about: "Where this server answers DNS, over UDP and TCP, for the names of services: `web.quorate`. \
+                Not set: nowhere.",
+        get: |all| all.dns.listen.map(Value::text),
+        set: |all, value| {
+            let address = not_empty(value).map(|text| text.parse().map_err(|_| text));
+            let address = address.transpose().map_err(|text| format!("`{text}` is not IP:PORT, like 127.0.0.1:53"));
+            address.map(|address| all.dns.listen = address)
+        },
+    },
+    Key {
         path: "log.level",
         kind: Kind::Text(LEVEL),
         applies: Applies::Live,

@@ -69,6 +69,7 @@ mod tests {
             ("ha.failover_time", "10s"),
             ("console.redirect", "balancer"),
             ("console.balancer_url", "https://lb.example.com"),
+            ("dns.listen", "127.0.0.1:53"),
             ("log.level", "debug"),
             ("log.format", "json"),
             ("log.keep_mib", "4"),

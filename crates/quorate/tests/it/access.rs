@@ -360,6 +360,7 @@ fn k12_every_role_may_do_what_the_matrix_says_on_a_follower() {
             ("POST", "/v1/raft/transfer") => json!({ "node": "n2" }),
             ("POST", "/v1/managers/stop" | "/v1/managers/start") => json!({ "nodes": [node] }),
             ("POST", "/v1/managers/restart" | "/v1/drills") => json!({ "node": node }),
+            ("POST", "/v1/settings") => json!({ "set": { "failover": "31s" } }),
             ("PUT", "/v1/managers/rule") => json!({ "requires": null }),
             ("PUT", "/v1/ha") => json!({ "enabled": true }),
             ("PUT", "/v1/nodes/{node}/roles") => json!({ "roles": ["worker"] }),

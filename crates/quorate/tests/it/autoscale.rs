@@ -1,7 +1,9 @@
-//! E3: copies that follow what they have to do, on real nodes with processes that burn time.
+//! E3, K15: copies that follow what they have to do, on real nodes: processes that burn time, and requests of clients
+//! that a gateway counts.
 
 use crate::cluster::{TestCluster, wait_for};
-use crate::show::{is_whole, pids};
+use crate::load::Load;
+use crate::show::{demo, is_whole, pids};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -34,15 +36,16 @@ fn is_measured(view: &Value) -> bool {
 }
 
 fn wait(cluster: &TestCluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    wait_for(what, PATIENCE, || {
-        let ran = cluster.run(&["service", "show", "burner", "-o", "json"]);
-        serde_json::from_str(&ran.stdout).ok().filter(|view| wanted(view))
-    })
+    shown(cluster, &["service", "show", "burner"], what, wanted)
 }
 
 fn explained(cluster: &TestCluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    shown(cluster, &["autoscale", "explain", "burner"], what, wanted)
+}
+
+fn shown(cluster: &TestCluster, command: &[&str], what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     wait_for(what, PATIENCE, || {
-        let ran = cluster.run(&["autoscale", "explain", "burner", "-o", "json"]);
+        let ran = cluster.run(&[command, &["-o", "json"]].concat());
         serde_json::from_str(&ran.stdout).ok().filter(|view| wanted(view))
     })
 }
@@ -122,4 +125,52 @@ fn e3_scaling_by_hand_is_refused_while_it_is_on_and_everything_else_goes_on() {
     assert!(off.contains("is not autoscaled; it has 3 copies"), "{off}");
     cluster.ok(&["scale", "burner", "2"]);
     assert!(!cluster.ok(&["service", "list"]).contains("(2-4)"));
+}
+
+/// Ten requests a second for each copy.
+const REQUESTS: &str = r#"autoscale = { min = 2, max = 4, rps = 10, every = "5s", warmup = "0s", down_after = "10s" }"#;
+
+#[test]
+fn k15_requests_at_the_gateway_go_from_low_to_high_and_back_and_the_leader_dies_half_way() {
+    let cluster = TestCluster::start();
+    cluster.apply(&(demo("demo", 2, REQUESTS) + "[[route]]\nservice = 'demo'\n"));
+    let copies = |what: &str, count: u64| {
+        shown(&cluster, &["service", "show", "demo"], what, |view| is_whole(view) && view["want"] == count)
+    };
+    let load_is = |what: &str, load: &str| {
+        shown(&cluster, &["autoscale", "explain", "demo"], what, |view| view["found"]["load"] == load)
+    };
+    let begin = |a_second: u32| Load::start(cluster.gateway_address(), "/whoami", 4, a_second);
+    let mut tallies = Vec::new();
+
+    copies("two copies run", 2);
+    let calm = load_is("nobody asks", "low");
+    assert_eq!(calm["found"]["traffic"]["gateways"], json!(1), "{calm}");
+    let moderate = begin(15);
+    load_is("a load for two", "moderate");
+    assert_eq!(cluster.service("demo")["want"], json!(2));
+    tallies.push(moderate.stop());
+
+    let high = begin(60);
+    copies("four copies run", 4);
+    let busy = load_is("more than four can do", "high");
+    assert_eq!(busy["found"]["to"], json!(4), "{busy}");
+    assert_eq!(busy["found"]["readings"][0]["metric"], json!("rps"), "{busy}");
+    let text = cluster.ok(&["autoscale", "explain", "demo"]);
+    assert!(text.contains("1 gateway had ") && text.contains("no more than 4, the maximum"), "{text}");
+
+    cluster.ok(&["dev", "kill", &cluster.leader()]);
+    copies("the others run all four", 4);
+    tallies.push(high.stop());
+    let low = begin(4);
+    copies("two copies are left", 2);
+    load_is("little to do", "low");
+    tallies.push(low.stop());
+    for tally in tallies {
+        assert_eq!(tally.failed, 0, "{:#?}", tally.failures);
+    }
+    let events = cluster.ok(&["events"]);
+    for change in ["demo autoscaled from 4 to 3: rps is at", "demo autoscaled from 3 to 2: rps is at"] {
+        assert!(events.contains(change), "{change}: {events}");
+    }
 }

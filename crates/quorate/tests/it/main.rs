@@ -2,18 +2,22 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod access;
+mod active;
 mod autoscale;
 mod bad_input;
 mod certificates;
 mod cli;
 mod cluster;
+mod configure;
 mod copies;
 mod determinism;
 mod dev;
+mod discovery;
 mod drill;
 mod durability;
 mod examples;
 mod exposed;
+mod externals;
 mod fake;
 mod feeding;
 mod founded;

@@ -213,7 +213,7 @@ fn a_singleton_is_not_scaled_and_says_so() {
         ("failover = '10s'", "for services that run once"),
         ("without_quorum = 'keep'", "for services that run once"),
         ("mode = 'singleton'\nwithout_quorum = 'keep'\nfailover = '10s'", "leave it out"),
-        ("mode = 'singleton'\nwithout_quorum = 'demote'", "allowed: \"stop\", \"keep\""),
+        ("mode = 'singleton'\nwithout_quorum = 'demote'", "for mode = \"active-passive\""),
         ("mode = 'singelton'", "did you mean \"singleton\"?"),
     ] {
         let file = cluster.spec_file("bad.toml", &format!("[[service]]\nname = 'x'\ncommand = ['true']\n{spec}\n"));

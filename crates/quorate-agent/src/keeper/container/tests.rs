@@ -59,7 +59,8 @@ impl Bench {
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let spec = serde_json::from_value(spec).unwrap();
         let replica = ReplicaId::from_u128(7);
-        let assigned = AssignedReplica { replica, ordinal: 3, spec, phase: Phase::Run, lease: None };
+        let assigned =
+            AssignedReplica { replica, ordinal: 3, spec, phase: Phase::Run, lease: None, externals: Vec::new() };
         let launch = launch_of(&assigned, self.dir.path(), &[("pg", "s3cret")]);
         let mut container = Container::new(&launch)?;
         container.id_file = self.dir.path().join("id");

@@ -76,7 +76,8 @@ impl Bench {
         });
         let spec = serde_json::from_value(spec).unwrap();
         let replica = ReplicaId::from_u128(7);
-        let assigned = AssignedReplica { replica, ordinal: 0, spec, phase: Phase::Run, lease: None };
+        let assigned =
+            AssignedReplica { replica, ordinal: 0, spec, phase: Phase::Run, lease: None, externals: Vec::new() };
         let launch = launch_of(&assigned, self.dir.path(), &[]);
         Ocf::new(&launch)
     }
@@ -363,7 +364,7 @@ fn debians_stateful_is_promoted_and_demoted() {
     let spec = json!({"name": "db", "mode": "singleton", "driver": "ocf", "ocf": table});
     let spec = serde_json::from_value(spec).unwrap();
     let replica = ReplicaId::from_u128(7);
-    let assigned = AssignedReplica { replica, ordinal: 0, spec, phase: Phase::Run, lease: None };
+    let assigned = AssignedReplica { replica, ordinal: 0, spec, phase: Phase::Run, lease: None, externals: Vec::new() };
     let launch = launch_of(&assigned, bench.dir.path(), &[]);
     let mut ocf = Ocf::new(&launch).unwrap();
     let desk = &mut bench.desk;

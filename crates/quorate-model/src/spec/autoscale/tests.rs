@@ -30,7 +30,9 @@ fn e3_a_table_has_limits_and_something_to_go_by() {
     check("min = 3, max = 2, cpu = '70%'", expect!["`service.web.autoscale.max` is 2, and the minimum is 3"]);
     check(
         "min = 1, max = 2",
-        expect![[r#"`service.web.autoscale` goes by nothing: write cpu = "70%", memory = "70%" or a schedule"#]],
+        expect![[
+            r#"`service.web.autoscale` goes by nothing: write cpu = "70%", rps = 100, another target or a schedule"#
+        ]],
     );
     check(
         "min = 1, max = 2, cpu = '70%', every = '4s'",
@@ -193,4 +195,67 @@ fn the_first_hours_that_hold_count() {
     assert_eq!(bounds(at(1, 9, 30)), "2 to 3");
     assert_eq!(bounds(at(0, 13, 0)), "1 to 3");
     assert_eq!(autoscale.widest().to_string(), "1 to 9");
+}
+
+#[test]
+fn k15_what_gateways_count_has_a_target_in_range_and_a_port_to_send_to() {
+    let port = |table: &str| format!("ports = {{ http = 'auto' }}\nautoscale = {{ min = 1, max = 2, {table} }}");
+    check_bare(&port("rps = 100"), expect!["ok"]);
+    check_bare(&port("p95 = '250ms'"), expect!["ok"]);
+    check_bare(&port("rps = 0"), expect!["`service.web.autoscale.rps` is 0; it must be 1 to 1000000"]);
+    check_bare(&port("p95 = '11s'"), expect!["`service.web.autoscale.p95` is 11s; it must be 1ms to 10s"]);
+    check_bare(
+        "autoscale = { min = 1, max = 2, p95 = '1s' }",
+        expect![
+            "`service.web.autoscale.p95` is what gateways count, and the service has no port that they could send to"
+        ],
+    );
+    let text = "[[service]]\nname = 'web'\ncommand = ['web']\nautoscale = { min = 1, max = 2, p59 = '1s' }";
+    let refused = parse(text, Format::Toml).unwrap_err().to_string();
+    assert!(refused.contains("did you mean `p95`?"), "{refused}");
+}
+
+#[test]
+fn k15_a_number_that_somebody_tells_has_a_name_and_a_target() {
+    let port = |table: &str| format!("ports = {{ http = 'auto' }}\nautoscale = {{ min = 1, max = 2, {table} }}");
+    let scrape = |rest: &str| port(&format!("scrape = {{ {rest} }}"));
+    check_bare(&scrape("name = 'jobs', target = 5"), expect!["ok"]);
+    check_bare(
+        &scrape("name = 'a:jobs', target = 5, port = 'http', path = '/m?x=1', labels = { queue = 'a b' }"),
+        expect!["ok"],
+    );
+    check_bare(
+        &scrape("name = 'jobs', target = 0"),
+        expect!["`service.web.autoscale.scrape.target` is 0; it must be 1 to 1000000000"],
+    );
+    check_bare(
+        &scrape("name = '9jobs', target = 1"),
+        expect!["`service.web.autoscale.scrape.name` is `9jobs`, which is no name of a metric, like queue_length"],
+    );
+    check_bare(
+        &scrape("name = 'jobs', target = 1, port = 'web'"),
+        expect!["`service.web.autoscale.scrape.port` is `web`, which is not among the service's `ports`"],
+    );
+    check_bare(
+        &scrape("name = 'jobs', target = 1, path = 'metrics'"),
+        expect!["`service.web.autoscale.scrape.path` is `metrics`; it must be a path like /metrics, at most 500 bytes"],
+    );
+    check_bare(
+        &scrape("name = 'jobs', target = 1, labels = { 'a:b' = 'c' }"),
+        expect!["`service.web.autoscale.scrape.labels` has `a:b`, which is no name of a label"],
+    );
+    check_bare(
+        "autoscale = { min = 1, max = 2, scrape = { name = 'jobs', target = 1 } }",
+        expect!["`service.web.autoscale.scrape` asks copies, and the service has no port: add one to `ports`"],
+    );
+    let sql = |rest: &str| format!("autoscale = {{ min = 1, max = 2, sql = {{ {rest} }} }}");
+    check_bare(&sql("query = 'SELECT count(*) FROM jobs', target = 50"), expect!["ok"]);
+    check_bare(&sql("query = ' ', target = 50"), expect!["`service.web.autoscale.sql.query` is empty"]);
+    check_bare(
+        &sql("query = 'SELECT 1', target = 2000000000"),
+        expect!["`service.web.autoscale.sql.target` is 2000000000; it must be 1 to 1000000000"],
+    );
+    let text = "[[service]]\nname = 'web'\ncommand = ['web']\nautoscale = { min = 1, max = 2, scrape = { metric = 'a', name = 'a', target = 1, lables = {} } }";
+    let refused = parse(text, Format::Toml).unwrap_err().to_string();
+    assert!(refused.contains("unknown key `metric` in scrape"), "{refused}");
 }

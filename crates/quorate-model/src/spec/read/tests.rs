@@ -1,10 +1,11 @@
 use super::*;
+use crate::access::service::{Grant, GrantedDatabase, Right};
 use crate::need::{Artifact, Requirement, S3};
 use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
-    Autoscale, Balance, Container, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order, Promote, Restart,
-    RestartPolicy, RouteSpec, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
+    Active, Autoscale, Balance, Container, Counted, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order,
+    Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -61,7 +62,7 @@ fn a_word_outside_a_set_brings_the_set() {
     check_web(
         "mode = 'replicatd'",
         expect![[
-            r#"`mode` in [[service]] `web` is "replicatd" (line 4, column 1); did you mean "replicated"? allowed: "replicated", "singleton", "every-node""#
+            r#"`mode` in [[service]] `web` is "replicatd" (line 4, column 1); did you mean "replicated"? allowed: "replicated", "singleton", "active-passive", "every-node""#
         ]],
     );
     check_web(
@@ -269,10 +270,15 @@ fn full() -> SpecDocument {
         artifact = [{ name = "app", source = "/opt/app", sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", unpack = true, s3 = { endpoint = "http://s3", region = "eu", access_key = "A", secret_key = "pg" } }]
         requires = [{ command = "java" }]
         secrets = ["pg"]
+        grants = [{ database = "main", right = "write" }]
+        uses = ["db"]
+        reload = "HUP"
+        externals = ["orders-db"]
         template = [{ text = "a", from = "/a", to = "b", mode = "0640" }]
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
-        autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
+        autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", rps = 50, p95 = "250ms", scrape = { port = "http", path = "/m", name = "jobs", labels = { a = "b" }, target = 3 }, sql = { query = "SELECT 1", target = 5 }, schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
+        active = { promote = ["/p"], demote = ["/d"], timeout = "3s", prefer = ["zone = a"], failback = true }
         update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
@@ -314,10 +320,10 @@ fn every_word_of_a_set_is_one_of_the_types() {
         }
         words.len()
     }
-    assert_eq!(all::<Mode>(&SERVICE, "mode"), 3);
+    assert_eq!(all::<Mode>(&SERVICE, "mode"), 4);
     assert_eq!(all::<Driver>(&SERVICE, "driver"), 5);
     assert_eq!(all::<Engine>(&CONTAINER, "engine"), 3);
-    assert_eq!(all::<WithoutQuorum>(&SERVICE, "without_quorum"), 2);
+    assert_eq!(all::<WithoutQuorum>(&SERVICE, "without_quorum"), 3);
     assert_eq!(all::<RestartPolicy>(&RESTART, "policy"), 3);
     assert_eq!(all::<StopSignal>(&STOP, "signal"), 6);
     assert_eq!(all::<Order>(&UPDATE, "order"), 2);
@@ -360,22 +366,22 @@ fn autoscales() -> impl Strategy<Value = Autoscale> {
     let hours = (days, clock(), clock(), option::of(any::<u32>()), option::of(any::<u32>()))
         .prop_map(|(days, from, to, min, max)| Hours { days, from, to, min, max });
     let numbers = (any::<bool>(), any::<u32>(), any::<u32>());
-    (numbers, share(), share(), (spans(), spans(), spans()), vec(hours, 0..3)).prop_map(
-        |((enabled, min, max), cpu, memory, (every, warmup, down_after), schedule)| Autoscale {
-            enabled,
-            min,
-            max,
-            cpu,
-            memory,
-            every,
-            warmup,
-            down_after,
-            schedule,
+    let scrape = (option::of(".*"), ".*", ".*", btree_map(".*", ".*", 0..3), any::<u32>())
+        .prop_map(|(port, path, name, labels, target)| Scrape { port, path, name, labels, target });
+    let counted = (".*", any::<u32>()).prop_map(|(query, target)| Counted { query, target });
+    let told = (option::of(scrape), option::of(counted));
+    let traffic = (option::of(any::<u32>()), option::of(spans()), told);
+    (numbers, share(), share(), traffic, (spans(), spans(), spans()), vec(hours, 0..3)).prop_map(
+        |((enabled, min, max), cpu, memory, (rps, p95, (scrape, sql)), (every, warmup, down_after), schedule)| {
+            Autoscale { enabled, min, max, cpu, memory, rps, p95, scrape, sql, every, warmup, down_after, schedule }
         },
     )
 }
 
-fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, BTreeSet<SecretName>, Vec<Template>)> {
+type Asked = (BTreeSet<SecretName>, BTreeSet<ExternalName>, BTreeSet<Grant>, BTreeSet<ServiceName>, Option<StopSignal>);
+type Needs = (Vec<Artifact>, Vec<Requirement>, Asked, Vec<Template>);
+
+fn needs() -> impl Strategy<Value = Needs> {
     let s3 = (option::of(".*"), ".*", option::of(".*")).prop_map(|(endpoint, region, access_key)| S3 {
         endpoint,
         region,
@@ -389,11 +395,24 @@ fn needs() -> impl Strategy<Value = (Vec<Artifact>, Vec<Requirement>, BTreeSet<S
         ".*".prop_map(Requirement::File),
         ".*".prop_map(Requirement::Mount),
         ".*".prop_map(Requirement::Reach),
+        externals().prop_map(Requirement::External),
     ];
     let template = (option::of(".*"), option::of(".*"), ".*", "0?[0-7]{3}")
         .prop_map(|(text, from, to, mode)| Template { text, from, to, mode: mode.parse().unwrap() });
     let secret = "[a-z0-9][a-z0-9._-]{0,8}".prop_map(|name| SecretName::new(&name).unwrap());
-    (vec(artifact, 0..3), vec(requirement, 0..3), btree_set(secret, 0..3), vec(template, 0..3))
+    let databases = prop_oneof![Just(GrantedDatabase::Main), Just(GrantedDatabase::System)];
+    let rights = prop_oneof![Just(Right::Read), Just(Right::Write)];
+    let reload = option::of(prop_oneof![Just(StopSignal::Hup), Just(StopSignal::Usr1), Just(StopSignal::Usr2)]);
+    let grant = (databases, rights).prop_map(|(database, right)| Grant { database, right });
+    let given = (btree_set(secret, 0..3), btree_set(externals(), 0..3));
+    let asked = (given, btree_set(grant, 0..3), btree_set(names(), 0..3), reload);
+    let asked =
+        asked.prop_map(|((secrets, externals), grants, uses, reload)| (secrets, externals, grants, uses, reload));
+    (vec(artifact, 0..3), vec(requirement, 0..3), asked, vec(template, 0..3))
+}
+
+fn externals() -> impl Strategy<Value = ExternalName> {
+    "[a-z0-9][a-z0-9-]{0,8}".prop_map(|name| ExternalName::new(&name).unwrap())
 }
 
 fn services() -> impl Strategy<Value = ServiceSpec> {
@@ -418,25 +437,26 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
     });
     let stop = (prop_oneof![Just(StopSignal::Term), Just(StopSignal::Usr2)], spans())
         .prop_map(|(signal, grace)| Stop { signal, grace });
-    let modes = prop_oneof![Just(Mode::Replicated), Just(Mode::Singleton), Just(Mode::EveryNode)];
+    let modes =
+        prop_oneof![Just(Mode::Replicated), Just(Mode::Singleton), Just(Mode::EveryNode), Just(Mode::ActivePassive)];
     let head = (names(), any::<u32>(), vec(".*", 1..4), btree_map(".*", ".*", 0..3));
-    let policies = prop_oneof![Just(WithoutQuorum::Stop), Just(WithoutQuorum::Keep)];
+    let policies = prop_oneof![Just(WithoutQuorum::Stop), Just(WithoutQuorum::Keep), Just(WithoutQuorum::Demote)];
     let once = (modes, option::of(spans()), any::<bool>(), policies);
     let resources =
         (option::of(10..=1_024_000u32), option::of(1 << 20..=1u64 << 46)).prop_map(|(cpu, memory)| Resources {
             cpu: cpu.map(|millis| format!("{millis}m").parse().unwrap()),
             memory: memory.map(|bytes| format!("{bytes}B").parse().unwrap()),
         });
-    let rest = (restart, stop, places(), resources, (updates(), option::of(autoscales())));
+    let rest = (restart, stop, places(), resources, (updates(), option::of(autoscales()), option::of(actives())));
     (head, once, ports, option::of(health), rest, drivers(), needs()).prop_map(
         |(
             (name, replicas, command, env),
             once,
             ports,
             health,
-            (restart, stop, place, resources, (update, autoscale)),
+            (restart, stop, place, resources, (update, autoscale, active)),
             drivers,
-            (artifacts, requires, secrets, templates),
+            (artifacts, requires, (secrets, externals, grants, uses, reload), templates),
         )| {
             let (mode, failover, unsafe_fast, without_quorum) = once;
             let ((driver, ocf, container, systemd), vip) = drivers;
@@ -462,13 +482,24 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
                 resources,
                 update,
                 autoscale,
+                active,
                 artifacts,
                 requires,
                 secrets,
+                grants,
+                uses,
+                reload,
+                externals,
                 templates,
             }
         },
     )
+}
+
+fn actives() -> impl Strategy<Value = Active> {
+    let prefer = vec(Just("zone=a".parse().unwrap()), 0..3);
+    (vec(".*", 0..3), vec(".*", 0..3), spans(), prefer, any::<bool>())
+        .prop_map(|(promote, demote, timeout, prefer, failback)| Active { promote, demote, timeout, prefer, failback })
 }
 
 type Drivers = (Driver, Option<Ocf>, Option<Container>, Option<Systemd>);

@@ -24,6 +24,8 @@ pub(in crate::databases) const SCHEMA: &str = "
         body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS api_tokens (id TEXT PRIMARY KEY, user TEXT NOT NULL, expires_us INTEGER NOT NULL,
         body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS service_tokens (replica TEXT PRIMARY KEY, service TEXT NOT NULL,
+        body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS confirmations (hash TEXT PRIMARY KEY, user TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS login_tries (guesser TEXT PRIMARY KEY, count INTEGER NOT NULL,
         last_us INTEGER NOT NULL) WITHOUT ROWID;
@@ -40,6 +42,7 @@ pub(in crate::databases) const TABLES: &[&str] = &[
     "roles",
     "sessions",
     "api_tokens",
+    "service_tokens",
     "confirmations",
     "login_tries",
     "secrets",
@@ -77,6 +80,14 @@ pub(super) fn write(connection: &Connection, change: &AccessChange) -> Result<()
             params![token.id.as_str(), token.user.as_str(), token.expires.0.cast_signed(), body(token)?],
         ),
         C::TokenGone { token } => run(connection, "/*quorate*/ DELETE FROM api_tokens WHERE id = ?1", [token.as_str()]),
+        C::ServiceToken(token) => run(
+            connection,
+            "/*quorate*/ INSERT OR REPLACE INTO service_tokens VALUES (?1, ?2, ?3)",
+            params![token.replica.to_string(), token.service.as_str(), body(token)?],
+        ),
+        C::ServiceTokenGone { replica } => {
+            run(connection, "/*quorate*/ DELETE FROM service_tokens WHERE replica = ?1", [replica.to_string()])
+        }
         C::Confirmation(confirmation) => run(
             connection,
             "/*quorate*/ INSERT OR REPLACE INTO confirmations VALUES (?1, ?2, ?3)",
@@ -140,6 +151,9 @@ pub(super) fn load(connection: &Connection, directory: &Path) -> Result<AccessSt
     changes.extend(records(connection, directory, "roles", "name")?.into_iter().map(AccessChange::Role));
     changes.extend(records(connection, directory, "sessions", "hash")?.into_iter().map(AccessChange::Session));
     changes.extend(records(connection, directory, "api_tokens", "id")?.into_iter().map(AccessChange::Token));
+    changes.extend(
+        records(connection, directory, "service_tokens", "replica")?.into_iter().map(AccessChange::ServiceToken),
+    );
     changes
         .extend(records(connection, directory, "confirmations", "hash")?.into_iter().map(AccessChange::Confirmation));
     changes.extend(records(connection, directory, "secrets", "name")?.into_iter().map(AccessChange::Secret));

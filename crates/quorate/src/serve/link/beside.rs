@@ -1,6 +1,6 @@
 //! What tasks of the shell say to those of other nodes, on the links that consensus has anyway: gossip
-//! asks whether a peer that its datagrams do not reach still answers, keys of gossip are passed on, and nodes get the
-//! secrets that their services name.
+//! asks whether a peer that its datagrams do not reach still answers, keys of gossip are passed on, nodes get the
+//! secrets that their services name, and try externals.
 //!
 //! # Invariants
 //! - Nothing waits: what a queue has no room for is dropped. Gossip asks again, and keys are said again
@@ -8,7 +8,7 @@
 
 use super::Outbox;
 use quorate_model::id::NodeId;
-use quorate_node::wire::{AskSecrets, Body, GiveSecrets, Ping};
+use quorate_node::wire::{AskSecrets, Body, GiveSecrets, Ping, TriedExternal, TryExternal};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 const WAITING_MAX: usize = 1_024;
 /// The same for secrets, of which one answer may have megabytes. Who was not heard asks again.
 const SECRETS_WAITING_MAX: usize = 64;
+/// The same for externals that are to be tried. Who is not answered is told that the node was silent.
+const TRIES_WAITING_MAX: usize = 16;
 
 /// The sending side, and where what was heard goes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub(in crate::serve) struct Beside {
     keys: mpsc::Sender<KeyNews>,
     asked: mpsc::Sender<(NodeId, AskSecrets)>,
     given: mpsc::Sender<(NodeId, GiveSecrets)>,
+    tries: mpsc::Sender<(NodeId, TryExternal)>,
+    tried: mpsc::Sender<(NodeId, TriedExternal)>,
 }
 
 /// Where it is taken from.
@@ -38,6 +42,10 @@ pub(in crate::serve) struct Heard {
     pub(in crate::serve) asked: mpsc::Receiver<(NodeId, AskSecrets)>,
     /// Secrets, and who sent them.
     pub(in crate::serve) given: mpsc::Receiver<(NodeId, GiveSecrets)>,
+    /// Externals that this node is to log in to, and who asks.
+    pub(in crate::serve) tries: mpsc::Receiver<(NodeId, TryExternal)>,
+    /// What came of it elsewhere.
+    pub(in crate::serve) tried: mpsc::Receiver<(NodeId, TriedExternal)>,
 }
 
 /// Something for the task that keeps the keys of gossip.
@@ -54,8 +62,18 @@ impl Beside {
         let (answers, answered) = mpsc::channel(WAITING_MAX);
         let (news, keys) = mpsc::channel(WAITING_MAX);
         let ((asks, asked), (gifts, given)) = (mpsc::channel(SECRETS_WAITING_MAX), mpsc::channel(SECRETS_WAITING_MAX));
-        let beside = Beside { outboxes: Arc::default(), answered: answers, keys: news, asked: asks, given: gifts };
-        (beside, Heard { answered, keys, asked, given })
+        let ((to_try, tries), (results, tried)) = (mpsc::channel(TRIES_WAITING_MAX), mpsc::channel(WAITING_MAX));
+        let outboxes = Arc::default();
+        let beside = Beside {
+            outboxes,
+            answered: answers,
+            keys: news,
+            asked: asks,
+            given: gifts,
+            tries: to_try,
+            tried: results,
+        };
+        (beside, Heard { answered, keys, asked, given, tries, tried })
     }
 
     /// Without a link to that node it is dropped.
@@ -94,6 +112,8 @@ impl Beside {
             Body::GossipKeys(keys) => drop(self.keys.try_send(KeyNews::Ring { from, text: keys.ring })),
             Body::AskSecrets(asked) => drop(self.asked.try_send((from, asked))),
             Body::GiveSecrets(given) => drop(self.given.try_send((from, given))),
+            Body::TryExternal(to_try) => drop(self.tries.try_send((from, to_try))),
+            Body::TriedExternal(tried) => drop(self.tried.try_send((from, tried))),
             for_the_core => return Some(for_the_core),
         }
         None

@@ -1,0 +1,125 @@
+//! Which copy of an active-passive service is the active one.
+//!
+//! Copies are placed, replaced and updated like those of any service; here one of them gets the lease, and gives it
+//! back when another is to have it: because somebody asked, because it is to leave its node or its version, because
+//! it is not well, or because the spec wants its place back (`failback`). Nobody gives a role up without an heir who
+//! is healthy.
+//!
+//! # Invariants
+//! - Nobody is promoted before the lease is free: given back by the word of its node, or raised.
+//! - A copy that is well, and where it should be, stays active, whoever else comes.
+
+use super::Planner;
+use crate::held::HeldReason;
+use crate::room::Seat;
+use quorate_model::assignment::Phase;
+use quorate_model::command::Step;
+use quorate_model::id::ReplicaId;
+use quorate_model::observed::ReplicaState;
+use quorate_model::planted::{Bug, planted};
+use quorate_model::spec::{Mode, ServiceSpec};
+use quorate_model::state::{ReplicaRecord, ServiceRecord};
+
+impl<'a> Planner<'a> {
+    /// Sees to it that one copy is active, and the right one.
+    pub(super) fn cast(&mut self, service: &ServiceRecord) {
+        if service.spec.mode != Mode::ActivePassive {
+            return;
+        }
+        let holder = self.state.leases.get(&service.spec.name).and_then(|lease| lease.holder);
+        let Some(holder) = holder else { return self.promote(service, None) };
+        // What held it before the service was active-passive ends as what runs once does.
+        let record = self.state.replicas.get(&holder.replica).filter(|record| is_cast(&record.spec));
+        let Some((record, lease)) = record.and_then(|record| Some((record, record.lease?))) else { return };
+        if lease.yields {
+            let said = self.observed.castings.get(&record.id).is_some_and(|casting| casting.yielded == lease.epoch);
+            if said || planted(Bug::YieldTakenAsDone) {
+                self.plan.steps.push(Step::Demoted { replica: record.id });
+                self.promote(service, Some(record.id));
+            }
+        } else if self.should_yield(service, record) {
+            self.yield_role(record.id);
+        }
+    }
+
+    /// Whether another copy is to be active, and could be.
+    fn should_yield(&self, service: &ServiceRecord, record: &ReplicaRecord) -> bool {
+        let Some(heir) = self.heir(service, Some(record.id)).map(|id| *self.room.seat(id)) else { return false };
+        let Some(seat) = self.room.has(record.id).then(|| *self.room.seat(record.id)) else { return false };
+        if seat.phase != Phase::Run || !self.room.answers(seat.at) {
+            return false;
+        }
+        let state = self.observed.replicas.get(&record.id);
+        let unwell = [ReplicaState::Unhealthy, ReplicaState::BackingOff, ReplicaState::Failed];
+        let wanted_back = service.spec.activity().failback && !heir.outdated && {
+            self.preference(service, &heir) < self.preference(service, &seat)
+        };
+        (self.leaves(&seat) && !self.leaves(&heir)) || state.is_some_and(|state| unwell.contains(state)) || wanted_back
+    }
+
+    /// Another copy that would be a good active one: the best.
+    fn heir(&self, service: &ServiceRecord, but: Option<ReplicaId>) -> Option<ReplicaId> {
+        let next = self.state.leases.get(&service.spec.name).and_then(|lease| lease.next);
+        let standbys = self.room.of(&service.spec.name).filter(|(id, seat)| {
+            seat.phase == Phase::Run && Some(*id) != but && is_cast(seat.spec) && self.is_healthy(*id)
+        });
+        let placed = |id: ReplicaId| self.state.replicas.get(&id).map(|replica| replica.revision);
+        let rank = |id: ReplicaId, seat: &Seat<'_>| {
+            let preference = self.preference(service, seat);
+            (Some(id) != next, self.leaves(seat), seat.outdated, preference, placed(id), id)
+        };
+        standbys.min_by_key(|(id, seat)| rank(*id, seat)).map(|(id, _)| id)
+    }
+
+    /// Whether a copy is to leave its node, or its server is about to end.
+    fn leaves(&self, seat: &Seat<'_>) -> bool {
+        seat.misplaced || self.state.nodes.get(&seat.node).is_some_and(|node| node.handing_over)
+    }
+
+    /// The first wish that its node meets; less is better.
+    fn preference(&self, service: &ServiceRecord, seat: &Seat<'_>) -> usize {
+        let prefer = service.spec.activity().prefer;
+        let node = self.state.nodes.get(&seat.node);
+        node.and_then(|node| prefer.iter().position(|wish| wish.holds(node))).unwrap_or(prefer.len())
+    }
+
+    fn promote(&mut self, service: &ServiceRecord, but: Option<ReplicaId>) {
+        let name = &service.spec.name;
+        match self.heir(service, but) {
+            Some(replica) => {
+                let epoch = self.state.next_epoch(name);
+                self.plan.steps.push(Step::Promote { replica, service: name.clone(), epoch });
+                self.room.give_role(replica);
+            }
+            None => self.hold(service, HeldReason::NobodyActive),
+        }
+    }
+
+    fn yield_role(&mut self, replica: ReplicaId) {
+        if self.yielding.insert(replica) {
+            self.plan.steps.push(Step::Yield { replica });
+        }
+    }
+
+    /// Has the active copy give its role to another before it is ended. `false`: there is nothing to wait for.
+    pub(super) fn ends_later(&mut self, replica: ReplicaId) -> bool {
+        let seat = *self.room.seat(replica);
+        let service = self.state.services.get(seat.service).filter(|service| service.spec.mode == Mode::ActivePassive);
+        let Some(service) = service.filter(|_| seat.leased && is_cast(seat.spec)) else { return false };
+        let yields = self.state.replicas.get(&replica).and_then(|record| record.lease).is_some_and(|it| it.yields);
+        let is_new = self.state.replicas.get(&replica).is_none_or(|record| record.lease.is_none());
+        if yields || is_new {
+            return true;
+        }
+        let waits = self.heir(service, Some(replica)).is_some();
+        if waits {
+            self.yield_role(replica);
+        }
+        waits
+    }
+}
+
+/// Whether copies of it have parts.
+fn is_cast(spec: &ServiceSpec) -> bool {
+    spec.mode == Mode::ActivePassive
+}
