@@ -22,9 +22,9 @@ impl Session {
         ran.stdout
     }
 
-    /// Types it again until all of this is printed; the last time counts.
+    /// Types it again until all of this is printed; the last time counts. What is lost is replaced after half a minute.
     fn types_until(&mut self, server: &str, line: &str, wanted: &[&str]) {
-        let (before, deadline) = (self.transcript.len(), Instant::now() + PATIENCE);
+        let (before, deadline) = (self.transcript.len(), Instant::now() + PATIENCE * 3);
         loop {
             let printed = self.types(server, line);
             match wanted.iter().find(|words| !printed.contains(**words)) {
@@ -145,7 +145,8 @@ fn e1_a_cluster_of_three_servers_and_a_service_as_they_are_typed() {
     session.types("elma365-1", "quorate status");
     session.lan.signal("elma365-3", "STOP");
     // What is true a moment before, and for how long, depends on the machine; this stays.
-    let replaced = ["2/3 managers", "● joined  manager,worker    0         3", "elma365-3 is down", "web         6        6"];
+    let replaced =
+        ["2/3 managers", "● joined  manager,worker    0         3", "elma365-3 is down", "web         6        6"];
     session.types_until("elma365-1", "quorate status", &replaced);
     expect_file!["typed/first_five_minutes.txt"]
         .assert_eq(&normalised(&session.transcript.replace(SERVER, "/opt/web/server")));
