@@ -106,12 +106,21 @@ impl Node {
 
     /// What only the leader does: verdicts on nodes, plans, the record of what happened.
     pub(super) fn lead(&mut self, now: Now, out: &mut Vec<Effect>) {
-        if now.mono.since(self.last_planned) >= STATUS_EVERY {
-            self.plan_due = true;
-        }
-        if !std::mem::take(&mut self.plan_due) {
+        let long_ago = now.mono.since(self.last_planned) >= STATUS_EVERY;
+        if !std::mem::take(&mut self.plan_due) && !long_ago {
             return;
         }
+        // Whoever does not lead only shows what is held, and notes since when: now and then is enough.
+        if long_ago || self.consensus.leads() {
+            self.plan(now);
+        }
+        self.register(now);
+        self.hand_over_requests(now, out);
+        self.reconcile_voters(now);
+    }
+
+    /// What should run where, and what this node asks for if it leads.
+    fn plan(&mut self, now: Now) {
         self.last_planned = now.mono;
         let last_word = &self.last_word;
         let given_up = self.leases.raising.given_up(|node| last_word.get(&node).copied());
@@ -133,9 +142,6 @@ impl Node {
         for (command, chore) in wishes.into_iter().chain(measured).chain(drill) {
             self.ask(now, command, chore);
         }
-        self.register(now);
-        self.hand_over_requests(now, out);
-        self.reconcile_voters(now);
     }
 
     /// What a plan would be made of now.
