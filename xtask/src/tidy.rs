@@ -16,7 +16,8 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("quorate-scheduler", &["quorate-model"]),
     ("quorate-lease", &["quorate-model"]),
     ("quorate-store", &["quorate-model", "quorate-vfs"]),
-    ("quorate-agent", &["quorate-model", "quorate-vip"]),
+    ("quorate-agent-core", &["quorate-model"]),
+    ("quorate-agent", &["quorate-agent-core", "quorate-model", "quorate-vip"]),
     ("quorate-check", &["quorate-model"]),
     ("quorate-gateway", &["quorate-model"]),
     ("quorate-api", &["quorate-model"]),
@@ -25,7 +26,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     (
         "quorate-sim",
         &[
-            "quorate-agent",
+            "quorate-agent-core",
             "quorate-check",
             "quorate-lease",
             "quorate-model",

@@ -1,11 +1,10 @@
 //! The agent's handle, and the task that gives every replica its runner.
 
 use crate::cgroup::Groups;
-use crate::desired::{Desired, Offer, OtherNode, Wanted};
 use crate::driver::Driver;
 use crate::files::{self, Durability};
 use crate::launch::{self, Launch};
-use crate::lease::{BootTime, Hold, Holds};
+use crate::lease::{Holds, boot_time};
 use crate::log::{self, LogChunk, LogFrom, ReadLogError};
 use crate::ports::Reservations;
 use crate::process::Shims;
@@ -16,6 +15,8 @@ use crate::service_token::{self, Api, ServiceTokens};
 use crate::sweep::PATIENCE;
 use crate::templates;
 use crate::usage::{MEASURED_EVERY, Meter};
+use quorate_agent_core::desired::{Desired, Offer, OtherNode, Wanted};
+use quorate_agent_core::lease::Hold;
 use quorate_model::assignment::{AssignedReplica, Assignment};
 use quorate_model::discovery::Directory;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
@@ -211,7 +212,7 @@ impl Agent {
     /// A replica with a lease is started only after that, and ends before `until` unless a later one is told in
     /// time. Of one epoch the latest counts; what is of another epoch than the assignment's changes nothing.
     pub fn hold(&self, holds: impl IntoIterator<Item = Hold>) {
-        let now = BootTime::now();
+        let now = boot_time();
         for hold in holds {
             self.holds.tell(now, hold);
         }

@@ -5,8 +5,8 @@
 //! have the same shape.
 
 use crate::launch::Launch;
-use crate::lease::BootTime;
 use crate::protocol::ShimState;
+use quorate_agent_core::lease::BootTime;
 use quorate_model::assignment::AssignedLease;
 use quorate_model::id::ReplicaId;
 use quorate_model::spec::{Stop, StopSignal};

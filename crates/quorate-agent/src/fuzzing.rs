@@ -1,11 +1,11 @@
 //! What decodes bytes of others here, for those who try to break it. Not an interface.
 
-use crate::desired::Desired;
 use crate::externals;
 use crate::keeper;
 use crate::launch::{Given, Launch};
 use crate::protocol::{Ask, Report, Request, ShimState, pause};
 use crate::scrape;
+use quorate_agent_core::desired::Desired;
 use quorate_model::assignment::Assignment;
 use quorate_model::external::{ExternalKind, Why};
 use quorate_model::id::NodeId;

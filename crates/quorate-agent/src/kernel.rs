@@ -23,9 +23,9 @@
 
 #![allow(unsafe_code, reason = "POSIX timers, clone3 and code between fork and exec have no safe interface")]
 
-use crate::lease::BootTime;
 use crate::sweep::{ends_within, kill};
 use libc::{c_int, c_ulong};
+use quorate_agent_core::lease::BootTime;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_open, set_parent_process_death_signal,

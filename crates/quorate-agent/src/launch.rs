@@ -4,9 +4,9 @@
 //! but when to restart.
 
 use crate::cgroup::Group;
-use crate::lease::BootTime;
 use crate::protocol::VERSION;
 use crate::shim::role;
+use quorate_agent_core::lease::BootTime;
 use quorate_model::access::name::SecretName;
 use quorate_model::assignment::AssignedReplica;
 use quorate_model::external::{External, Injected};

@@ -44,7 +44,6 @@
 
 mod agent;
 mod cgroup;
-pub mod desired;
 mod driver;
 mod drivers;
 mod endpoints;
@@ -74,6 +73,7 @@ mod usage;
 pub use agent::{Agent, AgentConfig, StartAgentError, check_owner};
 pub use cgroup::capacity;
 pub use drivers::drivers_here;
-pub use lease::{BootTime, Hold, deadline};
+pub use lease::boot_time;
+pub use quorate_agent_core::lease::{BootTime, Hold};
 pub use secrets::{HeldSecret, Secrets};
 pub use service_token::{Api, ServiceTokens};

@@ -6,7 +6,7 @@
 //! when that is not enough. What a shim is asked for beyond `stop` must show in its state first: one that
 //! says nothing of a lease understands no `hold`.
 
-use crate::lease::BootTime;
+use quorate_agent_core::lease::BootTime;
 use quorate_model::assignment::AssignedLease;
 use quorate_model::id::ReplicaId;
 use quorate_model::observed::{Casting, Fencing};

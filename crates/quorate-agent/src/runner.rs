@@ -3,20 +3,21 @@
 //! The task holds nothing that is not on disk as well, so it may be dropped at any moment; the next
 //! one attaches to the running copy and goes on.
 
-use crate::desired::Wanted;
 use crate::driver::{Driver, Instance};
 use crate::endpoints::{self, Endpoints};
 use crate::files::{self, Durability};
 use crate::health::exec::Exec;
 use crate::health::{Health, HealthWatch, Place, Target, Verdict};
 use crate::launch::{self, Given, Launch};
-use crate::lease::{BootTime, Deadlines, Holds, is_far_enough};
+use crate::lease::{Holds, boot_time};
 use crate::needs;
 use crate::ports::{PortError, Reservations, is_free};
 use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, Seen, ShimState, UNDYING, pause, wall_now};
 use crate::secrets::{SecretError, Secrets};
 use crate::service_token::{self, Api, ServiceTokens};
 use crate::templates::{self, Beyond, RenderError};
+use quorate_agent_core::desired::Wanted;
+use quorate_agent_core::lease::{BootTime, Deadlines, is_far_enough};
 use quorate_model::assignment::{AssignedReplica, Phase};
 use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId};
@@ -350,7 +351,7 @@ impl<D: Driver> Runner<D> {
             .lease
             .as_ref()
             .filter(|_| !keeps)
-            .is_some_and(|lease| lease.let_go || told.is_none_or(|(_, deadline)| deadline <= BootTime::now()));
+            .is_some_and(|lease| lease.let_go || told.is_none_or(|(_, deadline)| deadline <= boot_time()));
         drop(instance);
         if !self.wanted.borrow().assigned.spec.driver.is_process() {
             // Cleaning up may take as long as an agent's stop, and meanwhile nothing of it works.
@@ -407,7 +408,7 @@ impl<D: Driver> Runner<D> {
             return;
         };
         let deadline = self.held.borrow().of(lease.epoch);
-        let deadline = deadline.filter(|deadline| is_far_enough(BootTime::now(), *deadline, lease.ttl.0));
+        let deadline = deadline.filter(|deadline| is_far_enough(boot_time(), *deadline, lease.ttl.0));
         // It says nothing of an order that it does not follow, so the next renewal brings another.
         if let Some(deadline) = deadline.filter(|deadline| asked.activated != Some((lease.epoch, restarts, *deadline)))
         {
@@ -603,7 +604,7 @@ impl<D: Driver> Runner<D> {
     fn may_start(&mut self, assigned: &AssignedReplica) -> bool {
         let Some(lease) = assigned.lease.filter(|_| assigned.spec.mode != Mode::ActivePassive) else { return true };
         let deadline = self.held.borrow_and_update().of(lease.epoch);
-        deadline.is_some_and(|deadline| is_far_enough(BootTime::now(), deadline, lease.ttl.0))
+        deadline.is_some_and(|deadline| is_far_enough(boot_time(), deadline, lease.ttl.0))
     }
 
     /// Counts a failure and sets the time of the next launch. `streak_min` 2 excludes "at once".

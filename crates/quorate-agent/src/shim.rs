@@ -43,7 +43,6 @@ use crate::files::{self, Durability};
 use crate::keeper;
 use crate::kernel::{EMPTIED_WITHIN, PidSpace};
 use crate::launch::{self, Launch};
-use crate::lease::BootTime;
 use crate::log::{self, LogWriter};
 use crate::protocol::{
     Ask, LINE_BYTES_MAX, Order, ProcessState, Report, Request, STREAK_ENDS_AFTER, Seen, ShimLease, ShimState, UNDYING,
@@ -53,6 +52,7 @@ use crate::sweep::{PATIENCE, open_process, sweep};
 use address::Address;
 use cleaning::{clean_up, keeper_command, lock};
 use deadline::{Deadline, NEVER};
+use quorate_agent_core::lease::BootTime;
 use quorate_model::observed::Fencing;
 use quorate_model::spec::{Mode, RestartPolicy, StopSignal};
 use role::Role;

@@ -9,7 +9,7 @@
 //! timer: it ends with its machine, or when it is told to.
 
 use crate::dice::Dice;
-use quorate_agent::desired::{Desired, Offer};
+use quorate_agent_core::desired::{Desired, Offer};
 use quorate_model::assignment::{AssignedReplica, Assignment, Phase};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::observed::{Casting, Part, ReplicaState, ReplicaStatus};

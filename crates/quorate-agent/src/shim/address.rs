@@ -15,7 +15,8 @@
 //! - It is taken off before this shim says that the replica is over.
 
 use crate::launch::Launch;
-use crate::lease::BootTime;
+use crate::lease::boot_time;
+use quorate_agent_core::lease::BootTime;
 use quorate_model::vip::ServiceVip;
 use quorate_vip::kernel::{Kernel, LATENESS, Mark, Place};
 use quorate_vip::neighbours::{ANNOUNCED_AFTER, Hardware, Neighbours};
@@ -72,7 +73,7 @@ impl Address {
         }
         let life = life(deadline).ok_or_else(|| io::Error::other("its lease ends too soon for its address"))?;
         kernel.put(self.vip.address, &place, self.mark, life).map_err(|error| trouble(&error))?;
-        let until = BootTime::now().plus(life);
+        let until = boot_time().plus(life);
         let (since, announced, stranger) = (Instant::now(), 0, None);
         let mut up = Up { kernel, place, neighbours, until, since, announced, stranger };
         up.on_time();
@@ -86,7 +87,7 @@ impl Address {
     /// The kernel's; the address ends when it would have ended.
     pub(super) fn hold(&mut self, deadline: BootTime) -> io::Result<Option<String>> {
         let (Some(up), Some(life)) = (&mut self.up, life(deadline)) else { return Ok(None) };
-        let now = BootTime::now();
+        let now = boot_time();
         up.kernel.renew(self.vip.address, &up.place, self.mark, life).map_err(io::Error::other)?;
         // It was gone for a moment, and others may have looked for it meanwhile.
         if up.until < now {
@@ -149,7 +150,7 @@ pub(crate) fn clean_up(launch: &Launch) -> io::Result<()> {
 
 /// For how long the kernel may be told to answer. `None`: not even for a second.
 fn life(deadline: BootTime) -> Option<Duration> {
-    let left = deadline.since(BootTime::now()).checked_sub(LATENESS)?;
+    let left = deadline.since(boot_time()).checked_sub(LATENESS)?;
     (left.as_secs() > 0).then(|| Duration::from_secs(left.as_secs()))
 }
 
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn an_address_lives_for_whole_seconds_and_ends_before_the_shim_does() {
-        let at = |ms| BootTime::now().plus(Duration::from_millis(ms));
+        let at = |ms| boot_time().plus(Duration::from_millis(ms));
         assert_eq!(life(at(1_400)), None);
         assert_eq!(life(at(2_400)), None, "less than a second is left of it");
         assert_eq!(life(at(2_900)), Some(Duration::from_secs(1)));

@@ -4,8 +4,8 @@
 use super::deadline::{Deadline, NEVER};
 use super::role::{Hook, Role};
 use super::{Shim, Work, complain, describe};
-use crate::lease::BootTime;
 use crate::protocol::{Order, Seen, ShimLease};
+use quorate_agent_core::lease::BootTime;
 use quorate_model::assignment::AssignedLease;
 use quorate_model::observed::{Fencing, Part};
 use std::io;

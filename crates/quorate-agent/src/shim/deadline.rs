@@ -2,7 +2,8 @@
 
 use crate::kernel::KillTimer;
 use crate::launch::Launch;
-use crate::lease::{BootTime, soft_stop};
+use crate::lease::boot_time;
+use quorate_agent_core::lease::{BootTime, soft_stop};
 use quorate_model::assignment::AssignedLease;
 use quorate_model::planted::{Bug, planted};
 use std::io;
@@ -63,7 +64,7 @@ impl Deadline {
             Some(_) => None,
         };
         let mut deadline = Deadline { lease, grace, at: BootTime::from_nanos(0), timer, flaw };
-        if soft_stop(first, grace, lease.ttl.0) <= BootTime::now() {
+        if soft_stop(first, grace, lease.ttl.0) <= boot_time() {
             return Err(io::Error::other("its lease ends too soon"));
         }
         deadline.extend(lease.epoch, first)?;
@@ -95,7 +96,7 @@ impl Deadline {
     /// When the timer cannot be put off; the end stays where it was then.
     pub(super) fn extend(&mut self, epoch: u64, at: BootTime) -> io::Result<Option<BootTime>> {
         // No lease is longer than its ttl, whatever the agent says.
-        let at = at.min(BootTime::now().plus(self.lease.ttl.0));
+        let at = at.min(boot_time().plus(self.lease.ttl.0));
         if epoch != self.lease.epoch || at <= self.at {
             return Ok(None);
         }
@@ -108,6 +109,6 @@ impl Deadline {
 
     /// How long until the workload must be asked to end.
     pub(super) fn left(&self) -> Duration {
-        soft_stop(self.at, self.grace, self.lease.ttl.0).since(BootTime::now())
+        soft_stop(self.at, self.grace, self.lease.ttl.0).since(boot_time())
     }
 }

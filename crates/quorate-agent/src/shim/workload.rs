@@ -6,7 +6,7 @@
 
 use crate::cgroup::Group;
 use crate::kernel::{EMPTIED_WITHIN, PidSpace, enter_before_exec, refuses_namespaces, spawn_bound};
-use crate::lease::BootTime;
+use quorate_agent_core::lease::BootTime;
 use quorate_model::observed::Fencing;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use std::io;

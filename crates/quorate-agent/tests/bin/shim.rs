@@ -1,7 +1,7 @@
 //! What the tests of the agent run: the hidden `quorate shim` command, also with flaws, and small
 //! workloads.
 
-use quorate_agent::BootTime;
+use quorate_agent::boot_time;
 use quorate_agent::shim::{Flaw, ShimArgs, flawed_shim, shim};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
@@ -55,7 +55,7 @@ fn beat(path: &Path, epoch: &str) -> ExitCode {
         return ExitCode::FAILURE;
     }
     // A test that failed removes the file, too.
-    while path.exists() && file.write_all(format!("{epoch} {}\n", BootTime::now().as_nanos()).as_bytes()).is_ok() {
+    while path.exists() && file.write_all(format!("{epoch} {}\n", boot_time().as_nanos()).as_bytes()).is_ok() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     ExitCode::FAILURE

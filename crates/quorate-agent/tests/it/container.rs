@@ -3,7 +3,7 @@
 
 use super::lease::{Holding, leased};
 use super::*;
-use quorate_agent::BootTime;
+use quorate_agent::boot_time;
 use quorate_model::observed::Fencing;
 
 /// An engine needs seconds for what a shell needs milliseconds for, and many of them on a busy machine.
@@ -125,7 +125,7 @@ async fn a_container_ends_with_its_shim_and_with_its_lease_and_leaves_nothing() 
         assert!(begun.elapsed() < PATIENCE, "the container's process does not end");
         often.tick().await;
     }
-    let late = BootTime::now().since(end);
+    let late = boot_time().since(end);
     assert!(late < Duration::from_millis(500), "it ended {late:?} after its lease");
 
     let agent = node.agent().await;

@@ -4,7 +4,7 @@
 //! for any reason shows. What must go on has a lease of 10 s, so that a busy machine does not end it.
 
 use super::*;
-use quorate_agent::{BootTime, Hold};
+use quorate_agent::{BootTime, Hold, boot_time};
 use quorate_model::assignment::AssignedLease;
 use quorate_model::observed::Fencing;
 use quorate_model::time::Span;
@@ -49,7 +49,7 @@ impl Holding {
             let mut often = interval(ttl.min(SHORT) / 12);
             loop {
                 often.tick().await;
-                let until = BootTime::now().plus(ttl);
+                let until = boot_time().plus(ttl);
                 agent.hold([Hold { replica, epoch, until }]);
                 told.store(until.as_nanos(), Ordering::Relaxed);
             }
@@ -159,7 +159,7 @@ async fn a_shim_that_does_not_die_does_not_keep_its_workload_alive() {
     let agent = Agent::start(node.config_with("undying-shim")).await.unwrap();
     let beats = Beats::of(&node);
     run_leased(&agent, 1, leased(id, &beats.spec(json!({})), EPOCH, SHORT));
-    let until = BootTime::now().plus(SHORT);
+    let until = boot_time().plus(SHORT);
     agent.hold([Hold { replica: id, epoch: EPOCH, until }]);
     beats.after(BootTime::from_nanos(0)).await;
     let holding = Holding::begin(&agent, id, EPOCH, SHORT);
@@ -224,7 +224,7 @@ async fn a_lease_that_is_held_longer_goes_on_over_its_first_end_and_over_an_agen
     let (node, id) = (Node::new(), replica(0));
     let (first, beats) = (node.agent().await, Beats::of(&node));
     run_leased(&first, 1, leased(id, &beats.spec(json!({})), EPOCH, LONG));
-    let until = BootTime::now().plus(LONG * 2 / 3);
+    let until = boot_time().plus(LONG * 2 / 3);
     first.hold([Hold { replica: id, epoch: EPOCH, until }]);
     let before = healthy(&first, id).await;
     let holding = Holding::begin(&first, id, EPOCH, LONG);
@@ -266,7 +266,7 @@ async fn nothing_is_started_before_its_own_lease_is_held_for_long_enough() {
     let waiting = status(&agent, id, |status| status.state == ReplicaState::Starting).await;
     assert_eq!(waiting.detail, "it waits for its lease");
     let other = Holding::begin(&agent, id, EPOCH - 1, LONG);
-    let until = BootTime::now().plus(LONG / 4);
+    let until = boot_time().plus(LONG / 4);
     agent.hold([Hold { replica: id, epoch: EPOCH, until }]);
     // A second replica that is started meanwhile shows that there was time enough to start the first.
     let second = replica(1);
@@ -313,13 +313,13 @@ async fn what_was_asked_to_end_is_not_revived_by_a_lease_that_is_held_again() {
         pipe.display()
     );
     run_leased(&agent, 1, leased(id, &shell(&script, json!({"stop": {"grace": "1m"}})), EPOCH, VERY_LONG));
-    let until = BootTime::now().plus(VERY_LONG * 2 / 3);
+    let until = boot_time().plus(VERY_LONG * 2 / 3);
     agent.hold([Hold { replica: id, epoch: EPOCH, until }]);
     logged(&agent, id, "asked").await;
     let holding = Holding::begin(&agent, id, EPOCH, VERY_LONG);
     // It has its grace, as the lease is held again.
     let mut often = interval(Duration::from_millis(20));
-    while BootTime::now() <= until {
+    while boot_time() <= until {
         often.tick().await;
     }
     let stopping = status(&agent, id, |_| true).await;
@@ -342,7 +342,7 @@ async fn a_new_epoch_is_a_new_process() {
     let second = Holding::begin(&agent, id, EPOCH + 1, LONG);
     run_leased(&agent, 2, leased(id, &beats.spec(json!({})), EPOCH + 1, LONG));
     status(&agent, id, |status| status.state == ReplicaState::Healthy && status.restarts == 1).await;
-    let (epoch, _) = beats.after(BootTime::now()).await;
+    let (epoch, _) = beats.after(boot_time()).await;
     assert_eq!(epoch, EPOCH + 1);
     first.end().await;
     second.end().await;

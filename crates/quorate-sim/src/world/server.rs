@@ -5,7 +5,7 @@ use super::{What, World, chain};
 use crate::machine::{ApplyJob, LogJob, Received, Standing, StartError};
 use crate::network::SILENCE;
 use crate::seen::Seen;
-use quorate_agent::BootTime;
+use quorate_agent_core::BootTime;
 use quorate_model::assignment::Assignment;
 use quorate_model::id::ReplicaId;
 use quorate_model::planted::{Bug, planted};
@@ -282,7 +282,7 @@ impl World {
                 let clocks = &process.lease_clocks;
                 let boot = |time: Duration| BootTime::from_nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
                 let now = boot(clocks.boot_time(Timestamp::default()));
-                let at = |until| quorate_agent::deadline(now, boot(clocks.boot_time(until))).since_boot();
+                let at = |until| quorate_agent_core::lease::deadline(now, boot(clocks.boot_time(until))).since_boot();
                 let held = held.iter().map(|held| (held.replica, held.epoch, at(held.until))).collect();
                 let life = self.machines[n].life;
                 let delay = self.dice.span(ASSIGNING);

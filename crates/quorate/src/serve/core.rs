@@ -17,7 +17,7 @@ use super::link::{Calls, addresses};
 use super::secrets::Readers;
 use super::view::{self, Proofs};
 use crate::config::NodeConfig;
-use quorate_agent::{BootTime, Hold};
+use quorate_agent::{Hold, boot_time};
 use quorate_api::backend::AccessView;
 use quorate_api::drills::DrillsView;
 use quorate_api::view::{MembersView, Overview};
@@ -224,7 +224,7 @@ impl Core {
 
     fn hold(&self, held: &[Held]) {
         self.holds.send_modify(|holds| {
-            let now = BootTime::now();
+            let now = boot_time();
             holds.retain(|_, hold| hold.until > now);
             for held in held {
                 let until = self.lease_clock.boot_time(held.until);
