@@ -69,7 +69,8 @@ fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     }
     println!("building {name} {version} (once)");
     let tools = tools.display().to_string();
-    must("cargo", &["install", "--quiet", "--locked", "--root", &tools, "--version", version, name])?;
+    // It runs for seconds; to optimise it takes minutes.
+    must("cargo", &["install", "--debug", "--quiet", "--locked", "--root", &tools, "--version", version, name])?;
     Ok(program)
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Sim {
     seed: Option<u64>,
     /// Seeds to run: the first, and the one after the last. Nine minutes with faults in each of the
     /// default's make a hundred hours that count
-    #[arg(long, value_name = "A..B", value_parser = range, default_value = "0..800")]
+    #[arg(long, value_name = "A..B", value_parser = range, default_value = "0..720")]
     seeds: Range<u64>,
     /// Begin no seed after so many real minutes
     #[arg(long, value_name = "M")]
