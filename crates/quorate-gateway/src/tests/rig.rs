@@ -19,7 +19,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -49,13 +49,19 @@ fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 /// closed and every connection with it.
 struct Server {
     address: SocketAddr,
+    /// Keeps the port from everybody else on this machine: who is dead refuses connections, and no
+    /// other test's server answers in its place.
+    _port: TcpSocket,
     task: Option<JoinHandle<()>>,
 }
 
 impl Server {
     async fn start<F: Future<Output = ()> + Send + 'static>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let port = TcpSocket::new_v4().unwrap();
+        port.set_reuseaddr(true).unwrap();
+        port.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = port.local_addr().unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -63,7 +69,7 @@ impl Server {
                 connections.spawn(serve(stream));
             }
         });
-        Server { address, task: Some(task) }
+        Server { address, _port: port, task: Some(task) }
     }
 
     async fn kill(&mut self) {

@@ -1,6 +1,6 @@
 //! Commands against an API that answers what the test says.
 
-use crate::fake::{Asked, FakeApi, Then};
+use crate::fake::{Asked, FakeApi, Then, refusing};
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -140,7 +140,7 @@ fn without_ages(text: &str) -> String {
 
 #[test]
 fn a_dead_node_is_passed_over_without_a_word() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_port, dead) = refusing();
     let api = FakeApi::start(|_| Then::Answer(200, json!([node(1, "joined", "active")])));
     let servers = format!("{dead},{}", api.address);
     let (code, stdout, stderr) = run(&["--server", &servers, "node", "list", "-o", "json"]);
@@ -178,7 +178,8 @@ fn an_unknown_outcome_is_not_called_a_failure() {
 
 #[test]
 fn nobody_to_reach_is_exit_3_and_names_who_was_tried() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (_port, dead) = refusing();
+    let dead = dead.to_string();
     let (code, stdout, stderr) = run(&["--server", &dead, "status"]);
     expect![[r"
         error: cannot reach any node of the cluster

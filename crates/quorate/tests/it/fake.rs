@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use tokio::net::TcpSocket;
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
@@ -90,4 +91,14 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &(impl Fn(&Asked) -
         let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", text.len());
         (&stream).write_all((head + &text).as_bytes()).ok()?;
     }
+}
+
+/// A port of this machine that refuses connections until a listener is bound to it, and again
+/// after that listener: while it lives nobody else gets the port and answers there.
+pub(crate) fn refusing() -> (TcpSocket, SocketAddr) {
+    let port = TcpSocket::new_v4().unwrap();
+    port.set_reuseaddr(true).unwrap();
+    port.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = port.local_addr().unwrap();
+    (port, address)
 }

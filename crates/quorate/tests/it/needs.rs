@@ -1,6 +1,7 @@
 //! K13: what a service needs is on a node before the service may be; and secrets, which it is given as well.
 
 use crate::cluster::{PATIENCE, TestCluster, lives, processes_of, wait_for};
+use crate::fake::refusing;
 use crate::founded::Founded;
 use crate::show::{is_whole, nodes};
 use serde_json::Value;
@@ -98,8 +99,8 @@ fn k13_an_artifact_is_on_every_node_before_it_is_needed_and_a_failover_downloads
 #[test]
 fn k13_a_requirement_is_checked_on_the_nodes_again_and_again() {
     let cluster = TestCluster::start_with(&["--nodes", "1"]);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let (_port, address) = refusing();
+    let listener = TcpListener::bind(address).unwrap();
     let present = cluster.spec_file("present", "");
     let spec = cluster.spec_file(
         "needy.toml",
