@@ -438,7 +438,7 @@ impl Backend for Fake {
         let (lost, fit, fit_then) = (Some("n2".to_owned()), 4, 2);
         let room = Some(RoomView { each: half, replicas: 2, free: half, fit, lost, free_then: half, fit_then });
         let (running, searches, without) = (vec![], vec![], vec![]);
-        let view = ExplanationView { service, mode, want, running, searches, without, room, held };
+        let view = ExplanationView { service, mode, want, roles: None, running, searches, without, room, held };
         Ok(known.then_some(view))
     }
 
@@ -456,7 +456,7 @@ impl Backend for Fake {
 
     async fn what_if_kill(&self, node: NodeId, _: Duration) -> Result<ForecastView, ReadError> {
         let moves = vec![MoveView { name: "web.0".into(), from: Some("n2".into()), to: None }];
-        Ok(ForecastView { node: node.to_string(), moves, held: vec![] })
+        Ok(ForecastView { node: node.to_string(), moves, roles: vec![], held: vec![] })
     }
 
     async fn to_rebalance(&self, moves_max: usize, _: Duration) -> Result<RebalanceView, ReadError> {
@@ -468,8 +468,8 @@ impl Backend for Fake {
 
     async fn drill_forecast(&self, node: NodeId, away: Option<Span>, _: Duration) -> Result<DrillForecast, ReadError> {
         let (node, away) = (node.to_string(), away.unwrap_or(Span::from_secs(20)));
-        let (services, moves, held) = (vec![], vec![], vec![]);
-        Ok(DrillForecast { node, leads: false, away, services, moves, held, refused: None })
+        let (services, moves, roles, held) = (vec![], vec![], vec![], vec![]);
+        Ok(DrillForecast { node, leads: false, away, services, moves, roles, held, refused: None })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {

@@ -23,7 +23,7 @@ mod read;
 mod update;
 mod validate;
 
-pub use active::{Active, HOOK_DEFAULT};
+pub use active::{Active, HOOK_DEFAULT, Standby};
 pub use autoscale::{Autoscale, Bounds, Clock, Counted, Days, Hours, Scrape, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};

@@ -266,6 +266,7 @@ static ACTIVE: Keys = Keys {
         ("promote", Kind::Texts),
         ("demote", Kind::Texts),
         ("timeout", Kind::Parsed(span)),
+        ("standby", Kind::OneOf(&["hot", "cold"])),
         ("prefer", Kind::Each(constraint)),
         ("failback", Kind::Flag),
     ],

@@ -7,16 +7,20 @@ use proptest::prelude::*;
 use quorate_model::assignment::Phase;
 use quorate_model::command::Command;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use quorate_model::lease::LeaseCommand;
 use quorate_model::member::MemberCommand;
-use quorate_model::observed::ReplicaState;
+use quorate_model::observed::{Casting, Part, ReplicaState};
 use quorate_model::place::{Availability, Drain, Place};
-use quorate_model::spec::{Batch, Mode, Order, Port, ServiceSpec, SpecDocument, Update};
+use quorate_model::spec::{Active, Batch, Mode, Order, Port, ServiceSpec, SpecDocument, Standby, Update};
 use quorate_model::state::{ClusterState, Health, ReplicaRecord, Role, ServiceRecord};
 use quorate_model::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub(super) const NAMES: [&str; 3] = ["api", "db", "web"];
+
+/// Active-passive services, in histories that have such.
+const PAIRS: [&str; 2] = ["one", "two"];
 
 /// A cluster without consensus: commands are applied at once, and agents do what they are told.
 #[derive(Debug, Clone)]
@@ -44,6 +48,18 @@ pub(super) enum Action {
         name: usize,
         version: u64,
         place: Place,
+    },
+    Pair {
+        name: usize,
+        replicas: u32,
+        version: u64,
+        place: Place,
+        active: Active,
+    },
+    /// Somebody wants the copy on this node to be the active one, or any other.
+    Activate {
+        name: usize,
+        at: Option<usize>,
     },
     Label {
         at: usize,
@@ -143,10 +159,36 @@ fn actions() -> impl Strategy<Value = Action> {
     ]
 }
 
+fn pairs() -> impl Strategy<Value = Action> {
+    let prefer = prop_oneof![Just(vec![]), Just(vec!["zone = b".parse().unwrap()])];
+    let standby = prop_oneof![Just(Standby::Hot), Just(Standby::Cold)];
+    let active = (prefer, any::<bool>(), standby).prop_map(|(prefer, failback, standby)| Active {
+        failback: failback && !prefer.is_empty(),
+        prefer,
+        standby,
+        ..Active::default()
+    });
+    prop_oneof![
+        3 => (0..2usize, 1..4u32, 1..3u64, places(), active).prop_map(
+            |(name, replicas, version, place, active)| Action::Pair { name, replicas, version, place, active }
+        ),
+        1 => (0..2usize, proptest::option::of(0..6usize)).prop_map(|(name, at)| Action::Activate { name, at }),
+    ]
+}
+
+/// As [`histories`], with active-passive services among the others.
+pub(super) fn histories_with_pairs() -> impl Strategy<Value = World> {
+    histories_of(prop_oneof![3 => actions(), 1 => pairs()])
+}
+
 pub(super) fn histories() -> impl Strategy<Value = World> {
+    histories_of(actions())
+}
+
+fn histories_of(actions: impl Strategy<Value = Action>) -> impl Strategy<Value = World> {
     let policy = (prop_oneof![Just(0), Just(10)], prop_oneof![Just(2), Just(64)])
         .prop_map(|(secs, moves_max)| Policy { replace_after: Duration::from_secs(secs), moves_max });
-    (1..6u128, policy, vec(actions(), 0..60)).prop_map(|(nodes, policy, actions)| {
+    (1..6u128, policy, vec(actions, 0..60)).prop_map(|(nodes, policy, actions)| {
         let mut world = World::new(nodes, policy);
         for action in &actions {
             world.act(action);
@@ -188,6 +230,14 @@ impl World {
             Action::Every { name, version, place } => {
                 let (mode, place) = (Mode::EveryNode, place.clone());
                 self.apply(ServiceSpec { mode, place, ..spec(NAMES[*name], 1, *version, None) });
+            }
+            Action::Pair { name, replicas, version, place, active } => {
+                let (mode, place, active) = (Mode::ActivePassive, place.clone(), Some(active.clone()));
+                self.apply(ServiceSpec { mode, place, active, ..spec(PAIRS[*name], *replicas, *version, None) });
+            }
+            Action::Activate { name, at } => {
+                let (service, node) = (ServiceName::new(PAIRS[*name]).unwrap(), at.map(|at| node(at).identity.id));
+                self.command(&Command::Activate { service, node });
             }
             Action::Label { at, zone } => {
                 let node = node(*at).identity.id;
@@ -231,12 +281,34 @@ impl World {
                 }
             }
             Action::Obey => self.obey(),
-            Action::Wait(span) => self.now.0 += u64::try_from(span.as_micros()).unwrap(),
+            Action::Wait(span) => {
+                self.now.0 += u64::try_from(span.as_micros()).unwrap();
+                self.raise();
+            }
             Action::Plan => {
                 let plan = self.plan();
                 self.carry_out(&plan);
             }
         }
+    }
+
+    /// Leases of nodes that have been down for long enough are over.
+    fn raise(&mut self) {
+        let over = self.state.leases.values().filter(|lease| {
+            let node = lease.holder.and_then(|holder| self.state.nodes.get(&holder.node));
+            node.is_some_and(|node| node.health == Health::Down && self.now.since(node.since) >= lease.ttl.0)
+        });
+        let over: Vec<(ServiceName, u64)> = over.map(|lease| (lease.name.clone(), lease.epoch)).collect();
+        for (name, epoch) in over {
+            self.command(&Command::Lease(LeaseCommand::Fence { name: name.clone(), epoch }));
+            self.command(&Command::Lease(LeaseCommand::Raise { name, epoch }));
+        }
+    }
+
+    /// The node of the active copy of each active-passive service.
+    pub(super) fn active(&self) -> BTreeMap<ServiceName, NodeId> {
+        let held = self.state.leases.values().filter_map(|lease| Some((lease.name.clone(), lease.holder?.node)));
+        held.filter(|(name, _)| self.state.services.contains_key(name)).collect()
     }
 
     pub(super) fn apply(&mut self, spec: ServiceSpec) {
@@ -295,6 +367,10 @@ impl World {
                 self.observed.drained.insert(replica.id);
             }
             self.observed.replicas.insert(replica.id, next);
+            if let Some(lease) = replica.lease.filter(|lease| lease.yields) {
+                let casting = Casting { part: Part::Standby, epoch: 0, yielded: lease.epoch };
+                self.observed.castings.insert(replica.id, casting);
+            }
         }
     }
 

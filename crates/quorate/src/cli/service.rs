@@ -666,7 +666,7 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
         let mut row = vec![
             format!("{}.{}", service.name, replica.ordinal),
             replica.node.clone(),
-            state_text(replica),
+            state_text(replica, service.spec.stands_by_cold()),
             replica.addresses.values().cloned().collect::<Vec<_>>().join(" "),
             replica.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         ];
@@ -694,9 +694,10 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
 }
 
 /// How it is, and which part it has.
-fn state_text(replica: &ReplicaView) -> String {
+fn state_text(replica: &ReplicaView, cold: bool) -> String {
     let symbol = replica_symbol(&replica.state);
-    match &replica.role {
+    match replica.role.as_deref() {
+        Some("standby") if cold => format!("{symbol} {}, standby (cold)", replica.state),
         Some(role) => format!("{symbol} {}, {role}", replica.state),
         None => format!("{symbol} {}", replica.state),
     }

@@ -5,7 +5,8 @@ use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
     Active, Autoscale, Balance, Container, Counted, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order,
-    Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
+    Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Standby, Stop, StopSignal, Systemd, Update,
+    WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -278,7 +279,7 @@ fn full() -> SpecDocument {
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
         autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", rps = 50, p95 = "250ms", scrape = { port = "http", path = "/m", name = "jobs", labels = { a = "b" }, target = 3 }, sql = { query = "SELECT 1", target = 5 }, schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
-        active = { promote = ["/p"], demote = ["/d"], timeout = "3s", prefer = ["zone = a"], failback = true }
+        active = { promote = ["/p"], demote = ["/d"], timeout = "3s", standby = "cold", prefer = ["zone = a"], failback = true }
         update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
@@ -498,8 +499,17 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
 
 fn actives() -> impl Strategy<Value = Active> {
     let prefer = vec(Just("zone=a".parse().unwrap()), 0..3);
-    (vec(".*", 0..3), vec(".*", 0..3), spans(), prefer, any::<bool>())
-        .prop_map(|(promote, demote, timeout, prefer, failback)| Active { promote, demote, timeout, prefer, failback })
+    let standby = prop_oneof![Just(Standby::Hot), Just(Standby::Cold)];
+    (vec(".*", 0..3), vec(".*", 0..3), spans(), standby, prefer, any::<bool>()).prop_map(
+        |(promote, demote, timeout, standby, prefer, failback)| Active {
+            promote,
+            demote,
+            timeout,
+            standby,
+            prefer,
+            failback,
+        },
+    )
 }
 
 type Drivers = (Driver, Option<Ocf>, Option<Container>, Option<Systemd>);
