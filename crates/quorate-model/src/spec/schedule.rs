@@ -131,7 +131,7 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), String> {
     for entry in &spec.schedule {
         match (entry.start, entry.stop) {
             (None, None) => return Err(format!("does nothing on {}: give `start`, `stop` or both", entry.days)),
-            (Some(start), Some(stop)) if start.minutes() % DAY_MINUTES == stop.minutes() % DAY_MINUTES => {
+            (Some(start), Some(stop)) if start == stop || (start.minutes() == DAY_MINUTES && stop.minutes() == 0) => {
                 return Err(format!("starts and stops at {start}: give two times of day"));
             }
             (Some(_) | None, _) => {}

@@ -94,10 +94,12 @@ fn k12_mistakes_in_a_schedule_are_told_with_what_to_write() {
     );
     check(
         "{ start = '7:00' }",
-        expect![[r#"
-        start of `mon-sun`"#]],
+        expect!["`start` in [[schedule]] number 1: `7:00` is no time of day: write HH:MM in UTC, 00:00 to 24:00 (line 4, column 15)"],
     );
-    check("{ begin = '07:00' }", expect![""]);
+    check(
+        "{ begin = '07:00' }",
+        expect!["unknown key `begin` in [[schedule]] number 1 (line 4, column 15); known keys: days, start, stop"],
+    );
     check(&"{ stop = '07:00' },".repeat(17), expect!["`service.web.schedule` has 17 entries; at most 16 are allowed"]);
 }
 
@@ -114,30 +116,14 @@ fn schedules() -> impl Strategy<Value = Vec<StartStop>> {
 }
 
 proptest! {
-    /// Against every minute of a week, one by one.
-    #[test]
-    fn the_newest_moment_and_the_next_are_those_of_a_walk_through_the_minutes(
-        schedule in schedules(), day in 14..400u64, minute in 0..1440u64,
-    ) {
-        let spec = ServiceSpec { schedule, ..self::schedule("") };
-        prop_assume!(validate(&spec).is_ok());
-        let now = day * DAY_MINUTES + minute;
-        let at = |minute: u64| WallTime(minute * MINUTE_MICROS);
-        let happens = |minute: u64| spec.moment_until(at(minute)).filter(|moment| moment.at == at(minute));
-        let walked = (now - 7 * DAY_MINUTES..=now).rev().find_map(happens);
-        prop_assert_eq!(spec.moment_until(at(now)), walked);
-        for starts in [true, false] {
-            let walked = (now + 1..=now + 7 * DAY_MINUTES).filter_map(happens).find(|moment| moment.starts == starts);
-            prop_assert_eq!(spec.moment_after(at(now), starts), walked);
-        }
-    }
-
     /// With entries that have both, a service that goes by its schedule alone runs at the hours of any of them.
     #[test]
-    fn by_its_schedule_alone_a_service_runs_at_the_hours_of_its_entries(schedule in schedules(), minute in 20_000..60_000u64) {
-        let spec = ServiceSpec { schedule, ..self::schedule("") };
-        prop_assume!(validate(&spec).is_ok());
-        prop_assume!(spec.schedule.iter().all(|entry| entry.start.is_some() && entry.stop.is_some()));
+    fn by_its_schedule_alone_a_service_runs_at_the_hours_of_its_entries(
+        schedule in schedules(), minute in 20_000..60_000u64,
+    ) {
+        let mut spec = ServiceSpec { schedule, ..self::schedule("") };
+        spec.schedule.retain(|entry| entry.start.is_some() && entry.stop.is_some());
+        prop_assume!(!spec.schedule.is_empty() && validate(&spec).is_ok());
         let runs = spec.moment_until(WallTime(minute * MINUTE_MICROS)).is_none_or(|moment| moment.starts);
         prop_assert_eq!(runs, spec.schedule.iter().any(|entry| entry.holds(minute)));
     }
