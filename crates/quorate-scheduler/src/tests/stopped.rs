@@ -12,8 +12,14 @@ use quorate_model::stopped::SwitchCommand;
 
 #[test]
 fn k12_all_copies_of_a_stopped_service_end_and_nothing_is_said_of_it() {
-    check_plan("n1 joined | n2 joined | web x2 stopped on n1 n2 | api x1 on n1", expect!["retire web.1 v1 on n2\nretire web.0 v1 on n1\n"]);
-    check_plan("n1 joined | n2 joined | web every stopped on n1 n2", expect!["retire web.0 v1 on n1\nretire web.1 v1 on n2\n"]);
+    check_plan(
+        "n1 joined | n2 joined | web x2 stopped on n1 n2 | api x1 on n1",
+        expect!["retire web.1 v1 on n2\nretire web.0 v1 on n1\n"],
+    );
+    check_plan(
+        "n1 joined | n2 joined | web every stopped on n1 n2",
+        expect!["retire web.0 v1 on n1\nretire web.1 v1 on n2\n"],
+    );
     check_plan("n1 joined | db once stopped on n1", expect!["retire db.0 v1 on n1\n"]);
     check_plan(
         "n1 joined | n2 joined | web x2 stopped | every every stopped | db once stopped | pg x2 pair stopped",

@@ -94,7 +94,9 @@ fn k12_mistakes_in_a_schedule_are_told_with_what_to_write() {
     );
     check(
         "{ start = '7:00' }",
-        expect!["`start` in [[schedule]] number 1: `7:00` is no time of day: write HH:MM in UTC, 00:00 to 24:00 (line 4, column 15)"],
+        expect![
+            "`start` in [[schedule]] number 1: `7:00` is no time of day: write HH:MM in UTC, 00:00 to 24:00 (line 4, column 15)"
+        ],
     );
     check(
         "{ begin = '07:00' }",
