@@ -2,12 +2,12 @@
 
 use crate::access::Acting;
 use crate::backend::Backend;
-use crate::cluster::{command, service_name, unknown_service};
+use crate::cluster::{command, current, service_name, unknown_service};
 use crate::members::{changed, find_node};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{NodeView, Problem};
+use crate::view::{MomentView, NodeView, Problem, StoppedView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -143,6 +143,12 @@ pub struct ExplanationView {
     /// Of a service with `resources`: whether there is room for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<RoomView>,
+    /// Who stopped it; absent: it is to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<StoppedView>,
+    /// When its schedule starts it next, if it is stopped, or stops it; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<MomentView>,
     /// What the scheduler does not do, and why, for people.
     pub held: Vec<String>,
 }
@@ -262,7 +268,13 @@ pub(crate) async fn explain<B: Backend>(
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let service = service_name(&app, &name)?;
     match app.backend.explain(service, patience).await? {
-        Some(explanation) => Ok(Json(explanation)),
+        // The scheduler explains nothing but copies.
+        Some(explanation) => {
+            let overview = current(&app);
+            let known = overview.services.iter().find(|known| known.name == explanation.service);
+            let stopped = known.and_then(|known| known.stopped.clone());
+            Ok(Json(ExplanationView { stopped, next: known.and_then(|known| known.next), ..explanation }))
+        }
         None => Err(unknown_service(&app.backend.overview().borrow(), &name)),
     }
 }

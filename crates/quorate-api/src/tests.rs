@@ -39,6 +39,7 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
 use quorate_model::state::{Change, ClusterState, Role};
+use quorate_model::stopped::SwitchCommand;
 use quorate_model::time::{Span, WallTime};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ mod members;
 mod placement;
 mod reconfigure;
 mod streams;
+mod switch;
 mod vips;
 mod waiting;
 
@@ -280,6 +282,13 @@ impl Fake {
                         }
                     }
                 }
+                Command::Switch(SwitchCommand::Stop { service } | SwitchCommand::Start { service }) => {
+                    match overview.services.iter_mut().find(|known| known.name == *service) {
+                        Some(known) if matches!(command, Command::Switch(SwitchCommand::Stop { .. })) => known.want = 0,
+                        Some(known) => known.want = known.spec.replicas,
+                        None => refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None }),
+                    }
+                }
                 Command::Member(command) => refusal = self.change_member(overview, index, command),
                 // Only whether it may be asked for is of interest here.
                 Command::Drill(_)
@@ -438,7 +447,9 @@ impl Backend for Fake {
         let (lost, fit, fit_then) = (Some("n2".to_owned()), 4, 2);
         let room = Some(RoomView { each: half, replicas: 2, free: half, fit, lost, free_then: half, fit_then });
         let (running, searches, without) = (vec![], vec![], vec![]);
-        let view = ExplanationView { service, mode, want, roles: None, running, searches, without, room, held };
+        let (roles, stopped, next) = (None, None, None);
+        let view =
+            ExplanationView { service, mode, want, roles, running, searches, without, room, stopped, next, held };
         Ok(known.then_some(view))
     }
 
@@ -628,6 +639,8 @@ fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
         replicas: vec![],
         held: vec![],
         lease: None,
+        stopped: None,
+        next: None,
         deployment: None,
         spec,
     }

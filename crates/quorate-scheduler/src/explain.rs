@@ -195,12 +195,12 @@ pub(crate) fn explain(
     Some(Explanation {
         service: service.clone(),
         mode: record.spec.mode,
-        wanted: state.wanted(&record.spec),
+        wanted: state.wanted(record),
         roles: planner.roles(record),
         running,
         searches,
         without,
-        budget: budget(room, record, state.wanted(&record.spec)),
+        budget: budget(room, record, state.wanted(record)),
         held: plan.held.into_iter().filter(|held| held.service == *service).map(|held| held.reason).collect(),
     })
 }

@@ -153,7 +153,7 @@ impl Imagined {
     }
 
     fn plans_max(&self) -> usize {
-        let wanted: u32 = self.state.services.values().map(|service| self.state.wanted(&service.spec)).sum();
+        let wanted: u32 = self.state.services.values().map(|service| self.state.wanted(service)).sum();
         PLANS_PER_REPLICA * (self.state.replicas.len() + wanted as usize + 1)
     }
 

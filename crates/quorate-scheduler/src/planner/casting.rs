@@ -22,7 +22,7 @@ use quorate_model::spec::{Mode, ServiceSpec};
 use quorate_model::state::{ReplicaRecord, ServiceRecord};
 
 impl<'a> Planner<'a> {
-    /// Sees to it that one copy is active, and the right one.
+    /// Sees to it that one copy is active, and the right one. Of a service that is stopped nobody takes over.
     pub(super) fn cast(&mut self, service: &ServiceRecord) {
         if service.spec.mode != Mode::ActivePassive {
             return;
@@ -38,7 +38,7 @@ impl<'a> Planner<'a> {
                 self.plan.steps.push(Step::Demoted { replica: record.id });
                 self.promote(service, Some(record.id));
             }
-        } else if self.should_yield(service, record) {
+        } else if service.stopped.is_none() && self.should_yield(service, record) {
             self.yield_role(record.id);
         }
     }
@@ -142,6 +142,9 @@ impl<'a> Planner<'a> {
     }
 
     fn promote(&mut self, service: &ServiceRecord, but: Option<ReplicaId>) {
+        if service.stopped.is_some() {
+            return;
+        }
         let name = &service.spec.name;
         match self.heir(service, but) {
             Some(replica) => {

@@ -13,6 +13,7 @@ use quorate_model::observed::{Casting, Part, ReplicaState};
 use quorate_model::place::{Availability, Drain, Place};
 use quorate_model::spec::{Active, Batch, Mode, Order, Port, ServiceSpec, SpecDocument, Standby, Update};
 use quorate_model::state::{ClusterState, Health, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::stopped::SwitchCommand;
 use quorate_model::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -75,6 +76,10 @@ pub(super) enum Action {
     },
     Remove {
         name: usize,
+    },
+    Switch {
+        name: usize,
+        runs: bool,
     },
     NodeDown(usize),
     NodeReturns(usize),
@@ -148,6 +153,7 @@ fn actions() -> impl Strategy<Value = Action> {
         2 => (0..6usize, availability).prop_map(|(at, availability)| Action::Set { at, availability }),
         2 => (0..3usize, 1..6u32).prop_map(|(name, replicas)| Action::Scale { name, replicas }),
         1 => (0..3usize).prop_map(|name| Action::Remove { name }),
+        1 => (0..3usize, any::<bool>()).prop_map(|(name, runs)| Action::Switch { name, runs }),
         2 => (0..6usize).prop_map(Action::NodeDown),
         2 => (0..6usize).prop_map(Action::NodeReturns),
         1 => (0..6usize).prop_map(Action::Unreachable),
@@ -253,6 +259,13 @@ impl World {
             }
             Action::Remove { name } => {
                 self.command(&Command::RemoveService { service: ServiceName::new(NAMES[*name]).unwrap() });
+            }
+            Action::Switch { name, runs } => {
+                let service = ServiceName::new(NAMES[*name]).unwrap();
+                self.command(&Command::Switch(match runs {
+                    true => SwitchCommand::Start { service },
+                    false => SwitchCommand::Stop { service },
+                }));
             }
             Action::NodeDown(at) => {
                 let node = node(*at);

@@ -4,7 +4,7 @@ use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::members::in_path;
-use crate::cli::{screen, service};
+use crate::cli::{screen, service, switch};
 use clap::{Args, Subcommand};
 use quorate_api::placement::{
     ActiveView, Availability, AvailabilityWish, ExplanationView, FitView, ForecastView, LabelChange, PlacedView,
@@ -191,13 +191,19 @@ pub(crate) fn explain(context: &Context, name: &str) -> Result<(), Failure> {
 }
 
 fn explanation_text(explanation: &ExplanationView) -> String {
-    let ExplanationView { service, mode, want, roles, running, searches, without, room, held } = explanation;
+    let ExplanationView { service, mode, want, roles, running, searches, without, room, stopped, next, held } =
+        explanation;
     let mode = match mode {
         Mode::Replicated | Mode::Singleton => "",
         Mode::ActivePassive => ", one of them active",
         Mode::EveryNode => ", one on each node that fits",
     };
-    let mut parts = vec![format!("{service} wants {want}{mode}")];
+    let mut first = format!("{service} wants {want}{mode}");
+    if let Some(line) = switch::line(service.as_str(), stopped.as_ref(), next.as_ref()) {
+        // A String takes all that is written into it.
+        let _ = write!(first, "\nit {line}");
+    }
+    let mut parts = vec![first];
     parts.extend(roles.as_ref().map(roles_text));
     parts.extend(room.as_ref().map(room_text));
     parts.extend(running.iter().map(|one| running_text(one) + &nodes_text(&one.fit, &one.unfit)));
@@ -398,6 +404,7 @@ mod tests {
     use super::*;
     use expect_test::expect;
     use quorate_api::placement::{HeldView, MoveView, ShiftView, StandbyView};
+    use quorate_api::view::MomentView;
     use quorate_model::id::{ReplicaId, ServiceName};
     use quorate_model::resource::Amount;
     use quorate_model::time::WallTime;
@@ -453,10 +460,13 @@ mod tests {
             ],
             without: vec![],
             room: None,
+            stopped: None,
+            next: Some(MomentView { at: WallTime(0), starts: false }),
             held: vec!["no node can take web.4: n3 is draining".into()],
         };
         expect![[r#"
             web wants 5
+            it runs until its schedule stops it at 1970-01-01 00:00:00Z
 
             web.0 runs on n2, where it would be placed now
               n2   no other here, runs 1

@@ -61,7 +61,7 @@ impl Inner {
         let Some(known) = survey.state.services.get(&service) else { return Ok(None) };
         let found = survey.autoscale(&service).map(found);
         let (on, table) = (known.spec.autoscaled().is_some(), known.spec.autoscale.clone());
-        Ok(Some(AutoscaleView { on, want: known.spec.replicas, table, found, service }))
+        Ok(Some(AutoscaleView { on, want: survey.state.wanted(known), table, found, service }))
     }
 
     pub(super) async fn history(
@@ -112,6 +112,8 @@ fn explanation(explanation: Explanation) -> ExplanationView {
         searches: searches.collect(),
         without: without.into_iter().map(unfit).collect(),
         room: budget.map(room),
+        stopped: None,
+        next: None,
         held: held.iter().map(ToString::to_string).collect(),
     }
 }
