@@ -454,8 +454,8 @@ impl<D: Driver> Runner<D> {
             self.stand_by(&assigned, token).await;
             return None;
         }
-        // A copy that runs is a standby at first; of one that starts as the active copy nothing is promised from here on.
-        self.is_gone = !assigned.spec.stands_by_cold();
+        // It starts as the active copy, so nothing is promised from here on. One that runs is a standby at first.
+        self.is_gone &= !assigned.spec.stands_by_cold();
         let launched = self.try_launch(&assigned, token).await;
         if launched.is_err() && assigned.spec.stands_by_cold() {
             self.clean_up().await;
