@@ -12,7 +12,7 @@ use quorate_model::assignment::AssignedReplica;
 use quorate_model::external::{External, Injected};
 use quorate_model::id::NodeId;
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Mode, Placeholders, TemplateError, expand, tells_secrets};
+use quorate_model::spec::{Placeholders, TemplateError, expand, tells_secrets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -176,7 +176,7 @@ impl Launch {
         env.insert("QUORATE_ORDINAL".to_owned(), assigned.ordinal.to_string());
         env.insert("QUORATE_NODE".to_owned(), node_name.to_owned());
         env.insert("QUORATE_NODE_ID".to_owned(), node.to_string());
-        if spec.mode == Mode::ActivePassive {
+        if spec.changes_parts() {
             let file = replica_dir.join(role::FILE).to_string_lossy().into_owned();
             env.insert("QUORATE_ROLE_FILE".to_owned(), file);
         }

@@ -18,7 +18,7 @@ use crate::service_token::{self, Api, ServiceTokens};
 use crate::templates::{self, Beyond, RenderError};
 use quorate_agent_core::desired::Wanted;
 use quorate_agent_core::lease::{BootTime, Deadlines, is_far_enough};
-use quorate_model::assignment::{AssignedReplica, Phase};
+use quorate_model::assignment::{AssignedLease, AssignedReplica, Phase};
 use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
@@ -253,7 +253,7 @@ impl<D: Driver> Runner<D> {
         let mut health: Option<RunHealth> = None;
         let mut look_at_ports: Option<Instant> = None;
         let mut kill_at: Option<Instant> = None;
-        let mut asked_to_stop = false;
+        let (mut asked_to_stop, mut was_well) = (false, false);
         let mut moving = false;
         let mut told: Option<(u64, BootTime)> = None;
         let mut asked_part = AskedPart::default();
@@ -281,8 +281,11 @@ impl<D: Driver> Runner<D> {
                 instance.hold(epoch, deadline).await;
                 told = Some((epoch, deadline));
             }
-            if !asked_to_stop && (moving || !of_this_lease || wanted.phase() == Phase::Stop) {
+            // A copy that stands by cold ends when it is not to be the active one any more.
+            let gives_back = !is_cast && wanted.assigned.lease.is_some_and(|lease| lease.yields);
+            if !asked_to_stop && (moving || gives_back || !of_this_lease || wanted.phase() == Phase::Stop) {
                 asked_to_stop = true;
+                was_well = health.as_ref().is_some_and(RunHealth::is_healthy);
                 let mut stop = wanted.assigned.spec.stop.clone();
                 if moving {
                     stop = Stop { grace: Span::default(), ..stop };
@@ -347,6 +350,7 @@ impl<D: Driver> Runner<D> {
         let last = instance.state().clone();
         let state = last.state;
         let keeps = self.wanted.borrow().assigned.lease.is_some_and(|lease| lease.keeps);
+        let is_cold = self.wanted.borrow().assigned.spec.stands_by_cold();
         let lease_ended = last
             .lease
             .as_ref()
@@ -363,6 +367,8 @@ impl<D: Driver> Runner<D> {
         self.remember(last);
         match state {
             ProcessState::GaveUp => self.gave_up = true,
+            // Whoever was not well is no good heir for a while.
+            _ if asked_to_stop && !moving && !was_well && is_cold => self.put_off(ReplicaState::BackingOff, 2),
             _ if asked_to_stop && !moving => {}
             // No fault of its own: it starts again as soon as its lease is held.
             ProcessState::Stopped if lease_ended => {}
@@ -444,7 +450,17 @@ impl<D: Driver> Runner<D> {
             }
             return None;
         }
-        match self.try_launch(&assigned, token).await {
+        if assigned.spec.stands_by_cold() && assigned.lease.is_none_or(|lease| lease.yields) {
+            self.stand_by(&assigned, token).await;
+            return None;
+        }
+        // It starts as the active copy, so nothing is promised from here on. One that runs is a standby at first.
+        self.is_gone &= !assigned.spec.stands_by_cold();
+        let launched = self.try_launch(&assigned, token).await;
+        if launched.is_err() && assigned.spec.stands_by_cold() {
+            self.clean_up().await;
+        }
+        match launched {
             Ok(Some(instance)) => Some(instance),
             Ok(None) => {
                 // A program that ends at once and is not to be restarted is done before we look.
@@ -458,30 +474,47 @@ impl<D: Driver> Runner<D> {
             // Starting took so long that it was not worth while any more.
             Err(_) if !self.may_start(&assigned) => None,
             Err(error) => {
-                self.detail = match &error {
-                    LaunchError::Io(cause) | LaunchError::Render(RenderError::Io { source: cause, .. }) => {
-                        format!("{error}: {cause}")
-                    }
-                    LaunchError::Ports(_)
-                    | LaunchError::Artifact(_)
-                    | LaunchError::Secret(_)
-                    | LaunchError::Render(_)
-                    | LaunchError::Template(_) => error.to_string(),
-                };
-                tracing::warn!(replica = %self.replica, detail = self.detail, "the replica cannot be started");
-                match error {
-                    LaunchError::Ports(_) | LaunchError::Artifact(_) => self.put_off(ReplicaState::BackingOff, 2),
-                    LaunchError::Io(_) | LaunchError::Render(RenderError::Io { .. }) => {
-                        self.put_off(ReplicaState::Failed, 2)
-                    }
-                    LaunchError::Secret(SecretError::Absent(_)) => self.put_off(ReplicaState::BackingOff, 2),
-                    // Another value comes with another replica.
-                    LaunchError::Secret(SecretError::NoText(_)) => self.gave_up = true,
-                    // The spec does not change during a replica's life.
-                    LaunchError::Template(_) | LaunchError::Render(_) => self.gave_up = true,
-                }
+                self.explain(error);
                 None
             }
+        }
+    }
+
+    /// Makes all ready that a copy needs to start, and waits until it is to be the active one.
+    async fn stand_by(&mut self, assigned: &AssignedReplica, token: Option<Secret<String>>) {
+        match self.make_ready(assigned, token).await {
+            Ok(_) => {
+                // To be promoted is no restart.
+                self.ran_before = false;
+                self.detail.clear();
+                self.publish(ReplicaState::Healthy, None);
+                changes(&mut self.wanted).await;
+            }
+            Err(error) => self.explain(error),
+        }
+    }
+
+    /// Says why a copy cannot be started, and when that is tried again.
+    fn explain(&mut self, error: LaunchError) {
+        self.detail = match &error {
+            LaunchError::Io(cause) | LaunchError::Render(RenderError::Io { source: cause, .. }) => {
+                format!("{error}: {cause}")
+            }
+            LaunchError::Ports(_)
+            | LaunchError::Artifact(_)
+            | LaunchError::Secret(_)
+            | LaunchError::Render(_)
+            | LaunchError::Template(_) => error.to_string(),
+        };
+        tracing::warn!(replica = %self.replica, detail = self.detail, "the replica cannot be started");
+        match error {
+            LaunchError::Ports(_) | LaunchError::Artifact(_) => self.put_off(ReplicaState::BackingOff, 2),
+            LaunchError::Io(_) | LaunchError::Render(RenderError::Io { .. }) => self.put_off(ReplicaState::Failed, 2),
+            LaunchError::Secret(SecretError::Absent(_)) => self.put_off(ReplicaState::BackingOff, 2),
+            // Another value comes with another replica.
+            LaunchError::Secret(SecretError::NoText(_)) => self.gave_up = true,
+            // The spec does not change during a replica's life.
+            LaunchError::Template(_) | LaunchError::Render(_) => self.gave_up = true,
         }
     }
 
@@ -490,33 +523,46 @@ impl<D: Driver> Runner<D> {
         assigned: &AssignedReplica,
         token: Option<Secret<String>>,
     ) -> Result<Option<D::Instance>, LaunchError> {
+        // A copy of several that run starts as a standby, whatever it is to be.
+        let lease = assigned.lease.filter(|_| !assigned.spec.changes_parts());
+        let mut launch = self.make_ready(&AssignedReplica { lease, ..assigned.clone() }, token).await?;
+        self.publish(ReplicaState::Starting, None);
+        let (shared, dir) = (Arc::clone(&self.shared), self.dir.clone());
+        let write = move || {
+            shared.driver.prepare(&mut launch)?;
+            files::remove_file(&dir.join("exit.json"))?;
+            files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
+            Ok::<_, LaunchError>(launch)
+        };
+        let launch = spawn_blocking(write).await.map_err(io::Error::other)??;
+        Ok(self.shared.driver.launch(&launch, &self.dir).await?)
+    }
+
+    /// Chooses its ports, fills its spec and makes its directory and files: all that can be done before it starts.
+    async fn make_ready(
+        &mut self,
+        assigned: &AssignedReplica,
+        token: Option<Secret<String>>,
+    ) -> Result<Launch, LaunchError> {
         let (shared, wanted) = (Arc::clone(&self.shared), assigned.spec.ports.clone());
         let (replica, before) = (self.replica, self.ports.clone());
         let choose = move || shared.ports.choose(replica, &wanted, &before, &shared.host);
         self.ports = spawn_blocking(choose).await.map_err(io::Error::other)??;
-        self.publish(ReplicaState::Starting, None);
-        // A copy of several starts as a standby, whatever it is to be.
-        let is_cast = assigned.spec.mode == Mode::ActivePassive;
-        let lease = assigned.lease.filter(|_| !is_cast);
-        let assigned = &AssignedReplica { lease, ..assigned.clone() };
         let Shared { node_name, artifacts, .. } = &*self.shared;
         let artifacts = located(artifacts, &assigned.spec)?;
         let secrets = Secret::new(self.shared.secrets.borrow().of(assigned)?);
         let given = Given { artifacts: &artifacts, secrets: &secrets };
-        let mut launch = Launch {
+        let launch = Launch {
             restarts: self.restarts + u32::from(self.ran_before),
             detail: self.detail.clone(),
             deadline: assigned.lease.filter(|lease| !lease.keeps).and_then(|lease| self.held.borrow().of(lease.epoch)),
             ..self.filled(assigned, self.ports.clone(), given)?
         };
         let (dir, assigned, node, ports) = (self.dir.clone(), assigned.clone(), node_name.clone(), self.ports.clone());
-        let shared = Arc::clone(&self.shared);
         let endpoints = self.endpoints_of(&assigned.spec, &self.shared.directory.borrow());
         self.endpoints = Some(endpoints.clone());
         let write = move || {
-            shared.driver.prepare(&mut launch)?;
             files::make_private_dir(&dir)?;
-            files::remove_file(&dir.join("exit.json"))?;
             let (work, given) = (dir.join("work"), Given { artifacts: &artifacts, secrets: &secrets });
             let path = work.to_string_lossy();
             files::make_private_dir(&work)?;
@@ -531,11 +577,9 @@ impl<D: Driver> Runner<D> {
                 &Beyond { endpoints: &endpoints, externals: &externals },
                 &work,
             )?;
-            files::write_json(&dir.join(launch::FILE), &launch, Durability::Durable)?;
             Ok::<_, LaunchError>(launch)
         };
-        let launch = spawn_blocking(write).await.map_err(io::Error::other)??;
-        Ok(self.shared.driver.launch(&launch, &self.dir).await?)
+        spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
     /// What its shim is to run, and what that is told of the cluster.
@@ -602,7 +646,8 @@ impl<D: Driver> Runner<D> {
     /// Whether it needs no lease, or has one that lasts long enough. So has what goes on without renewals later: a
     /// node that has been away may have lost it.
     fn may_start(&mut self, assigned: &AssignedReplica) -> bool {
-        let Some(lease) = assigned.lease.filter(|_| assigned.spec.mode != Mode::ActivePassive) else { return true };
+        let is_needed = |lease: &AssignedLease| !assigned.spec.changes_parts() && !lease.yields;
+        let Some(lease) = assigned.lease.filter(is_needed) else { return true };
         let deadline = self.held.borrow_and_update().of(lease.epoch);
         deadline.is_some_and(|deadline| is_far_enough(boot_time(), deadline, lease.ttl.0))
     }
@@ -718,7 +763,7 @@ impl<D: Driver> Runner<D> {
             return None;
         }
         let given_back = assigned.lease.filter(|lease| lease.yields).map(|lease| lease.epoch);
-        match process.map(|process| process.casting) {
+        match process.map(|process| process.casting.or_else(|| cold_casting(process))) {
             Some(Some(casting)) => {
                 let is_over = casting.part == Part::Standby && Some(casting.yielded) == given_back;
                 Some(Casting { yielded: if is_over { casting.yielded } else { 0 }, ..casting })
@@ -749,6 +794,17 @@ impl<D: Driver> Runner<D> {
             let _ = settled.send(());
         }
     }
+}
+
+/// The part of a copy that runs only to be the active one.
+fn cold_casting(process: &ShimState) -> Option<Casting> {
+    let epoch = process.lease.as_ref()?.epoch;
+    let part = match process.state {
+        ProcessState::Running => Part::Active,
+        ProcessState::Stopping | ProcessState::Stopped => Part::Demoting,
+        ProcessState::BackingOff | ProcessState::CannotStart | ProcessState::GaveUp => Part::Promoting,
+    };
+    Some(Casting { part, epoch, yielded: 0 })
 }
 
 /// What a copy was asked about its part, so that it is asked once.

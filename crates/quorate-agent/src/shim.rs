@@ -54,7 +54,7 @@ use cleaning::{clean_up, keeper_command, lock};
 use deadline::{Deadline, NEVER};
 use quorate_agent_core::lease::BootTime;
 use quorate_model::observed::Fencing;
-use quorate_model::spec::{Mode, RestartPolicy, StopSignal};
+use quorate_model::spec::{RestartPolicy, StopSignal};
 use role::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -290,8 +290,7 @@ impl Shim {
         let listener = UnixListener::bind("sock")?;
         listener.set_nonblocking(true)?;
 
-        let is_cast = launch.assigned.spec.mode == Mode::ActivePassive;
-        let role = if is_cast { Some(Role::standby()?) } else { None };
+        let role = if launch.assigned.spec.changes_parts() { Some(Role::standby()?) } else { None };
         let state = ShimState {
             v: VERSION,
             replica: launch.assigned.replica,

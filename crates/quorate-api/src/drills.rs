@@ -4,7 +4,7 @@ use crate::access::Acting;
 use crate::backend::Backend;
 use crate::cluster::{VIEW_WITHIN, command};
 use crate::members::find_node;
-use crate::placement::{HeldView, MoveView};
+use crate::placement::{HeldView, MoveView, RoleMoveView};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
@@ -124,6 +124,8 @@ pub struct DrillForecast {
     pub services: Vec<ServiceDrillView>,
     /// As `GET /v1/whatif/kill/{node}`.
     pub moves: Vec<MoveView>,
+    #[serde(default)]
+    pub roles: Vec<RoleMoveView>,
     pub held: Vec<HeldView>,
     /// Why no drill would begin, as far as this node knows.
     pub refused: Option<String>,

@@ -40,6 +40,7 @@ mod rqlite;
 mod secrets;
 mod server;
 mod stream;
+mod switch;
 pub mod updates;
 pub mod view;
 pub mod vips;

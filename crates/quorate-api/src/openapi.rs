@@ -3,7 +3,7 @@
 use crate::access::{audit, login, roles, tokens, users};
 use crate::{
     activation, autoscale, certificates, cluster, database, drills, externals, failover, ha, health, join, log,
-    managers, members, placement, reconfigure, secrets, stream, updates, vips,
+    managers, members, placement, reconfigure, secrets, stream, switch, updates, vips,
 };
 use axum::response::{IntoResponse as _, Response};
 use http::header;
@@ -25,6 +25,8 @@ use utoipa::OpenApi;
         cluster::remove_service,
         cluster::scale,
         cluster::restart,
+        switch::stop,
+        switch::start,
         activation::activate,
         autoscale::show,
         autoscale::set,

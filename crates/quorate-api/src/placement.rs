@@ -2,12 +2,12 @@
 
 use crate::access::Acting;
 use crate::backend::Backend;
-use crate::cluster::{command, service_name, unknown_service};
+use crate::cluster::{command, current, service_name, unknown_service};
 use crate::members::{changed, find_node};
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
-use crate::view::{NodeView, Problem};
+use crate::view::{MomentView, NodeView, Problem, StoppedView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -18,7 +18,7 @@ use quorate_model::member::MemberCommand;
 use quorate_model::place::{self, Drain};
 use quorate_model::resource::Amount;
 use quorate_model::spec::Mode;
-use quorate_model::time::Span;
+use quorate_model::time::{Span, WallTime};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,6 +131,9 @@ pub struct ExplanationView {
     #[schema(value_type = String)]
     pub mode: Mode,
     pub want: u32,
+    /// Of an active-passive service: which copy is active and why, and who would be next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<RolesView>,
     /// Those that run, by ordinal.
     pub running: Vec<RunningView>,
     /// Those for which a node is looked for now.
@@ -140,6 +143,12 @@ pub struct ExplanationView {
     /// Of a service with `resources`: whether there is room for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<RoomView>,
+    /// Who stopped it; absent: it is to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<StoppedView>,
+    /// When its schedule starts it next, if it is stopped, or stops it; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<MomentView>,
     /// What the scheduler does not do, and why, for people.
     pub held: Vec<String>,
 }
@@ -203,6 +212,42 @@ pub struct FitView {
     pub score: String,
 }
 
+/// Which copy of an active-passive service is active, and who would be next.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RolesView {
+    /// The copy that has the lease; `null`: nobody has it.
+    pub active: Option<ActiveView>,
+    /// Nothing runs of the copies that stand by.
+    pub cold: bool,
+    /// The others: who would be promoted next comes first, who cannot be comes last.
+    pub standbys: Vec<StandbyView>,
+}
+
+/// The active copy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ActiveView {
+    /// Service and ordinal, like `db.0`.
+    pub name: String,
+    pub node: String,
+    /// It grows with every promotion.
+    pub epoch: u64,
+    /// Since when it is the active one, in microseconds since 1970.
+    #[schema(value_type = u64)]
+    pub since: WallTime,
+    /// Why it is this one, for people.
+    pub why: String,
+}
+
+/// A copy that is not the active one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StandbyView {
+    /// Service and ordinal, like `db.1`.
+    pub name: String,
+    pub node: String,
+    /// Why it cannot be promoted now, for people; `null`: it can.
+    pub unfit: Option<String>,
+}
+
 /// A node that cannot run a replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UnfitView {
@@ -223,7 +268,13 @@ pub(crate) async fn explain<B: Backend>(
     let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
     let service = service_name(&app, &name)?;
     match app.backend.explain(service, patience).await? {
-        Some(explanation) => Ok(Json(explanation)),
+        // The scheduler explains nothing but copies.
+        Some(explanation) => {
+            let overview = current(&app);
+            let known = overview.services.iter().find(|known| known.name == explanation.service);
+            let stopped = known.and_then(|known| known.stopped.clone());
+            Ok(Json(ExplanationView { stopped, next: known.and_then(|known| known.next), ..explanation }))
+        }
         None => Err(unknown_service(&app.backend.overview().borrow(), &name)),
     }
 }
@@ -235,6 +286,9 @@ pub struct ForecastView {
     pub node: String,
     /// Replicas that would run elsewhere afterwards, or nowhere, by service and ordinal.
     pub moves: Vec<MoveView>,
+    /// Active-passive services of which another copy would be active afterwards, or none.
+    #[serde(default)]
+    pub roles: Vec<RoleMoveView>,
     /// What would not be done, and why, for people.
     pub held: Vec<HeldView>,
 }
@@ -248,6 +302,25 @@ pub struct MoveView {
     pub from: Option<String>,
     /// `null`: no node could take it.
     pub to: Option<String>,
+}
+
+/// A service of which another copy would be active.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RoleMoveView {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    /// The copy that is active now; `null`: none is.
+    pub from: Option<PlacedView>,
+    /// The copy that would be; `null`: none could be.
+    pub to: Option<PlacedView>,
+}
+
+/// A copy and where it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlacedView {
+    /// Service and ordinal, like `db.1`.
+    pub name: String,
+    pub node: String,
 }
 
 /// Something that is not done for a service.

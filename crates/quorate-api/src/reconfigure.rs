@@ -225,7 +225,7 @@ fn value_of(kind: Kind, service: &ServiceView) -> String {
     match kind {
         Kind::Autoscale => autoscale(service.spec.autoscale.as_ref()),
         Kind::ServiceFailover => span(service.spec.failover),
-        Kind::Replicas | Kind::Failover | Kind::Ha => service.want.to_string(),
+        Kind::Replicas | Kind::Failover | Kind::Ha => service.spec.replicas.to_string(),
     }
 }
 
@@ -300,7 +300,7 @@ impl Wish {
                     table => table,
                 };
                 let spec = ServiceSpec { autoscale: table, ..service.spec.clone() };
-                let spec = spec.settled(Some(service.want));
+                let spec = spec.settled(Some(service.spec.replicas));
                 (Setting::Autoscale { service: name, wish }, spec)
             }
             Kind::ServiceFailover | Kind::Failover | Kind::Ha => {

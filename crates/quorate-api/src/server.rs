@@ -11,7 +11,8 @@ use crate::problem::Failure;
 use crate::waiting::{Arriving, Client, Leaving, Limits, Waiting};
 use crate::{
     activation, autoscale, certificates, cluster, console, database, drills, externals, failover, guard, ha, health,
-    join, kuzzle, log, managers, members, openapi, placement, reconfigure, rqlite, secrets, stream, updates, vips,
+    join, kuzzle, log, managers, members, openapi, placement, reconfigure, rqlite, secrets, stream, switch, updates,
+    vips,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -179,6 +180,8 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
             .get(O::ClusterRead, autoscale::show::<B>)
             .put(O::ServiceAutoscale, autoscale::set::<B>),
         at("/v1/services/{name}/activate").post(O::ServiceActivate, activation::activate::<B>),
+        at("/v1/services/{name}/stop").post(O::ServiceStop, switch::stop::<B>),
+        at("/v1/services/{name}/start").post(O::ServiceStart, switch::start::<B>),
         at("/v1/services/{name}/restart").post(O::ServiceRestart, cluster::restart::<B>),
         at("/v1/vips").get(O::ClusterRead, vips::list::<B>).post(O::VipAdd, vips::add::<B>),
         at("/v1/vips/{ip}").delete(O::VipRemove, vips::remove::<B>),

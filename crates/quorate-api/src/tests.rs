@@ -39,6 +39,7 @@ use quorate_model::routing::RoutingTable;
 use quorate_model::spec::{Driver, Mode, SpecDocument};
 use quorate_model::sql::{Consistency, Row, Rows, Scalar, SqlBatch, SqlError, SqlOutcome, StatementResult, Value};
 use quorate_model::state::{Change, ClusterState, Role};
+use quorate_model::stopped::SwitchCommand;
 use quorate_model::time::{Span, WallTime};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ mod members;
 mod placement;
 mod reconfigure;
 mod streams;
+mod switch;
 mod vips;
 mod waiting;
 
@@ -280,6 +282,13 @@ impl Fake {
                         }
                     }
                 }
+                Command::Switch(SwitchCommand::Stop { service } | SwitchCommand::Start { service }) => {
+                    match overview.services.iter_mut().find(|known| known.name == *service) {
+                        Some(known) if matches!(command, Command::Switch(SwitchCommand::Stop { .. })) => known.want = 0,
+                        Some(known) => known.want = known.spec.replicas,
+                        None => refusal = Some(Refusal::UnknownService { service: service.clone(), similar: None }),
+                    }
+                }
                 Command::Member(command) => refusal = self.change_member(overview, index, command),
                 // Only whether it may be asked for is of interest here.
                 Command::Drill(_)
@@ -438,7 +447,9 @@ impl Backend for Fake {
         let (lost, fit, fit_then) = (Some("n2".to_owned()), 4, 2);
         let room = Some(RoomView { each: half, replicas: 2, free: half, fit, lost, free_then: half, fit_then });
         let (running, searches, without) = (vec![], vec![], vec![]);
-        let view = ExplanationView { service, mode, want, running, searches, without, room, held };
+        let (roles, stopped, next) = (None, None, None);
+        let view =
+            ExplanationView { service, mode, want, roles, running, searches, without, room, stopped, next, held };
         Ok(known.then_some(view))
     }
 
@@ -456,7 +467,7 @@ impl Backend for Fake {
 
     async fn what_if_kill(&self, node: NodeId, _: Duration) -> Result<ForecastView, ReadError> {
         let moves = vec![MoveView { name: "web.0".into(), from: Some("n2".into()), to: None }];
-        Ok(ForecastView { node: node.to_string(), moves, held: vec![] })
+        Ok(ForecastView { node: node.to_string(), moves, roles: vec![], held: vec![] })
     }
 
     async fn to_rebalance(&self, moves_max: usize, _: Duration) -> Result<RebalanceView, ReadError> {
@@ -468,8 +479,8 @@ impl Backend for Fake {
 
     async fn drill_forecast(&self, node: NodeId, away: Option<Span>, _: Duration) -> Result<DrillForecast, ReadError> {
         let (node, away) = (node.to_string(), away.unwrap_or(Span::from_secs(20)));
-        let (services, moves, held) = (vec![], vec![], vec![]);
-        Ok(DrillForecast { node, leads: false, away, services, moves, held, refused: None })
+        let (services, moves, roles, held) = (vec![], vec![], vec![], vec![]);
+        Ok(DrillForecast { node, leads: false, away, services, moves, roles, held, refused: None })
     }
 
     async fn transfer_leadership(&self, to: NodeId, patience: Duration) -> Result<(), TransferError> {
@@ -628,6 +639,8 @@ fn service_view(document: &SpecDocument, name: &ServiceName) -> ServiceView {
         replicas: vec![],
         held: vec![],
         lease: None,
+        stopped: None,
+        next: None,
         deployment: None,
         spec,
     }

@@ -285,11 +285,38 @@ pub struct ServiceView {
     /// Who may run it; absent unless it runs once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseView>,
+    /// Who stopped it; absent: it is to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<StoppedView>,
+    /// When its schedule starts it next, if it is stopped, or stops it; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<MomentView>,
     /// The newest update; absent for a service that is older than updates are known of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<DeploymentView>,
     #[schema(value_type = Object)]
     pub spec: ServiceSpec,
+}
+
+/// Since when a service is stopped, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StoppedView {
+    #[schema(value_type = u64)]
+    pub since: WallTime,
+    /// Its schedule stopped it; false: somebody did.
+    pub by_schedule: bool,
+    /// Who did it by hand, where somebody is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// A moment of a service's schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MomentView {
+    #[schema(value_type = u64)]
+    pub at: WallTime,
+    /// False: it is stopped then.
+    pub starts: bool,
 }
 
 /// Who may run what runs once, and how long moving it may take and took.

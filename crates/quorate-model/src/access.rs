@@ -319,6 +319,12 @@ impl ClusterState {
                 {
                     version.by = Some(actor.who.clone());
                 }
+                if let Change::Service(service) = change
+                    && let Some(stopped) = service.stopped.as_mut().filter(|stopped| stopped.index == index)
+                    && !stopped.by_schedule
+                {
+                    stopped.by = Some(actor.who.clone());
+                }
                 if let Change::Drill(drill) = change
                     && drill.index == index
                 {

@@ -121,7 +121,7 @@ impl ClusterState {
         let Some(autoscale) = known.spec.autoscaled() else { return };
         let from = known.spec.replicas;
         let is_as_it_was = (known.version, from) == was && self.deploying(name).is_none();
-        if !is_as_it_was || autoscale.widest().clamp(to) != to || from == to {
+        if !is_as_it_was || known.stopped.is_some() || autoscale.widest().clamp(to) != to || from == to {
             return;
         }
         let mut service = known.clone();

@@ -17,6 +17,7 @@ use crate::member::{MemberCommand, NotAdmitted};
 use crate::reconfigure::Setting;
 use crate::spec::SpecDocument;
 use crate::state::{Health, NodeIdentity, Role};
+use crate::stopped::SwitchCommand;
 use crate::time::WallTime;
 use crate::trust::{KeyKind, Stage, TrustCommand};
 use crate::vip::VipCommand;
@@ -82,6 +83,8 @@ pub enum Command {
     },
     /// How many copies follow what they have to do.
     Autoscale(AutoscaleCommand),
+    /// A service is stopped, or runs again.
+    Switch(SwitchCommand),
     /// Several settings at once; see [`crate::reconfigure`].
     Reconfigure {
         settings: Vec<Setting>,

@@ -165,20 +165,20 @@ impl Deployment {
 
 impl ClusterState {
     /// What a version of a service would be now: its program, with the number of copies, the places, what is
-    /// required of them, and the ways of updating and scaling that the service has by now. `None`: nobody remembers it.
+    /// required of them, the schedule, and the ways of updating and scaling that the service has by now. `None`: nobody remembers it.
     #[must_use]
     pub fn former(&self, service: &ServiceName, version: u64) -> Option<ServiceRecord> {
         let known = self.services.get(service)?;
         let kept = self.versions.get(service)?.get(&version)?;
         let (replicas, place, update) = (known.spec.replicas, known.spec.place.clone(), known.spec.update.clone());
-        let requires = known.spec.requires.clone();
-        let spec = ServiceSpec { replicas, place, requires, update, ..kept.spec.clone() };
+        let (requires, schedule) = (known.spec.requires.clone(), known.spec.schedule.clone());
+        let spec = ServiceSpec { replicas, place, requires, update, schedule, ..kept.spec.clone() };
         // What fits one mode need not fit another. Autoscaling may go by resources that the version had not.
         let present = ServiceSpec { autoscale: known.spec.autoscale.clone(), ..spec.clone() };
         let fits =
             |spec: &ServiceSpec| SpecDocument { services: vec![spec.clone()], routes: Vec::new() }.validate().is_ok();
         let spec = [present, spec.settled(Some(replicas))].into_iter().find(fits).unwrap_or_else(|| kept.spec.clone());
-        Some(ServiceRecord { spec, routes: known.routes.clone(), version })
+        Some(ServiceRecord { spec, version, ..known.clone() })
     }
 
     /// The deployment of a service that is not over.

@@ -319,7 +319,7 @@ fn facts_of(name: &ServiceName, service: &ServiceDrill, drill: &DrillRecord, see
     // What is promised for a service that runs once ends when its program is started.
     let counts = if service.mode == Mode::Singleton { seen.running } else { seen.healthy };
     let there = elsewhere().filter(|replica| counts.contains(&replica.id)).count();
-    if service.verdict == Verdict::Open && there >= seen.state.wanted(&record.spec) as usize {
+    if service.verdict == Verdict::Open && there >= seen.state.wanted(record) as usize {
         facts.push(Fact::Whole { service: name.clone() });
     }
 }

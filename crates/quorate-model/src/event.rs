@@ -123,6 +123,18 @@ pub enum Happening {
     ServiceRemoved {
         service: ServiceName,
     },
+    /// It keeps what it is to be, and none of it runs any more.
+    ServiceStopped {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_schedule: bool,
+    },
+    /// It runs again.
+    ServiceStarted {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_schedule: bool,
+    },
     /// An update is further, or goes back.
     UpdateStage {
         service: ServiceName,

@@ -38,6 +38,7 @@ pub mod secret;
 pub mod spec;
 pub mod sql;
 pub mod state;
+pub mod stopped;
 pub mod template;
 pub mod time;
 pub mod traffic;

@@ -27,6 +27,7 @@ use std::net::IpAddr;
 pub enum ReplicaState {
     /// The process runs and no check has passed yet.
     Starting,
+    /// Also a copy of an active-passive service that stands by cold, when nothing is missing to start it.
     Healthy,
     Unhealthy,
     /// The process ended and will be started again.

@@ -17,7 +17,7 @@ use crate::command::Refusal;
 use crate::event::Happening;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use crate::spec::{Mode, ServiceSpec};
-use crate::state::{Change, Changes, ClusterState, Health, NodeRecord, ReplicaRecord, Role};
+use crate::state::{Change, Changes, ClusterState, Health, NodeRecord, ReplicaRecord, Role, ServiceRecord};
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -267,8 +267,10 @@ impl ClusterState {
     /// How many replicas of a service are to run now. With the mode every-node these are the nodes that are
     /// joined and that it is to run on; one that takes nothing new counts if it has a replica.
     #[must_use]
-    pub fn wanted(&self, spec: &ServiceSpec) -> u32 {
+    pub fn wanted(&self, service: &ServiceRecord) -> u32 {
+        let spec = &service.spec;
         match spec.mode {
+            _ if service.stopped.is_some() => 0,
             Mode::Replicated | Mode::Singleton | Mode::ActivePassive => spec.replicas,
             Mode::EveryNode => {
                 let here = |node: &NodeRecord| {

@@ -20,14 +20,16 @@ mod autoscale;
 mod driver;
 mod placeholder;
 mod read;
+mod schedule;
 mod update;
 mod validate;
 
-pub use active::{Active, HOOK_DEFAULT};
+pub use active::{Active, HOOK_DEFAULT, Standby};
 pub use autoscale::{Autoscale, Bounds, Clock, Counted, Days, Hours, Scrape, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
 pub use read::{Format, Position, SpecError, nearest, parse, render};
+pub use schedule::{Moment, StartStop};
 pub use update::{Batch, Order, Promote, Update};
 
 /// A spec file.
@@ -109,6 +111,9 @@ pub struct ServiceSpec {
     /// stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<Autoscale>,
+    /// When it is started and stopped by itself. At most 16 entries; default: never.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<StartStop>,
     /// What is placed on each node that may run it, before it may. At most 16.
     #[serde(default, rename = "artifact", skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
@@ -204,6 +209,7 @@ impl ServiceSpec {
             place: _,
             update: _,
             autoscale: _,
+            schedule: _,
             active,
             resources,
             artifacts,

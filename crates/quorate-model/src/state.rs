@@ -25,6 +25,7 @@ use crate::member::{MemberChange, Members, NotAdmitted, Vote};
 use crate::place::Availability;
 use crate::planted::{Bug, planted};
 use crate::spec::{Mode, RouteSpec, ServiceSpec, SpecDocument};
+use crate::stopped::Stopped;
 use crate::time::WallTime;
 use crate::trust::{KeyRecord, TrustState};
 use crate::vip::VipRecord;
@@ -145,6 +146,12 @@ pub struct ServiceRecord {
     /// Another number when anything changes but how many replicas there are, where and how they are replaced:
     /// a new one, or that of a version that it goes back to. Replicas of other versions are replaced.
     pub version: u64,
+    /// It keeps what it is to be, and none of it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+    /// The moment of its schedule that was carried out last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<WallTime>,
 }
 
 /// A replica as decided.
@@ -250,6 +257,7 @@ impl ClusterState {
             Command::ContinueUpdate { service } => self.continue_update(&mut changes, service)?,
             Command::AbortUpdate { service } => self.abort_update(&mut changes, service)?,
             Command::Autoscale(command) => self.decide_autoscale(&mut changes, command)?,
+            Command::Switch(command) => self.decide_switch(&mut changes, command)?,
             Command::Reconfigure { settings } => self.reconfigure(&mut changes, settings)?,
             Command::Member(command) => self.decide_member(&mut changes, command)?,
             Command::CarryOut { expected, steps } => self.carry_out(&mut changes, *expected, steps)?,
@@ -487,15 +495,11 @@ impl ClusterState {
                 continue;
             }
             changes.event(Happening::ServiceApplied { service: spec.name.clone(), replicas: spec.replicas });
+            let (stopped, moment) = changes.switched(known, spec);
+            let record = |version| ServiceRecord { spec: spec.clone(), routes, version, stopped, moment };
             match known.filter(|_| same_program) {
-                Some(ServiceRecord { version, .. }) => {
-                    let record = ServiceRecord { spec: spec.clone(), routes, version: *version };
-                    changes.list.push(Change::Service(record));
-                }
-                None => {
-                    let version = self.next_version(&spec.name);
-                    self.deploy(changes, ServiceRecord { spec: spec.clone(), routes, version }, Cause::Applied);
-                }
+                Some(known) => changes.list.push(Change::Service(record(known.version))),
+                None => self.deploy(changes, record(self.next_version(&spec.name)), Cause::Applied),
             }
         }
         Ok(())

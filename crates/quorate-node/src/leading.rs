@@ -46,6 +46,8 @@ pub(crate) enum Chore {
     Transition(ServiceName),
     /// Another number of copies.
     Autoscale(ServiceName),
+    /// A moment of a service's schedule.
+    Moment(ServiceName),
     Note,
     /// A node whose vote counts no more is cut off.
     CutOff(NodeId),
@@ -244,7 +246,10 @@ impl Leading {
 
     /// What counts for the updates that are not over.
     fn updates(&mut self, seen: &Seen<'_>) -> Vec<Matter> {
-        let open = || seen.state.deployments.values().filter(|deployment| !deployment.stage.is_over());
+        // While a service is stopped no time passes for its update.
+        let runs = |name: &ServiceName| seen.state.services.get(name).is_some_and(|it| it.stopped.is_none());
+        let deployments = || seen.state.deployments.values().filter(|deployment| runs(&deployment.service));
+        let open = || deployments().filter(|deployment| !deployment.stage.is_over());
         self.reached.retain(|service, _| open().any(|deployment| deployment.service == *service));
         let mut matters = Vec::new();
         if open().next().is_none() {
@@ -289,6 +294,8 @@ impl Leading {
         wishes.extend(self.transitions(seen));
         wishes.extend(self.successions(seen));
         wishes.extend(self.autoscaling.due().into_iter().map(adjust));
+        let due = seen.state.moments_due(seen.now.wall);
+        wishes.extend(due.map(|(service, moment)| (Command::Switch(moment), Chore::Moment(service))));
         wishes.retain(|(_, chore)| *chore == Chore::Note || !self.on_its_way.contains(chore));
         wishes
     }
@@ -346,7 +353,12 @@ impl Leading {
             if self.on_its_way.contains(&chore) {
                 continue;
             }
-            let wanted = seen.state.wanted(&service.spec);
+            if service.stopped.is_some() {
+                // Started again it is as one that is new: not short of anything before it once had it.
+                self.healthy.insert(name.clone(), false);
+                continue;
+            }
+            let wanted = seen.state.wanted(service);
             let healthy = healthy_replicas.get(name).copied().unwrap_or_default();
             let all = healthy >= wanted;
             let recorded = self.healthy.get(name).copied();
@@ -382,9 +394,9 @@ fn recorded_health(state: &ClusterState) -> BTreeMap<ServiceName, bool> {
     for event in &state.events {
         match &event.what {
             Happening::ServiceHealthy { service, .. } => health.insert(service.clone(), true),
-            Happening::ServiceDegraded { service, .. } | Happening::ServiceRemoved { service } => {
-                health.insert(service.clone(), false)
-            }
+            Happening::ServiceDegraded { service, .. }
+            | Happening::ServiceRemoved { service }
+            | Happening::ServiceStopped { service, .. } => health.insert(service.clone(), false),
             _ => None,
         };
     }

@@ -240,6 +240,8 @@ pub struct Verdict {
 pub enum Limit {
     /// An update is under way: what copies use then says little.
     Updating,
+    /// The service is stopped.
+    Stopped,
     /// It was measured of no copy that counts.
     Unmeasured {
         metric: Metric,
@@ -284,6 +286,7 @@ pub enum Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Limit::Stopped => f.write_str("the service is stopped; the number stays until it runs again"),
             Limit::Updating => f.write_str("it is being updated; the number stays until that is over"),
             Limit::Unmeasured { metric } => {
                 let (name, why) = (metric.name(), metric.unmeasured());
@@ -578,10 +581,15 @@ impl Autoscaling {
                 }
                 sample(watch, copies.get(name).map(Vec::as_slice).unwrap_or_default(), autoscale, sight);
             }
-            if state.deploying(name).is_some() {
+            let rests = if service.stopped.is_some() {
+                Some(Limit::Stopped)
+            } else {
+                state.deploying(name).map(|_| Limit::Updating)
+            };
+            if let Some(limit) = rests {
                 watch.begin_anew(now);
                 watch.note(now, watch.wanted, autoscale.down_after);
-                let (right, to, limits) = (watch.wanted, watch.wanted, vec![Limit::Updating]);
+                let (right, to, limits) = (watch.wanted, watch.wanted, vec![limit]);
                 watch.verdict = Some((now, Verdict { readings: Vec::new(), right, to, limits }));
             } else if now.since(watch.looked) >= autoscale.every.0 {
                 look(watch, service, autoscale, sight);
@@ -729,7 +737,8 @@ fn reason(verdict: &Verdict, from: u32) -> String {
             Limit::Min { .. } | Limit::Max { .. } | Limit::Stepwise { .. } | Limit::NoRoom { .. } => {
                 why = format!("{why}; {limit}");
             }
-            Limit::Updating
+            Limit::Stopped
+            | Limit::Updating
             | Limit::Unmeasured { .. }
             | Limit::Partly { .. }
             | Limit::NoNumber { .. }

@@ -8,6 +8,7 @@ use crate::budget::{Budget, budget};
 use crate::held::{HeldReason, Slot, Unfit};
 use crate::planner::{self, Planner};
 use crate::ranking::{Ranking, Search};
+use crate::roles::Roles;
 use crate::{Observed, Policy};
 use quorate_model::command::Step;
 use quorate_model::id::{ReplicaId, ServiceName};
@@ -23,6 +24,8 @@ pub struct Explanation {
     pub mode: Mode,
     /// How many are to run.
     pub wanted: u32,
+    /// Of an active-passive service: which copy is active, and who would be next.
+    pub roles: Option<Roles>,
     /// Those that run and go on running, by ordinal.
     pub running: Vec<Running>,
     /// Those for which a node is looked for now.
@@ -192,11 +195,12 @@ pub(crate) fn explain(
     Some(Explanation {
         service: service.clone(),
         mode: record.spec.mode,
-        wanted: state.wanted(&record.spec),
+        wanted: state.wanted(record),
+        roles: planner.roles(record),
         running,
         searches,
         without,
-        budget: budget(room, record, state.wanted(&record.spec)),
+        budget: budget(room, record, state.wanted(record)),
         held: plan.held.into_iter().filter(|held| held.service == *service).map(|held| held.reason).collect(),
     })
 }

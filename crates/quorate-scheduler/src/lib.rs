@@ -28,6 +28,7 @@ mod held;
 mod planner;
 mod ranking;
 mod rebalance;
+mod roles;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,8 @@ pub use explain::{Candidates, Explanation, Running, Score, Searched};
 pub use held::{Held, HeldReason, Slot, Unfit};
 pub use ranking::Better;
 pub use rebalance::{Balance, Shift};
-pub use whatif::{Fault, Forecast, Move};
+pub use roles::{ActiveCopy, Roles, Standby, Unready, WhyActive};
+pub use whatif::{Fault, Forecast, Move, RoleMove};
 
 use quorate_model::command::Step;
 use quorate_model::id::{NodeId, ReplicaId, ServiceName};

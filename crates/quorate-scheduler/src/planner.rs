@@ -126,7 +126,7 @@ impl<'a> Planner<'a> {
                 let is_well = seat.phase == Phase::Run && !seat.is_stale() && self.is_healthy(id);
                 is_well && ordinals.insert(seat.ordinal)
             })
-            && ordinals.len() == service.spec.replicas as usize
+            && ordinals.len() == service.copies() as usize
     }
 
     fn look_after(&mut self, service: &'a ServiceRecord) {
@@ -135,6 +135,9 @@ impl<'a> Planner<'a> {
             return;
         }
         self.retire_what_is_too_many(service);
+        if service.stopped.is_some() {
+            return;
+        }
         self.retire_duplicates(service);
         let full = match service.spec.mode {
             Mode::Replicated | Mode::Singleton | Mode::ActivePassive => self.fill(service),
@@ -195,7 +198,7 @@ impl<'a> Planner<'a> {
     /// then the highest; what is active last.
     fn retire_surplus(&mut self, service: &ServiceRecord) {
         let ordinals = self.room.ordinals(&service.spec.name);
-        let surplus = ordinals.len().saturating_sub(service.spec.replicas as usize);
+        let surplus = ordinals.len().saturating_sub(service.copies() as usize);
         if surplus == 0 {
             return;
         }
@@ -220,7 +223,8 @@ impl<'a> Planner<'a> {
         for (ordinal, members) in ordinals {
             for id in members {
                 let node = self.room.seat(id).node;
-                let wanted = self.state.nodes.get(&node).is_some_and(|node| node.is_one_of_every(&service.spec));
+                let is_one = self.state.nodes.get(&node).is_some_and(|node| node.is_one_of_every(&service.spec));
+                let wanted = is_one && service.stopped.is_none();
                 if !wanted || *kept.entry(node).or_insert(ordinal) != ordinal {
                     self.end(id);
                 }

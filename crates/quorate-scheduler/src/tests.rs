@@ -11,6 +11,7 @@ mod forecasts;
 mod placement;
 mod properties;
 mod resources;
+mod stopped;
 mod text;
 mod traffic;
 mod updates;

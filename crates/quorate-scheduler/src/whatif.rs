@@ -10,9 +10,10 @@ use crate::held::{Held, Slot};
 use crate::{Observed, Policy, plan};
 use quorate_model::assignment::Phase;
 use quorate_model::command::Command;
-use quorate_model::id::{LogIndex, NodeId, ReplicaId};
+use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::lease::{LeaseCommand, LeaseRecord};
 use quorate_model::observed::{Casting, Part, ReplicaState};
+use quorate_model::spec::Mode;
 use quorate_model::state::{ClusterState, Health};
 use quorate_model::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,8 @@ pub enum Fault {
 pub struct Forecast {
     /// By service and ordinal.
     pub moves: Vec<Move>,
+    /// Active-passive services of which another copy is active afterwards, by name.
+    pub roles: Vec<RoleMove>,
     /// What is not done then, and why.
     pub held: Vec<Held>,
 }
@@ -42,6 +45,16 @@ pub struct Move {
     pub from: Option<NodeId>,
     /// `None`: no node can take it, or it is not wanted.
     pub to: Option<NodeId>,
+}
+
+/// A service of which another copy is active afterwards, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleMove {
+    pub service: ServiceName,
+    /// The copy that is active now, and its node. `None`: none is.
+    pub from: Option<(Slot, NodeId)>,
+    /// `None`: none can be.
+    pub to: Option<(Slot, NodeId)>,
 }
 
 /// Plans that are made at most, for each replica of the cluster. An ordinal is placed, retired, released and
@@ -60,7 +73,8 @@ pub(crate) fn what_if(state: &ClusterState, observed: &Observed, policy: &Policy
         imagined.wait_until(time);
         held = imagined.settle();
     }
-    Forecast { moves: moves(&layout(state), &layout(&imagined.state)), held }
+    let roles = role_moves(&active(state), &active(&imagined.state));
+    Forecast { moves: moves(&layout(state), &layout(&imagined.state)), roles, held }
 }
 
 struct Imagined {
@@ -139,7 +153,7 @@ impl Imagined {
     }
 
     fn plans_max(&self) -> usize {
-        let wanted: u32 = self.state.services.values().map(|service| self.state.wanted(&service.spec)).sum();
+        let wanted: u32 = self.state.services.values().map(|service| self.state.wanted(service)).sum();
         PLANS_PER_REPLICA * (self.state.replicas.len() + wanted as usize + 1)
     }
 
@@ -227,6 +241,32 @@ impl Imagined {
         }
         changed
     }
+}
+
+/// By service: the copy that has its lease.
+type Active<'a> = BTreeMap<&'a ServiceName, (ReplicaId, (Slot, NodeId))>;
+
+/// Who is active of each active-passive service, or is to give that back.
+fn active(state: &ClusterState) -> Active<'_> {
+    let cast = state.services.values().filter(|service| service.spec.mode == Mode::ActivePassive);
+    let active = cast.filter_map(|service| {
+        let holder = state.leases.get(&service.spec.name)?.holder?;
+        let replica = state.replicas.get(&holder.replica)?;
+        let slot = Slot { service: replica.service.clone(), ordinal: replica.ordinal };
+        Some((&service.spec.name, (replica.id, (slot, replica.node))))
+    });
+    active.collect()
+}
+
+fn role_moves(before: &Active<'_>, after: &Active<'_>) -> Vec<RoleMove> {
+    let services: BTreeSet<&ServiceName> = before.keys().chain(after.keys()).copied().collect();
+    let moves = services.into_iter().filter_map(|service| {
+        let (was, is) = (before.get(service), after.get(service));
+        let differs = was.map(|(id, _)| id) != is.map(|(id, _)| id);
+        let copy = |found: Option<&(ReplicaId, (Slot, NodeId))>| found.map(|(_, copy)| copy.clone());
+        differs.then(|| RoleMove { service: service.clone(), from: copy(was), to: copy(is) })
+    });
+    moves.collect()
 }
 
 type Layout = BTreeMap<Slot, BTreeSet<NodeId>>;

@@ -67,6 +67,37 @@ impl Running {
         self.known.spec.mode == Mode::ActivePassive
     }
 
+    /// Whether nothing of it runs unless it is the active one.
+    fn is_cold(&self) -> bool {
+        self.known.spec.stands_by_cold()
+    }
+
+    /// Of a copy that stands by cold: the epoch under which it is to run.
+    fn called(&self) -> Option<u64> {
+        self.known.lease.filter(|lease| !lease.yields).map(|lease| lease.epoch).filter(|epoch| *epoch > self.yielded)
+    }
+
+    /// Starts a copy that stands by cold when its lease is held, and ends it when it is not to be active any more.
+    fn follow_lease(&mut self, held: Option<Duration>, now: Timestamp, dice: &mut Dice) {
+        let ms = Duration::from_millis;
+        match (self.alive, self.called()) {
+            (true, epoch) if self.active != epoch && self.state != ReplicaState::Stopping => {
+                self.state = ReplicaState::Stopping;
+                self.due = Some(now.plus(dice.span((ms(1), ms(500)))));
+            }
+            (false, Some(epoch)) if held.is_some() => {
+                (self.alive, self.state) = (true, ReplicaState::Starting);
+                (self.active, self.until) = (Some(epoch), held);
+                self.due = Some(now.plus(dice.span((ms(5), ms(800)))));
+            }
+            (false, None) => self.state = ReplicaState::Healthy,
+            (true, _) | (false, Some(_)) => {}
+        }
+        if let Some(lease) = self.known.lease.filter(|lease| lease.yields && !self.alive) {
+            self.yielded = self.yielded.max(lease.epoch);
+        }
+    }
+
     /// What stands behind it is gone, as are its hooks.
     fn stand_by(&mut self) {
         (self.active, self.demoted_at, self.until) = (None, None, None);
@@ -240,7 +271,16 @@ impl Agent {
             });
             running.known = wanted.assigned;
             let held = self.holds.get(&replica).map(|(_, until)| *until).filter(|until| *until > boot);
+            let held_as_given = self
+                .holds
+                .get(&replica)
+                .filter(|(epoch, until)| Some(*epoch) == running.known.lease.map(|it| it.epoch) && *until > boot)
+                .map(|(_, until)| *until);
             match phase {
+                Phase::Run if running.is_cold() => {
+                    running.follow_lease(held_as_given, now, dice);
+                    continue;
+                }
                 Phase::Run
                     if !running.alive && running.known.lease.is_some() && held.is_none() && !running.is_cast() => {}
                 Phase::Run if !running.alive && !running.state.is_over() => {
@@ -259,12 +299,8 @@ impl Agent {
                 Phase::Stop if running.alive => {}
                 Phase::Stop => running.state = ReplicaState::Stopped,
             }
-            if running.is_cast() {
-                let held = self
-                    .holds
-                    .get(&replica)
-                    .filter(|(epoch, _)| Some(*epoch) == running.known.lease.map(|it| it.epoch));
-                running.follow_role(held.map(|(_, until)| *until).filter(|until| *until > boot), now, dice);
+            if running.is_cast() && !running.is_cold() {
+                running.follow_role(held_as_given, now, dice);
             }
         }
         // What has ended and is not listed any more is forgotten, as its directory is.
@@ -301,7 +337,12 @@ impl Agent {
                     }
                     ReplicaState::Starting => replica.state = ReplicaState::Healthy,
                     _ => {
-                        replica.state = ReplicaState::Stopped;
+                        let stands_by = replica.is_cold() && replica.known.phase == Phase::Run;
+                        let ended = if stands_by { ReplicaState::Healthy } else { ReplicaState::Stopped };
+                        if let Some(lease) = replica.known.lease.filter(|lease| stands_by && lease.yields) {
+                            replica.yielded = replica.yielded.max(lease.epoch);
+                        }
+                        replica.state = ended;
                         replica.alive = false;
                         replica.stand_by();
                     }
@@ -313,15 +354,19 @@ impl Agent {
 
     /// A process ends by itself and is started again.
     pub(crate) fn crash_one(&mut self, now: Timestamp, dice: &mut Dice) -> bool {
-        let alive: Vec<ReplicaId> =
-            self.replicas.iter().filter(|(_, it)| it.state == ReplicaState::Healthy).map(|(id, _)| *id).collect();
+        let alive: Vec<ReplicaId> = self
+            .replicas
+            .iter()
+            .filter(|(_, it)| it.state == ReplicaState::Healthy && it.alive)
+            .map(|(id, _)| *id)
+            .collect();
         if alive.is_empty() {
             return false;
         }
         let chosen = *dice.pick(&alive);
         if let Some(replica) = self.replicas.get_mut(&chosen) {
             replica.state = ReplicaState::Starting;
-            if replica.is_cast() {
+            if replica.is_cast() && !replica.is_cold() {
                 replica.stand_by();
             }
             replica.due = Some(now.plus(Duration::from_millis(dice.between(100, 3_000))));

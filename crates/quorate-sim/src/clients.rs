@@ -673,7 +673,8 @@ fn service_command(dice: &mut Dice, may_fail: bool) -> Command {
         return Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") };
     }
     if dice.chance(150) {
-        let more = *dice.pick(&["", "without_quorum = 'demote'"]);
+        let hook = "demote = ['/bin/demote']";
+        let (more, active) = *dice.pick(&[("", hook), ("without_quorum = 'demote'", hook), ("", "standby = 'cold'")]);
         let (replicas, version) = (dice.between(2, 3), dice.below(2));
         let service = ServiceName::new("pair").expect("a good name");
         if dice.chance(300) {
@@ -681,7 +682,7 @@ fn service_command(dice: &mut Dice, may_fail: bool) -> Command {
         }
         let text = format!(
             "[[service]]\nname = 'pair'\nmode = 'active-passive'\nreplicas = {replicas}\nfailover = '10s'\n{more}\n\
-             command = ['/bin/pair']\nenv = {{ V = '{version}' }}\n[service.active]\ndemote = ['/bin/demote']"
+             command = ['/bin/pair']\nenv = {{ V = '{version}' }}\n[service.active]\n{active}"
         );
         return Command::ApplySpec { document: spec::parse(&text, Format::Toml).expect("a good spec") };
     }

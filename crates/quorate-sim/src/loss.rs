@@ -70,23 +70,46 @@ pub(crate) fn lose_one(world: &mut World) -> (u64, u64) {
         );
         world.broken("does_what_was_forecast", what);
     }
+    let mut expected = active(&before.state);
+    for role in &forecast.roles {
+        expected.remove(&role.service);
+        expected.extend(role.to.as_ref().map(|(_, node)| (role.service.clone(), *node)));
+    }
+    let state = world.leader().map(|leader| world.machines[leader].process.as_ref().expect("it leads").node.state());
+    let is = state.map(active).unwrap_or_default();
+    if world.violation.is_none() && is != expected {
+        let tell = |active: &BTreeMap<ServiceName, NodeId>| {
+            let places: Vec<String> =
+                active.iter().map(|(service, node)| format!("{service} on {}", named(&before.state, node))).collect();
+            places.join(", ")
+        };
+        let what = format!("n{} lost its power; forecast as active: {}; active: {}", n + 1, tell(&expected), tell(&is));
+        world.broken("does_what_was_forecast", what);
+    }
     (moved, forecast.moves.len() as u64)
 }
 
 /// Whether what is waited for after the loss of a node ends in the order of the times that are set: the first to look
-/// for a place has the choice, and how soon the loss is seen is nobody's setting. Nor is it sure of a copy that may be
-/// the active one of several: the forecast knows when its lease is over, and not what its heirs do meanwhile.
+/// for a place has the choice, and how soon the loss is seen is nobody's setting. The copy that was the active one of
+/// several is replaced when both its lease and the patience with its node are over.
 fn order_is_sure(before: &Survey, lost: NodeId) -> bool {
     let state = &before.state;
-    let waits = |replica: &ReplicaRecord| match state.leases.get(&replica.service) {
-        Some(lease) => lease.ttl.0,
-        None => before.policy.replace_after,
+    let patience = before.policy.replace_after;
+    let ttl = |replica: &ReplicaRecord| {
+        let lease = state.leases.get(&replica.service)?;
+        lease.holder.is_some_and(|holder| holder.replica == replica.id).then_some(lease.ttl.0)
     };
-    let mut lost_here = state.replicas.values().filter(|it| it.node == lost);
-    if lost_here.any(|it| it.spec.mode == Mode::ActivePassive) {
+    let lost = || state.replicas.values().filter(move |it| it.node == lost);
+    let cast = |replica: &&ReplicaRecord| replica.spec.mode == Mode::ActivePassive;
+    if lost().filter(cast).filter_map(ttl).any(|ttl| ttl.abs_diff(patience) < SEEN_WITHIN) {
         return false;
     }
-    let times: BTreeSet<Duration> = state.replicas.values().filter(|it| it.node == lost).map(waits).collect();
+    let waits = |replica: &ReplicaRecord| match ttl(replica) {
+        Some(ttl) if cast(&replica) => ttl.max(patience),
+        Some(ttl) => ttl,
+        None => patience,
+    };
+    let times: BTreeSet<Duration> = lost().map(waits).collect();
     times.iter().zip(times.iter().skip(1)).all(|(one, next)| *next - *one >= SEEN_WITHIN)
 }
 
@@ -121,8 +144,19 @@ fn known(layout: &Layout) -> Layout {
     layout.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(slot, nodes)| (slot.clone(), nodes.clone())).collect()
 }
 
+/// The node of the active copy of each active-passive service.
+fn active(state: &ClusterState) -> BTreeMap<ServiceName, NodeId> {
+    let cast = state.services.values().filter(|service| service.spec.mode == Mode::ActivePassive);
+    let holder = |name: &ServiceName| state.leases.get(name)?.holder;
+    cast.filter_map(|service| Some((service.spec.name.clone(), holder(&service.spec.name)?.node))).collect()
+}
+
+fn named(state: &ClusterState, node: &NodeId) -> String {
+    state.nodes.get(node).map_or("?", |node| &node.identity.name).to_owned()
+}
+
 fn shown(state: &ClusterState, layout: &Layout) -> String {
-    let name = |node: &NodeId| state.nodes.get(node).map_or("?", |node| &node.identity.name).to_owned();
+    let name = |node: &NodeId| named(state, node);
     let placed = layout.iter().filter(|(_, nodes)| !nodes.is_empty());
     let slots = placed.map(|((service, ordinal), nodes)| {
         format!("{service}.{ordinal} on {}", nodes.iter().map(name).collect::<Vec<_>>().join(" and "))

@@ -36,6 +36,7 @@ pub(crate) mod screen;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod status;
+pub(crate) mod switch;
 pub(crate) mod target;
 pub(crate) mod tokens;
 pub(crate) mod unix;
@@ -163,6 +164,12 @@ pub(crate) enum Command {
     /// Replace the copies of a service, or of all, one after another
     #[command(after_help = "Examples:\n  quorate restart web\n  quorate restart all")]
     Restart(service::RestartArgs),
+    /// End the copies of a service, or of all; what they are to be is kept
+    #[command(after_help = "Examples:\n  quorate stop web\n  quorate stop all --yes")]
+    Stop(switch::StopArgs),
+    /// Run a service that was stopped, or all
+    #[command(after_help = "Examples:\n  quorate start web\n  quorate start all")]
+    Start(switch::StartArgs),
     /// Make a service an earlier version of itself
     #[command(after_help = "Examples:\n  quorate rollback web\n  quorate rollback web --to 3")]
     Rollback(update::RollbackArgs),
@@ -402,6 +409,8 @@ fn run(cli: Cli, screen: Screen) -> Result<ExitCode, Failure> {
         Command::Scale(args) => service::scale(&context, &args)?,
         Command::Autoscale(command) => autoscale::run(&context, command)?,
         Command::Restart(args) => service::restart(&context, &args)?,
+        Command::Stop(args) => switch::stop(&context, &args)?,
+        Command::Start(args) => switch::start(&context, &args)?,
         Command::Rollback(args) => update::rollback(&context, &args)?,
         Command::Update(command) => update::update(&context, &command)?,
         Command::Reconfigure(args) => reconfigure::run(&context, &args)?,

@@ -164,6 +164,8 @@ impl Ocf {
         // A node has one of a service, but for a moment while one of them ends.
         let instance = match spec.mode {
             Mode::Singleton | Mode::EveryNode => spec.name.to_string(),
+            // One that stands by cold is not there before it is the active one.
+            Mode::ActivePassive if spec.stands_by_cold() => spec.name.to_string(),
             Mode::Replicated | Mode::ActivePassive => format!("{}:{}", spec.name, launch.assigned.ordinal),
         };
         let node = launch.env.get("QUORATE_NODE").cloned().unwrap_or_default();

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+mod active;
 mod container;
 mod endpoints;
 mod group;

@@ -1,9 +1,11 @@
 //! OCF agents under real agents and shims: Debian's own (package `resource-agents`, which CI installs), and
 //! scripts that do what those would not.
 
+use super::active::yielding;
 use super::lease::{Holding, leased};
 use super::*;
-use quorate_model::observed::Fencing;
+use quorate_model::observed::{Casting, Fencing, Part};
+use quorate_model::spec::Mode;
 use std::os::unix::fs::PermissionsExt;
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -26,9 +28,13 @@ fn own_agent(node: &Node, script: &str) -> ServiceSpec {
 }
 
 fn own_agent_with(node: &Node, parameters: &str, script: &str) -> ServiceSpec {
+    own_agent_that_says(node, &format!("<parameters>{parameters}</parameters>"), script)
+}
+
+fn own_agent_that_says(node: &Node, about: &str, script: &str) -> ServiceSpec {
     let agents = node.dir.path().join("ocf/resource.d/test");
     fs::create_dir_all(&agents).unwrap();
-    let meta = format!("<resource-agent name='own'><parameters>{parameters}</parameters></resource-agent>");
+    let meta = format!("<resource-agent name='own'>{about}</resource-agent>");
     let text = format!("#!/bin/sh\n[ $1 = meta-data ] && echo \"{meta}\" && exit 0\n{script}\n");
     fs::write(agents.join("own"), text).unwrap();
     fs::set_permissions(agents.join("own"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -257,6 +263,66 @@ async fn a_shim_passes_on_who_is_to_be_active() {
     tell_shim(&node, id, r#"{"v":1,"do":"demote"}"#);
     kept(&node, id, "up").await;
     assert_eq!(fs::read_to_string(&state).unwrap().trim(), "slave");
+}
+
+/// Has a copy of an active-passive service become the active one under an epoch, and then a standby again. `is` looks
+/// at it each time.
+async fn promoted_and_demoted(agent: &Agent, id: ReplicaId, spec: &ServiceSpec, is: impl Fn(Part)) {
+    run_one(agent, 1, id, spec);
+    let before = healthy(agent, id).await;
+    assert_eq!(before.casting, Some(Casting { part: Part::Standby, epoch: 0, yielded: 0 }));
+    is(Part::Standby);
+    let ttl = Duration::from_secs(20);
+    let holding = Holding::begin(agent, id, 7, ttl);
+    agent.assign(assignment(2, vec![leased(id, spec, 7, ttl)]));
+    let active = Casting { part: Part::Active, epoch: 7, yielded: 0 };
+    status(agent, id, |status| status.casting == Some(active)).await;
+    is(Part::Active);
+    agent.assign(assignment(3, vec![yielding(id, spec, 7)]));
+    let given_back = Casting { part: Part::Standby, epoch: 0, yielded: 7 };
+    let after = status(agent, id, |status| status.casting == Some(given_back)).await;
+    is(Part::Standby);
+    assert_eq!((after.pid, after.restarts), (before.pid, 0), "nothing was started anew");
+    holding.end().await;
+}
+
+#[tokio::test]
+async fn debians_stateful_is_active_under_its_lease_and_gives_that_back() {
+    let (node, id) = (Node::new(), replica(0));
+    let agent = node.agent().await;
+    let state = node.dir.path().join("stateful.state");
+    let mut spec = ocf("heartbeat:Stateful", json!({"state": state}), json!({}));
+    (spec.mode, spec.replicas) = (Mode::ActivePassive, 2);
+    let is = |part: Part| {
+        let expected = if part == Part::Active { "master" } else { "slave" };
+        assert_eq!(fs::read_to_string(&state).unwrap().trim(), expected);
+    };
+    promoted_and_demoted(&agent, id, &spec, is).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_wants_to_know_is_told_before_and_after_each_change_of_its_part() {
+    let (node, id) = (Node::new(), replica(0));
+    let agent = node.agent().await;
+    let about = "<parameters><parameter name='dir'/></parameters><actions><action name='promote' timeout='20s'/>\
+        <action name='demote' timeout='20s'/><action name='notify' timeout='20s'/></actions>";
+    let script = r#"
+note() { echo "$*" >>"$OCF_RESKEY_dir/asked"; }
+case $1 in
+start) echo standby >"$OCF_RESKEY_dir/part" ;;
+stop) rm -f "$OCF_RESKEY_dir/part" ;;
+monitor) case $(cat "$OCF_RESKEY_dir/part" 2>/dev/null) in standby) ;; active) exit 8 ;; *) exit 7 ;; esac ;;
+promote) note promote; echo active >"$OCF_RESKEY_dir/part" ;;
+demote) note demote; echo standby >"$OCF_RESKEY_dir/part" ;;
+notify) note $OCF_RESKEY_CRM_meta_notify_type $OCF_RESKEY_CRM_meta_notify_operation ;;
+*) exit 3 ;;
+esac"#;
+    let mut spec = own_agent_that_says(&node, about, script);
+    (spec.mode, spec.replicas) = (Mode::ActivePassive, 2);
+    promoted_and_demoted(&agent, id, &spec, |_| ()).await;
+    let asked = fs::read_to_string(node.dir.path().join("asked")).unwrap();
+    let expected = ["pre promote", "promote", "post promote", "pre demote", "demote", "post demote"];
+    assert_eq!(asked.lines().collect::<Vec<_>>(), expected);
 }
 
 /// A network namespace in which an agent may change addresses.

@@ -101,6 +101,8 @@ words!(
         ServiceAutoscale = "service-autoscale",
         ServiceRestart = "service-restart",
         ServiceActivate = "service-activate",
+        ServiceStop = "service-stop",
+        ServiceStart = "service-start",
         Rebalance = "rebalance",
         ServiceRemove = "service-remove",
         VipAdd = "vip-add",
@@ -189,9 +191,13 @@ impl Operation {
             O::LogRead => Needs::Permission(P::LogRead),
             O::NodeLogRead => Needs::Permission(P::NodeLogRead),
             O::ServiceApply | O::VipAdd | O::VipRemove => Needs::Permission(P::ServiceApply),
-            O::ServiceScale | O::ServiceAutoscale | O::ServiceRestart | O::ServiceActivate | O::Rebalance => {
-                Needs::Permission(P::ServiceScale)
-            }
+            O::ServiceScale
+            | O::ServiceAutoscale
+            | O::ServiceRestart
+            | O::ServiceActivate
+            | O::ServiceStop
+            | O::ServiceStart
+            | O::Rebalance => Needs::Permission(P::ServiceScale),
             O::ServiceRemove => Needs::Permission(P::ServiceRemove),
             O::LeaderTransfer
             | O::NodeAlias
@@ -294,6 +300,8 @@ impl Operation {
             | O::ServiceAutoscale
             | O::ServiceRestart
             | O::ServiceActivate
+            | O::ServiceStop
+            | O::ServiceStart
             | O::Rebalance
             | O::ServiceRemove
             | O::VipAdd

@@ -174,7 +174,7 @@ fn a_service_on_every_node_wants_one_on_each_that_fits_now() {
         label(&mut state, number, &[("disk", Some("ssd"))]).unwrap();
     }
     apply(&mut state, "mode = 'every-node'\nplace = { require = ['disk = ssd'] }").unwrap();
-    let wanted = |state: &ClusterState| state.wanted(&web(state).spec);
+    let wanted = |state: &ClusterState| state.wanted(web(state));
     assert_eq!(wanted(&state), 3);
     set(&mut state, 1, draining(None)).unwrap();
     assert_eq!(wanted(&state), 2);

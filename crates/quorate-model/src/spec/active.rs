@@ -1,7 +1,7 @@
 //! The table `active` of a service: how one of its copies becomes the active one, and another its successor.
 //!
-//! Every copy runs; one of them is active, under the lease of the service. Which one, and how it gets there and back,
-//! is said here. Source: docs/adr/0018-active-passive.md.
+//! Every copy runs, or has its place and could: one of them is active, under the lease of the service. Which one, and
+//! how it gets there and back, is said here. Source: docs/adr/0018-active-passive.md.
 
 use super::{Driver, Mode, ServiceSpec, WithoutQuorum};
 use crate::place::{Constraint, LIST_MAX};
@@ -31,6 +31,11 @@ pub struct Active {
     /// live is the most that `demote` gets.
     #[serde(default = "hook")]
     pub timeout: Span,
+    /// Whether the copies that are not active run. `hot` (default): they do, and a hook makes one of them the active
+    /// one. `cold`: each has its place and what it needs there, and starts when it is to be the active one, under the
+    /// lease; then there are no hooks.
+    #[serde(default, skip_serializing_if = "Standby::is_hot")]
+    pub standby: Standby,
     /// Copies on which nodes are active rather than others, the most important condition first. At most 16. Among
     /// equals it is the one that has been there for longest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,21 +46,43 @@ pub struct Active {
     pub failback: bool,
 }
 
+/// Whether copies run that are not the active one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standby {
+    #[default]
+    Hot,
+    Cold,
+}
+
+impl Standby {
+    fn is_hot(&self) -> bool {
+        *self == Standby::Hot
+    }
+}
+
 fn hook() -> Span {
     HOOK_DEFAULT
 }
 
 impl Default for Active {
     fn default() -> Self {
-        Active { promote: Vec::new(), demote: Vec::new(), timeout: HOOK_DEFAULT, prefer: Vec::new(), failback: false }
+        Active {
+            promote: Vec::new(),
+            demote: Vec::new(),
+            timeout: HOOK_DEFAULT,
+            standby: Standby::Hot,
+            prefer: Vec::new(),
+            failback: false,
+        }
     }
 }
 
 impl Active {
     /// Whether copies of one become active as those of the other do; which one does is another matter.
     pub(super) fn runs_the_same(&self, other: &Active) -> bool {
-        let Active { promote, demote, timeout, prefer: _, failback: _ } = self;
-        (promote, demote, timeout) == (&other.promote, &other.demote, &other.timeout)
+        let Active { promote, demote, timeout, standby, prefer: _, failback: _ } = self;
+        (promote, demote, timeout, standby) == (&other.promote, &other.demote, &other.timeout, &other.standby)
     }
 }
 
@@ -64,6 +91,19 @@ impl ServiceSpec {
     #[must_use]
     pub fn activity(&self) -> Active {
         self.active.clone().unwrap_or_default()
+    }
+
+    /// Whether a running copy becomes the active one, and a standby again: those of an active-passive service do,
+    /// unless they stand by cold.
+    #[must_use]
+    pub fn changes_parts(&self) -> bool {
+        self.mode == Mode::ActivePassive && !self.stands_by_cold()
+    }
+
+    /// Whether nothing runs of a copy that is not the active one.
+    #[must_use]
+    pub fn stands_by_cold(&self) -> bool {
+        self.mode == Mode::ActivePassive && self.active.as_ref().is_some_and(|it| it.standby == Standby::Cold)
     }
 
     /// Whether a copy that loses its lease may run on as a standby.
@@ -82,8 +122,10 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
             None => Ok(()),
         };
     }
-    if !matches!(spec.driver, Driver::Process | Driver::Ocf) {
-        let problem = "has no way to be promoted: write driver = \"process\" or \"ocf\", or mode = \"singleton\"";
+    if spec.stands_by_cold() {
+        cold(spec)?;
+    } else if !matches!(spec.driver, Driver::Process | Driver::Ocf) {
+        let problem = "has no way to be promoted: write driver = \"process\" or \"ocf\", or active.standby = \"cold\"";
         return refused("driver", problem.into());
     }
     let active = spec.activity();
@@ -114,6 +156,22 @@ pub(super) fn validate(spec: &ServiceSpec) -> Result<(), (String, String)> {
     Ok(())
 }
 
+/// What is started to be active, and ended to be that no more, has no use for what does that while it runs.
+fn cold(spec: &ServiceSpec) -> Result<(), (String, String)> {
+    let active = spec.activity();
+    for (field, hook) in [("active.promote", &active.promote), ("active.demote", &active.demote)] {
+        if !hook.is_empty() {
+            let problem = "is for copies that run, and with standby = \"cold\" the active one alone does: leave it out";
+            return Err((field.into(), problem.into()));
+        }
+    }
+    if spec.demotes() {
+        let problem = "is \"demote\", and with active.standby = \"cold\" nothing runs that is not active: leave it out";
+        return Err(("without_quorum".into(), problem.into()));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use crate::spec::{Format, parse};
@@ -137,6 +195,12 @@ mod tests {
             ("mode = 'singleton'\nwithout_quorum = 'demote'", "for mode = \"active-passive\""),
             ("without_quorum = 'demote'", "for services that run once"),
             ("mode = 'active-passive'\nvip = '10.0.0.9/24'", "is for services that run once"),
+            ("mode = 'active-passive'\n[service.active]\nstandby = 'warm'", "allowed: \"hot\", \"cold\""),
+            (
+                "mode = 'active-passive'\n[service.active]\nstandby = 'cold'\ndemote = ['/d']",
+                "the active one alone does",
+            ),
+            ("mode = 'active-passive'\nwithout_quorum = 'demote'\n[service.active]\nstandby = 'cold'", "nothing runs"),
             ("mode = 'active-passive'\n[service.active]\npromot = ['x']", "did you mean `promote`"),
             ("mode = 'active-passive'\n[service.active]\npromote = ['{nothing}']", "{nothing}"),
             ("mode = 'active-passive'\nreplicas = 3\nfailover = '9s'", "10s"),
@@ -147,5 +211,25 @@ mod tests {
                      [service.active]\npromote = ['/p', '{replica}']\ndemote = ['/d']\ntimeout = '2s'\n\
                      prefer = ['node=n1', 'zone=a']\nfailback = true";
         assert_eq!(says(whole), "");
+        let cold = "mode = 'active-passive'\nreplicas = 2\n[service.active]\nstandby = 'cold'\nprefer = ['zone=a']";
+        assert_eq!(says(cold), "");
+    }
+
+    #[test]
+    fn who_stands_by_cold_runs_something_else_than_who_stands_by_hot() {
+        let read = |standby: &str| {
+            let text = format!(
+                "[[service]]\nname = 'db'\ncommand = ['/bin/db']\nmode = 'active-passive'\n[service.active]\n{standby}"
+            );
+            parse(&text, Format::Toml).unwrap().services.remove(0)
+        };
+        let (hot, cold) = (read("standby = 'hot'"), read("standby = 'cold'"));
+        assert_eq!((hot.changes_parts(), hot.stands_by_cold()), (true, false));
+        assert_eq!((cold.changes_parts(), cold.stands_by_cold()), (false, true));
+        assert!(hot.runs_the_same(&read("failback = false")) && !hot.runs_the_same(&cold));
+        assert!(
+            cold.runs_the_same(&read("standby = 'cold'\nprefer = ['zone=a']")),
+            "which one is active is no part of it"
+        );
     }
 }

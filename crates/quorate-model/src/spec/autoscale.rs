@@ -271,6 +271,13 @@ impl FromStr for Clock {
     }
 }
 
+impl Clock {
+    /// Since midnight; 24:00 is a day.
+    pub(super) fn minutes(self) -> u64 {
+        self.0.into()
+    }
+}
+
 impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:02}:{:02}", self.0 / 60, self.0 % 60)
@@ -312,6 +319,14 @@ impl FromStr for Days {
     }
 }
 
+impl Days {
+    /// Whether a day, counted from 1970 on, is one of them.
+    pub(super) fn has(self, day: u64) -> bool {
+        // 1970 began on a Thursday.
+        self.0[usize::try_from((day + 3) % 7).unwrap_or_default()]
+    }
+}
+
 impl fmt::Display for Days {
     /// Runs of days as ranges, in the order of the week.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -334,21 +349,24 @@ impl fmt::Display for Days {
     }
 }
 
-const DAY_MINUTES: u64 = 24 * 60;
+pub(super) const DAY_MINUTES: u64 = 24 * 60;
+
+/// Whether a minute, counted from 1970 on, is between two times of day that begin on these days. Not later than
+/// `from`, `to` is on the next day.
+pub(super) fn during(days: Days, from: Clock, to: Clock, minute: u64) -> bool {
+    let (day, minute) = (minute / DAY_MINUTES, minute % DAY_MINUTES);
+    let (from, to) = (from.minutes(), to.minutes());
+    if from < to {
+        return days.has(day) && (from..to).contains(&minute);
+    }
+    (days.has(day) && minute >= from) || (days.has(day + 6) && minute < to)
+}
 
 impl Hours {
     /// Whether they hold at this moment.
     #[must_use]
     pub fn hold(&self, at: WallTime) -> bool {
-        let minutes = at.as_micros() / 60_000_000;
-        let (day, minute) = (minutes / DAY_MINUTES, minutes % DAY_MINUTES);
-        let (from, to) = (u64::from(self.from.0), u64::from(self.to.0));
-        // 1970 began on a Thursday.
-        let begins_on = |day: u64| self.days.0[usize::try_from((day + 3) % 7).unwrap_or_default()];
-        if from < to {
-            return begins_on(day) && (from..to).contains(&minute);
-        }
-        (begins_on(day) && minute >= from) || (begins_on(day + 6) && minute < to)
+        during(self.days, self.from, self.to, at.as_micros() / 60_000_000)
     }
 }
 

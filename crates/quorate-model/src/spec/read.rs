@@ -199,6 +199,7 @@ static SERVICE: Keys = Keys {
         ("resources", Kind::Table(&RESOURCES)),
         ("update", Kind::Table(&UPDATE)),
         ("autoscale", Kind::Table(&AUTOSCALE)),
+        ("schedule", Kind::Tables(&START_STOP, "days")),
         ("active", Kind::Table(&ACTIVE)),
         ("artifact", Kind::Tables(&ARTIFACT, "name")),
         ("requires", Kind::Choices(&REQUIREMENT)),
@@ -266,6 +267,7 @@ static ACTIVE: Keys = Keys {
         ("promote", Kind::Texts),
         ("demote", Kind::Texts),
         ("timeout", Kind::Parsed(span)),
+        ("standby", Kind::OneOf(&["hot", "cold"])),
         ("prefer", Kind::Each(constraint)),
         ("failback", Kind::Flag),
     ],
@@ -408,6 +410,12 @@ static SCRAPE: Keys = Keys {
 
 static COUNTED: Keys =
     Keys { known: &[("query", Kind::Text), ("target", Kind::Whole)], required: &["query", "target"], needs: &[] };
+
+static START_STOP: Keys = Keys {
+    known: &[("days", Kind::Parsed(days)), ("start", Kind::Parsed(clock)), ("stop", Kind::Parsed(clock))],
+    required: &[],
+    needs: &[],
+};
 
 static HOURS: Keys = Keys {
     known: &[

@@ -6,7 +6,7 @@
 
 use super::{
     HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, StopSignal, Update, WithoutQuorum,
-    active, autoscale, driver, placeholder,
+    active, autoscale, driver, placeholder, schedule,
 };
 use crate::command::Refusal;
 use crate::time::Span;
@@ -101,6 +101,7 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
         }
     }
     autoscale::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
+    schedule::validate(spec).map_err(|problem| invalid(field("schedule"), problem))?;
     update(&spec.update, spec).map_err(|(name, problem)| invalid(field(&format!("update.{name}")), problem))?;
     within(spec.stop.grace, Span::default(), Span::from_secs(600))
         .map_err(|problem| invalid(field("stop.grace"), problem))

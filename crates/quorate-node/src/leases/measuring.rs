@@ -88,7 +88,7 @@ mod tests {
         let spec = document.services.into_iter().next().unwrap();
         let (name, replica) = (spec.name.clone(), ReplicaId::from_u128(epoch.into()));
         let mut state = ClusterState::default();
-        let service = ServiceRecord { spec: spec.clone(), routes: Vec::new(), version: 1 };
+        let service = ServiceRecord { spec: spec.clone(), routes: Vec::new(), version: 1, stopped: None, moment: None };
         let lease = LeaseRecord {
             name: name.clone(),
             epoch,

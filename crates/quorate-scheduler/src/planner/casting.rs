@@ -9,8 +9,9 @@
 //! - Nobody is promoted before the lease is free: given back by the word of its node, or raised.
 //! - A copy that is well, and where it should be, stays active, whoever else comes.
 
-use super::Planner;
+use super::{Fate, Planner};
 use crate::held::HeldReason;
+use crate::roles::{ActiveCopy, Roles, Standby, Unready, WhyActive};
 use crate::room::Seat;
 use quorate_model::assignment::Phase;
 use quorate_model::command::Step;
@@ -21,7 +22,7 @@ use quorate_model::spec::{Mode, ServiceSpec};
 use quorate_model::state::{ReplicaRecord, ServiceRecord};
 
 impl<'a> Planner<'a> {
-    /// Sees to it that one copy is active, and the right one.
+    /// Sees to it that one copy is active, and the right one. Of a service that is stopped nobody takes over.
     pub(super) fn cast(&mut self, service: &ServiceRecord) {
         if service.spec.mode != Mode::ActivePassive {
             return;
@@ -37,7 +38,7 @@ impl<'a> Planner<'a> {
                 self.plan.steps.push(Step::Demoted { replica: record.id });
                 self.promote(service, Some(record.id));
             }
-        } else if self.should_yield(service, record) {
+        } else if service.stopped.is_none() && self.should_yield(service, record) {
             self.yield_role(record.id);
         }
     }
@@ -51,7 +52,8 @@ impl<'a> Planner<'a> {
         }
         let state = self.observed.replicas.get(&record.id);
         let unwell = [ReplicaState::Unhealthy, ReplicaState::BackingOff, ReplicaState::Failed];
-        let wanted_back = service.spec.activity().failback && !heir.outdated && {
+        // Nobody goes back to where the role was taken from a moment ago.
+        let wanted_back = service.spec.activity().failback && !heir.outdated && !self.leaves(&heir) && {
             self.preference(service, &heir) < self.preference(service, &seat)
         };
         (self.leaves(&seat) && !self.leaves(&heir)) || state.is_some_and(|state| unwell.contains(state)) || wanted_back
@@ -59,16 +61,17 @@ impl<'a> Planner<'a> {
 
     /// Another copy that would be a good active one: the best.
     fn heir(&self, service: &ServiceRecord, but: Option<ReplicaId>) -> Option<ReplicaId> {
-        let next = self.state.leases.get(&service.spec.name).and_then(|lease| lease.next);
         let standbys = self.room.of(&service.spec.name).filter(|(id, seat)| {
             seat.phase == Phase::Run && Some(*id) != but && is_cast(seat.spec) && self.is_healthy(*id)
         });
-        let placed = |id: ReplicaId| self.state.replicas.get(&id).map(|replica| replica.revision);
-        let rank = |id: ReplicaId, seat: &Seat<'_>| {
-            let preference = self.preference(service, seat);
-            (Some(id) != next, self.leaves(seat), seat.outdated, preference, placed(id), id)
-        };
-        standbys.min_by_key(|(id, seat)| rank(*id, seat)).map(|(id, _)| id)
+        standbys.min_by_key(|(id, seat)| self.rank(service, *id, seat)).map(|(id, _)| id)
+    }
+
+    /// Less is promoted rather than more.
+    fn rank(&self, service: &ServiceRecord, id: ReplicaId, seat: &Seat<'_>) -> impl Ord + use<> {
+        let next = self.state.leases.get(&service.spec.name).and_then(|lease| lease.next);
+        let placed = self.state.replicas.get(&id).map(|replica| replica.revision);
+        (Some(id) != next, self.leaves(seat), seat.outdated, self.preference(service, seat), placed, id)
     }
 
     /// Whether a copy is to leave its node, or its server is about to end.
@@ -83,7 +86,65 @@ impl<'a> Planner<'a> {
         node.and_then(|node| prefer.iter().position(|wish| wish.holds(node))).unwrap_or(prefer.len())
     }
 
+    /// Which copy is active and why, and who would be next. `None`: it is not that kind of service.
+    pub(crate) fn roles(&self, service: &ServiceRecord) -> Option<Roles> {
+        let name = &service.spec.name;
+        if service.spec.mode != Mode::ActivePassive {
+            return None;
+        }
+        let lease = self.state.leases.get(name);
+        let held = lease.and_then(|lease| Some((lease, lease.holder?)));
+        let held = held.filter(|(_, holder)| self.room.has(holder.replica));
+        let active = held.map(|(lease, holder)| {
+            let seat = self.room.seat(holder.replica);
+            let (slot, node, why) =
+                (seat.slot(), self.room.node_name(seat.node), self.why_active(service, seat, holder.replica));
+            ActiveCopy { slot, node, epoch: lease.epoch, since: lease.since, why }
+        });
+        let but = held.map(|(_, holder)| holder.replica);
+        let mut standbys: Vec<(ReplicaId, &Seat<'_>)> = self
+            .room
+            .of(name)
+            .filter(|(id, seat)| seat.phase == Phase::Run && Some(*id) != but && is_cast(seat.spec))
+            .collect();
+        standbys.sort_by_cached_key(|(id, seat)| (!self.is_healthy(*id), self.rank(service, *id, seat)));
+        let standbys = standbys.into_iter().map(|(id, seat)| {
+            let state = self.observed.replicas.get(&id).copied();
+            let is_heard = self.room.answers(seat.at);
+            let unready = || if is_heard { Unready::State(state) } else { Unready::Unheard };
+            let unfit = (!self.is_healthy(id)).then(unready);
+            Standby { slot: seat.slot(), node: self.room.node_name(seat.node), unfit }
+        });
+        Some(Roles { active, cold: service.spec.stands_by_cold(), standbys: standbys.collect() })
+    }
+
+    fn why_active(&self, service: &ServiceRecord, seat: &Seat<'_>, id: ReplicaId) -> WhyActive {
+        if !self.room.answers(seat.at) || self.fate(seat.node) != Fate::Present {
+            return WhyActive::Silent;
+        }
+        let Some(record) = self.state.replicas.get(&id) else { return WhyActive::Stays };
+        if record.lease.is_some_and(|lease| lease.yields) || self.should_yield(service, record) {
+            return WhyActive::Yields;
+        }
+        let heir = self.heir(service, Some(id)).map(|heir| (heir, self.room.seat(heir)));
+        let Some((heir, other)) = heir else {
+            return if self.is_healthy(id) { WhyActive::Alone } else { WhyActive::NobodyBetter };
+        };
+        if self.rank(service, heir, other) < self.rank(service, id, seat) {
+            return WhyActive::Stays;
+        }
+        let (mine, theirs) = (self.preference(service, seat), self.preference(service, other));
+        match service.spec.activity().prefer.get(mine).filter(|_| mine < theirs) {
+            Some(wish) => WhyActive::Preferred { wish: wish.to_string() },
+            None if (self.leaves(seat), seat.outdated) < (self.leaves(other), other.outdated) => WhyActive::Stays,
+            None => WhyActive::Oldest,
+        }
+    }
+
     fn promote(&mut self, service: &ServiceRecord, but: Option<ReplicaId>) {
+        if service.stopped.is_some() {
+            return;
+        }
         let name = &service.spec.name;
         match self.heir(service, but) {
             Some(replica) => {

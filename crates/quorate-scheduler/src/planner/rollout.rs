@@ -70,7 +70,8 @@ impl<'a> Planner<'a> {
     pub(super) fn advances(&self) -> BTreeMap<&'a ServiceName, Advance> {
         let open = self.state.deployments.values().filter(|deployment| !deployment.stage.is_over());
         open.filter_map(|deployment| {
-            let service = self.state.services.get(&deployment.service)?;
+            // What is stopped proves nothing: its update goes on when it runs again.
+            let service = self.state.services.get(&deployment.service).filter(|service| service.stopped.is_none())?;
             Some((&deployment.service, self.further(service, deployment)?))
         })
         .collect()

@@ -134,7 +134,7 @@ proptest! {
     fn balance_is_reached_and_costs_no_copy(mut world in histories()) {
         world.recover();
         world.settle(|_| ());
-        prop_assume!(world.state.services.values().all(|service| world.healthy(&service.spec.name) >= world.state.wanted(&service.spec) as usize));
+        prop_assume!(world.state.services.values().all(|service| world.healthy(&service.spec.name) >= world.state.wanted(service) as usize));
         let shifts = world.survey().rebalance(100).shifts;
         let replicas: BTreeSet<ReplicaId> = shifts.iter().map(|shift| shift.replica).collect();
         let before = spread(&world.state);
@@ -142,7 +142,7 @@ proptest! {
         let mut short = None;
         world.settle(|world| {
             for service in world.state.services.values() {
-                if world.healthy(&service.spec.name) < world.state.wanted(&service.spec) as usize {
+                if world.healthy(&service.spec.name) < world.state.wanted(service) as usize {
                     short = Some(service.spec.name.clone());
                 }
             }

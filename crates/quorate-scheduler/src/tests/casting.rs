@@ -176,6 +176,20 @@ fn a_preferred_node_is_chosen_and_gets_its_role_back_only_where_that_is_wanted()
 }
 
 #[test]
+fn a_preferred_node_that_is_about_to_end_gets_no_role_back() {
+    let mut world = World::read("n1 joined | n2 joined | db x2 pair on n1 n2");
+    world.wants(&Active { prefer: vec!["node=n2".parse().unwrap()], failback: true, ..Active::default() });
+    assert_eq!(world.plan(), "promote db.1 v1 on n2 to epoch 1\n");
+    world.0.state.nodes.get_mut(&node_id(2)).unwrap().handing_over = true;
+    assert_eq!(world.plan(), "yield db.1 v1 on n2\n");
+    world.gave_back(2, 1);
+    assert_eq!(world.plan(), "demoted db.1 v1 on n2\npromote db.0 v1 on n1 to epoch 2\n");
+    assert_eq!(world.plan(), "nothing to do\n", "it would go to and fro until the server has ended");
+    world.0.state.nodes.get_mut(&node_id(2)).unwrap().handing_over = false;
+    assert_eq!(world.plan(), "yield db.0 v1 on n1\n");
+}
+
+#[test]
 fn somebody_says_who_is_next() {
     let mut world = World::active(THREE);
     world.run(&Command::Activate { service: World::name(), node: Some(node_id(3)) });

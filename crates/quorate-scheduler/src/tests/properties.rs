@@ -110,7 +110,7 @@ proptest! {
                 }
                 continue;
             }
-            let most = service.spec.replicas as usize + surge;
+            let most = service.copies() as usize + surge;
             prop_assert!(after.running(&service.spec.name) <= most, "{} of {most}", after.running(&service.spec.name));
         }
     }
@@ -120,7 +120,7 @@ proptest! {
     fn a_plan_takes_at_most_a_batch_of_the_healthy_replicas_that_are_wanted(world in histories()) {
         let after = world.after(&world.plan());
         for (name, service) in after.state.services.iter().filter(|(_, service)| service.spec.mode == Mode::Replicated) {
-            let before = world.healthy(name).min(service.spec.replicas as usize);
+            let before = world.healthy(name).min(service.copies() as usize);
             // What is on a node that is down counts as unhealthy before and after.
             let batch = service.spec.update.batch.of(service.spec.replicas as usize);
             prop_assert!(after.healthy(name) + batch >= before);
@@ -267,9 +267,9 @@ proptest! {
         prop_assume!(world.places_suffice());
         world.settle(|_| ());
         for service in world.state.services.values() {
-            prop_assert_eq!(world.healthy(&service.spec.name), world.state.wanted(&service.spec) as usize);
+            prop_assert_eq!(world.healthy(&service.spec.name), world.state.wanted(service) as usize);
         }
-        let wanted: u32 = world.state.services.values().map(|service| world.state.wanted(&service.spec)).sum();
+        let wanted: u32 = world.state.services.values().map(|service| world.state.wanted(service)).sum();
         prop_assert_eq!(world.state.replicas.len(), wanted as usize);
         for replica in world.state.replicas.values() {
             prop_assert_eq!(replica.version, world.state.services[&replica.service].version);

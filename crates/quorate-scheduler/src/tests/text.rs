@@ -7,6 +7,7 @@
 //!   none: `has=2000m,4GiB` is what the node has for replicas;
 //! - `web x2 v3 port=8080 on n1 n2`: a service, its version (default v1) and healthy replicas of it; also
 //!   `web every` (on every node), `needs:500m,1GiB`, `require:zone=a`, `spread:zone`, `prefer:disk=ssd`, `near:db`, `apart:db`;
+//! - `web x2 stopped on n1`: a service that is stopped;
 //! - `web x2 v2 rolling from:1 batch:2 canary:1 stop-first no-rollback stage-for:3s stalled-for:3s`: an update in
 //!   its stage (`canary`, `await`, `rolling`, `verifying`, `back`), and `held`;
 //! - `web x1 needs` needs something of a node; `n1 has web` says that the node has it, `n1 lacks web (file /x)` that
@@ -31,6 +32,7 @@ use quorate_model::place::{Availability, Drain, Place};
 use quorate_model::resource::Resources;
 use quorate_model::spec::{Batch, Driver, Format, Mode, Order, Port, Promote, ServiceSpec, WithoutQuorum, parse};
 use quorate_model::state::{ClusterState, Health, NodeIdentity, NodeRecord, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::stopped::Stopped;
 use quorate_model::time::{Span, WallTime};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -247,6 +249,7 @@ impl Case {
         let mut without_quorum = WithoutQuorum::Stop;
         let (mut update, mut stage, mut from, mut held) = (spec(name, 1, 1, None).update, None, None, None);
         let itself = ServiceName::new(name).unwrap();
+        let mut stopped = None;
         let mut words = words.iter();
         for word in words.by_ref().take_while(|word| **word != "on") {
             if *word == "every" {
@@ -260,6 +263,8 @@ impl Case {
                 without_quorum = if *word == "kept" { WithoutQuorum::Keep } else { WithoutQuorum::Stop };
             } else if let Some(known) = Self::stage(word) {
                 stage = Some(known);
+            } else if *word == "stopped" {
+                stopped = Some(Stopped { at: NOW, index: LogIndex(6), by_schedule: false, by: None });
             } else if *word == "held" {
                 held = Some(Halt { why: "it broke".into(), ready: 0 });
             } else if *word == "stop-first" {
@@ -312,7 +317,8 @@ impl Case {
         }
         let (resources, spec) = (needs, spec(name, replicas, version, port));
         let spec = ServiceSpec { mode, driver, without_quorum, place, requires, resources, update, ..spec };
-        self.state.services.insert(spec.name.clone(), ServiceRecord { spec, routes: Vec::new(), version });
+        let record = ServiceRecord { spec, routes: Vec::new(), version, stopped, moment: None };
+        self.state.services.insert(record.spec.name.clone(), record);
         for (ordinal, node) in words.enumerate() {
             self.replica(&format!("{name}.{ordinal}"), &["on", node], "");
         }

@@ -7,16 +7,21 @@ use proptest::prelude::*;
 use quorate_model::assignment::Phase;
 use quorate_model::command::Command;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
+use quorate_model::lease::LeaseCommand;
 use quorate_model::member::MemberCommand;
-use quorate_model::observed::ReplicaState;
+use quorate_model::observed::{Casting, Part, ReplicaState};
 use quorate_model::place::{Availability, Drain, Place};
-use quorate_model::spec::{Batch, Mode, Order, Port, ServiceSpec, SpecDocument, Update};
+use quorate_model::spec::{Active, Batch, Mode, Order, Port, ServiceSpec, SpecDocument, Standby, Update};
 use quorate_model::state::{ClusterState, Health, ReplicaRecord, Role, ServiceRecord};
+use quorate_model::stopped::SwitchCommand;
 use quorate_model::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub(super) const NAMES: [&str; 3] = ["api", "db", "web"];
+
+/// Active-passive services, in histories that have such.
+const PAIRS: [&str; 2] = ["one", "two"];
 
 /// A cluster without consensus: commands are applied at once, and agents do what they are told.
 #[derive(Debug, Clone)]
@@ -45,6 +50,18 @@ pub(super) enum Action {
         version: u64,
         place: Place,
     },
+    Pair {
+        name: usize,
+        replicas: u32,
+        version: u64,
+        place: Place,
+        active: Active,
+    },
+    /// Somebody wants the copy on this node to be the active one, or any other.
+    Activate {
+        name: usize,
+        at: Option<usize>,
+    },
     Label {
         at: usize,
         zone: &'static str,
@@ -59,6 +76,10 @@ pub(super) enum Action {
     },
     Remove {
         name: usize,
+    },
+    Switch {
+        name: usize,
+        runs: bool,
     },
     NodeDown(usize),
     NodeReturns(usize),
@@ -132,6 +153,7 @@ fn actions() -> impl Strategy<Value = Action> {
         2 => (0..6usize, availability).prop_map(|(at, availability)| Action::Set { at, availability }),
         2 => (0..3usize, 1..6u32).prop_map(|(name, replicas)| Action::Scale { name, replicas }),
         1 => (0..3usize).prop_map(|name| Action::Remove { name }),
+        1 => (0..3usize, any::<bool>()).prop_map(|(name, runs)| Action::Switch { name, runs }),
         2 => (0..6usize).prop_map(Action::NodeDown),
         2 => (0..6usize).prop_map(Action::NodeReturns),
         1 => (0..6usize).prop_map(Action::Unreachable),
@@ -143,10 +165,36 @@ fn actions() -> impl Strategy<Value = Action> {
     ]
 }
 
+fn pairs() -> impl Strategy<Value = Action> {
+    let prefer = prop_oneof![Just(vec![]), Just(vec!["zone = b".parse().unwrap()])];
+    let standby = prop_oneof![Just(Standby::Hot), Just(Standby::Cold)];
+    let active = (prefer, any::<bool>(), standby).prop_map(|(prefer, failback, standby)| Active {
+        failback: failback && !prefer.is_empty(),
+        prefer,
+        standby,
+        ..Active::default()
+    });
+    prop_oneof![
+        3 => (0..2usize, 1..4u32, 1..3u64, places(), active).prop_map(
+            |(name, replicas, version, place, active)| Action::Pair { name, replicas, version, place, active }
+        ),
+        1 => (0..2usize, proptest::option::of(0..6usize)).prop_map(|(name, at)| Action::Activate { name, at }),
+    ]
+}
+
+/// As [`histories`], with active-passive services among the others.
+pub(super) fn histories_with_pairs() -> impl Strategy<Value = World> {
+    histories_of(prop_oneof![3 => actions(), 1 => pairs()])
+}
+
 pub(super) fn histories() -> impl Strategy<Value = World> {
+    histories_of(actions())
+}
+
+fn histories_of(actions: impl Strategy<Value = Action>) -> impl Strategy<Value = World> {
     let policy = (prop_oneof![Just(0), Just(10)], prop_oneof![Just(2), Just(64)])
         .prop_map(|(secs, moves_max)| Policy { replace_after: Duration::from_secs(secs), moves_max });
-    (1..6u128, policy, vec(actions(), 0..60)).prop_map(|(nodes, policy, actions)| {
+    (1..6u128, policy, vec(actions, 0..60)).prop_map(|(nodes, policy, actions)| {
         let mut world = World::new(nodes, policy);
         for action in &actions {
             world.act(action);
@@ -189,6 +237,14 @@ impl World {
                 let (mode, place) = (Mode::EveryNode, place.clone());
                 self.apply(ServiceSpec { mode, place, ..spec(NAMES[*name], 1, *version, None) });
             }
+            Action::Pair { name, replicas, version, place, active } => {
+                let (mode, place, active) = (Mode::ActivePassive, place.clone(), Some(active.clone()));
+                self.apply(ServiceSpec { mode, place, active, ..spec(PAIRS[*name], *replicas, *version, None) });
+            }
+            Action::Activate { name, at } => {
+                let (service, node) = (ServiceName::new(PAIRS[*name]).unwrap(), at.map(|at| node(at).identity.id));
+                self.command(&Command::Activate { service, node });
+            }
             Action::Label { at, zone } => {
                 let node = node(*at).identity.id;
                 self.label(node, zone);
@@ -203,6 +259,13 @@ impl World {
             }
             Action::Remove { name } => {
                 self.command(&Command::RemoveService { service: ServiceName::new(NAMES[*name]).unwrap() });
+            }
+            Action::Switch { name, runs } => {
+                let service = ServiceName::new(NAMES[*name]).unwrap();
+                self.command(&Command::Switch(match runs {
+                    true => SwitchCommand::Start { service },
+                    false => SwitchCommand::Stop { service },
+                }));
             }
             Action::NodeDown(at) => {
                 let node = node(*at);
@@ -231,12 +294,34 @@ impl World {
                 }
             }
             Action::Obey => self.obey(),
-            Action::Wait(span) => self.now.0 += u64::try_from(span.as_micros()).unwrap(),
+            Action::Wait(span) => {
+                self.now.0 += u64::try_from(span.as_micros()).unwrap();
+                self.raise();
+            }
             Action::Plan => {
                 let plan = self.plan();
                 self.carry_out(&plan);
             }
         }
+    }
+
+    /// Leases of nodes that have been down for long enough are over.
+    fn raise(&mut self) {
+        let over = self.state.leases.values().filter(|lease| {
+            let node = lease.holder.and_then(|holder| self.state.nodes.get(&holder.node));
+            node.is_some_and(|node| node.health == Health::Down && self.now.since(node.since) >= lease.ttl.0)
+        });
+        let over: Vec<(ServiceName, u64)> = over.map(|lease| (lease.name.clone(), lease.epoch)).collect();
+        for (name, epoch) in over {
+            self.command(&Command::Lease(LeaseCommand::Fence { name: name.clone(), epoch }));
+            self.command(&Command::Lease(LeaseCommand::Raise { name, epoch }));
+        }
+    }
+
+    /// The node of the active copy of each active-passive service.
+    pub(super) fn active(&self) -> BTreeMap<ServiceName, NodeId> {
+        let held = self.state.leases.values().filter_map(|lease| Some((lease.name.clone(), lease.holder?.node)));
+        held.filter(|(name, _)| self.state.services.contains_key(name)).collect()
     }
 
     pub(super) fn apply(&mut self, spec: ServiceSpec) {
@@ -295,6 +380,10 @@ impl World {
                 self.observed.drained.insert(replica.id);
             }
             self.observed.replicas.insert(replica.id, next);
+            if let Some(lease) = replica.lease.filter(|lease| lease.yields) {
+                let casting = Casting { part: Part::Standby, epoch: 0, yielded: lease.epoch };
+                self.observed.castings.insert(replica.id, casting);
+            }
         }
     }
 

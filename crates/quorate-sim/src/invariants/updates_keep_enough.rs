@@ -38,7 +38,7 @@ impl UpdatesKeepEnough {
         let mine = self.state.replicas.values().filter(|it| it.service == old.service && it.phase == Phase::Run);
         let running: Vec<&ReplicaRecord> = mine.collect();
         let ordinals: BTreeSet<u32> = running.iter().map(|it| it.ordinal).collect();
-        if !ordinals.contains(&old.ordinal) && ordinals.len() >= service.spec.replicas as usize {
+        if !ordinals.contains(&old.ordinal) && ordinals.len() >= service.copies() as usize {
             // It was one too many.
             return Ok(());
         }

@@ -206,7 +206,7 @@ fn progress(drill: &DrillView) -> String {
 }
 
 fn plan_text(forecast: &DrillForecast) -> String {
-    let DrillForecast { node, leads, away, services, moves, held, refused } = forecast;
+    let DrillForecast { node, leads, away, services, moves, roles, held, refused } = forecast;
     let mut text = format!("{node} would be silent to all other nodes for {away}");
     if *leads {
         text.push_str(", and another node would lead");
@@ -229,7 +229,8 @@ fn plan_text(forecast: &DrillForecast) -> String {
         text.push_str(&screen::table(&headings, &[2, 3, 4], rows));
         text.push('\n');
     }
-    let forecast = ForecastView { node: node.clone(), moves: moves.clone(), held: held.clone() };
+    let (node, moves, roles, held) = (node.clone(), moves.clone(), roles.clone(), held.clone());
+    let forecast = ForecastView { node, moves, roles, held };
     text.push_str(&forecast_text(&forecast));
     if let Some(refused) = refused {
         // A String takes all that is written into it.

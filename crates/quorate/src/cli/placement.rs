@@ -4,11 +4,11 @@ use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::members::in_path;
-use crate::cli::{screen, service};
+use crate::cli::{screen, service, switch};
 use clap::{Args, Subcommand};
 use quorate_api::placement::{
-    Availability, AvailabilityWish, ExplanationView, FitView, ForecastView, LabelChange, Rebalance, RebalanceView,
-    Rebalanced, RoomView, RunningView, SearchView, UnfitView,
+    ActiveView, Availability, AvailabilityWish, ExplanationView, FitView, ForecastView, LabelChange, PlacedView,
+    Rebalance, RebalanceView, Rebalanced, RoleMoveView, RolesView, RoomView, RunningView, SearchView, UnfitView,
 };
 use quorate_api::view::{NodeView, Overview};
 use quorate_model::id::NodeId;
@@ -191,13 +191,20 @@ pub(crate) fn explain(context: &Context, name: &str) -> Result<(), Failure> {
 }
 
 fn explanation_text(explanation: &ExplanationView) -> String {
-    let ExplanationView { service, mode, want, running, searches, without, room, held } = explanation;
+    let ExplanationView { service, mode, want, roles, running, searches, without, room, stopped, next, held } =
+        explanation;
     let mode = match mode {
         Mode::Replicated | Mode::Singleton => "",
         Mode::ActivePassive => ", one of them active",
         Mode::EveryNode => ", one on each node that fits",
     };
-    let mut parts = vec![format!("{service} wants {want}{mode}")];
+    let mut first = format!("{service} wants {want}{mode}");
+    if let Some(line) = switch::line(service.as_str(), stopped.as_ref(), next.as_ref()) {
+        // A String takes all that is written into it.
+        let _ = write!(first, "\nit {line}");
+    }
+    let mut parts = vec![first];
+    parts.extend(roles.as_ref().map(roles_text));
     parts.extend(room.as_ref().map(room_text));
     parts.extend(running.iter().map(|one| running_text(one) + &nodes_text(&one.fit, &one.unfit)));
     parts.extend(searches.iter().map(|one| search_text(one) + &nodes_text(&one.fit, &one.unfit)));
@@ -208,6 +215,30 @@ fn explanation_text(explanation: &ExplanationView) -> String {
         parts.push(held.iter().map(|held| format!("! {held}")).collect::<Vec<_>>().join("\n"));
     }
     parts.join("\n\n")
+}
+
+/// Who is active and why, and who would be next.
+fn roles_text(roles: &RolesView) -> String {
+    let RolesView { active, cold, standbys } = roles;
+    let mut text = match active {
+        Some(ActiveView { name, node, epoch, since, why }) => {
+            format!("{name} on {node} is active under epoch {epoch}, since {}: {why}", screen::moment(*since, false))
+        }
+        None => "no copy is active".to_owned(),
+    };
+    let places: Vec<String> = standbys.iter().map(|one| format!("{} on {}", one.name, one.node)).collect();
+    let width = places.iter().map(|place| place.chars().count()).max().unwrap_or_default();
+    for (at, (place, one)) in places.iter().zip(standbys).enumerate() {
+        let what = match &one.unfit {
+            Some(why) => format!("cannot be promoted: {why}"),
+            None if at == 0 => "would be promoted next".to_owned(),
+            None => "would follow after that".to_owned(),
+        };
+        let part = if *cold { "standby (cold)" } else { "standby" };
+        // A String takes all that is written into it.
+        let _ = write!(text, "\n  {place:<width$}  {part}, {what}");
+    }
+    text
 }
 
 /// What a service asks for against what there is, and what of it finds no room.
@@ -271,7 +302,7 @@ pub(crate) fn whatif(context: &Context, command: &WhatifCommand) -> Result<(), F
 }
 
 pub(crate) fn forecast_text(forecast: &ForecastView) -> String {
-    let ForecastView { node, moves, held } = forecast;
+    let ForecastView { node, moves, roles, held } = forecast;
     let mut text = match moves.len() {
         0 => format!("if {node} were lost, no replica would move"),
         1 => format!("if {node} were lost, 1 replica would move\n"),
@@ -282,11 +313,23 @@ pub(crate) fn forecast_text(forecast: &ForecastView) -> String {
         let rows = moves.iter().map(|one| vec![one.name.clone(), cell(&one.from), cell(&one.to)]);
         text.push_str(&screen::table(&["REPLICA", "FROM", "TO"], &[], rows));
     }
-    for held in held {
+    for RoleMoveView { service, from, to } in roles {
+        let from = from.as_ref().map_or_else(|| "nobody".to_owned(), copy_text);
         // A String takes all that is written into it.
+        let _ = match to {
+            Some(to) => write!(text, "\n✔ {service}: {} would be promoted, after {from}", copy_text(to)),
+            None => write!(text, "\n! {service}: no copy would be active, after {from}"),
+        };
+    }
+    for held in held {
+        // As above.
         let _ = write!(text, "\n! {}: {}", held.service, held.why);
     }
     text
+}
+
+fn copy_text(copy: &PlacedView) -> String {
+    format!("{} on {}", copy.name, copy.node)
 }
 
 pub(crate) fn rebalance(context: &Context, args: &RebalanceArgs) -> Result<(), Failure> {
@@ -360,9 +403,11 @@ fn rebalance_text(proposed: &RebalanceView) -> String {
 mod tests {
     use super::*;
     use expect_test::expect;
-    use quorate_api::placement::{HeldView, MoveView, ShiftView};
+    use quorate_api::placement::{HeldView, MoveView, ShiftView, StandbyView};
+    use quorate_api::view::MomentView;
     use quorate_model::id::{ReplicaId, ServiceName};
     use quorate_model::resource::Amount;
+    use quorate_model::time::WallTime;
 
     fn fit(node: &str, score: &str) -> FitView {
         FitView { node: node.into(), score: score.into() }
@@ -402,6 +447,7 @@ mod tests {
             service: ServiceName::new("web").unwrap(),
             mode: Mode::Replicated,
             want: 5,
+            roles: None,
             running: vec![
                 running("web.0", "n2", Some(1)),
                 running("web.1", "n10", Some(2)),
@@ -414,10 +460,13 @@ mod tests {
             ],
             without: vec![],
             room: None,
+            stopped: None,
+            next: Some(MomentView { at: WallTime(0), starts: false }),
             held: vec!["no node can take web.4: n3 is draining".into()],
         };
         expect![[r#"
             web wants 5
+            it runs until its schedule stops it at 1970-01-01 00:00:00Z
 
             web.0 runs on n2, where it would be placed now
               n2   no other here, runs 1
@@ -447,6 +496,56 @@ mod tests {
 
             ! no node can take web.4: n3 is draining"#]]
         .assert_eq(&explanation_text(&explanation));
+    }
+
+    #[test]
+    fn an_explanation_tells_who_is_active_and_who_would_be_next() {
+        let standby = |name: &str, node: &str, unfit: Option<&str>| StandbyView {
+            name: name.into(),
+            node: node.into(),
+            unfit: unfit.map(Into::into),
+        };
+        let active = ActiveView {
+            name: "db.0".into(),
+            node: "n1".into(),
+            epoch: 3,
+            since: WallTime(1_790_000_000_000_000),
+            why: "its node is preferred: zone = b".into(),
+        };
+        let standbys = vec![
+            standby("db.2", "n3", None),
+            standby("db.1", "n12", None),
+            standby("db.3", "n4", Some("it is starting")),
+        ];
+        let hot = RolesView { active: Some(active), cold: false, standbys };
+        expect![[r#"
+            db.0 on n1 is active under epoch 3, since 2026-09-21 14:13:20Z: its node is preferred: zone = b
+              db.2 on n3   standby, would be promoted next
+              db.1 on n12  standby, would follow after that
+              db.3 on n4   standby, cannot be promoted: it is starting"#]]
+        .assert_eq(&roles_text(&hot));
+        let cold = RolesView { active: None, cold: true, standbys: vec![standby("db.1", "n2", None)] };
+        expect![[r#"
+            no copy is active
+              db.1 on n2  standby (cold), would be promoted next"#]]
+        .assert_eq(&roles_text(&cold));
+    }
+
+    #[test]
+    fn n5_a_forecast_names_who_would_be_promoted() {
+        let copy = |name: &str, node: &str| Some(PlacedView { name: name.into(), node: node.into() });
+        let role = |service: &str, from, to| RoleMoveView { service: ServiceName::new(service).unwrap(), from, to };
+        let forecast = ForecastView {
+            node: "n1".into(),
+            moves: vec![],
+            roles: vec![role("db", copy("db.0", "n1"), copy("db.1", "n2")), role("queue", copy("queue.0", "n1"), None)],
+            held: vec![],
+        };
+        expect![[r#"
+            if n1 were lost, no replica would move
+            ✔ db: db.1 on n2 would be promoted, after db.0 on n1
+            ! queue: no copy would be active, after queue.0 on n1"#]]
+        .assert_eq(&forecast_text(&forecast));
     }
 
     #[test]
@@ -506,6 +605,7 @@ mod tests {
         let forecast = ForecastView {
             node: "n1".into(),
             moves: vec![one("db.0", None), one("web.0", Some("n3"))],
+            roles: vec![],
             held: vec![HeldView { service, why: "no node can take db.0: n1 is down".into() }],
         };
         expect![[r#"

@@ -8,7 +8,7 @@ use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::placement;
 use crate::cli::screen::{self, Screen, took};
 use crate::cli::update;
-use crate::cli::{Context, activation};
+use crate::cli::{Context, activation, switch};
 use clap::{Args, Subcommand};
 use quorate_api::Changed;
 use quorate_api::view::{LeaseView, ReplicaView, ServiceView};
@@ -161,6 +161,9 @@ struct Settled {
     /// The canaries are well, and somebody has to say that the others may follow.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     waits: bool,
+    /// Why nothing of it runs, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<String>,
 }
 
 pub(crate) fn run(context: &Context, command: ServiceCommand) -> Result<(), Failure> {
@@ -372,9 +375,10 @@ pub(crate) fn scale(context: &Context, args: &ScaleArgs) -> Result<(), Failure> 
             Err(failure) => return Err(failure),
         }
     }
-    let title =
-        |service: &ServiceView| (format!("{} {} → {}", service.name, service.want, args.replicas), Follow::Nothing);
-    let accepted = |_: &ServiceView, view: &ServiceView| view.want == args.replicas;
+    let title = |service: &ServiceView| {
+        (format!("{} {} → {}", service.name, service.spec.replicas, args.replicas), Follow::Nothing)
+    };
+    let accepted = |_: &ServiceView, view: &ServiceView| view.spec.replicas == args.replicas;
     follow(context, &client, &services, started, args.no_wait, title, accepted)
 }
 
@@ -399,7 +403,7 @@ pub(crate) fn restart(context: &Context, args: &RestartArgs) -> Result<(), Failu
 }
 
 /// The service of this name, or all of them.
-fn named(client: &Client, name: &str) -> Result<Vec<ServiceView>, Failure> {
+pub(crate) fn named(client: &Client, name: &str) -> Result<Vec<ServiceView>, Failure> {
     if name == "all" { list(client) } else { Ok(vec![show(client, name)?]) }
 }
 
@@ -444,11 +448,15 @@ impl Settled {
             nodes: nodes_of(view),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             waits: view.deployment.as_ref().is_some_and(|it| it.stage == Stage::AwaitPromotion),
+            stopped: view.stopped.as_ref().and_then(|_| switched(view)),
         }
     }
 
     fn line(&self, title: &str) -> String {
         let took = took(Duration::from_millis(self.took_ms));
+        if let Some(stopped) = &self.stopped {
+            return format!("{title}   ○ it {stopped}   {took}");
+        }
         if self.waits {
             return format!("{title}   ▲ waits for its promotion: quorate update continue {}   {took}", self.name);
         }
@@ -515,6 +523,11 @@ fn wait_until_healthy(
             (Err(failure), _) => return Err(failure),
         };
         let is_accepted = accepted(&view);
+        // Nothing of it runs before somebody starts it, and that it is stopped is said.
+        if is_accepted && view.stopped.is_some() {
+            context.screen.progress_over();
+            return Ok(view);
+        }
         // The end of an earlier update of the same version says nothing.
         let outcome = if is_accepted || follow != Follow::Again { update::outcome(&view, follow) } else { None };
         match outcome {
@@ -618,16 +631,26 @@ pub(crate) fn list_table(services: &[ServiceView]) -> String {
     )
 }
 
+/// Why it does not run, and when its schedule changes that.
+pub(crate) fn switched(service: &ServiceView) -> Option<String> {
+    switch::line(service.name.as_str(), service.stopped.as_ref(), service.next.as_ref())
+}
+
 /// How many copies are wanted, and between which numbers that may change by itself.
 fn want(service: &ServiceView) -> String {
     match service.spec.autoscaled() {
+        _ if service.stopped.is_some() => "stopped".to_owned(),
         Some(autoscale) => format!("{} ({}-{})", service.want, autoscale.widest().min, autoscale.widest().max),
         None => service.want.to_string(),
     }
 }
 
 fn show_text(service: &ServiceView, wide: bool) -> String {
-    let symbol = if is_settled(service) { "✔" } else { "!" };
+    let symbol = match is_settled(service) {
+        true if service.stopped.is_some() => "○",
+        true => "✔",
+        false => "!",
+    };
     let mut text = format!(
         "{} {symbol} {}/{} healthy, version {}\ncommand  {}\n",
         service.name,
@@ -636,6 +659,9 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
         service.version,
         service.spec.command.join(" ")
     );
+    if let Some(line) = switched(service) {
+        let _ = writeln!(text, "it {line}");
+    }
     if let Some(line) = update::line(service) {
         let _ = writeln!(text, "update   {line}");
     }
@@ -666,7 +692,7 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
         let mut row = vec![
             format!("{}.{}", service.name, replica.ordinal),
             replica.node.clone(),
-            state_text(replica),
+            state_text(replica, service.spec.stands_by_cold()),
             replica.addresses.values().cloned().collect::<Vec<_>>().join(" "),
             replica.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         ];
@@ -694,9 +720,10 @@ fn show_text(service: &ServiceView, wide: bool) -> String {
 }
 
 /// How it is, and which part it has.
-fn state_text(replica: &ReplicaView) -> String {
+fn state_text(replica: &ReplicaView, cold: bool) -> String {
     let symbol = replica_symbol(&replica.state);
-    match &replica.role {
+    match replica.role.as_deref() {
+        Some("standby") if cold => format!("{symbol} {}, standby (cold)", replica.state),
         Some(role) => format!("{symbol} {}, {role}", replica.state),
         None => format!("{symbol} {}", replica.state),
     }

@@ -201,6 +201,11 @@ fn advice(overview: &Overview, now: WallTime, dev: bool) -> Vec<String> {
             false => "! No manager may be lost.  Three of them survive the loss of one.".into(),
         });
     }
+    // Nothing is wrong with that.
+    lines.extend(overview.services.iter().filter_map(|service| {
+        let symbol = if service.stopped.is_some() { "○" } else { "~" };
+        Some(format!("{symbol} {} {}", service.name, service::switched(service)?))
+    }));
     lines
 }
 

@@ -88,8 +88,9 @@ impl Inner {
             let refused = state.may_drill(node).err().map(|refusal| refusal.to_string());
             let (services, default) = state.would_drill(node, Span(seen.policy.replace_after));
             let services = services.iter().map(|(service, drilled)| one(state, service, drilled)).collect();
-            let ForecastView { node, moves, held } = survey::forecast(&seen, node);
-            DrillForecast { node, leads: false, away: away.unwrap_or(default), services, moves, held, refused }
+            let ForecastView { node, moves, roles, held } = survey::forecast(&seen, node);
+            let away = away.unwrap_or(default);
+            DrillForecast { node, leads: false, away, services, moves, roles, held, refused }
         })
         .await
     }

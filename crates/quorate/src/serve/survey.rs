@@ -6,8 +6,8 @@ use super::inbox::Closed;
 use quorate_api::autoscale::{AutoscaleView, AutoscaledView, FoundView, ReadingView, TrafficView};
 use quorate_api::backend::ReadError;
 use quorate_api::placement::{
-    ExplanationView, FitView, ForecastView, HeldView, MoveView, RebalanceView, RoomView, RunningView, SearchView,
-    ShiftView, UnfitView,
+    ActiveView, ExplanationView, FitView, ForecastView, HeldView, MoveView, PlacedView, RebalanceView, RoleMoveView,
+    RolesView, RoomView, RunningView, SearchView, ShiftView, StandbyView, UnfitView,
 };
 use quorate_api::updates::{HistoryView, VersionState, VersionView};
 use quorate_model::assignment::Phase;
@@ -16,7 +16,9 @@ use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::time::Span;
 use quorate_node::Event;
 use quorate_scheduler::autoscale::{Change, Flow, Reading, Report};
-use quorate_scheduler::{Balance, Budget, Candidates, Explanation, Fault, Forecast, Survey, Unfit};
+use quorate_scheduler::{
+    ActiveCopy, Balance, Budget, Candidates, Explanation, Fault, Forecast, Roles, Slot, Survey, Unfit,
+};
 use std::time::Duration;
 
 impl Inner {
@@ -59,7 +61,7 @@ impl Inner {
         let Some(known) = survey.state.services.get(&service) else { return Ok(None) };
         let found = survey.autoscale(&service).map(found);
         let (on, table) = (known.spec.autoscaled().is_some(), known.spec.autoscale.clone());
-        Ok(Some(AutoscaleView { on, want: known.spec.replicas, table, found, service }))
+        Ok(Some(AutoscaleView { on, want: survey.state.wanted(known), table, found, service }))
     }
 
     pub(super) async fn history(
@@ -90,7 +92,7 @@ pub(super) async fn aside<T: Send + 'static>(compute: impl FnOnce() -> T + Send 
 }
 
 fn explanation(explanation: Explanation) -> ExplanationView {
-    let Explanation { service, mode, wanted, running, searches, without, budget, held } = explanation;
+    let Explanation { service, mode, wanted, roles, running, searches, without, budget, held } = explanation;
     let running = running.into_iter().map(|one| {
         let rank = one.rank().and_then(|rank| u32::try_from(rank).ok());
         let (fit, unfit) = nodes(one.candidates);
@@ -105,12 +107,28 @@ fn explanation(explanation: Explanation) -> ExplanationView {
         service,
         mode,
         want: wanted,
+        roles: roles.map(parts),
         running: running.collect(),
         searches: searches.collect(),
         without: without.into_iter().map(unfit).collect(),
         room: budget.map(room),
+        stopped: None,
+        next: None,
         held: held.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn parts(roles: Roles) -> RolesView {
+    let Roles { active, cold, standbys } = roles;
+    let active = active.map(|one| {
+        let ActiveCopy { slot, node, epoch, since, why } = one;
+        ActiveView { name: slot.to_string(), node, epoch, since, why: why.to_string() }
+    });
+    let standbys = standbys.into_iter().map(|one| {
+        let unfit = one.unfit.map(|why| why.to_string());
+        StandbyView { name: one.slot.to_string(), node: one.node, unfit }
+    });
+    RolesView { active, cold, standbys: standbys.collect() }
 }
 
 fn found(report: Report) -> FoundView {
@@ -193,12 +211,18 @@ fn shifts(survey: &Survey, moves_max: usize) -> RebalanceView {
 
 pub(super) fn forecast(survey: &Survey, node: NodeId) -> ForecastView {
     let name = |id| node_name(survey, id);
-    let Forecast { moves, held } = survey.what_if(Fault::Kill(node));
+    let Forecast { moves, roles, held } = survey.what_if(Fault::Kill(node));
+    let copy = |(slot, at): (Slot, NodeId)| PlacedView { name: slot.to_string(), node: name(at) };
+    let roles = roles.into_iter().map(|one| RoleMoveView {
+        service: one.service,
+        from: one.from.map(copy),
+        to: one.to.map(copy),
+    });
     let moves = moves.into_iter().map(|one| MoveView {
         name: one.slot.to_string(),
         from: one.from.map(name),
         to: one.to.map(name),
     });
     let held = held.into_iter().map(|held| HeldView { service: held.service, why: held.reason.to_string() });
-    ForecastView { node: name(node), moves: moves.collect(), held: held.collect() }
+    ForecastView { node: name(node), moves: moves.collect(), roles: roles.collect(), held: held.collect() }
 }

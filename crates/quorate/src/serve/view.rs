@@ -7,7 +7,8 @@ use quorate_api::placement::Availability;
 use quorate_api::updates::DeploymentView;
 use quorate_api::view::{
     AnnouncedView, ClusterHealth, ClusterView, ElectorsView, EventView, FailoverView, GatewayView, JoinTokenView,
-    LeaseView, MembersView, NodeMode, NodeState, NodeView, Overview, PendingView, QuotaView, ReplicaView, ServiceView,
+    LeaseView, MembersView, MomentView, NodeMode, NodeState, NodeView, Overview, PendingView, QuotaView, ReplicaView,
+    ServiceView, StoppedView,
 };
 use quorate_api::vips::{CandidateState, CandidateView, VipView};
 use quorate_model::assignment::Phase;
@@ -307,7 +308,7 @@ impl Scene<'_> {
             name: spec.name.clone(),
             mode: spec.mode,
             driver: spec.driver,
-            want: self.node.state().wanted(spec),
+            want: self.node.state().wanted(service),
             healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
             version: service.version,
             routes: service.routes.clone(),
@@ -320,6 +321,12 @@ impl Scene<'_> {
                 .map(|held| held.reason.to_string())
                 .collect(),
             lease: spec.mode.has_lease().then(|| self.lease(spec)),
+            stopped: service.stopped.as_ref().map(|stopped| StoppedView {
+                since: stopped.at,
+                by_schedule: stopped.by_schedule,
+                by: stopped.by.clone(),
+            }),
+            next: service.next_moment(self.now.wall).map(|moment| MomentView { at: moment.at, starts: moment.starts }),
             deployment: self.deployment(service),
             spec: spec.clone(),
         }
@@ -521,6 +528,14 @@ impl Scene<'_> {
             Happening::AutoscaleSet { service, on: false, .. } => format!("{service} is autoscaled no more"),
             Happening::ServiceRestarted { service } => format!("{service} restarts, one replica after another"),
             Happening::ServiceRemoved { service } => format!("{service} removed"),
+            Happening::ServiceStopped { service, by_schedule: false } => format!("{service} was stopped"),
+            Happening::ServiceStopped { service, by_schedule: true } => {
+                format!("{service} was stopped by its schedule")
+            }
+            Happening::ServiceStarted { service, by_schedule: false } => format!("{service} was started"),
+            Happening::ServiceStarted { service, by_schedule: true } => {
+                format!("{service} was started by its schedule")
+            }
             Happening::UpdateStage { service, version, from, stage, why } => {
                 let from = from.map_or_else(|| "nothing".into(), |from| format!("version {from}"));
                 match stage {
@@ -648,6 +663,8 @@ fn subject(what: &Happening) -> (Option<NodeId>, Option<&ServiceName>) {
         | Happening::AutoscaleSet { service, .. }
         | Happening::ServiceRestarted { service }
         | Happening::ServiceRemoved { service }
+        | Happening::ServiceStopped { service, .. }
+        | Happening::ServiceStarted { service, .. }
         | Happening::UpdateStage { service, .. }
         | Happening::UpdateHeld { service, .. }
         | Happening::UpdateResumed { service, .. }

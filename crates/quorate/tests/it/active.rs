@@ -170,6 +170,50 @@ fn an_operator_has_another_copy_take_over_and_no_process_ends() {
     }
 }
 
+/// Writes a line each millisecond from its first instruction to its last: what runs at all of a cold standby.
+const COLD: &str = "import os, sys, time\n\
+    file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)\n\
+    while True:\n\
+    \x20now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)\n\
+    \x20os.write(file, (os.environ['QUORATE_EPOCH'] + ' ' + os.environ['QUORATE_NODE'] + ' ' + str(now) + '\\n').encode())\n\
+    \x20time.sleep(0.001)\n";
+
+#[test]
+fn n5_a_cold_standby_runs_nothing_until_it_is_promoted_where_it_was_forecast() {
+    let cluster = TestCluster::start();
+    let trail = cluster.dir.join("trail");
+    cluster.apply(&format!(
+        "[[service]]\nname = 'pair'\nmode = 'active-passive'\nreplicas = 3\nfailover = '10s'\n\
+         stop = {{ grace = '500ms' }}\nactive = {{ standby = 'cold' }}\n\
+         command = ['/usr/bin/env', 'python3', '-c', '''{COLD}''', '{}']\n",
+        trail.display()
+    ));
+    let pair = Pair { cluster: &cluster, trail, hooks: cluster.dir.join("hooks") };
+    let (node, view) = pair.wait_active(|_| true);
+    let runs = |view: &Value| replicas(view).iter().filter(|replica| replica["pid"].is_u64()).count();
+    assert_eq!(runs(&view), 1, "nothing runs of the others: {view}");
+    assert!(cluster.ok(&["service", "show", "pair"]).contains("healthy, standby (cold)"));
+    let explained = cluster.ok(&["explain", "pair"]);
+    assert!(explained.contains(&format!("on {node} is active under epoch 1")), "{explained}");
+    assert!(explained.contains("standby (cold), would be promoted next"), "{explained}");
+    let forecast: Value = serde_json::from_str(&cluster.ok(&["whatif", "kill", &node, "-o", "json"])).unwrap();
+    let heir = forecast["roles"][0]["to"]["node"].as_str().unwrap().to_owned();
+
+    cluster.kill(&node);
+    let reigns = wait_for("another is active", PATIENCE * 2, || Some(pair.reigns()).filter(|all| all.len() > 1));
+    assert_eq!((reigns[0].epoch, &reigns[0].node, reigns[1].epoch, &reigns[1].node), (1, &node, 2, &heir));
+    let took = reigns[1].first - reigns[0].last;
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+
+    cluster.start_node(&node);
+    cluster.wait_whole();
+    let (now, view) = pair.wait_active(|_| true);
+    assert_eq!((&now, runs(&view)), (&heir, 1), "whoever returns takes nothing back");
+    cluster.ok(&["service", "activate", "pair", "--to", &node]);
+    wait_for("it runs there", PATIENCE, || pair.check().last().filter(|last| last.node == node).cloned());
+    pair.check();
+}
+
 #[test]
 fn without_a_quorum_the_active_copy_is_demoted_and_its_process_runs_on() {
     let cluster = TestCluster::start();

@@ -45,6 +45,7 @@ mod services;
 mod settings;
 mod show;
 mod slow;
+mod stopping;
 mod storage;
 mod tls;
 mod torture;

@@ -4,8 +4,9 @@ use crate::need::{Artifact, Requirement, S3};
 use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
-    Active, Autoscale, Balance, Container, Counted, Driver, Engine, HealthCheck, Hours, Mode, Ocf, OcfTimeouts, Order,
-    Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Stop, StopSignal, Systemd, Update, WithoutQuorum,
+    Active, Autoscale, Balance, Clock, Container, Counted, Days, Driver, Engine, HealthCheck, Hours, Mode, Ocf,
+    OcfTimeouts, Order, Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Standby, StartStop, Stop,
+    StopSignal, Systemd, Update, WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -278,7 +279,8 @@ fn full() -> SpecDocument {
         place = { require = ["disk = ssd"], spread = "zone", prefer = ["node != n1|n2"], near = ["db"], apart = ["api"] }
         resources = { cpu = "500m", memory = "256MiB" }
         autoscale = { enabled = false, min = 2, max = 8, cpu = "70%", memory = "80%", rps = 50, p95 = "250ms", scrape = { port = "http", path = "/m", name = "jobs", labels = { a = "b" }, target = 3 }, sql = { query = "SELECT 1", target = 5 }, schedule = [{ days = "mon-fri", from = "07:00", to = "19:00", min = 4, max = 9 }] }
-        active = { promote = ["/p"], demote = ["/d"], timeout = "3s", prefer = ["zone = a"], failback = true }
+        schedule = [{ days = "mon-fri", start = "07:00", stop = "19:00" }]
+        active = { promote = ["/p"], demote = ["/d"], timeout = "3s", standby = "cold", prefer = ["zone = a"], failback = true }
         update = { order = "stop-first", batch = "25%", canary = 2, promote = "manual", healthy_for = "1s", healthy_within = "1m", progress_within = "2m", verify_for = "3s", rollback = false }
         [[route]]
         listen = ":80"
@@ -359,11 +361,22 @@ fn updates() -> impl Strategy<Value = Update> {
     )
 }
 
+fn clocks() -> impl Strategy<Value = Clock> {
+    (0..24u16, 0..60u16).prop_map(|(hour, minute)| format!("{hour:02}:{minute:02}").parse().unwrap())
+}
+
+fn days() -> impl Strategy<Value = Days> {
+    prop_oneof![Just("mon"), Just("sat-mon"), Just("mon-fri,sun")].prop_map(|text| text.parse().unwrap())
+}
+
+fn schedules() -> impl Strategy<Value = Vec<StartStop>> {
+    let entry = (days(), option::of(clocks()), option::of(clocks()));
+    vec(entry.prop_map(|(days, start, stop)| StartStop { days, start, stop }), 0..3)
+}
+
 fn autoscales() -> impl Strategy<Value = Autoscale> {
     let share = || option::of((1..=90u8).prop_map(|percent| format!("{percent}%").parse().unwrap()));
-    let clock = || (0..24u16, 0..60u16).prop_map(|(hour, minute)| format!("{hour:02}:{minute:02}").parse().unwrap());
-    let days = prop_oneof![Just("mon"), Just("sat-mon"), Just("mon-fri,sun")].prop_map(|text| text.parse().unwrap());
-    let hours = (days, clock(), clock(), option::of(any::<u32>()), option::of(any::<u32>()))
+    let hours = (days(), clocks(), clocks(), option::of(any::<u32>()), option::of(any::<u32>()))
         .prop_map(|(days, from, to, min, max)| Hours { days, from, to, min, max });
     let numbers = (any::<bool>(), any::<u32>(), any::<u32>());
     let scrape = (option::of(".*"), ".*", ".*", btree_map(".*", ".*", 0..3), any::<u32>())
@@ -447,14 +460,15 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
             cpu: cpu.map(|millis| format!("{millis}m").parse().unwrap()),
             memory: memory.map(|bytes| format!("{bytes}B").parse().unwrap()),
         });
-    let rest = (restart, stop, places(), resources, (updates(), option::of(autoscales()), option::of(actives())));
+    let scaled = (option::of(autoscales()), schedules());
+    let rest = (restart, stop, places(), resources, (updates(), scaled, option::of(actives())));
     (head, once, ports, option::of(health), rest, drivers(), needs()).prop_map(
         |(
             (name, replicas, command, env),
             once,
             ports,
             health,
-            (restart, stop, place, resources, (update, autoscale, active)),
+            (restart, stop, place, resources, (update, (autoscale, schedule), active)),
             drivers,
             (artifacts, requires, (secrets, externals, grants, uses, reload), templates),
         )| {
@@ -482,6 +496,7 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
                 resources,
                 update,
                 autoscale,
+                schedule,
                 active,
                 artifacts,
                 requires,
@@ -498,8 +513,17 @@ fn services() -> impl Strategy<Value = ServiceSpec> {
 
 fn actives() -> impl Strategy<Value = Active> {
     let prefer = vec(Just("zone=a".parse().unwrap()), 0..3);
-    (vec(".*", 0..3), vec(".*", 0..3), spans(), prefer, any::<bool>())
-        .prop_map(|(promote, demote, timeout, prefer, failback)| Active { promote, demote, timeout, prefer, failback })
+    let standby = prop_oneof![Just(Standby::Hot), Just(Standby::Cold)];
+    (vec(".*", 0..3), vec(".*", 0..3), spans(), standby, prefer, any::<bool>()).prop_map(
+        |(promote, demote, timeout, standby, prefer, failback)| Active {
+            promote,
+            demote,
+            timeout,
+            standby,
+            prefer,
+            failback,
+        },
+    )
 }
 
 type Drivers = (Driver, Option<Ocf>, Option<Container>, Option<Systemd>);

@@ -96,6 +96,7 @@ fn n4_a_plan_says_what_would_move_and_why_nothing_would_begin() {
             service("db", Mode::Singleton, None, Verdict::Open),
         ],
         moves: vec![MoveView { name: "db.0".into(), from: Some("n1".into()), to: Some("n3".into()) }],
+        roles: vec![],
         held: vec![HeldView { service: ServiceName::new("web").unwrap(), why: "no node can take web.0".into() }],
         refused: Some("no drill begins: n2 is not joined".into()),
     };
