@@ -450,7 +450,7 @@ impl<D: Driver> Runner<D> {
             }
             return None;
         }
-        if assigned.spec.stands_by_cold() && assigned.lease.is_none_or(|lease| lease.yields) {
+        if assigned.stands_by_cold() {
             self.stand_by(&assigned, token).await;
             return None;
         }

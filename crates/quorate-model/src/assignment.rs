@@ -38,6 +38,15 @@ pub struct AssignedReplica {
     pub externals: Vec<External>,
 }
 
+impl AssignedReplica {
+    /// Whether it has its place and nothing of it is to run: a cold standby that is not to be the active copy, or
+    /// not any more.
+    #[must_use]
+    pub fn stands_by_cold(&self) -> bool {
+        self.spec.stands_by_cold() && self.lease.is_none_or(|lease| lease.yields)
+    }
+}
+
 /// What a replica must hold to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignedLease {

@@ -8,7 +8,7 @@ use quorate_model::assignment::Phase;
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::lease::FAILOVER_DEFAULT;
 use quorate_model::spec::{Mode, WithoutQuorum};
-use quorate_model::state::{ClusterState, ReplicaRecord};
+use quorate_model::state::{ClusterState, ReplicaRecord, ServiceRecord};
 use quorate_model::time::Timestamp;
 use quorate_node::{Event, Ticket};
 use quorate_scheduler::Fault::Kill;
@@ -76,7 +76,12 @@ pub(crate) fn lose_one(world: &mut World) -> (u64, u64) {
         expected.extend(role.to.as_ref().map(|(_, node)| (role.service.clone(), *node)));
     }
     let state = world.leader().map(|leader| world.machines[leader].process.as_ref().expect("it leads").node.state());
-    let is = state.map(active).unwrap_or_default();
+    let mut is = state.map(active).unwrap_or_default();
+    // An update takes roles from copies too, and its next step is due when a new copy has been well for long enough.
+    let updated =
+        |service: &ServiceName| before.state.services.get(service).is_some_and(|it| is_updated(&before.state, it));
+    expected.retain(|service, _| updated(service));
+    is.retain(|service, _| updated(service));
     if world.violation.is_none() && is != expected {
         let tell = |active: &BTreeMap<ServiceName, NodeId>| {
             let places: Vec<String> =
@@ -151,6 +156,12 @@ fn active(state: &ClusterState) -> BTreeMap<ServiceName, NodeId> {
     cast.filter_map(|service| Some((service.spec.name.clone(), holder(&service.spec.name)?.node))).collect()
 }
 
+/// Whether all copies of a service are of its newest version.
+fn is_updated(state: &ClusterState, service: &ServiceRecord) -> bool {
+    let mut copies = state.replicas.values().filter(|replica| replica.service == service.spec.name);
+    copies.all(|replica| replica.version == service.version)
+}
+
 fn named(state: &ClusterState, node: &NodeId) -> String {
     state.nodes.get(node).map_or("?", |node| &node.identity.name).to_owned()
 }
@@ -168,8 +179,12 @@ fn shown(state: &ClusterState, layout: &Layout) -> String {
 fn survey(world: &mut World) -> Option<Survey> {
     let leader = world.leader()?;
     world.tell(leader, Event::Survey { ticket: Ticket(u64::MAX) });
-    let next = world.now.plus(Duration::from_millis(500));
-    world.run_until(next);
+    // Not a moment more than it takes: what changes meanwhile is not in the forecast.
+    let end = world.now.plus(Duration::from_millis(500));
+    while world.surveyed.is_none() && world.now < end {
+        let next = world.now.plus(Duration::from_millis(1));
+        world.run_until(next);
+    }
     world.surveyed.take().map(|survey| *survey)
 }
 

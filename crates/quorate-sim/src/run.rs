@@ -11,7 +11,7 @@ use quorate_check::linearizable::{self, Budget};
 use quorate_check::list_append;
 use quorate_check::register::{Key, Value};
 use quorate_check::witness::{self, Asked, Evidence, FinalState, Learnt};
-use quorate_model::assignment::{AssignedReplica, Phase};
+use quorate_model::assignment::Phase;
 use quorate_model::id::{NodeId, ServiceName};
 use quorate_model::spec::Mode;
 use quorate_model::sql::{Rows, Scalar, Statement};
@@ -200,8 +200,7 @@ fn runs_what_it_shall(machine: &Machine) -> bool {
     let running = machine.agent.running();
     let state = machine.process.as_ref().map(|process| process.node.state());
     let assigned = state.into_iter().flat_map(|state| state.assignment(machine.id).replicas);
-    let stands_by = |replica: &AssignedReplica| replica.spec.stands_by_cold() && replica.lease.is_none();
-    let shall = assigned.filter(|replica| replica.phase == Phase::Run && !stands_by(replica));
+    let shall = assigned.filter(|replica| replica.phase == Phase::Run && !replica.stands_by_cold());
     let shall = shall.map(|replica| replica.replica);
     shall.into_iter().all(|replica| running.contains(&replica))
 }

@@ -36,7 +36,7 @@ impl Invariant for NewestAssignment {
                     let listed: BTreeSet<ReplicaId> = assigned
                         .replicas
                         .iter()
-                        .filter(|replica| replica.phase == Phase::Run)
+                        .filter(|replica| replica.phase == Phase::Run && !replica.stands_by_cold())
                         .map(|replica| replica.replica)
                         .collect();
                     let running: BTreeSet<ReplicaId> = held.running.iter().copied().collect();
