@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Services on five real nodes, each in a network namespace: how long work stands still when something is lost.
 
-Arguments: any of process singleton leader restart managers vip (all of them by default), --runs N, --failover S.
+Arguments: any of process singleton leader leave traffic restart managers vip (all of them by default), --runs N, --failover S.
 Needs root. The workload writes who it is and CLOCK_BOOTTIME each millisecond, appending to one file: a gap
 between two copies is how long nothing ran, and an overlap would be a failure of fencing, which ends the bench.
 Power loss is silent: the cable is pulled first, then everything of the node is killed at once."""
-import os, random, signal, sys, time
-from rig import Network, measured, option
+import contextlib, os, random, signal, subprocess, sys, time
+from rig import BINARY, Network, inside, measured, option
 from services import Services, boottime, head, row
 import vip as vips
 
@@ -57,6 +57,98 @@ def leader(network):
     singleton(network, True)
 
 
+def leave(network):
+    """The server of a singleton's node is stopped for good: what runs once there is handed over first."""
+    cluster = Services(network, FAILOVER)
+    # Whoever waited for the lease would need most of this.
+    cluster.apply("s", "mode = 'singleton'\nfailover = '300s'")
+    took = []
+    for run in range(RUNS):
+        home = cluster.home("s")
+        cluster.cli(home, "--server", f"unix:{cluster.dir}/{home}/api.sock", "leave", "--yes")
+        took.append(cluster.gap("s", run + 1))
+        cluster.servers[home].wait()
+        cluster.start(home)
+        cluster.whole()
+    head("five nodes, F = 300 s")
+    row("`quorate leave` on the node of a singleton → it runs elsewhere", "clean stop", took)
+    cluster.stop()
+
+
+ASKING = """
+import http.client, threading, time
+def ask():
+    while True:
+        begun, status = time.monotonic(), 0
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+            connection.request("GET", "/", headers={"Host": "web"})
+            status = connection.getresponse().status
+            connection.close()
+        except OSError:
+            pass
+        print(f"{begun} {time.monotonic()} {status}\\n", end="", flush=True)
+        time.sleep(0.02)
+for _ in range(4):
+    threading.Thread(target=ask).start()
+"""
+
+
+class Clients:
+    """A gateway on a node, and four clients that ask it for a service all the time, each request on a new connection."""
+
+    def __init__(self, cluster, at, name):
+        self.path = f"{cluster.dir}/{name}.asked"
+        command = [BINARY, "gateway", "--listen", "127.0.0.1:80", "--name", name, "--data-dir", f"{cluster.dir}/{name}",
+                   "--manager", f"unix:{cluster.dir}/{at}/api.sock"]
+        place = cluster.network.nodes[at]
+        with open(f"{cluster.dir}/{name}.log", "wb") as log, open(self.path, "wb") as said:
+            self.gateway = subprocess.Popen(inside(place, *command), stdout=subprocess.DEVNULL, stderr=log)
+            self.clients = subprocess.Popen(inside(place, "python3", "-c", ASKING), stdout=said)
+
+    def requests(self):
+        """When each began and ended, and its status; 0: none came."""
+        with open(self.path) as said:
+            words = [line.split() for line in said if line.endswith("\n")]
+        return [(float(begun), float(ended), int(status)) for begun, ended, status in words]
+
+    def stop(self):
+        for process in (self.clients, self.gateway):
+            process.kill()
+            process.wait()
+
+
+def traffic(network, slow=0.1, watched=15):
+    """The node of one of three copies loses power: until no request through a gateway fails or is slow any more."""
+    cluster = Services(network, FAILOVER)
+    os.mkdir(pages := f"{cluster.dir}/pages")
+    cluster.apply("web", "replicas = 3\nports = { http = 'auto' }\nhealth = { http = '/' }\n"
+                         "[[route]]\nname = 'web'\nhost = 'web'\nservice = 'web'",
+                  ["/usr/bin/python3", "-m", "http.server", "{port}", "--directory", pages])
+    took, failed, asked = [], 0, 0
+    for run in range(RUNS):
+        cluster.until(lambda: [replica["state"] for replica in cluster.replicas("web")] == ["healthy"] * 3, "web runs")
+        homes = {int(replica["node"][1:]) - 1 for replica in cluster.replicas("web")}
+        at, lost = random.choice(sorted(set(range(NODES)) - homes)), random.choice(sorted(homes))
+        clients = Clients(cluster, at, f"gw{run}")
+        with contextlib.ExitStack() as stack:
+            stack.callback(clients.stop)
+            cluster.until(lambda: [status for _, _, status in clients.requests()[-500:]] == [200] * 500, "requests are answered")
+            time.sleep(random.random())
+            off = time.monotonic()
+            cluster.power_off(lost)
+            time.sleep(watched)
+        after = [request for request in clients.requests() if request[1] > off]
+        noticed = [ended - off for begun, ended, status in after if status != 200 or ended - begun > slow]
+        took.append(max(noticed, default=0))
+        failed, asked = failed + sum(status != 200 for _, _, status in after), asked + len(after)
+        cluster.power_on(lost)
+    head("five nodes, three copies")
+    row(f"the node of a copy → no request through a gateway fails or takes over {slow * 1000:.0f} ms", "power loss", took)
+    print(f"\nIn the {watched} s after each loss {failed} of {asked:,} requests were not answered with 200.", flush=True)
+    cluster.stop()
+
+
 def restart(network, replicas=100):
     """A server is killed and started with many replicas: until it knows them again."""
     cluster = Services(network, FAILOVER)
@@ -104,4 +196,4 @@ def vip(network):
     vips.vip(network, head, row, Services, RUNS)
 
 
-measured(Network(NODES), {"process": process, "singleton": singleton, "leader": leader, "restart": restart, "managers": managers, "vip": vip})
+measured(Network(NODES), {"process": process, "singleton": singleton, "leader": leader, "leave": leave, "traffic": traffic, "restart": restart, "managers": managers, "vip": vip})

@@ -49,7 +49,7 @@ pub(crate) enum Bench {
     /// Services on five nodes in network namespaces: how long work stands still when a process, a node or the
     /// leader is lost. Needs root.
     Failover {
-        /// What to measure: any of process, singleton, leader, restart, managers, vip. Default: all.
+        /// What to measure: any of process, singleton, leader, leave, traffic, restart, managers, vip. Default: all.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// How often each.
