@@ -44,6 +44,7 @@ mod container;
 pub(crate) mod desk;
 mod line;
 mod ocf;
+pub(crate) mod pacemaker;
 mod systemd;
 mod vip;
 

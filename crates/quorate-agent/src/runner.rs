@@ -8,6 +8,7 @@ use crate::endpoints::{self, Endpoints};
 use crate::files::{self, Durability};
 use crate::health::exec::Exec;
 use crate::health::{Health, HealthWatch, Place, Target, Verdict};
+use crate::keeper::pacemaker;
 use crate::launch::{self, Given, Launch};
 use crate::lease::{Holds, boot_time};
 use crate::needs;
@@ -24,7 +25,7 @@ use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
 use quorate_model::observed::{Casting, Part, ReplicaState, ReplicaStatus};
 use quorate_model::secret::Secret;
-use quorate_model::spec::{Mode, Port, ServiceSpec, Stop, TemplateError};
+use quorate_model::spec::{self, Mode, Port, ServiceSpec, Stop, TemplateError};
 use quorate_model::time::Span;
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -592,6 +593,9 @@ impl<D: Driver> Runner<D> {
         let Shared { node, node_name, api, .. } = &*self.shared;
         let mut launch = Launch::new(assigned, *node, node_name, &self.dir, ports, given)?;
         launch.env.extend(endpoints::variables(&assigned.spec, &self.shared.directory.borrow()));
+        if assigned.spec.driver == spec::Driver::Ocf && !api.socket.as_os_str().is_empty() {
+            launch.env.insert(pacemaker::SOCKET.to_owned(), api.socket.to_string_lossy().into_owned());
+        }
         if !assigned.spec.grants.is_empty() {
             launch.env.extend(service_token::variables(api, &self.dir.join("work")));
         }

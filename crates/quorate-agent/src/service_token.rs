@@ -23,6 +23,9 @@ pub struct Api {
     pub url: String,
     /// The certificates that a client believes in; none without TLS.
     pub authorities: Option<PathBuf>,
+    /// The socket at which the node's owner needs no login: what resource agents tell Pacemaker goes there.
+    /// Empty: nowhere.
+    pub socket: PathBuf,
 }
 
 /// What tells a replica about its token and where it is taken.

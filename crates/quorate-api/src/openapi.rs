@@ -48,6 +48,7 @@ use utoipa::OpenApi;
         members::roles,
         members::vote,
         placement::labels,
+        placement::attribute,
         placement::availability,
         placement::explain,
         placement::what_if_kill,

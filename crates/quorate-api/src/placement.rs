@@ -12,6 +12,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use http::{HeaderMap, StatusCode, Uri};
+use quorate_model::attribute::Attribute;
 use quorate_model::command::Command;
 use quorate_model::id::{ReplicaId, RequestId, ServiceName};
 use quorate_model::member::MemberCommand;
@@ -64,6 +65,40 @@ pub(crate) async fn labels<B: Backend>(
 ) -> Result<Json<NodeView>, Failure> {
     let LabelChange { labels } = read_json(&read_body(&headers, body).await?)?;
     changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetLabels { node, labels }).await
+}
+
+/// What a resource agent says of its node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttributeChange {
+    /// 1 to 128 bytes. `master-SERVICE` is the score of that service's copy: below 0 it is not promoted.
+    pub name: String,
+    /// At most 256 bytes. `null` takes it away.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Whether it stays when the node is down or leaves. Default: no.
+    #[serde(default)]
+    pub lasts: bool,
+}
+
+/// Sets an attribute of a node, or takes it away. Resource agents of the driver `ocf` do this, in the way in which
+/// they tell Pacemaker.
+#[utoipa::path(post, path = "/v1/nodes/{node}/attributes", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
+    request_body = AttributeChange,
+    responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
+        (status = 422, description = "invalid", body = Problem)))]
+pub(crate) async fn attribute<B: Backend>(
+    State(app): State<Shared<B>>,
+    Extension(id): Extension<RequestId>,
+    Extension(acting): Extension<Acting>,
+    Named(wanted): Named,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<NodeView>, Failure> {
+    let AttributeChange { name, value, lasts } = read_json(&read_body(&headers, body).await?)?;
+    let attribute = value.map(|value| Attribute { value, lasts });
+    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetAttribute { node, name, attribute }).await
 }
 
 /// What a node is to take from now on.

@@ -134,6 +134,7 @@ pub(crate) fn native<B: Backend>() -> Vec<Route<B>> {
         at("/v1/nodes/{node}/restart").post(O::NodeRestart, managers::restart_node::<B>),
         at("/v1/nodes/{node}/vote").put(O::NodeVote, members::vote::<B>),
         at("/v1/nodes/{node}/labels").post(O::NodeLabel, placement::labels::<B>),
+        at("/v1/nodes/{node}/attributes").post(O::NodeLabel, placement::attribute::<B>),
         at("/v1/nodes/{node}/availability").put(O::NodeAvailability, placement::availability::<B>),
         at("/v1/rebalance")
             .get(O::ClusterRead, placement::to_rebalance::<B>)

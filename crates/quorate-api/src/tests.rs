@@ -190,6 +190,10 @@ impl Fake {
                     node.labels.extend(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
                     node.labels.retain(|key, _| labels.get(key) != Some(&None));
                 }),
+                MemberCommand::SetAttribute { node, name, attribute } => of(node, &|node| {
+                    node.attributes.remove(name);
+                    node.attributes.extend(attribute.iter().map(|it| (name.clone(), it.value.clone())));
+                }),
                 MemberCommand::SetAvailability { node, availability } => of(node, &|node| {
                     node.drain_deadline = availability.drain().and_then(|drain| drain.deadline);
                     node.availability = match availability {
@@ -567,6 +571,7 @@ fn overview() -> Overview {
         applied: Some(LogIndex(0)),
         version: Some("0.0.0".into()),
         labels: [("zone".to_owned(), format!("z{number}"))].into(),
+        attributes: BTreeMap::new(),
         availability: Availability::Open,
         drain_deadline: None,
         log_dir: None,

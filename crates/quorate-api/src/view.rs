@@ -196,6 +196,9 @@ pub struct NodeView {
     /// What an operator says of it, for services to be placed by.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What resource agents there say of it, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
     /// What it takes of services.
     #[serde(default)]
     pub availability: Availability,

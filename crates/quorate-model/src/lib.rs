@@ -15,6 +15,7 @@
 pub mod access;
 pub mod active;
 pub mod assignment;
+pub mod attribute;
 pub mod autoscale;
 pub mod command;
 pub mod deployment;

@@ -25,6 +25,7 @@
 pub mod ha;
 pub mod managers;
 
+use crate::attribute::{Attribute, Attributes};
 use crate::command::Refusal;
 use crate::event::Happening;
 use crate::id::{NodeId, TokenId};
@@ -207,6 +208,13 @@ pub enum MemberCommand {
         node: NodeId,
         labels: BTreeMap<String, Option<String>>,
     },
+    /// What a resource agent says of a node. Without a value it is taken away.
+    SetAttribute {
+        node: NodeId,
+        name: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attribute: Option<Attribute>,
+    },
     SetAvailability {
         node: NodeId,
         availability: Availability,
@@ -351,11 +359,9 @@ impl ClusterState {
             MemberCommand::Leave { node, generation } => {
                 let known = self.node(*node)?;
                 if known.generation == *generation && known.health != Health::Left {
-                    changes.list.push(Change::Node(NodeRecord {
-                        health: Health::Left,
-                        since: changes.now,
-                        ..known.clone()
-                    }));
+                    let mut record = NodeRecord { health: Health::Left, since: changes.now, ..known.clone() };
+                    record.forget();
+                    changes.list.push(Change::Node(record));
                     changes.event(Happening::NodeLeft { node: *node });
                 }
                 Ok(())
@@ -397,6 +403,9 @@ impl ClusterState {
                 self.edit(changes, *node, |record| record.alias = alias.map(str::to_owned))
             }
             MemberCommand::SetLabels { node, labels } => self.set_labels(changes, *node, labels),
+            MemberCommand::SetAttribute { node, name, attribute } => {
+                self.set_attribute(changes, *node, name, attribute.as_ref())
+            }
             MemberCommand::SetAvailability { node, availability } => {
                 self.set_availability(changes, *node, availability)
             }
@@ -575,6 +584,7 @@ impl ClusterState {
             handing_over: false,
             labels: BTreeMap::new(),
             availability: Availability::Open,
+            attributes: Attributes::new(),
         }));
         changes.event(Happening::NodeJoined { node: node.id });
         Ok(())

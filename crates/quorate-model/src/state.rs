@@ -14,6 +14,7 @@
 use crate::access::name::ExternalName;
 use crate::access::{AccessChange, AccessCommand, AccessState};
 use crate::assignment::{AssignedLease, AssignedReplica, Assignment, Phase};
+use crate::attribute::Attributes;
 use crate::command::{Command, Refusal, Step};
 use crate::deployment::{Cause, Deployment, VersionRecord};
 use crate::drill::DrillRecord;
@@ -125,6 +126,9 @@ pub struct NodeRecord {
     /// What it takes of services.
     #[serde(default)]
     pub availability: Availability,
+    /// What resource agents there say of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: Attributes,
 }
 
 /// The decided health of a node. *Unreachable* is an opinion of those who look at it, and not here.
@@ -422,6 +426,7 @@ impl ClusterState {
             handing_over: false,
             labels: known.map(|known| known.labels.clone()).unwrap_or_default(),
             availability: known.map(|known| known.availability).unwrap_or_default(),
+            attributes: known.map(|known| known.attributes.clone()).unwrap_or_default(),
         }));
         // A node that was admitted has joined already; this is only its first start.
         match known {
@@ -445,7 +450,11 @@ impl ClusterState {
         if known.generation != generation || known.health == health || known.health == Health::Left {
             return Ok(());
         }
-        changes.list.push(Change::Node(NodeRecord { health, since: at, ..known.clone() }));
+        let mut record = NodeRecord { health, since: at, ..known.clone() };
+        if health != Health::Joined {
+            record.forget();
+        }
+        changes.list.push(Change::Node(record));
         let what = match health {
             Health::Down => Happening::NodeDown { node },
             Health::Joined => Happening::NodeReturned { node },
@@ -632,6 +641,7 @@ impl NodeRecord {
             handing_over: false,
             labels: BTreeMap::new(),
             availability: Availability::Open,
+            attributes: Attributes::new(),
         }
     }
 

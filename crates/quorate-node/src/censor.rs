@@ -65,6 +65,7 @@ fn harm_of(command: &MemberCommand, seen: &Electorate<'_>) -> Result<(), Harm> {
         | MemberCommand::Leave { .. }
         | MemberCommand::SetAlias { .. }
         | MemberCommand::SetLabels { .. }
+        | MemberCommand::SetAttribute { .. }
         | MemberCommand::SetAvailability { .. }
         | MemberCommand::SetQuota { .. }
         | MemberCommand::StartManagers { .. }

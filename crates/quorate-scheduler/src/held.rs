@@ -70,6 +70,8 @@ pub enum HeldReason {
     Misses { node: String, unfit: Unfit },
     /// No copy of an active-passive service is healthy, so none can be the active one.
     NobodyActive,
+    /// Some are healthy, and none of them is to be promoted, as their resource agents say.
+    NobodyToPromote,
     /// The old replica must end first.
     Ending { slot: Slot, node: String },
 }
@@ -157,6 +159,9 @@ impl fmt::Display for HeldReason {
                     "{node} has been silent for {}; its replicas stay until it is marked down",
                     rounded_up(*silent_for)
                 )
+            }
+            HeldReason::NobodyToPromote => {
+                f.write_str("no copy is active: no agent says that its copy may be promoted")
             }
             HeldReason::NobodyActive => f.write_str("no copy is active: none is healthy"),
             HeldReason::LeaseHeld { node } => {

@@ -65,6 +65,8 @@ pub enum Unready {
     Unheard,
     /// As its node last said. `None`: it has not said anything.
     State(Option<ReplicaState>),
+    /// Its resource agent says that it is not to be promoted, or has not said that it may be. `None`: nothing.
+    Score(Option<i64>),
 }
 
 impl fmt::Display for WhyActive {
@@ -86,6 +88,8 @@ impl fmt::Display for Unready {
         match self {
             Unready::Unheard => f.write_str("its node is out of reach"),
             Unready::State(None) => f.write_str("its node has not said how it is"),
+            Unready::Score(Some(_)) => f.write_str("its agent says that it is not to be promoted"),
+            Unready::Score(None) => f.write_str("its agent has not said that it may be promoted"),
             Unready::State(Some(state)) => f.write_str(match state {
                 ReplicaState::Starting => "it is starting",
                 ReplicaState::Healthy => "it is healthy",

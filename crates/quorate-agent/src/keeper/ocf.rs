@@ -18,7 +18,7 @@
 //! "Resource Agents", and Pacemaker Administration, "Resource Agents: OCF exit codes" (190 and 191 are from there).
 
 use super::desk::{Desk, Ended, Patience};
-use super::{Backend, Look, Trouble};
+use super::{Backend, Look, Trouble, pacemaker};
 use crate::launch::Launch;
 use meta_data::MetaData;
 use quorate_model::observed::Fencing;
@@ -164,9 +164,9 @@ impl Ocf {
         // A node has one of a service, but for a moment while one of them ends.
         let instance = match spec.mode {
             Mode::Singleton | Mode::EveryNode => spec.name.to_string(),
-            // One that stands by cold is not there before it is the active one.
-            Mode::ActivePassive if spec.stands_by_cold() => spec.name.to_string(),
-            Mode::Replicated | Mode::ActivePassive => format!("{}:{}", spec.name, launch.assigned.ordinal),
+            // Nor is there a number in Pacemaker's names of those of which one is promoted.
+            Mode::ActivePassive => spec.name.to_string(),
+            Mode::Replicated => format!("{}:{}", spec.name, launch.assigned.ordinal),
         };
         let node = launch.env.get("QUORATE_NODE").cloned().unwrap_or_default();
         let mut env: BTreeMap<String, String> = [
@@ -183,6 +183,17 @@ impl Ocf {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         env.extend(launch.ocf_params.iter().map(|(name, value)| (format!("OCF_RESKEY_{name}"), value.clone())));
+        if spec.changes_parts() {
+            let meta = [("promotable", "true"), ("master_max", "1"), ("notify", "true")];
+            env.extend(meta.map(|(name, value)| (format!("OCF_RESKEY_CRM_meta_{name}"), value.to_owned())));
+            env.insert("OCF_RESKEY_CRM_meta_clone_max".to_owned(), spec.replicas.to_string());
+        }
+        if launch.env.contains_key(pacemaker::SOCKET) {
+            let stand_ins = pacemaker::stand_ins().map_err(|error| {
+                Trouble::Failed(format!("what stands in for Pacemaker's commands cannot be made: {error}"))
+            })?;
+            env.extend(pacemaker::variables(&stand_ins, launch.env.get("PATH").map(String::as_str)));
+        }
         let of_env = spec.env.keys().filter_map(|name| name.strip_prefix("OCF_RESKEY_"));
         let told_by_env = of_env.filter(|name| !name.starts_with("CRM_meta_"));
         Ok(Ocf {
@@ -218,9 +229,6 @@ impl Ocf {
             .envs(&self.env)
             .env("OCF_RESKEY_CRM_meta_name", operation)
             .env("OCF_RESKEY_CRM_meta_timeout", limit.as_millis().to_string());
-        if operation == "monitor" {
-            command.env("OCF_RESKEY_CRM_meta_interval", self.pause().as_millis().to_string());
-        }
         command
     }
 
@@ -288,8 +296,19 @@ impl Ocf {
     }
 
     fn monitor(&self, desk: &mut Desk, patience: Patience) -> Look {
+        self.look_every(self.pause(), desk, patience)
+    }
+
+    /// Looks for the first time at what may run or not. Agents know that by an interval of 0.
+    fn probe(&self, desk: &mut Desk) -> Look {
+        self.look_every(Duration::ZERO, desk, Patience::UntilStop)
+    }
+
+    fn look_every(&self, interval: Duration, desk: &mut Desk, patience: Patience) -> Look {
         let limit = self.timeout("monitor");
-        match self.call(desk, "monitor", self.command("monitor", limit), limit, patience) {
+        let mut command = self.command("monitor", limit);
+        command.env("OCF_RESKEY_CRM_meta_interval", interval.as_millis().to_string());
+        match self.call(desk, "monitor", command, limit, patience) {
             Ok(Answer::Said(code)) => match code {
                 Code::Ok | Code::Degraded => Look::Up,
                 Code::RunningPromoted | Code::DegradedPromoted => Look::Promoted,
@@ -346,12 +365,12 @@ impl Ocf {
         }
         self.notify(desk, Notice::Before, operation)?;
         let limit = self.timeout(operation);
-        let mut command = self.command(operation, limit);
-        command.env("OCF_RESKEY_CRM_meta_promotable", "true").env("OCF_RESKEY_CRM_meta_master_max", "1");
-        self.must(desk, operation, command, limit)?;
+        self.must(desk, operation, self.command(operation, limit), limit)?;
         let seen = self.monitor(desk, Patience::UntilStop);
         match (operation, seen) {
             ("promote", Look::Promoted) | ("demote", Look::Up) => self.notify(desk, Notice::After, operation),
+            // There are agents that end what they demote (a database may have to), and start it as a standby.
+            ("demote", Look::Ended { .. }) => self.notify(desk, Notice::After, operation),
             (_, Look::AskedToStop) => Err(Trouble::AskedToStop),
             (_, Look::Up) => Err(Trouble::Failed(format!(
                 "{operation} of {} said success, and its monitor that it is not promoted",
@@ -384,7 +403,7 @@ impl Backend for Ocf {
             })?;
         }
         // What runs already is not started again; what is broken is stopped first. Both as in Pacemaker.
-        match self.monitor(desk, Patience::UntilStop) {
+        match self.probe(desk) {
             Look::Up | Look::Promoted => return Ok(()),
             Look::AskedToStop => return Err(Trouble::AskedToStop),
             Look::Ended { .. } => {}

@@ -101,7 +101,7 @@ impl Node {
             secrets: self.secrets.subscribe(),
             tokens: self.tokens.subscribe(),
             directory: self.directory.subscribe(),
-            api: Api { url: "http://127.0.0.1:7000".into(), authorities: None },
+            api: Api { url: "http://127.0.0.1:7000".into(), authorities: None, socket: PathBuf::new() },
             shim_command: vec![HELPER.into(), shim.into()],
             end_with_pid: Some(self.lifeline.id()),
         }

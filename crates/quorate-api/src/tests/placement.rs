@@ -20,6 +20,17 @@ async fn labels_are_set_and_taken_away_and_the_others_stay() {
 }
 
 #[tokio::test]
+async fn agents_say_something_of_their_node_and_take_it_back() {
+    let (fake, path) = (Fake::new(), "/v1/nodes/n2/attributes");
+    let said = parsed(post(&fake, path, r#"{"name":"db-status","value":"HS:sync"}"#).await);
+    assert_eq!(said["attributes"], json!({ "db-status": "HS:sync" }));
+    let said = parsed(post(&fake, path, r#"{"name":"db-status","value":null}"#).await);
+    assert_eq!(said["attributes"], json!(null));
+    assert_eq!(code(&post(&fake, path, r#"{"value":"x"}"#).await), "400 bad-json");
+    assert_eq!(code(&post(&fake, "/v1/nodes/n9/attributes", r#"{"name":"a"}"#).await), "404 unknown-node");
+}
+
+#[tokio::test]
 async fn a_node_is_cordoned_drained_and_opened_again() {
     let fake = Fake::new();
     assert_eq!(parsed(set(&fake, json!({ "availability": "cordoned" })).await)["availability"], "cordoned");

@@ -18,8 +18,9 @@ use quorate_model::command::Step;
 use quorate_model::id::ReplicaId;
 use quorate_model::observed::ReplicaState;
 use quorate_model::planted::{Bug, planted};
-use quorate_model::spec::{Mode, ServiceSpec};
-use quorate_model::state::{ReplicaRecord, ServiceRecord};
+use quorate_model::spec::{Driver, Mode, ServiceSpec};
+use quorate_model::state::{NodeRecord, ReplicaRecord, ServiceRecord};
+use std::cmp::Reverse;
 
 impl<'a> Planner<'a> {
     /// Sees to it that one copy is active, and the right one. Of a service that is stopped nobody takes over.
@@ -62,7 +63,8 @@ impl<'a> Planner<'a> {
     /// Another copy that would be a good active one: the best.
     fn heir(&self, service: &ServiceRecord, but: Option<ReplicaId>) -> Option<ReplicaId> {
         let standbys = self.room.of(&service.spec.name).filter(|(id, seat)| {
-            seat.phase == Phase::Run && Some(*id) != but && is_cast(seat.spec) && self.is_healthy(*id)
+            let may = seat.phase == Phase::Run && Some(*id) != but && is_cast(seat.spec);
+            may && self.is_healthy(*id) && !self.is_vetoed(service, seat)
         });
         standbys.min_by_key(|(id, seat)| self.rank(service, *id, seat)).map(|(id, _)| id)
     }
@@ -71,7 +73,21 @@ impl<'a> Planner<'a> {
     fn rank(&self, service: &ServiceRecord, id: ReplicaId, seat: &Seat<'_>) -> impl Ord + use<> {
         let next = self.state.leases.get(&service.spec.name).and_then(|lease| lease.next);
         let placed = self.state.replicas.get(&id).map(|replica| replica.revision);
-        (Some(id) != next, self.leaves(seat), seat.outdated, self.preference(service, seat), placed, id)
+        let score = Reverse(self.score(service, seat).flatten());
+        (Some(id) != next, self.leaves(seat), seat.outdated, score, self.preference(service, seat), placed, id)
+    }
+
+    /// What the agent of a copy says of its promotion, where any agent of the service says anything: those of
+    /// databases know whose data is the newest. Inside: `None`, this one said nothing.
+    fn score(&self, service: &ServiceRecord, seat: &Seat<'_>) -> Option<Option<i64>> {
+        let of = |node: &NodeRecord| node.score(&service.spec.name);
+        let is_scored = service.spec.driver == Driver::Ocf && self.state.nodes.values().any(|node| of(node).is_some());
+        is_scored.then(|| self.state.nodes.get(&seat.node).and_then(of))
+    }
+
+    /// Whether a copy is not to be promoted, as its agent says or does not.
+    fn is_vetoed(&self, service: &ServiceRecord, seat: &Seat<'_>) -> bool {
+        self.score(service, seat).is_some_and(|score| score.is_none_or(|score| score < 0))
     }
 
     /// Whether a copy is to leave its node, or its server is about to end.
@@ -107,12 +123,14 @@ impl<'a> Planner<'a> {
             .of(name)
             .filter(|(id, seat)| seat.phase == Phase::Run && Some(*id) != but && is_cast(seat.spec))
             .collect();
-        standbys.sort_by_cached_key(|(id, seat)| (!self.is_healthy(*id), self.rank(service, *id, seat)));
+        let unfit = |id: ReplicaId, seat: &Seat<'_>| !self.is_healthy(id) || self.is_vetoed(service, seat);
+        standbys.sort_by_cached_key(|(id, seat)| (unfit(*id, seat), self.rank(service, *id, seat)));
         let standbys = standbys.into_iter().map(|(id, seat)| {
             let state = self.observed.replicas.get(&id).copied();
             let is_heard = self.room.answers(seat.at);
             let unready = || if is_heard { Unready::State(state) } else { Unready::Unheard };
-            let unfit = (!self.is_healthy(id)).then(unready);
+            let vetoed = || self.is_vetoed(service, seat).then(|| Unready::Score(self.score(service, seat).flatten()));
+            let unfit = if self.is_healthy(id) { vetoed() } else { Some(unready()) };
             Standby { slot: seat.slot(), node: self.room.node_name(seat.node), unfit }
         });
         Some(Roles { active, cold: service.spec.stands_by_cold(), standbys: standbys.collect() })
@@ -152,7 +170,14 @@ impl<'a> Planner<'a> {
                 self.plan.steps.push(Step::Promote { replica, service: name.clone(), epoch });
                 self.room.give_role(replica);
             }
-            None => self.hold(service, HeldReason::NobodyActive),
+            None => {
+                let is_well = |(id, seat): (ReplicaId, &Seat<'_>)| {
+                    seat.phase == Phase::Run && Some(id) != but && is_cast(seat.spec) && self.is_healthy(id)
+                };
+                let some_are_well = self.room.of(name).any(is_well);
+                let why = if some_are_well { HeldReason::NobodyToPromote } else { HeldReason::NobodyActive };
+                self.hold(service, why);
+            }
         }
     }
 

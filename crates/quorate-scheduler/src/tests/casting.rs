@@ -1,12 +1,14 @@
 //! Which copy of an active-passive service is active, plan by plan.
 
 use super::text::{Case, node_id, show, timed};
-use crate::plan;
+use crate::{Standby, Survey, plan};
+use quorate_model::attribute::{Attribute, score_of};
 use quorate_model::command::Command;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, ServiceName};
 use quorate_model::lease::LeaseCommand;
+use quorate_model::member::MemberCommand;
 use quorate_model::observed::{Casting, Part, ReplicaState};
-use quorate_model::spec::Active;
+use quorate_model::spec::{Active, Driver};
 use quorate_model::state::{Health, ReplicaRecord};
 use quorate_model::time::WallTime;
 
@@ -82,6 +84,22 @@ impl World {
 
     fn holder(&self) -> Option<NodeId> {
         self.0.state.leases[&Self::name()].holder.map(|holder| holder.node)
+    }
+
+    /// What the agent on a node says of its copy.
+    fn score(&mut self, node: u128, said: &str) {
+        let attribute = Some(Attribute { value: said.into(), lasts: false });
+        let name = score_of(World::name().as_str());
+        self.run(&Command::Member(MemberCommand::SetAttribute { node: node_id(node), name, attribute }));
+    }
+
+    /// Who stands by, in order, and why not.
+    fn standbys(&self) -> String {
+        let observed = timed(self.0.observed.clone(), &self.0.state, super::text::NOW);
+        let survey = Survey { state: self.0.state.clone(), observed, policy: self.0.policy };
+        let roles = survey.explain(&World::name()).unwrap().roles.unwrap();
+        let each = |it: &Standby| format!("{}: {}", it.node, it.unfit.map(|why| why.to_string()).unwrap_or_default());
+        roles.standbys.iter().map(each).collect::<Vec<_>>().join("\n")
     }
 
     /// What its spec says of the active copy.
@@ -215,4 +233,34 @@ fn no_two_copies_are_on_one_node() {
     let mut world = World::active("n1 joined | n2 joined | db x2 pair on n1 n2");
     world.0.state.services.get_mut(&World::name()).unwrap().spec.replicas = 3;
     assert_eq!(world.plan(), "hold db: no node can take db.2: n1 has db.0 already, n2 has db.1 already\n");
+}
+
+#[test]
+fn agents_of_a_database_say_who_may_be_promoted_and_who_is_best() {
+    let ocf = |world: &mut World| {
+        world.0.state.services.get_mut(&World::name()).unwrap().spec.driver = Driver::Ocf;
+        world.0.state.replicas.values_mut().for_each(|replica| replica.spec.driver = Driver::Ocf);
+    };
+    let mut world = World::read(THREE);
+    ocf(&mut world);
+    world.score(1, "-INFINITY");
+    assert_eq!(world.plan(), "hold db: no copy is active: no agent says that its copy may be promoted\n");
+    assert_eq!(
+        world.standbys(),
+        "n1: its agent says that it is not to be promoted
+n2: its agent has not said that it may be promoted
+n3: its agent has not said that it may be promoted"
+    );
+    world.score(2, "100");
+    world.score(3, "1000");
+    assert_eq!(world.plan(), "promote db.2 v1 on n3 to epoch 1\n");
+    // Another one that would do better takes nothing from a copy that is well.
+    world.score(3, "-INFINITY");
+    assert_eq!(world.plan(), "nothing to do\n");
+    assert_eq!(world.standbys(), "n2: \nn1: its agent says that it is not to be promoted");
+
+    // What no agent says anything of is as it was.
+    let mut world = World::read(THREE);
+    ocf(&mut world);
+    assert_eq!(world.plan(), "promote db.0 v1 on n1 to epoch 1\n");
 }

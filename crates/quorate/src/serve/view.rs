@@ -178,6 +178,7 @@ impl Scene<'_> {
             applied,
             version: self.version(id),
             labels: record.labels.clone(),
+            attributes: record.attributes.iter().map(|(name, it)| (name.clone(), it.value.clone())).collect(),
             availability: match record.availability {
                 place::Availability::Open => Availability::Open,
                 place::Availability::Cordoned => Availability::Cordoned,

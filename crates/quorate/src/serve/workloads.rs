@@ -2,7 +2,7 @@
 //! what they need out.
 
 use super::inbox::Inbox;
-use crate::config::NodeConfig;
+use crate::config::{self, NodeConfig};
 use crate::trust;
 use quorate_agent::{Agent, AgentConfig, Api, Hold, Secrets, ServiceTokens, needs};
 use quorate_model::assignment::Assignment;
@@ -161,10 +161,10 @@ struct Given {
 
 /// How replicas on this node reach its API.
 fn api(config: &NodeConfig, data_dir: &Path) -> Api {
-    let address = config.node.api_address();
+    let (address, socket) = (config.node.api_address(), data_dir.join(config::API_SOCKET));
     if config.node.plain_http {
-        return Api { url: format!("http://{address}"), authorities: None };
+        return Api { url: format!("http://{address}"), authorities: None, socket };
     }
     let authorities = data_dir.join(trust::DIR).join(trust::AUTHORITIES);
-    Api { url: format!("https://{address}"), authorities: Some(authorities) }
+    Api { url: format!("https://{address}"), authorities: Some(authorities), socket }
 }

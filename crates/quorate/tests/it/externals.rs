@@ -1,6 +1,6 @@
 //! E6: externals, against the servers that they stand for.
 
-mod servers;
+pub(crate) mod servers;
 
 use crate::cluster::{PATIENCE, Ran, wait_for};
 use crate::founded::Founded;

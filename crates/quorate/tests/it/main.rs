@@ -36,6 +36,7 @@ mod missed;
 mod needs;
 mod once;
 mod one_way;
+mod pgsql;
 mod placement;
 mod races;
 mod rotation;

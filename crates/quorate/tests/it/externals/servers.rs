@@ -116,18 +116,18 @@ fn run(program: &Path, args: &[String]) -> Output {
     Command::new(program).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-fn succeeded(output: Output) {
+pub(crate) fn succeeded(output: Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
 }
 
 /// The directory of the newest version.
-fn newest(dir: &Path) -> PathBuf {
+pub(crate) fn newest(dir: &Path) -> PathBuf {
     let versions = std::fs::read_dir(dir).expect("postgresql is installed: `cargo xtask ci` does it");
     let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
     versions.flatten().map(|entry| entry.path()).max_by_key(number).expect("a version of it")
 }
 
-fn ids(user: &str) -> (u32, u32) {
+pub(crate) fn ids(user: &str) -> (u32, u32) {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
     let line = passwd.lines().find(|line| line.starts_with(&format!("{user}:"))).expect("the user of the package");
     let fields: Vec<&str> = line.split(':').collect();
