@@ -20,7 +20,7 @@ use quorate_agent_core::lease::Hold;
 use quorate_model::assignment::{AssignedReplica, Assignment};
 use quorate_model::discovery::Directory;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId};
-use quorate_model::observed::{ReplicaState, ReplicaStatus};
+use quorate_model::observed::{ReplicaState, ReplicaStatus, Told};
 use quorate_model::resource::Usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -92,7 +92,7 @@ pub struct Agent {
     desired: watch::Sender<Desired>,
     statuses: watch::Receiver<Arc<Vec<ReplicaStatus>>>,
     usage: watch::Receiver<Arc<BTreeMap<ReplicaId, Usage>>>,
-    scraped: watch::Receiver<Arc<BTreeMap<ReplicaId, u64>>>,
+    scraped: watch::Receiver<Arc<Told>>,
     holds: Arc<Holds>,
     stop: watch::Sender<bool>,
     /// Closed when the agent's task is over.
@@ -240,7 +240,7 @@ impl Agent {
     /// What each healthy replica tells of itself, in thousandths, where the assignment says what to ask for: every
     /// 5 s, and a new value only when a number differs. Of one that tells nothing there is nothing.
     #[must_use]
-    pub fn scraped(&self) -> watch::Receiver<Arc<BTreeMap<ReplicaId, u64>>> {
+    pub fn scraped(&self) -> watch::Receiver<Arc<Told>> {
         self.scraped.clone()
     }
 
@@ -341,19 +341,15 @@ impl Asking {
             let scrape = assignment.scrapes.get(&status.service)?;
             let assigned = assignment.replicas.iter().find(|assigned| assigned.replica == status.replica)?;
             let name = scrape.port.as_deref().or_else(|| assigned.spec.main_port())?;
-            let (host, port) = (self.host.clone(), *status.ports.get(name)?);
-            Some((status.replica, Page { host, port, scrape: scrape.clone() }))
+            let (service, host, port) = (status.service.clone(), self.host.clone(), *status.ports.get(name)?);
+            Some((status.replica, Page { service, host, port, scrape: scrape.clone() }))
         };
         healthy.filter_map(page).collect()
     }
 }
 
 /// Asks replicas for the number that their service goes by, for as long as somebody may want to know.
-async fn ask(
-    asking: Asking,
-    scraped: watch::Sender<Arc<BTreeMap<ReplicaId, u64>>>,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn ask(asking: Asking, scraped: watch::Sender<Arc<Told>>, mut stopped: watch::Receiver<bool>) {
     let mut often = interval(MEASURED_EVERY);
     often.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

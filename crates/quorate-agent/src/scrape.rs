@@ -3,12 +3,13 @@
 //! # Invariants
 //! - A page is read for [`WITHIN`] and up to [`PAGE_BYTES_MAX`]: a copy that hangs, or tells without end, costs no
 //!   more than that.
-//! - What a copy did not tell this time is not told of it.
+//! - What a copy did not tell this time is not told of it, and why not is said instead.
 
 mod text;
 
 use futures_util::{StreamExt as _, stream};
-use quorate_model::id::ReplicaId;
+use quorate_model::id::{ReplicaId, ServiceName};
+use quorate_model::observed::Told;
 use quorate_model::spec::Scrape;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,9 +21,13 @@ const PAGE_BYTES_MAX: u64 = 2 << 20;
 /// Copies that are asked at a time.
 const AT_ONCE: usize = 8;
 
+/// Longest reason that is passed on, in characters.
+const REASON_MAX: usize = 300;
+
 /// What to ask one copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Page {
+    pub(crate) service: ServiceName,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) scrape: Scrape,
@@ -31,27 +36,48 @@ pub(crate) struct Page {
 /// Why a copy told nothing.
 #[derive(Debug, thiserror::Error)]
 enum Untold {
+    #[error("no answer within {}s", WITHIN.as_secs())]
+    TooSlow,
+    #[error("the page is larger than {} MiB", PAGE_BYTES_MAX >> 20)]
+    TooLarge,
     #[error(transparent)]
-    Http(#[from] ureq::Error),
-    #[error("status {0}")]
+    Http(ureq::Error),
+    #[error("the answer has status {0}")]
     Status(u16),
+    #[error("there is no {0}")]
+    Absent(String),
     #[error(transparent)]
-    NoNumber(#[from] text::NoNumber),
+    NoNumber(text::NoNumber),
 }
 
-/// What each copy tells, in thousandths.
-pub(crate) async fn scrape(pages: BTreeMap<ReplicaId, Page>) -> BTreeMap<ReplicaId, u64> {
-    let asked = pages.into_iter().map(|(replica, page)| async move {
-        let url = page.url();
-        match spawn_blocking(move || page.ask()).await.ok()? {
-            Ok(number) => Some((replica, number)),
-            Err(error) => {
-                tracing::debug!(%replica, %url, %error, "a copy does not tell the number that it is scaled by");
-                None
-            }
+impl From<ureq::Error> for Untold {
+    fn from(error: ureq::Error) -> Untold {
+        match error {
+            ureq::Error::Timeout(_) => Untold::TooSlow,
+            ureq::Error::BodyExceedsLimit(_) => Untold::TooLarge,
+            other => Untold::Http(other),
         }
+    }
+}
+
+/// What each copy tells; of each service, what was wrong with the first of its copies that tells nothing.
+pub(crate) async fn scrape(pages: BTreeMap<ReplicaId, Page>) -> Told {
+    let asked = pages.into_iter().map(|(replica, page)| async move {
+        let (service, url) = (page.service.clone(), page.url());
+        let answer = spawn_blocking(move || page.ask()).await.ok()?;
+        Some((replica, service, answer.map_err(|error| format!("{url}: {error}"))))
     });
-    stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    let mut answers: Vec<_> =
+        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+    answers.sort();
+    let mut told = Told::default();
+    for (replica, service, answer) in answers {
+        match answer {
+            Ok(number) => drop(told.numbers.insert(replica, number)),
+            Err(why) => drop(told.untold.entry(service).or_insert_with(|| why.chars().take(REASON_MAX).collect())),
+        }
+    }
+    told
 }
 
 impl Page {
@@ -74,7 +100,18 @@ impl Page {
             return Err(Untold::Status(answer.status().as_u16()));
         }
         let page = answer.body_mut().with_config().limit(PAGE_BYTES_MAX).lossy_utf8(true).read_to_string()?;
-        Ok(thousandths(text::sum(&page, &self.scrape.name, &self.scrape.labels)?))
+        match text::sum(&page, &self.scrape.name, &self.scrape.labels) {
+            Ok(sum) => Ok(thousandths(sum)),
+            Err(text::NoNumber::Absent) => Err(Untold::Absent(self.sample())),
+            Err(other) => Err(Untold::NoNumber(other)),
+        }
+    }
+
+    /// As it would be on the page.
+    fn sample(&self) -> String {
+        let Scrape { name, labels, .. } = &self.scrape;
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
+        if labels.is_empty() { name.clone() } else { format!("{name}{{{}}}", labels.join(",")) }
     }
 }
 
@@ -100,7 +137,7 @@ mod tests {
     fn page(port: u16) -> Page {
         let scrape =
             Scrape { port: None, path: "/metrics".into(), name: "jobs".into(), labels: BTreeMap::new(), target: 1 };
-        Page { host: "127.0.0.1".into(), port, scrape }
+        Page { service: ServiceName::new("web").unwrap(), host: "127.0.0.1".into(), port, scrape }
     }
 
     /// A copy that answers one request like that.
@@ -133,7 +170,34 @@ mod tests {
         let pages = [well, away, other, endless, silent, gone];
         let ids = (1..).map(ReplicaId::from_u128);
         let told = scrape(ids.zip(pages).collect()).await;
-        assert_eq!(told, BTreeMap::from([(ReplicaId::from_u128(1), 2500)]));
+        assert_eq!(told.numbers, BTreeMap::from([(ReplicaId::from_u128(1), 2500)]));
+        let [(service, why)] = &told.untold.into_iter().collect::<Vec<_>>()[..] else { panic!("one service") };
+        assert_eq!(service.as_str(), "web");
+        assert!(why.starts_with("http://127.0.0.1:") && why.ends_with("/metrics: the answer has status 302"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn k15_what_is_wrong_with_a_page_is_said() {
+        let silent = copy(|mut stream| drop(stream.read_to_end(&mut Vec::new())));
+        let other = answer("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nwork 1\n");
+        let mut labelled = answer("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\njobs 1\n");
+        labelled.scrape.labels = BTreeMap::from([("queue".into(), "mail".into())]);
+        let negative = answer("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\njobs -1\n");
+        let endless = copy(|mut stream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[b'#'; 1 << 16]).is_ok() {}
+        });
+        let ask = async |page: Page| {
+            let told = scrape(BTreeMap::from([(ReplicaId::from_u128(1), page)])).await;
+            let why = told.untold.into_values().next().unwrap();
+            why.split_once("/metrics: ").unwrap().1.to_owned()
+        };
+        assert_eq!(ask(silent).await, "no answer within 1s");
+        assert_eq!(ask(other).await, "there is no jobs");
+        assert_eq!(ask(labelled).await, "there is no jobs{queue=\"mail\"}");
+        assert_eq!(ask(negative).await, "line 1 has a value that is no amount");
+        let endless = ask(endless).await;
+        assert!(endless == "the page is larger than 2 MiB" || endless == "no answer within 1s", "{endless}");
     }
 
     #[test]

@@ -190,6 +190,7 @@ fn frames() -> Vec<Vec<u8>> {
         capacity: Some(Amount { cpu_millis: 2000, memory_bytes: 1 << 30 }),
         usage: BTreeMap::from([(ReplicaId::from_u128(3), usage)]),
         scraped: BTreeMap::from([(ReplicaId::from_u128(3), 2500)]),
+        untold: BTreeMap::from([(ServiceName::new("web").expect("a name"), "status 404".into())]),
         drivers: Some(["process".to_owned()].into()),
         trust: None,
         prepared: Vec::new(),

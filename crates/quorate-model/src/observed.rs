@@ -12,6 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+/// What the replicas of a node tell of themselves, where their number goes by that.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// In thousandths.
+    pub numbers: BTreeMap<ReplicaId, u64>,
+    /// Of services with a replica that tells nothing: why, for people.
+    pub untold: BTreeMap<ServiceName, String>,
+}
+
 /// Life of a replica's process as its node sees it.
 ///
 /// ```text
@@ -192,6 +201,9 @@ pub struct NodeReport {
     /// What its replicas tell of themselves, in thousandths, where their number goes by that.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scraped: BTreeMap<ReplicaId, u64>,
+    /// Of services whose number goes by that, with a replica here that tells nothing: why, for people.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub untold: BTreeMap<ServiceName, String>,
     /// What it proves itself with; absent until it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustReport>,

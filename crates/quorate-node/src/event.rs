@@ -8,7 +8,7 @@ use quorate_model::assignment::Assignment;
 use quorate_model::entry::{Outcome, Proposal};
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, ServiceName, Term};
 use quorate_model::need::Prepared;
-use quorate_model::observed::{GatewayReport, Pending, ReplicaStatus, TrustReport};
+use quorate_model::observed::{GatewayReport, Pending, ReplicaStatus, Told, TrustReport};
 use quorate_model::resource::Usage;
 use quorate_model::state::{Change, ClusterState};
 use quorate_model::time::{Timestamp, WallTime};
@@ -93,9 +93,9 @@ pub enum Event {
     Replicas(Vec<ReplicaStatus>),
     /// What this node's replicas use. The others are told with the next report.
     Usage(BTreeMap<ReplicaId, Usage>),
-    /// What this node's replicas tell of themselves, in thousandths. The others are told with the next report.
-    Scraped(BTreeMap<ReplicaId, u64>),
-    /// What the queries found that services go by. Of the leader alone.
+    /// What this node's replicas tell of themselves. The others are told with the next report.
+    Scraped(Told),
+    /// What the queries found that services go by, in this node's own database.
     Counted(Counts),
     /// What this node has for running services. The others are told with the next report.
     Drivers(BTreeSet<String>),

@@ -468,6 +468,7 @@ fn observe(seen: &Seen<'_>) -> Observed {
         drivers: heard.iter().filter_map(|peer| Some((peer.report.node, peer.report.drivers.clone()?))).collect(),
         usage: usage(seen.state, &heard),
         scraped: heard.iter().flat_map(|peer| &peer.report.scraped).map(|(id, number)| (*id, *number)).collect(),
+        untold: heard.iter().flat_map(|peer| peer.report.untold.clone()).collect(),
         traffic: traffic(&heard),
         castings: heard
             .iter()

@@ -30,7 +30,7 @@ use quorate_model::event::Happening;
 use quorate_model::id::{LogIndex, NodeId, ReplicaId, RequestId, Term};
 use quorate_model::member::NotAdmitted;
 use quorate_model::need::Prepared;
-use quorate_model::observed::{GatewayReport, NodeReport, Pending, ReplicaStatus, TrustReport};
+use quorate_model::observed::{GatewayReport, NodeReport, Pending, ReplicaStatus, Told, TrustReport};
 use quorate_model::resource::{Amount, Usage};
 use quorate_model::state::{Change, ClusterState, NodeIdentity};
 use quorate_model::time::{Timestamp, WallTime};
@@ -145,7 +145,7 @@ pub struct Node {
     pending: Pending,
     capacity: Option<Amount>,
     usage: BTreeMap<ReplicaId, Usage>,
-    scraped: BTreeMap<ReplicaId, u64>,
+    told: Told,
     drivers: Option<BTreeSet<String>>,
     prepared: Vec<Prepared>,
     trust: Option<TrustReport>,
@@ -251,7 +251,7 @@ impl Node {
             pending: Pending::default(),
             capacity: None,
             usage: BTreeMap::new(),
-            scraped: BTreeMap::new(),
+            told: Told::default(),
             drivers: None,
             prepared: Vec::new(),
             trust: None,
@@ -334,7 +334,7 @@ impl Node {
                 self.own_status_changed(now);
             }
             Event::Usage(usage) => self.usage = usage,
-            Event::Scraped(scraped) => self.scraped = scraped,
+            Event::Scraped(told) => self.told = told,
             Event::Drivers(drivers) => {
                 self.drivers = Some(drivers);
                 self.own_status_changed(now);

@@ -27,6 +27,7 @@
 use crate::held::HeldReason;
 use crate::{Observed, Policy, plan};
 use quorate_model::assignment::Phase;
+use quorate_model::deployment::Stage;
 use quorate_model::event::Happening;
 use quorate_model::id::{ReplicaId, ServiceName};
 use quorate_model::observed::ReplicaState;
@@ -190,6 +191,8 @@ pub(crate) struct Question<'a> {
     pub(crate) flow: &'a Flow,
     /// What the query found, in thousandths, or why nothing.
     pub(crate) counted: Option<&'a Result<u64, String>>,
+    /// Why a copy tells nothing of itself, if one does not.
+    pub(crate) untold: Option<&'a str>,
     /// The most that was right at any moment of `down_after`, as far as is known.
     pub(crate) highest: u32,
 }
@@ -239,7 +242,11 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limit {
     /// An update is under way: what copies use then says little.
-    Updating,
+    Updating {
+        version: u64,
+        stage: Stage,
+        verify_for: Span,
+    },
     /// The service is stopped.
     Stopped,
     /// It was measured of no copy that counts.
@@ -251,6 +258,10 @@ pub enum Limit {
         measured: u32,
         wanted: u32,
     },
+    /// A copy tells nothing of itself.
+    Untold {
+        why: String,
+    },
     /// The query gives no number.
     NoNumber {
         why: String,
@@ -260,7 +271,7 @@ pub enum Limit {
         silent: u32,
         gateways: u32,
     },
-    /// The present number is near enough.
+    /// The present number is right, or near enough.
     Right,
     Min {
         min: u32,
@@ -287,7 +298,15 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Limit::Stopped => f.write_str("the service is stopped; the number stays until it runs again"),
-            Limit::Updating => f.write_str("it is being updated; the number stays until that is over"),
+            Limit::Updating { version, stage: Stage::Verifying, verify_for } => {
+                write!(f, "version {version} has to run for {verify_for} (`verify_for`); the number stays until then")
+            }
+            Limit::Updating { version, stage: Stage::RollingBack, .. } => {
+                write!(f, "it goes back from version {version}; the number stays until that is over")
+            }
+            Limit::Updating { version, .. } => {
+                write!(f, "version {version} is being brought out; the number stays until that is over")
+            }
             Limit::Unmeasured { metric } => {
                 let (name, why) = (metric.name(), metric.unmeasured());
                 write!(f, "{name} is {why}; that is no reason for another number")
@@ -295,11 +314,12 @@ impl fmt::Display for Limit {
             Limit::Partly { measured, wanted } => {
                 write!(f, "{measured} of {wanted} copies are ready and measured; the others count against a change")
             }
+            Limit::Untold { why } => write!(f, "a copy tells nothing of itself: {why}"),
             Limit::NoNumber { why } => write!(f, "the query of sql gives no number: {why}"),
             Limit::Silent { silent, gateways } => {
                 write!(f, "{silent} of {gateways} gateways say nothing now; they count against a change")
             }
-            Limit::Right => f.write_str("that is near enough to the target; the number stays"),
+            Limit::Right => f.write_str("there are that many already; the number stays"),
             Limit::Min { min } => write!(f, "no fewer than {min}, the minimum"),
             Limit::Max { max } => write!(f, "no more than {max}, the maximum"),
             Limit::Settling { highest, span } => {
@@ -315,7 +335,7 @@ impl fmt::Display for Limit {
 /// How many copies are right, and how many of that is done now. What there is room for is not looked at.
 #[must_use]
 pub(crate) fn judge(question: &Question<'_>) -> Verdict {
-    let Question { autoscale, bounds, resources, wanted, measured, flow, counted, highest } = question;
+    let Question { autoscale, bounds, resources, wanted, measured, flow, counted, untold, highest } = question;
     let (wanted, mut limits) = (*wanted, Vec::new());
     let mut readings = Vec::new();
     // What goes by hours alone has as few copies as these allow.
@@ -347,6 +367,9 @@ pub(crate) fn judge(question: &Question<'_>) -> Verdict {
     }
     if let Some(counted) = readings.iter().map(|reading| reading.copies).min().filter(|counted| *counted < wanted) {
         limits.push(Limit::Partly { measured: counted, wanted });
+    }
+    if let Some(why) = untold {
+        limits.push(Limit::Untold { why: (*why).to_owned() });
     }
     let Flow { gateways, silent, .. } = **flow;
     if autoscale.goes_by_traffic() && (1..gateways).contains(&silent) {
@@ -584,7 +607,8 @@ impl Autoscaling {
             let rests = if service.stopped.is_some() {
                 Some(Limit::Stopped)
             } else {
-                state.deploying(name).map(|_| Limit::Updating)
+                let (version, verify_for) = (service.version, service.spec.update.verify_for);
+                state.deploying(name).map(|open| Limit::Updating { version, stage: open.stage, verify_for })
             };
             if let Some(limit) = rests {
                 watch.begin_anew(now);
@@ -712,7 +736,9 @@ fn look(watch: &mut Watch, service: &ServiceRecord, autoscale: &Autoscale, sight
     watch.gateways.begin_anew();
     let (wanted, measured) = (replicas, &measured);
     let counted = sight.observed.counted.get(&service.spec.name);
-    let question = Question { autoscale, bounds, resources, wanted, measured, flow: &flow, counted, highest: 0 };
+    let untold = sight.observed.untold.get(&service.spec.name).map(String::as_str);
+    let question =
+        Question { autoscale, bounds, resources, wanted, measured, flow: &flow, counted, untold, highest: 0 };
     let right = judge(&question).right;
     let highest = watch.note(sight.now, right, autoscale.down_after);
     let verdict = judge(&Question { highest, ..question });
@@ -738,7 +764,8 @@ fn reason(verdict: &Verdict, from: u32) -> String {
                 why = format!("{why}; {limit}");
             }
             Limit::Stopped
-            | Limit::Updating
+            | Limit::Updating { .. }
+            | Limit::Untold { .. }
             | Limit::Unmeasured { .. }
             | Limit::Partly { .. }
             | Limit::NoNumber { .. }

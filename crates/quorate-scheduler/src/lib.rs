@@ -92,6 +92,8 @@ pub struct Observed {
     pub usage: BTreeMap<ReplicaId, Usage>,
     /// What replicas tell of themselves, in thousandths, where their number goes by that. Absent: not told.
     pub scraped: BTreeMap<ReplicaId, u64>,
+    /// Of services with a replica that tells nothing, why. For people.
+    pub untold: BTreeMap<ServiceName, String>,
     /// What a query found, in thousandths, or why it found nothing. Absent: nobody ran it lately.
     pub counted: BTreeMap<ServiceName, Result<u64, String>>,
     /// What each gateway has had to do for services that go by it, as last told.

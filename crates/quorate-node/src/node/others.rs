@@ -264,7 +264,8 @@ impl Node {
             pending: self.pending.clone(),
             capacity: self.capacity,
             usage: self.usage.clone(),
-            scraped: self.scraped.clone(),
+            scraped: self.told.numbers.clone(),
+            untold: self.told.untold.clone(),
             drivers: self.drivers.clone(),
         }
     }
@@ -277,7 +278,8 @@ impl Node {
 
 /// A report without what is measured anew all the time: that is shown and watched, and nothing is planned by it.
 fn to_plan_by(report: &NodeReport) -> NodeReport {
-    let mut report = NodeReport { sequence: 0, usage: BTreeMap::new(), scraped: BTreeMap::new(), ..report.clone() };
+    let (usage, scraped, untold) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut report = NodeReport { sequence: 0, usage, scraped, untold, ..report.clone() };
     for gateway in &mut report.gateways {
         (gateway.requests, gateway.failed, gateway.traffic) = (0, 0, Traffic::default());
     }

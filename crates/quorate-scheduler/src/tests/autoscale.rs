@@ -60,7 +60,7 @@ pub(super) fn verdict_by(
 ) -> Verdict {
     let resources = service("min = 1, max = 2, cpu = '50%'").resources;
     let bounds = Bounds { min: autoscale.min, max: autoscale.max };
-    judge(&Question { autoscale, bounds, resources, wanted, measured, flow, counted: None, highest })
+    judge(&Question { autoscale, bounds, resources, wanted, measured, flow, counted: None, untold: None, highest })
 }
 
 pub(super) fn verdict_told(
@@ -71,7 +71,7 @@ pub(super) fn verdict_told(
 ) -> Verdict {
     let bounds = Bounds { min: autoscale.min, max: autoscale.max };
     let (resources, flow) = (Resources::default(), &Flow::default());
-    judge(&Question { autoscale, bounds, resources, wanted, measured, flow, counted, highest: 0 })
+    judge(&Question { autoscale, bounds, resources, wanted, measured, flow, counted, untold: None, highest: 0 })
 }
 
 /// Judges so many copies with such loads, after so many were right a while ago.
@@ -93,10 +93,10 @@ fn more_are_wanted_at_once_and_as_many_as_have_just_enough_to_do() {
 
 #[test]
 fn what_is_near_enough_changes_nothing() {
-    check(2, &[110, 110], 0, expect!["2 → 2: that is near enough to the target; the number stays"]);
-    check(4, &[90, 90, 90, 90], 0, expect!["4 → 4: that is near enough to the target; the number stays"]);
+    check(2, &[110, 110], 0, expect!["2 → 2: there are that many already; the number stays"]);
+    check(4, &[90, 90, 90, 90], 0, expect!["4 → 4: there are that many already; the number stays"]);
     check(4, &[111, 111, 111, 111], 0, expect!["4 → 5: "]);
-    check(4, &[76, 76, 76, 76], 0, expect!["4 → 4: that is near enough to the target; the number stays"]);
+    check(4, &[76, 76, 76, 76], 0, expect!["4 → 4: there are that many already; the number stays"]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_is_not_measured_counts_against_a_change() {
         &[130, 130, 130],
         4,
         expect![
-            "4 → 4: 3 of 4 copies are ready and measured; the others count against a change; that is near enough to the target; the number stays"
+            "4 → 4: 3 of 4 copies are ready and measured; the others count against a change; there are that many already; the number stays"
         ],
     );
     check(
@@ -142,7 +142,7 @@ fn what_is_not_measured_counts_against_a_change() {
         &[10],
         0,
         expect![
-            "4 → 4: 1 of 4 copies are ready and measured; the others count against a change; that is near enough to the target; the number stays"
+            "4 → 4: 1 of 4 copies are ready and measured; the others count against a change; there are that many already; the number stays"
         ],
     );
     check(4, &[10, 10], 0, expect!["4 → 3: 2 of 4 copies are ready and measured; the others count against a change"]);
@@ -336,7 +336,7 @@ fn e3_while_it_is_updated_the_number_stays() {
     assert_eq!(course.wanted(), 2, "{:?}", course.log);
     let report = course.autoscaling.report(&course.world.state, &web(), Timestamp(Duration::from_secs(60)), NOW);
     let limits = report.unwrap().verdict.unwrap().limits;
-    assert_eq!(limits[0].to_string(), "it is being updated; the number stays until that is over");
+    assert_eq!(limits[0].to_string(), "version 2 is being brought out; the number stays until that is over");
     course.world.broken = None;
     course.world.all_well();
     course.run(60, 900);

@@ -35,7 +35,7 @@ const P95: &str = "min = 1, max = 12, p95 = '100ms'";
 #[test]
 fn k15_as_many_copies_as_requests_ask_for() {
     check(RPS, 2, &flow(400, 1, (1, 0)), expect!["2 → 4: "]);
-    check(RPS, 2, &flow(215, 1, (1, 0)), expect!["2 → 2: that is near enough to the target; the number stays"]);
+    check(RPS, 2, &flow(215, 1, (1, 0)), expect!["2 → 2: there are that many already; the number stays"]);
     check(RPS, 4, &flow(200, 1, (2, 0)), expect!["4 → 3: in steps: 3 first"]);
     check(RPS, 2, &flow(0, 1, (1, 0)), expect!["2 → 1: "]);
     check(RPS, 2, &flow(3000, 1, (1, 0)), expect!["2 → 6: no more than 12, the maximum; in steps: 6 first"]);
@@ -44,8 +44,8 @@ fn k15_as_many_copies_as_requests_ask_for() {
 #[test]
 fn k15_slow_answers_are_a_reason_for_more_and_only_very_fast_ones_for_fewer() {
     check(P95, 2, &flow(50, 190_000, (1, 0)), expect!["2 → 4: "]);
-    check(P95, 4, &flow(50, 90_000, (1, 0)), expect!["4 → 4: that is near enough to the target; the number stays"]);
-    check(P95, 4, &flow(50, 60_000, (1, 0)), expect!["4 → 4: that is near enough to the target; the number stays"]);
+    check(P95, 4, &flow(50, 90_000, (1, 0)), expect!["4 → 4: there are that many already; the number stays"]);
+    check(P95, 4, &flow(50, 60_000, (1, 0)), expect!["4 → 4: there are that many already; the number stays"]);
     check(P95, 4, &flow(50, 20_000, (1, 0)), expect!["4 → 3: in steps: 3 first"]);
     // Nobody asks: nobody waits.
     check(P95, 4, &flow(0, 0, (1, 0)), expect!["4 → 3: in steps: 3 first"]);
@@ -74,7 +74,7 @@ fn k15_a_gateway_that_is_silent_counts_against_a_change() {
         4,
         &flow(200, 1, (2, 1)),
         expect![
-            "4 → 4: 1 of 2 gateways say nothing now; they count against a change; that is near enough to the target; the number stays"
+            "4 → 4: 1 of 2 gateways say nothing now; they count against a change; there are that many already; the number stays"
         ],
     );
     check(
@@ -82,7 +82,7 @@ fn k15_a_gateway_that_is_silent_counts_against_a_change() {
         4,
         &flow(50, 1_000, (2, 1)),
         expect![
-            "4 → 4: 1 of 2 gateways say nothing now; they count against a change; that is near enough to the target; the number stays"
+            "4 → 4: 1 of 2 gateways say nothing now; they count against a change; there are that many already; the number stays"
         ],
     );
 }
@@ -181,10 +181,14 @@ fn k15_copies_follow_what_they_tell_of_themselves() {
     // Five for a load of five and a half: that is near enough.
     assert_eq!([run(20, 40), run(20, 55), run(90, 3)], [4, 5, 2]);
     course.world.observed.scraped.clear();
+    course.world.observed.untold.insert(web(), "http://127.0.0.1:1/metrics: there is no jobs".into());
     course.requests(12, (0, 0));
     let limits = course.report().verdict.unwrap().limits;
     expect!["scrape is not told by any copy that is ready; that is no reason for another number"]
         .assert_eq(&limits[0].to_string());
+    expect!["a copy tells nothing of itself: http://127.0.0.1:1/metrics: there is no jobs"]
+        .assert_eq(&limits[1].to_string());
+    assert_eq!(course.wanted(), 2);
 }
 
 const SHORT: &str = "min = 2, max = 6, rps = 10, every = '5s', warmup = '2s', down_after = '20s'";

@@ -89,10 +89,13 @@ fn set(context: &Context, name: &str, change: &AutoscaleChange) -> Result<(), Fa
     let changed: Changed =
         client.change(Method::PUT, &format!("/v1/services/{name}/autoscale"), Some(change))?.json()?;
     let view: AutoscaleView = client.get(&format!("/v1/services/{name}/autoscale"))?;
-    let copies = changed.replicas.unwrap_or(view.want);
+    let number = changed.replicas.unwrap_or(view.want);
     let text = match (&view.table, view.on) {
-        (Some(table), true) => format!("✔ {name} is autoscaled, {} to {} copies; now {copies}", table.min, table.max),
-        (Some(_) | None, _) => format!("✔ {name} is not autoscaled; it has {copies} copies until somebody scales it"),
+        (Some(table), true) => format!("✔ {name} is autoscaled, {} to {} copies; now {number}", table.min, table.max),
+        (Some(_) | None, _) => {
+            let copies = copies(number);
+            format!("✔ {name} is not autoscaled; it has {copies} until somebody scales it")
+        }
     };
     context.done(&view, &text)
 }
@@ -111,10 +114,10 @@ fn explanation(view: &AutoscaleView) -> String {
             Some(_) => format!("quorate autoscale on {service}"),
             None => format!("quorate autoscale on {service} --min N --max N --cpu 70%"),
         };
-        return format!("{service} is not autoscaled: {want} copies, as somebody said\nswitch it on: {on}");
+        return format!("{service} is not autoscaled: {}, as somebody said\nswitch it on: {on}", copies(*want));
     };
     let FoundView { min, max, hours, load, readings, traffic, right, to, why, looked, changes } = found;
-    let mut text = format!("{service} is autoscaled: {want} copies, {min} to {max} allowed");
+    let mut text = format!("{service} is autoscaled: {}, {min} to {max} allowed", copies(*want));
     if let Some(hours) = hours {
         let _ = write!(text, " ({hours})");
     }
@@ -131,13 +134,15 @@ fn explanation(view: &AutoscaleView) -> String {
     }
     if let (Some(right), Some(to)) = (right, to) {
         let ago = looked.map_or_else(String::new, |ago| format!(", looked at {ago} ago"));
-        let _ = write!(text, "\n{}", copies(*right, "would be right"));
+        let _ = write!(text, "\n{} would be right", copies(*right));
         if to != right {
             let _ = write!(text, "; {to} for now");
         }
         text.push_str(&ago);
     } else {
-        text.push_str("\nnobody has looked yet: a node that was started a moment ago watches first");
+        let every =
+            view.table.as_ref().map_or_else(String::new, |table| format!("; it is looked every {}", table.every));
+        let _ = write!(text, "\nnothing is found yet{every}");
     }
     for line in why {
         let _ = write!(text, "\n- {line}");
@@ -169,8 +174,8 @@ fn taking(us: u64) -> String {
     if us < 10_000 { format!("{}.{}ms", us / 1000, us % 1000 / 100) } else { format!("{}ms", us / 1000) }
 }
 
-fn copies(count: u32, what: &str) -> String {
-    if count == 1 { format!("1 copy {what}") } else { format!("{count} copies {what}") }
+fn copies(count: u32) -> String {
+    if count == 1 { "1 copy".to_owned() } else { format!("{count} copies") }
 }
 
 fn row(reading: &ReadingView) -> Vec<String> {
@@ -193,6 +198,7 @@ mod tests {
     use expect_test::expect;
     use quorate_api::autoscale::AutoscaledView;
     use quorate_model::id::ServiceName;
+    use quorate_model::spec::Autoscale;
     use quorate_model::time::WallTime;
 
     fn view() -> AutoscaleView {
@@ -242,6 +248,23 @@ mod tests {
         }
     }
 
+    fn table() -> Autoscale {
+        serde_json::from_str(r#"{ "min": 2, "max": 8 }"#).unwrap()
+    }
+
+    /// One copy of a service whose query is wrong.
+    fn alone(found: FoundView) -> FoundView {
+        FoundView {
+            min: 1,
+            hours: None,
+            right: Some(1),
+            to: Some(1),
+            why: vec!["the query of sql gives no number: no such table: jobs".into()],
+            looked: Some(Span::from_secs(3)),
+            ..found
+        }
+    }
+
     #[test]
     fn e3_an_explanation_tells_what_was_measured_and_what_keeps_the_number() {
         expect![[r#"
@@ -271,8 +294,13 @@ mod tests {
         };
         expect![[r#"
             web is autoscaled: 4 copies, 2 to 8 allowed (mon-fri 07:00-19:00 UTC)
-            nobody has looked yet: a node that was started a moment ago watches first"#]]
-        .assert_eq(&explanation(&AutoscaleView { found: Some(unseen), ..view() }));
+            nothing is found yet; it is looked every 15s"#]]
+        .assert_eq(&explanation(&AutoscaleView { found: Some(unseen.clone()), table: Some(table()), ..view() }));
+        expect![[r#"
+            web is autoscaled: 1 copy, 1 to 8 allowed
+            1 copy would be right, looked at 3s ago
+            - the query of sql gives no number: no such table: jobs"#]]
+        .assert_eq(&explanation(&AutoscaleView { want: 1, found: Some(alone(unseen)), ..view() }));
         expect![[r#"
             web is not autoscaled: 4 copies, as somebody said
             switch it on: quorate autoscale on web --min N --max N --cpu 70%"#]]

@@ -1,7 +1,8 @@
 //! Numbers that queries find in the cluster's database, for services whose copies follow them (K15).
 //!
-//! The leader asks, of its own file: what is a moment old there is as good, since it is asked again soon. A new
-//! leader asks anew.
+//! Every node asks, of its own file, as every node watches what copies use: so each can explain what it sees, and
+//! whoever leads next knows the number already. The leader's counts. What is a moment old there is as good, since it
+//! is asked again soon.
 //!
 //! # Invariants
 //! - A query reads, for [`WITHIN`] at the most, one after another: they take one reader from others, and no more.
@@ -28,11 +29,7 @@ const REASON_MAX: usize = 200;
 /// What is to be asked now, by service.
 pub(super) type Queries = BTreeMap<ServiceName, String>;
 
-/// Empty unless this node leads.
 pub(super) fn queries(node: &Node) -> Queries {
-    if !node.leads() {
-        return Queries::new();
-    }
     let services = node.state().services.iter();
     let query = |autoscale: &quorate_model::spec::Autoscale| Some(autoscale.sql.as_ref()?.query.clone());
     services.filter_map(|(name, service)| Some((name.clone(), query(service.spec.autoscaled()?)?))).collect()

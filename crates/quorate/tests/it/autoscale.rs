@@ -1,9 +1,9 @@
-//! E3, K15: copies that follow what they have to do, on real nodes: processes that burn time, and requests of clients
-//! that a gateway counts.
+//! E3, K15: copies that follow what they have to do, on real nodes: processes that burn time, requests of clients
+//! that a gateway counts, rows of a table, and numbers that copies tell.
 
 use crate::cluster::{TestCluster, wait_for};
-use crate::load::Load;
-use crate::show::{demo, is_whole, pids};
+use crate::load::{Load, ask};
+use crate::show::{demo, is_whole, pids, replicas};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -171,6 +171,98 @@ fn k15_requests_at_the_gateway_go_from_low_to_high_and_back_and_the_leader_dies_
     }
     let events = cluster.ok(&["events"]);
     for change in ["demo autoscaled from 4 to 3: rps is at", "demo autoscaled from 3 to 2: rps is at"] {
+        assert!(events.contains(change), "{change}: {events}");
+    }
+}
+
+/// Copies that follow a number which somebody tells.
+fn following(told: &str) -> String {
+    let table = format!("autoscale = {{ min = 2, max = 4, {told}, every = '5s', warmup = '0s', down_after = '5s' }}\n");
+    demo("web", 2, &(table + "update = { verify_for = '0s', healthy_for = '0s' }"))
+}
+
+fn copies(cluster: &TestCluster, what: &str, count: u64) -> Value {
+    shown(cluster, &["service", "show", "web"], what, |view| is_whole(view) && view["want"] == count)
+}
+
+/// Waits until every node, asked for itself, says the same of what was found, whichever leads.
+fn each_node_finds(cluster: &TestCluster, what: &str, wanted: impl Fn(&Value) -> bool) {
+    for node in &cluster.nodes {
+        wait_for(&format!("{what}, on {}", node.name), PATIENCE, || {
+            let (_, view) = cluster.http.get(&format!("{}/v1/services/web/autoscale", node.api)).ok()?;
+            wanted(&view["found"]).then_some(())
+        });
+    }
+}
+
+fn says(found: &Value, why: &str) -> bool {
+    found["why"].as_array().is_some_and(|lines| lines.iter().any(|line| line.as_str().unwrap().contains(why)))
+}
+
+#[test]
+fn k15_copies_follow_what_a_query_finds_and_a_wrong_query_is_explained_by_every_node() {
+    let cluster = TestCluster::start();
+    let by = |query: &str| following(&format!("sql = {{ query = \"{query}\", target = 2 }}"));
+    cluster.apply(&by("SELECT count(*) FROM jobs"));
+    let no_table = "the query of sql gives no number: no such table: jobs";
+    each_node_finds(&cluster, "there is no table", |found| says(found, no_table));
+    copies(&cluster, "two copies are left alone", 2);
+
+    cluster.ok(&["db", "exec", "CREATE TABLE jobs (id INTEGER PRIMARY KEY)"]);
+    cluster.ok(&["db", "exec", "INSERT INTO jobs VALUES (1), (2), (3), (4), (5), (6), (7)"]);
+    copies(&cluster, "four copies for seven jobs", 4);
+    each_node_finds(&cluster, "seven jobs are found", |found| {
+        let reading = &found["readings"][0];
+        reading["metric"] == "sql" && reading["mean"] == 1750 && reading["right"] == 4
+    });
+
+    cluster.apply(&by("SELECT 'many'"));
+    let text = "the query of sql gives no number: it gave text, and a number is needed";
+    each_node_finds(&cluster, "a word is no number", |found| says(found, text));
+    copies(&cluster, "four copies are left alone", 4);
+
+    cluster.apply(&by("SELECT count(*) FROM jobs"));
+    cluster.ok(&["db", "exec", "DELETE FROM jobs WHERE id > 3"]);
+    copies(&cluster, "two copies are left", 2);
+    let events = cluster.ok(&["events"]);
+    for change in ["web autoscaled from 2 to 4: sql is at 175% of its target", "web autoscaled from 3 to 2: sql is at"]
+    {
+        assert!(events.contains(change), "{change}: {events}");
+    }
+}
+
+#[test]
+fn k15_copies_follow_what_their_pages_tell_and_a_wrong_page_is_explained_by_every_node() {
+    let cluster = TestCluster::start();
+    let by = |name: &str, target: u32| {
+        following(&format!("scrape = {{ name = '{name}', labels = {{ path = '/' }}, target = {target} }}"))
+    };
+    cluster.apply(&by("demo_pages_served", 10));
+    each_node_finds(&cluster, "two copies have served nothing", |found| {
+        let reading = &found["readings"][0];
+        reading["metric"] == "scrape" && reading["mean"] == 0 && reading["copies"] == 2
+    });
+
+    let two = copies(&cluster, "two copies run", 2);
+    for copy in replicas(&two) {
+        let address = copy["addresses"]["http"].as_str().unwrap();
+        for _ in 0..25 {
+            assert_eq!(ask(address, "/").unwrap().status, 200);
+        }
+    }
+    copies(&cluster, "four copies for fifty pages", 4);
+
+    cluster.apply(&by("demo_pages_lost", 10));
+    each_node_finds(&cluster, "there is no such metric", |found| {
+        says(found, "scrape is not told by any copy that is ready")
+            && says(found, "/metrics: there is no demo_pages_lost{path=\"/\"}")
+    });
+    copies(&cluster, "four copies are left alone", 4);
+
+    cluster.apply(&by("demo_pages_served", 1000));
+    copies(&cluster, "two copies are left", 2);
+    let events = cluster.ok(&["events"]);
+    for change in ["web autoscaled from 2 to 4: scrape is at", "web autoscaled from 3 to 2: scrape is at"] {
         assert!(events.contains(change), "{change}: {events}");
     }
 }

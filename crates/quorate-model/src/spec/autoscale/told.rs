@@ -34,8 +34,8 @@ fn metrics() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counted {
-    /// One statement that reads, and gives one number of 0 or more. At most 2000 bytes. The leader runs it every
-    /// five seconds, for one second at the most.
+    /// One statement that reads, and gives one number of 0 or more. At most 2000 bytes. Every node runs it in its
+    /// own copy of the database every five seconds, for one second at the most; what the leader finds counts.
     pub query: String,
     /// How much of it there is to be for each copy. 1 to 1000000000.
     pub target: u32,
