@@ -118,7 +118,8 @@ fn with_role(view: &Value, role: &str) -> Vec<String> {
 fn debians_postgresql_is_promoted_where_all_of_its_data_is() {
     let databases = Databases::prepare();
     let cluster = TestCluster::start();
-    cluster.apply(&databases.spec());
+    let spec = cluster.spec_file("db.toml", &databases.spec());
+    cluster.ok(&["service", "apply", "-f", &spec, "--yes", "--no-wait"]);
     let show = || cluster.service("db");
     let active = wait_for("one copy is active and two stand by", SLOW, || {
         let view = show();
