@@ -92,6 +92,7 @@ pub(crate) fn values<'a>(
     dir: &'a str,
     ports: &'a BTreeMap<String, u16>,
     given: Given<'a>,
+    externals: &'a [Injected<'a>],
 ) -> Placeholders<'a> {
     Placeholders {
         ports,
@@ -102,6 +103,7 @@ pub(crate) fn values<'a>(
         dir,
         artifacts: given.artifacts,
         secrets: given.secrets.expose(),
+        externals,
     }
 }
 
@@ -124,9 +126,11 @@ impl Launch {
     ) -> Result<Launch, TemplateError> {
         let spec = &assigned.spec;
         let work = replica_dir.join("work").to_string_lossy().into_owned();
-        let values = values(assigned, node_name, &work, &ports, given);
+        let externals = injected(assigned, given);
+        let values = values(assigned, node_name, &work, &ports, given, &externals);
         // All but a part of the environment is in the file or on a command line, so no secret is to be had there.
-        let shown = Placeholders { secrets: &BTreeMap::new(), ..values };
+        let open: Vec<Injected<'_>> = externals.iter().map(|it| Injected { password: None, ..*it }).collect();
+        let shown = Placeholders { secrets: &BTreeMap::new(), externals: &open, ..values };
         let fill_each = |words: &[String]| words.iter().map(|word| expand(word, &shown)).collect::<Result<Vec<_>, _>>();
         let command = fill_each(&spec.command)?;
         let (promote, demote) = match &spec.active {
@@ -154,7 +158,7 @@ impl Launch {
         .into();
         let mut secret_env = BTreeMap::new();
         // First, so that a spec can say otherwise.
-        for external in injected(assigned, given) {
+        for external in &externals {
             for (field, value) in external.fields() {
                 let into = if Injected::is_secret(&field) { &mut secret_env } else { &mut env };
                 into.insert(external.variable(&field), value);
@@ -222,7 +226,45 @@ impl Launch {
     ) -> Result<Vec<String>, TemplateError> {
         let work = replica_dir.join("work").to_string_lossy().into_owned();
         let given = Given { artifacts, secrets: &no_secrets() };
-        let values = values(&self.assigned, node_name, &work, &self.ports, given);
+        let externals = injected(&self.assigned, given);
+        let values = values(&self.assigned, node_name, &work, &self.ports, given, &externals);
         words.iter().map(|word| expand(word, &values)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::assignment::Phase;
+    use quorate_model::id::ReplicaId;
+
+    #[test]
+    fn e6_fields_of_externals_are_filled_in_and_what_has_the_password_is_in_no_file() {
+        let spec = serde_json::json!({
+            "name": "shop",
+            "command": ["shop", "--db={external.orders-db.host}"],
+            "externals": ["orders-db"],
+            "env": { "AT": "{external.orders_db.hosts}", "DB": "jdbc:{external.orders-db.url}" },
+        });
+        let external = serde_json::json!({
+            "name": "orders-db", "kind": "postgres", "hosts": ["h1"], "user": "joe", "password": "pg", "database": "orders",
+        });
+        let assigned = AssignedReplica {
+            replica: ReplicaId::from_u128(1),
+            ordinal: 0,
+            spec: serde_json::from_value(spec).unwrap(),
+            phase: Phase::Run,
+            lease: None,
+            externals: vec![serde_json::from_value(external).unwrap()],
+        };
+        let secrets = Secret::new(BTreeMap::from([(SecretName::new("pg").unwrap(), "p@w".to_owned())]));
+        let given = Given { artifacts: &[], secrets: &secrets };
+        let (node, dir) = (NodeId::from_u128(2), Path::new("/r"));
+        let launch = Launch::new(&assigned, node, "n1", dir, BTreeMap::new(), given).unwrap();
+        assert_eq!(launch.command, ["shop", "--db=h1"]);
+        assert_eq!(launch.env["AT"], "h1:5432");
+        assert_eq!(launch.secret_env.expose()["DB"], "jdbc:postgres://joe:p%40w@h1:5432/orders");
+        let file = serde_json::to_string(&launch).unwrap();
+        assert!(!file.contains("p@w") && !file.contains("p%40w"), "{file}");
     }
 }

@@ -570,8 +570,8 @@ impl<D: Driver> Runner<D> {
             if let Some(token) = &token {
                 service_token::write(token, &work)?;
             }
-            let values = launch::values(&assigned, &node, &path, &ports, given);
             let externals = launch::injected(&assigned, given);
+            let values = launch::values(&assigned, &node, &path, &ports, given, &externals);
             templates::render(
                 &assigned.spec,
                 &values,
@@ -640,8 +640,8 @@ impl<D: Driver> Runner<D> {
         let render = move || {
             let path = work.to_string_lossy();
             let given = Given { artifacts: &artifacts, secrets: &secrets };
-            let values = launch::values(&assigned, &node, &path, &ports, given);
             let externals = launch::injected(&assigned, given);
+            let values = launch::values(&assigned, &node, &path, &ports, given, &externals);
             templates::render(&assigned.spec, &values, &Beyond { endpoints: &endpoints, externals: &externals }, &work)
         };
         Ok(spawn_blocking(render).await.map_err(io::Error::other)??)

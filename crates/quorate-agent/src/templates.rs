@@ -170,6 +170,7 @@ mod tests {
             dir: "/work",
             artifacts: &[("main".to_owned(), work.path().display().to_string())],
             secrets: &BTreeMap::from([(secret, "<p&w>".to_owned())]),
+            externals: &[],
         };
         let orders = serde_json::json!({
             "name": "orders-db", "kind": "postgres", "hosts": ["h1", "h2:6000"], "user": "joe", "database": "orders",

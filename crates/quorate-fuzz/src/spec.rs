@@ -1,5 +1,7 @@
 //! Specs of services.
 
+use quorate_model::access::name::ExternalName;
+use quorate_model::external::{External, Injected};
 use quorate_model::id::ReplicaId;
 use quorate_model::spec::{self, Format, Placeholders, SpecDocument, expand};
 use std::collections::BTreeMap;
@@ -32,6 +34,11 @@ pub fn spec(data: &[u8]) -> bool {
     valid
 }
 
+fn external(name: &ExternalName) -> External {
+    let external = serde_json::json!({ "name": name, "kind": "postgres", "hosts": ["h1"], "user": "joe" });
+    serde_json::from_value(external).expect("a whole external")
+}
+
 /// What every launch does with the templates.
 fn fill(document: &SpecDocument, valid: bool) {
     for service in &document.services {
@@ -39,6 +46,9 @@ fn fill(document: &SpecDocument, valid: bool) {
         let artifacts: Vec<(String, String)> =
             service.artifacts.iter().map(|artifact| (artifact.name.clone(), "/artifact".into())).collect();
         let secrets = service.secrets.iter().map(|name| (name.clone(), "{value}".into())).collect();
+        let externals: Vec<External> = service.externals.iter().map(external).collect();
+        let externals: Vec<Injected<'_>> =
+            externals.iter().map(|external| Injected { external, password: Some("{pw}") }).collect();
         let values = Placeholders {
             ports: &ports,
             main_port: service.main_port(),
@@ -48,6 +58,7 @@ fn fill(document: &SpecDocument, valid: bool) {
             dir: "/work",
             artifacts: &artifacts,
             secrets: &secrets,
+            externals: &externals,
         };
         for template in service.command.iter().chain(service.env.values()) {
             let filled = expand(template, &values);

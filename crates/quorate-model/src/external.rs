@@ -13,7 +13,7 @@ mod injected;
 mod login;
 mod url;
 
-pub use injected::Injected;
+pub use injected::{FIELDS, Injected};
 pub use login::{HostLogin, LoginProblem, NodeLogin, Why, usable};
 pub use url::{BadUrl, FromUrl};
 
@@ -125,7 +125,7 @@ impl ExternalKind {
     }
 
     /// Keys of [`External::set`], each with what it is.
-    fn settings(self) -> &'static [&'static str] {
+    pub(crate) fn settings(self) -> &'static [&'static str] {
         match self {
             ExternalKind::Postgres => &["application_name", "connect_timeout", "target_session_attrs"],
             ExternalKind::Redis => &["cluster"],

@@ -56,8 +56,8 @@ pub struct ServiceSpec {
     pub driver: Driver,
     /// The program and its arguments. `{port}` is the first port, `{port.NAME}` a named one; also
     /// `{replica}`, `{node}` and `{ordinal}`; `{artifact}` is where the first artifact lies,
-    /// `{artifact.NAME}` where a named one does, `{dir}` the working directory. No shell is involved. Left out where
-    /// the driver needs none.
+    /// `{artifact.NAME}` where a named one does, `{dir}` the working directory, `{external.NAME.FIELD}` a field of one
+    /// of `externals` that is no secret. No shell is involved. Left out where the driver needs none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// With the driver `ocf`, and only then.

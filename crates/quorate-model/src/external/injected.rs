@@ -17,6 +17,25 @@ impl std::fmt::Debug for Injected<'_> {
     }
 }
 
+/// All fields that an external may have, whatever its kind.
+pub const FIELDS: [&str; 15] = [
+    "url",
+    "host",
+    "port",
+    "hosts",
+    "user",
+    "password",
+    "database",
+    "tls",
+    "ca",
+    "application_name",
+    "connect_timeout",
+    "target_session_attrs",
+    "cluster",
+    "heartbeat",
+    "region",
+];
+
 impl Injected<'_> {
     /// Its fields by the names that templates use: `url`, `host`, `port`, `hosts`, `user`, `password`, `database`,
     /// `tls`, `ca`, and the settings. What the external does not have is the empty text, so that a variable is
@@ -57,7 +76,13 @@ impl Injected<'_> {
     /// The variable for a field: `ORDERS_DB_URL`.
     #[must_use]
     pub fn variable(&self, field: &str) -> String {
-        format!("{}_{field}", self.external.name).to_uppercase().replace('-', "_")
+        Injected::variable_of(self.external.name.as_str(), field)
+    }
+
+    /// The same by the external's name.
+    #[must_use]
+    pub fn variable_of(name: &str, field: &str) -> String {
+        format!("{name}_{field}").to_uppercase().replace('-', "_")
     }
 
     /// As clients of this kind take it.

@@ -1,17 +1,19 @@
 //! Placeholders in a command or an environment variable: `{port}`, `{port.NAME}`, `{replica}`,
-//! `{node}`, `{ordinal}`, `{artifact}`, `{artifact.NAME}`, `{dir}`, `{secret.NAME}`. `{{` and `}}` are literal braces.
+//! `{node}`, `{ordinal}`, `{artifact}`, `{artifact.NAME}`, `{dir}`, `{secret.NAME}`, `{external.NAME.FIELD}`. `{{`
+//! and `}}` are literal braces.
 //!
 //! One scanner serves both the check of a spec and the launch of a replica, so what was accepted
 //! can be filled. A brace that means nothing is an error: a typo must not reach a program as text.
 
 use super::ServiceSpec;
-use crate::access::name::SecretName;
+use crate::access::name::{ExternalName, SecretName};
+use crate::external::{FIELDS, Injected};
 use crate::id::ReplicaId;
 use std::collections::BTreeMap;
 
 /// All placeholders, as a message shows them.
-const KNOWN: &str =
-    "{port}, {port.NAME}, {replica}, {node}, {ordinal}, {artifact}, {artifact.NAME}, {dir}, {secret.NAME}";
+const KNOWN: &str = "{port}, {port.NAME}, {replica}, {node}, {ordinal}, {artifact}, {artifact.NAME}, {dir}, \
+                     {secret.NAME}, {external.NAME.FIELD}";
 
 /// What the placeholders of one replica stand for.
 #[derive(Clone, Copy)]
@@ -30,6 +32,8 @@ pub struct Placeholders<'a> {
     pub artifacts: &'a [(String, String)],
     /// The values of the service's secrets.
     pub secrets: &'a BTreeMap<SecretName, String>,
+    /// The service's externals.
+    pub externals: &'a [Injected<'a>],
 }
 
 impl std::fmt::Debug for Placeholders<'_> {
@@ -52,6 +56,10 @@ pub enum TemplateError {
     UnknownArtifact { name: String },
     #[error("has `{{secret.{name}}}`, and `secrets` does not list it")]
     UnknownSecret { name: SecretName },
+    #[error("has `{{external.{name}.…}}`, and `externals` does not list `{name}`")]
+    UnknownExternal { name: String },
+    #[error("has `{{external.{name}.{field}}}`, and externals have no `{field}`; they have {}", FIELDS.join(", "))]
+    UnknownField { name: String, field: String },
     #[error("has `{{artifact}}`, and the service has no artifact")]
     NoArtifact,
     #[error("has a `{{` without its `}}`; a literal brace is written {{{{")]
@@ -96,21 +104,48 @@ pub fn expand(template: &str, values: &Placeholders<'_>) -> Result<String, Templ
                 let value = values.secrets.get(&name).ok_or(TemplateError::UnknownSecret { name })?;
                 filled.push_str(value);
             }
+            Piece::External { name, field } => {
+                let unknown = || TemplateError::UnknownExternal { name: name.to_owned() };
+                let found =
+                    values.externals.iter().find(|it| is_called(&it.external.name, name)).ok_or_else(unknown)?;
+                // What it does not have is empty, as in the environment.
+                filled.push_str(&found.fields().remove(field).unwrap_or_default());
+            }
         }
     }
     Ok(filled)
 }
 
+/// Templates of files write `_` for `-`, so that is understood here as well.
+fn is_called(name: &ExternalName, written: &str) -> bool {
+    name.as_str() == written || name.as_str().replace('-', "_") == written
+}
+
 /// Whether a secret is part of what the template becomes.
 #[must_use]
 pub fn tells_secrets(template: &str) -> bool {
-    pieces(template).any(|piece| matches!(piece, Ok(Piece::Secret(_))))
+    let tells = |piece: Piece<'_>| match piece {
+        Piece::Secret(_) => true,
+        Piece::External { field, .. } => Injected::is_secret(field),
+        _ => false,
+    };
+    pieces(template).any(|piece| piece.is_ok_and(tells))
+}
+
+/// The variable in which a replica finds a secret field of an external that the template has, as it is written there.
+pub(super) fn secret_variable(template: &str) -> Option<(String, String)> {
+    pieces(template).find_map(|piece| match piece {
+        Ok(Piece::External { name, field }) if Injected::is_secret(field) => {
+            Some((format!("{{external.{name}.{field}}}"), Injected::variable_of(name, field)))
+        }
+        Ok(_) | Err(_) => None,
+    })
 }
 
 /// Whether a template can be filled for this service.
 pub(super) fn check(
     template: &str,
-    ServiceSpec { ports, artifacts, secrets, .. }: &ServiceSpec,
+    ServiceSpec { ports, artifacts, secrets, externals, .. }: &ServiceSpec,
 ) -> Result<(), TemplateError> {
     for piece in pieces(template) {
         match piece? {
@@ -130,7 +165,13 @@ pub(super) fn check(
             | Piece::Dir
             | Piece::Ordinal => {}
             Piece::Secret(name) if !secrets.contains(&name) => return Err(TemplateError::UnknownSecret { name }),
-            Piece::MainArtifact | Piece::Artifact(_) | Piece::Secret(_) => {}
+            Piece::External { name, .. } if !externals.iter().any(|external| is_called(external, name)) => {
+                return Err(TemplateError::UnknownExternal { name: name.to_owned() });
+            }
+            Piece::External { name, field } if !FIELDS.contains(&field) => {
+                return Err(TemplateError::UnknownField { name: name.to_owned(), field: field.to_owned() });
+            }
+            Piece::MainArtifact | Piece::Artifact(_) | Piece::Secret(_) | Piece::External { .. } => {}
         }
     }
     Ok(())
@@ -148,6 +189,7 @@ enum Piece<'a> {
     MainArtifact,
     Artifact(&'a str),
     Secret(SecretName),
+    External { name: &'a str, field: &'a str },
 }
 
 fn pieces(template: &str) -> impl Iterator<Item = Result<Piece<'_>, TemplateError>> {
@@ -190,6 +232,10 @@ fn first(text: &str) -> Result<(Piece<'_>, &str), TemplateError> {
             Some(("secret", secret)) if SecretName::new(secret).is_ok_and(|name| name.as_str() == secret) => {
                 Piece::Secret(SecretName::new(secret).expect("it was one"))
             }
+            Some(("external", rest)) if rest.contains('.') => {
+                let (name, field) = rest.split_once('.').unwrap_or_default();
+                Piece::External { name, field }
+            }
             _ => return Err(TemplateError::Unknown { name: name.to_owned() }),
         },
     };
@@ -199,9 +245,18 @@ fn first(text: &str) -> Result<(Piece<'_>, &str), TemplateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::external::{External, ExternalKind};
     use proptest::prelude::*;
 
+    fn orders() -> External {
+        let orders = serde_json::json!({
+            "name": "orders-db", "kind": "postgres", "hosts": ["h1", "h2:6000"], "user": "joe", "database": "orders",
+        });
+        serde_json::from_value(orders).unwrap()
+    }
+
     fn fill(template: &str) -> Result<String, TemplateError> {
+        let orders = orders();
         let ports = BTreeMap::from([("http".to_owned(), 8080), ("admin".to_owned(), 9000)]);
         let replica = ReplicaId::from_u128(7);
         let secrets = BTreeMap::from([(SecretName::new("db.pw").unwrap(), "{x}".to_owned())]);
@@ -217,6 +272,7 @@ mod tests {
                 dir: "/work",
                 artifacts: &artifacts,
                 secrets: &secrets,
+                externals: &[Injected { external: &orders, password: Some("p@w") }],
             },
         )
     }
@@ -229,6 +285,32 @@ mod tests {
         assert_eq!(fill("pw={secret.db.pw}").unwrap(), "pw={x}", "a value is no template");
         assert!(tells_secrets("pw={secret.db.pw}") && !tells_secrets("{port}{{secret.db.pw}}"));
         assert_eq!(fill("{replica}").unwrap(), "00000000-0000-0000-0000-000000000007");
+    }
+
+    #[test]
+    fn e6_fields_of_an_external_are_filled_and_the_secret_ones_are_known() {
+        assert_eq!(fill("{external.orders-db.host}:{external.orders_db.port}").unwrap(), "h1:5432");
+        assert_eq!(fill("jdbc:{external.orders-db.hosts}").unwrap(), "jdbc:h1:5432,h2:6000");
+        assert_eq!(fill("pw={external.orders-db.password}").unwrap(), "pw=p@w");
+        assert_eq!(fill("<{external.orders-db.region}>").unwrap(), "<>", "what it does not have is empty");
+        for (template, secret) in [("{external.x.password}", true), ("{external.x.url}", true)] {
+            assert_eq!(tells_secrets(template), secret);
+        }
+        assert!(!tells_secrets("{external.x.host}{{external.x.url}}"));
+        let told = secret_variable("a {external.orders-db.url}").unwrap();
+        assert_eq!(told, ("{external.orders-db.url}".to_owned(), "ORDERS_DB_URL".to_owned()));
+        let unknown = fill("{external.other.url}").unwrap_err();
+        assert_eq!(unknown, TemplateError::UnknownExternal { name: "other".into() });
+        assert_eq!(fill("{external.url}").unwrap_err(), TemplateError::Unknown { name: "external.url".into() });
+    }
+
+    #[test]
+    fn e6_every_field_that_an_external_can_have_is_known() {
+        let all = orders();
+        let fields = Injected { external: &all, password: None }.fields();
+        assert!(fields.keys().all(|field| FIELDS.contains(&field.as_str())), "{fields:?}");
+        let settings = ExternalKind::ALL.into_iter().flat_map(ExternalKind::settings);
+        assert!(settings.into_iter().all(|field| FIELDS.contains(field)));
     }
 
     #[test]

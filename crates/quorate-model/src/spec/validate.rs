@@ -341,6 +341,11 @@ pub(super) fn template(text: &str, spec: &ServiceSpec) -> Result<(), String> {
 /// As [`template`], of what ends on a command line.
 pub(super) fn open_template(text: &str, spec: &ServiceSpec) -> Result<(), String> {
     template(text, spec)?;
+    if let Some((written, variable)) = placeholder::secret_variable(text) {
+        return Err(format!(
+            "has `{written}`, and everybody on the server sees commands: the program finds it in its environment as {variable}"
+        ));
+    }
     if placeholder::tells_secrets(text) {
         return Err("has a secret, and everybody on the server sees commands: put it into `env`".into());
     }
@@ -407,7 +412,7 @@ mod tests {
         check(
             "command = ['web', '{prot}']",
             expect![
-                "`service.web.command` has the unknown placeholder `{prot}`; known are {port}, {port.NAME}, {replica}, {node}, {ordinal}, {artifact}, {artifact.NAME}, {dir}, {secret.NAME}; a literal brace is written {{ or }}"
+                "`service.web.command` has the unknown placeholder `{prot}`; known are {port}, {port.NAME}, {replica}, {node}, {ordinal}, {artifact}, {artifact.NAME}, {dir}, {secret.NAME}, {external.NAME.FIELD}; a literal brace is written {{ or }}"
             ],
         );
         check(
@@ -417,6 +422,31 @@ mod tests {
         check(
             "ports = { http = 'auto' }\nenv = { A = '{port.admin}' }",
             expect!["`service.web.env.A` has `{port.admin}`, and `ports` declares no `admin`"],
+        );
+    }
+
+    #[test]
+    fn e6_a_command_has_no_secret_field_of_an_external() {
+        let text = |more: &str| format!("externals = ['orders-db']\n{more}");
+        check(
+            &text("command = ['web', '--db={external.orders-db.url}']"),
+            expect![
+                "`service.web.command` has `{external.orders-db.url}`, and everybody on the server sees commands: the program finds it in its environment as ORDERS_DB_URL"
+            ],
+        );
+        check(
+            &text("command = ['web', '--db={external.orders_db.host}']\nenv = { DB = '{external.orders-db.url}' }"),
+            expect!["ok"],
+        );
+        check(
+            &text("env = { DB = '{external.orders.url}' }"),
+            expect!["`service.web.env.DB` has `{external.orders.…}`, and `externals` does not list `orders`"],
+        );
+        check(
+            &text("env = { DB = '{external.orders-db.hots}' }"),
+            expect![
+                "`service.web.env.DB` has `{external.orders-db.hots}`, and externals have no `hots`; they have url, host, port, hosts, user, password, database, tls, ca, application_name, connect_timeout, target_session_attrs, cluster, heartbeat, region"
+            ],
         );
     }
 
