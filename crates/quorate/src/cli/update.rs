@@ -144,7 +144,10 @@ pub(crate) fn line(service: &ServiceView) -> Option<String> {
     let want = service.want;
     let text = match stage {
         Stage::Canary => format!("version {version}: {updated} of {want} copies, as canaries"),
-        Stage::AwaitPromotion => format!("version {version}: {updated} of {want} copies, waits for its promotion"),
+        Stage::AwaitPromotion => format!(
+            "version {version}: {updated} of {want} copies, waits for its promotion: quorate update continue {}",
+            service.name
+        ),
         Stage::Rolling => format!("version {version}: {updated} of {want} copies"),
         Stage::Verifying => format!("version {version}: {updated} of {want} copies, not yet called stable"),
         Stage::Done => return None,
