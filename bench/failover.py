@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Services on five real nodes, each in a network namespace: how long work stands still when something is lost.
 
-Arguments: any of process singleton leader leave traffic restart managers vip (all of them by default), --runs N, --failover S.
+Arguments: any of process singleton leader leave traffic restart managers autoscale vip (all of them by default), --runs N, --failover S.
 Needs root. The workload writes who it is and CLOCK_BOOTTIME each millisecond, appending to one file: a gap
 between two copies is how long nothing ran, and an overlap would be a failure of fencing, which ends the bench.
 Power loss is silent: the cable is pulled first, then everything of the node is killed at once."""
-import contextlib, os, random, signal, subprocess, sys, time
+import contextlib, os, random, re, signal, subprocess, sys, time
 from rig import BINARY, Network, inside, measured, option
 from services import Services, boottime, head, row
 import vip as vips
@@ -94,17 +94,22 @@ for _ in range(4):
 """
 
 
+def gateway(cluster, at, name):
+    """A gateway on a node, at port 80 of its own address 127.0.0.1."""
+    command = [BINARY, "gateway", "--listen", "127.0.0.1:80", "--name", name, "--data-dir", f"{cluster.dir}/{name}",
+               "--manager", f"unix:{cluster.dir}/{at}/api.sock"]
+    with open(f"{cluster.dir}/{name}.log", "wb") as log:
+        return subprocess.Popen(inside(cluster.network.nodes[at], *command), stdout=subprocess.DEVNULL, stderr=log)
+
+
 class Clients:
     """A gateway on a node, and four clients that ask it for a service all the time, each request on a new connection."""
 
     def __init__(self, cluster, at, name):
         self.path = f"{cluster.dir}/{name}.asked"
-        command = [BINARY, "gateway", "--listen", "127.0.0.1:80", "--name", name, "--data-dir", f"{cluster.dir}/{name}",
-                   "--manager", f"unix:{cluster.dir}/{at}/api.sock"]
-        place = cluster.network.nodes[at]
-        with open(f"{cluster.dir}/{name}.log", "wb") as log, open(self.path, "wb") as said:
-            self.gateway = subprocess.Popen(inside(place, *command), stdout=subprocess.DEVNULL, stderr=log)
-            self.clients = subprocess.Popen(inside(place, "python3", "-c", ASKING), stdout=said)
+        self.gateway = gateway(cluster, at, name)
+        with open(self.path, "wb") as said:
+            self.clients = subprocess.Popen(inside(cluster.network.nodes[at], "python3", "-c", ASKING), stdout=said)
 
     def requests(self):
         """When each began and ended, and its status; 0: none came."""
@@ -191,9 +196,48 @@ def managers(network):
     cluster.stop()
 
 
+def autoscale(network, rps=100):
+    """wrk asks a gateway for all that a service of two copies can do, the leader's node loses power, wrk stops: until
+    there are four copies, and two again."""
+    cluster = Services(network, FAILOVER)
+    cluster.apply("web", f"replicas = 2\nports = {{ http = 'auto' }}\nhealth = {{ http = '/healthz' }}\n"
+                         f"autoscale = {{ min = 2, max = 4, rps = {rps}, every = '5s', warmup = '0s', down_after = '30s' }}\n"
+                         "[[route]]\nname = 'web'\nhost = 'web'\nservice = 'web'",
+                  [BINARY, "demo", "--port", "{port}", "--replica", "{replica}", "--node", "{node}", "--ordinal", "{ordinal}"])
+    healthy = lambda: sum(replica["state"] == "healthy" for replica in cluster.replicas("web"))
+    up, down, failed = [], [], []
+    for run in range(RUNS):
+        cluster.until(lambda: healthy() == 2, "two copies run", 300)
+        at = random.choice([i for i in cluster.running() if i != cluster.leader()])
+        serving = gateway(cluster, at, f"gw{run}")
+        answers = lambda: subprocess.run(inside(cluster.network.nodes[at], "wrk", "-t1", "-c1", "-d1", "-H", "Host: web",
+                                                "http://127.0.0.1/whoami"), capture_output=True, text=True).stdout
+        cluster.until(lambda: "Requests/sec" in (said := answers()) and "Non-2xx" not in said, "the gateway answers")
+        began = time.monotonic()
+        load = subprocess.Popen(inside(cluster.network.nodes[at], "wrk", "-t1", "-c4", "-d600", "-H", "Host: web",
+                                       "http://127.0.0.1/whoami"), stdout=subprocess.PIPE, text=True)
+        cluster.until(lambda: healthy() == 4, "four copies run", 120)
+        up.append(time.monotonic() - began)
+        cluster.power_off(lost := cluster.leader())
+        cluster.until(lambda: cluster.leader() is not None and healthy() == 4, "the others run all four", 120)
+        load.send_signal(signal.SIGINT)
+        said, ended = load.communicate()[0], time.monotonic()
+        failed += [line.strip() for line in said.splitlines() if "Socket errors" in line or "Non-2xx" in line]
+        cluster.until(lambda: healthy() == 2, "two copies are left", 300)
+        down.append(time.monotonic() - ended)
+        serving.kill()
+        serving.wait()
+        cluster.power_on(lost)
+    head(f"five nodes, {rps} requests a second for each copy, looked at each 5 s, down after 30 s")
+    row("wrk begins → four copies instead of two are healthy", "–", up)
+    row("the leader's node is lost meanwhile; wrk ends → two copies", "power loss", down)
+    print("\nwhat failed, says wrk:", "; ".join(failed) or "nothing", flush=True)
+    cluster.stop()
+
+
 def vip(network):
     """The node of the gateway that holds a VIP is lost."""
     vips.vip(network, head, row, Services, RUNS)
 
 
-measured(Network(NODES), {"process": process, "singleton": singleton, "leader": leader, "leave": leave, "traffic": traffic, "restart": restart, "managers": managers, "vip": vip})
+measured(Network(NODES), {"process": process, "singleton": singleton, "leader": leader, "leave": leave, "traffic": traffic, "restart": restart, "managers": managers, "autoscale": autoscale, "vip": vip})

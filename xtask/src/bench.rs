@@ -49,7 +49,7 @@ pub(crate) enum Bench {
     /// Services on five nodes in network namespaces: how long work stands still when a process, a node or the
     /// leader is lost. Needs root.
     Failover {
-        /// What to measure: any of process, singleton, leader, leave, traffic, restart, managers, vip. Default: all.
+        /// What to measure: any of process, singleton, leader, leave, traffic, restart, managers, autoscale, vip. Default: all.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// How often each.
@@ -88,6 +88,7 @@ pub(crate) fn run(what: &Bench) -> Result<()> {
         Bench::Gateway(options) => gateway(options),
         Bench::Members { only, nodes, runs } => rigged("members.py", only, &[("--nodes", *nodes), ("--runs", *runs)]),
         Bench::Failover { only, runs, failover } => {
+            needs::debian(&[("keepalived", "keepalived"), ("wrk", "wrk")])?;
             rigged("failover.py", only, &[("--runs", *runs), ("--failover", *failover)])
         }
     }
