@@ -69,6 +69,8 @@ export interface ReplicaView {
   node_id: string;
   /** One of the words in `ReplicaView::state`; a newer server may send others. */
   state: string;
+  /** Of a copy of an active-passive service: one of the words in `ReplicaView::role`. */
+  role?: string;
   pid: number | null;
   addresses: Record<string, string>;
   version: number;
@@ -133,6 +135,10 @@ export interface ServiceView {
   routes: RouteSpec[];
   replicas: ReplicaView[];
   held: string[];
+  /** Absent: it is to run. */
+  stopped?: { since: WallTime; by_schedule: boolean; by?: string };
+  /** What its schedule does next. */
+  next?: { at: WallTime; starts: boolean };
   lease?: LeaseView;
   deployment?: DeploymentView;
   spec: { autoscale?: AutoscaleTable };

@@ -3,7 +3,7 @@
 import { en } from "../en";
 import type { AutoscaleTable, AutoscaleView, DeploymentView, LeaseView, ReplicaView, ServiceView } from "./api";
 import type { Tone } from "./looks";
-import { ago } from "./time";
+import { ago, clock, exact } from "./time";
 
 /** A line about a service; `title` says more. */
 export interface Said {
@@ -16,6 +16,23 @@ export interface Said {
 export function autoscaled(service: ServiceView): AutoscaleTable | null {
   const table = service.spec.autoscale;
   return table === undefined || table.enabled === false ? null : table;
+}
+
+/** Why nobody chooses how many copies it has, if that is so. */
+export function fixed(service: ServiceView): string | null {
+  if (service.mode === "singleton") return en.runsOnce;
+  return service.mode === "every-node" ? en.runsOnEach : null;
+}
+
+/** That it is stopped, and what its schedule does next. */
+export function switched({ stopped, next }: ServiceView, now: number): Said[] {
+  const said: Said[] = [];
+  if (stopped !== undefined) {
+    const who = stopped.by_schedule ? en.bySchedule : stopped.by === undefined ? "" : en.byUser(stopped.by);
+    said.push({ text: en.stopped(who, ago(stopped.since, now)), tone: "quiet", title: exact(stopped.since) });
+  }
+  if (next !== undefined) said.push({ text: en.switchesAt(next.starts, clock(next.at, now)), tone: "quiet", title: exact(next.at) });
+  return said;
 }
 
 export function leased(lease: LeaseView, now: number): Said[] {

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { ServiceView } from "../../src/lib/api";
-import { autoscaled, leased, loaded, updating, used } from "../../src/lib/duties";
+import { autoscaled, fixed, leased, loaded, switched, updating, used } from "../../src/lib/duties";
 
 const NOW = 1_790_000_000_000;
 const minutesAgo = (minutes: number): number => (NOW - minutes * 60_000) * 1000;
@@ -22,6 +22,27 @@ it("says how far an update is, and nothing of one that ended well", () => {
   expect(updating({ ...update, stage: "later-word" }, 3)?.text).toContain("later-word");
   expect(updating({ ...update, held: "it broke" }, 3)).toEqual({ text: "update v3 → v4 · rolling · 1 of 3 · held: it broke", tone: "warn" });
   expect(updating({ ...update, stage: "rolled-back", why: "its program ended 3 times" }, 3)?.text).toBe("v4 was rolled back: its program ended 3 times");
+});
+
+it("offers a number only where one may be chosen", () => {
+  const service = (mode: string): ServiceView => ({ mode }) as ServiceView;
+  expect(fixed(service("replicated"))).toBeNull();
+  expect(fixed(service("active-passive"))).toBeNull();
+  expect(fixed(service("singleton"))).toBe("runs once");
+  expect(fixed(service("every-node"))).toBe("one on each node");
+});
+
+it("says that a service is stopped, by whom, and what its schedule does next", () => {
+  const service = (view: Partial<ServiceView>): ServiceView => view as ServiceView;
+  const since = minutesAgo(5);
+  const texts = (view: Partial<ServiceView>): string[] => switched(service(view), NOW).map((said) => said.text);
+  expect(texts({})).toEqual([]);
+  expect(texts({ stopped: { since, by_schedule: false } })).toEqual(["stopped, 5 min ago"]);
+  expect(texts({ stopped: { since, by_schedule: false, by: "anna" } })).toEqual(["stopped by anna, 5 min ago"]);
+  const next = { at: minutesAgo(-60), starts: true };
+  const [stopped, starts] = texts({ stopped: { since, by_schedule: true }, next });
+  expect(stopped).toBe("stopped by its schedule, 5 min ago");
+  expect(starts).toMatch(/^its schedule starts it at .+/);
 });
 
 it("shows amounts as a spec writes them", () => {
