@@ -81,8 +81,10 @@ fn canaries_wait_for_their_promotion_and_an_update_that_is_aborted_leaves_no_tra
     assert_eq!(applied["services"][0]["waits"], true);
     let waiting = cluster.wait_service("web", "one canary", is_whole);
     assert_eq!(versions(&waiting), [1, 1, 2]);
-    let status = cluster.ok(&["status"]);
-    assert!(status.contains("quorate update continue web"), "{status}");
+    // The node that is asked may be a moment behind.
+    wait_for("status says how it goes on", PATIENCE, || {
+        cluster.ok(&["status"]).contains("waits for its promotion: quorate update continue web").then_some(())
+    });
     cluster.ok(&["update", "continue", "web", "--timeout", "2m"]);
     let second = cluster.wait_service("web", "version 2 is stable", is_done);
     assert_eq!(versions(&second), [2, 2, 2]);
