@@ -45,8 +45,7 @@ use crate::kernel::{EMPTIED_WITHIN, PidSpace};
 use crate::launch::{self, Launch};
 use crate::log::{self, LogWriter};
 use crate::protocol::{
-    Ask, LINE_BYTES_MAX, Order, ProcessState, Report, Request, STREAK_ENDS_AFTER, Seen, ShimLease, ShimState, UNDYING,
-    VERSION, pause, wall_now,
+    Order, ProcessState, Report, STREAK_ENDS_AFTER, Seen, ShimLease, ShimState, UNDYING, VERSION, pause, wall_now,
 };
 use crate::sweep::{PATIENCE, open_process, sweep};
 use address::Address;
@@ -60,6 +59,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, setsid};
+use serving::Connection;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -76,6 +76,7 @@ mod casting;
 mod cleaning;
 mod deadline;
 pub(crate) mod role;
+mod serving;
 mod workload;
 
 #[doc(hidden)]
@@ -83,9 +84,6 @@ pub use deadline::Flaw;
 
 /// What the shim writes to its stdout once it listens. Anything else is the reason why it does not.
 pub(crate) const READY: &str = "ready";
-
-/// Agents that talk to one shim at once: the present one, and some that are coming or going.
-const CONNECTIONS_MAX: usize = 16;
 
 /// How much of the workload's output is copied before other events get their turn.
 const COPY_BYTES: usize = 64 * 1024;
@@ -194,14 +192,6 @@ struct End {
     status: ExitStatus,
     ran: Duration,
     was_asked: bool,
-}
-
-struct Connection {
-    stream: UnixStream,
-    line: Vec<u8>,
-    watches: bool,
-    /// Dropped at the end of the round, so that indexes stay valid within it.
-    closed: bool,
 }
 
 struct Shim {
@@ -787,10 +777,7 @@ impl Shim {
         if let Err(error) = files::write_json(Path::new("state.json"), &self.state, Durability::Atomic) {
             complain("cannot write state.json", &error);
         }
-        let line = line_of(&self.state);
-        for connection in self.connections.iter_mut().filter(|connection| connection.watches) {
-            send(connection, &line);
-        }
+        self.tell_watchers();
     }
 
     fn copy_output(&mut self, bytes_max: usize) {
@@ -814,84 +801,6 @@ impl Shim {
             complain(&format!("output of the replica is lost, {} bytes up to now", self.lost), why);
         }
     }
-
-    fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.connections.len() < CONNECTIONS_MAX && stream.set_nonblocking(true).is_ok() {
-                self.connections.push(Connection { stream, line: Vec::new(), watches: false, closed: false });
-            }
-        }
-    }
-
-    fn serve(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        let mut buffer = [0; 1024];
-        match connection.stream.read(&mut buffer) {
-            Ok(count @ 1..) => connection.line.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
-            Ok(_) | Err(_) => connection.closed = true,
-        }
-        while let Some(end) = self.connections[index].line.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.connections[index].line.drain(..=end).collect();
-            self.answer(index, &line);
-        }
-        let connection = &mut self.connections[index];
-        connection.closed |= connection.line.len() > LINE_BYTES_MAX;
-    }
-
-    fn answer(&mut self, index: usize, line: &[u8]) {
-        let request = serde_json::from_slice::<Request>(line);
-        match &request {
-            Ok(Request { what: Ask::Stop { signal, grace_ms }, .. }) => {
-                self.stop(*signal, Duration::from_millis(*grace_ms));
-            }
-            Ok(Request { what: Ask::Hold { epoch, deadline }, .. }) => {
-                self.hold(*epoch, *deadline);
-            }
-            Ok(Request { what: Ask::Signal { signal }, .. }) => self.signal(*signal),
-            Ok(Request { what: Ask::Activate { lease, deadline }, .. }) => self.activate(*lease, *deadline),
-            Ok(Request { what: Ask::Resign { epoch }, .. }) => self.resign(*epoch),
-            Ok(Request { what: Ask::Promote, .. }) => self.order(Order::Promote),
-            Ok(Request { what: Ask::Demote, .. }) => self.order(Order::Demote),
-            Ok(Request { what: Ask::Status | Ask::Watch, .. }) | Err(_) => {}
-        }
-        let connection = &mut self.connections[index];
-        let reply = match request {
-            // A watcher has heard the outcome already.
-            Ok(Request {
-                what:
-                    Ask::Stop { .. }
-                    | Ask::Hold { .. }
-                    | Ask::Signal { .. }
-                    | Ask::Activate { .. }
-                    | Ask::Resign { .. }
-                    | Ask::Promote
-                    | Ask::Demote,
-                ..
-            }) if connection.watches => {
-                return;
-            }
-            Ok(Request { what, .. }) => {
-                connection.watches |= what == Ask::Watch;
-                line_of(&self.state)
-            }
-            Err(error) => line_of(&serde_json::json!({ "v": VERSION, "error": error.to_string() })),
-        };
-        send(connection, &reply);
-    }
-}
-
-/// Sends a whole line, or gives the connection up.
-fn send(connection: &mut Connection, line: &[u8]) {
-    // A socket buffer takes hundreds of lines: one that is full belongs to a reader who is stuck.
-    // It connects again and then gets the newest state.
-    connection.closed |= !connection.stream.write(line).is_ok_and(|sent| sent == line.len());
-}
-
-fn line_of(value: &impl serde::Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).expect("plain structs with string keys always serialise");
-    line.push(b'\n');
-    line
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -15,17 +15,16 @@ use crate::access::name::ExternalName;
 use crate::access::{AccessChange, AccessCommand, AccessState};
 use crate::assignment::{AssignedLease, AssignedReplica, Assignment, Phase};
 use crate::attribute::Attributes;
-use crate::command::{Command, Refusal, Step};
-use crate::deployment::{Cause, Deployment, VersionRecord};
+use crate::command::{Command, Refusal};
+use crate::deployment::{Deployment, VersionRecord};
 use crate::drill::DrillRecord;
 use crate::event::{Event, Happening};
 use crate::external::ExternalRecord;
 use crate::id::{LogIndex, NodeId, ReplicaId, ServiceName};
-use crate::lease::{Holder, LeaseRecord};
+use crate::lease::LeaseRecord;
 use crate::member::{MemberChange, Members, NotAdmitted, Vote};
 use crate::place::Availability;
-use crate::planted::{Bug, planted};
-use crate::spec::{Mode, RouteSpec, ServiceSpec, SpecDocument};
+use crate::spec::{RouteSpec, ServiceSpec};
 use crate::stopped::Stopped;
 use crate::time::WallTime;
 use crate::trust::{KeyRecord, TrustState};
@@ -34,6 +33,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+mod applied;
+mod steps;
 
 /// Events kept in memory and in the database. Older ones are forgotten.
 pub const EVENTS_KEPT: usize = 2_000;
@@ -463,164 +465,6 @@ impl ClusterState {
         changes.list.push(Change::Event(Event { index: changes.index, at, what }));
         Ok(())
     }
-
-    fn apply_spec(&self, changes: &mut Changes, document: &SpecDocument) -> Result<(), Refusal> {
-        document.validate()?;
-        let ours: BTreeSet<&ServiceName> = document.services.iter().map(|spec| &spec.name).collect();
-        for route in &document.routes {
-            if !ours.contains(&route.service) {
-                return Err(Refusal::RouteWithoutService { service: route.service.clone() });
-            }
-            let same = |other: &RouteSpec| {
-                (&other.listen, &other.host, &other.path) == (&route.listen, &route.host, &route.path)
-            };
-            let owner = self
-                .services
-                .values()
-                .filter(|service| !ours.contains(&service.spec.name))
-                .find(|service| service.routes.iter().any(same));
-            if let Some(owner) = owner {
-                return Err(Refusal::RouteTaken {
-                    listen: route.listen.clone(),
-                    host: route.host.clone(),
-                    path: route.path.clone(),
-                    owner: owner.spec.name.clone(),
-                });
-            }
-        }
-        for spec in &document.services {
-            if let Some(vip) = &spec.vip {
-                self.is_free(vip.address.ip(), |name| ours.contains(name))?;
-            }
-        }
-        for spec in &document.services {
-            let routes: Vec<RouteSpec> =
-                document.routes.iter().filter(|route| route.service == spec.name).cloned().collect();
-            let known = self.services.get(&spec.name);
-            // How many copies an autoscaled service has is not the file's business.
-            let spec = &spec.settled(known.map(|known| known.spec.replicas));
-            let same_program = known.is_some_and(|known| known.spec.runs_the_same(spec));
-            if same_program && known.is_some_and(|known| known.spec == *spec && known.routes == routes) {
-                continue;
-            }
-            changes.event(Happening::ServiceApplied { service: spec.name.clone(), replicas: spec.replicas });
-            let (stopped, moment) = changes.switched(known, spec);
-            let record = |version| ServiceRecord { spec: spec.clone(), routes, version, stopped, moment };
-            match known.filter(|_| same_program) {
-                Some(known) => changes.list.push(Change::Service(record(known.version))),
-                None => self.deploy(changes, record(self.next_version(&spec.name)), Cause::Applied),
-            }
-        }
-        Ok(())
-    }
-
-    fn scale(&self, changes: &mut Changes, name: &ServiceName, replicas: u32) -> Result<(), Refusal> {
-        let known = self.service(name)?;
-        let fixed = match known.spec.mode {
-            Mode::EveryNode => Some("runs once on each node that meets `place.require`"),
-            Mode::Singleton if replicas != 1 => Some("is a singleton and runs once"),
-            Mode::Singleton | Mode::Replicated | Mode::ActivePassive => None,
-        };
-        if let Some(why) = fixed {
-            return Err(Refusal::NotScalable { service: name.clone(), why: why.to_owned() });
-        }
-        self.may_be_scaled(name)?;
-        if !(1..=ServiceSpec::MAX_REPLICAS).contains(&replicas) {
-            return Err(Refusal::Invalid {
-                field: "replicas".into(),
-                problem: format!("is {replicas}; it must be 1 to {}", ServiceSpec::MAX_REPLICAS),
-            });
-        }
-        if known.spec.replicas == replicas {
-            return Ok(());
-        }
-        let mut service = known.clone();
-        service.spec.replicas = replicas;
-        changes.list.push(Change::Service(service));
-        changes.event(Happening::ServiceScaled { service: name.clone(), from: known.spec.replicas, to: replicas });
-        Ok(())
-    }
-
-    fn carry_out(&self, changes: &mut Changes, expected: LogIndex, steps: &[Step]) -> Result<(), Refusal> {
-        if expected != self.planned_on && !planted(Bug::StalePlanCarriedOut) {
-            return Err(Refusal::StalePlan { expected, actual: self.planned_on });
-        }
-        for step in steps {
-            match step {
-                Step::Place { replica, service, ordinal, node, version, epoch } => {
-                    let present = self.service(service)?;
-                    let former = match *version {
-                        None => None,
-                        Some(version) => {
-                            let none = || {
-                                let (service, version, known) = (service.clone(), Some(version), Vec::new());
-                                Refusal::NoVersion { service, version, known }
-                            };
-                            Some(self.former(service, version).ok_or_else(none)?)
-                        }
-                    };
-                    let record = former.as_ref().unwrap_or(present);
-                    if !self.nodes.contains_key(node) {
-                        return Err(Refusal::UnknownNode { node: *node });
-                    }
-                    let lease = match record.spec.mode {
-                        // Whoever comes is a standby first.
-                        Mode::Replicated | Mode::EveryNode | Mode::ActivePassive => None,
-                        Mode::Singleton => {
-                            let holder = Holder { replica: *replica, node: *node };
-                            Some(self.grant(changes, &record.spec, holder, *epoch)?)
-                        }
-                    };
-                    changes.list.push(Change::Replica(ReplicaRecord {
-                        id: *replica,
-                        service: service.clone(),
-                        ordinal: *ordinal,
-                        node: *node,
-                        phase: Phase::Run,
-                        version: record.version,
-                        spec: record.spec.clone(),
-                        since: changes.now,
-                        revision: changes.index,
-                        lease,
-                        moving: false,
-                    }));
-                    changes.event(Happening::ReplicaPlaced {
-                        service: service.clone(),
-                        replica: *replica,
-                        ordinal: *ordinal,
-                        node: *node,
-                    });
-                }
-                Step::Retire { replica } => {
-                    if let Some(record) = self.replicas.get(replica).filter(|record| record.phase == Phase::Run) {
-                        changes.phase(record, Phase::Drain);
-                        changes.event(Happening::ReplicaRetired {
-                            service: record.service.clone(),
-                            replica: *replica,
-                            ordinal: record.ordinal,
-                            node: record.node,
-                        });
-                    }
-                }
-                Step::Release { replica } => {
-                    if let Some(record) = self.replicas.get(replica).filter(|record| record.phase == Phase::Drain) {
-                        changes.phase(record, Phase::Stop);
-                    }
-                }
-                Step::Forget { replica } => {
-                    if self.replicas.contains_key(replica) {
-                        changes.list.push(Change::ReplicaGone { replica: *replica });
-                        self.give_back(changes, *replica);
-                    }
-                }
-                Step::Promote { replica, service, epoch } => self.promote(changes, *replica, service, *epoch)?,
-                Step::Yield { replica } => self.yield_lease(changes, *replica),
-                Step::Demoted { replica } => self.demoted(changes, *replica),
-                Step::Advance { service, to } => self.advance(changes, service, to),
-            }
-        }
-        Ok(())
-    }
 }
 
 impl NodeRecord {
@@ -697,20 +541,12 @@ impl Changes {
             _ => None,
         })
     }
-
-    fn phase(&mut self, record: &ReplicaRecord, phase: Phase) {
-        self.list.push(Change::Replica(ReplicaRecord {
-            phase,
-            since: self.now,
-            revision: self.index,
-            ..record.clone()
-        }));
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Step;
     use crate::spec::{Format, parse};
 
     fn name(text: &str) -> ServiceName {
