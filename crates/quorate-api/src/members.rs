@@ -1,8 +1,9 @@
 //! Who belongs to the cluster: join tokens, aliases, roles, votes, removal, the quota.
 
 use crate::access::Acting;
+use crate::asked::AskedOfNode;
 use crate::backend::Backend;
-use crate::cluster::{command, nearest, shown};
+use crate::cluster::{command, nearest};
 use crate::ha;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, fresh_id, patience, read_body, read_json, read_query};
@@ -239,7 +240,7 @@ pub(crate) fn find_node<'a>(overview: &'a Overview, wanted: &str) -> Result<&'a 
 
 /// A node's id, also of one that this view does not show any more: a repeated request must reach
 /// the cluster, which knows what it answered before.
-fn node_id(overview: &Overview, wanted: &str) -> Result<NodeId, Failure> {
+pub(crate) fn node_id(overview: &Overview, wanted: &str) -> Result<NodeId, Failure> {
     match wanted.parse() {
         Ok(id) => Ok(id),
         Err(_) => Ok(find_node(overview, wanted)?.id),
@@ -262,19 +263,13 @@ pub(crate) async fn node<B: Backend>(
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
     responses((status = 200, body = Done), (status = 404, description = "unknown-node", body = Problem),
         (status = 503, description = "being-removed", body = Problem)))]
-pub(crate) async fn remove<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
-) -> Result<Json<Done>, Failure> {
-    let (done, node) = change(&app, id, &acting, &wanted, &uri, |node| MemberCommand::Expel { node }).await?;
-    let patience = patience(read_query::<Patience>(&uri)?.timeout_ms)?;
-    let mut overview = app.backend.overview();
+pub(crate) async fn remove<B: Backend>(asked: AskedOfNode<B>) -> Result<Json<Done>, Failure> {
+    let (index, node) = asked.carry_out(|node| MemberCommand::Expel { node }).await?;
+    let AskedOfNode { wanted, patience, .. } = &asked;
+    let mut overview = asked.app.backend.overview();
     let gone = overview.wait_for(|overview| overview.nodes.iter().all(|known| known.id != node));
-    match tokio::time::timeout(patience, gone).await {
-        Ok(Ok(_)) => Ok(done),
+    match tokio::time::timeout(*patience, gone).await {
+        Ok(Ok(_)) => Ok(Json(Done { index: index.0 })),
         Ok(Err(_)) | Err(_) => {
             let message = format!("{wanted} will be removed, but its vote still counts after {} s", patience.as_secs());
             let fix = "nothing is lost: it goes on by itself; `quorate status` says what the cluster waits for";
@@ -288,16 +283,10 @@ pub(crate) async fn remove<B: Backend>(
 #[utoipa::path(post, path = "/v1/nodes/{node}/confirm-dead", tag = "members", params(("node" = String, Path, description = "Name, id, or how the id begins")),
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
         (status = 409, description = "node-lives", body = Problem)))]
-pub(crate) async fn confirm_dead<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
-) -> Result<Json<NodeView>, Failure> {
-    let overview = app.backend.overview().borrow().clone();
-    let generation = find_node(&overview, &wanted)?.generation;
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::ConfirmDead { node, generation }).await
+pub(crate) async fn confirm_dead<B: Backend>(asked: AskedOfNode<B>) -> Result<Json<NodeView>, Failure> {
+    let overview = asked.app.backend.overview().borrow().clone();
+    let generation = find_node(&overview, &asked.wanted)?.generation;
+    asked.changed(|node| MemberCommand::ConfirmDead { node, generation }).await
 }
 
 /// Another name for a node.
@@ -314,16 +303,12 @@ pub struct Alias {
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn alias<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
+    asked: AskedOfNode<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let Alias { alias } = read_json(&read_body(&headers, body).await?)?;
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetAlias { node, alias }).await
+    asked.changed(|node| MemberCommand::SetAlias { node, alias }).await
 }
 
 /// What a node does for the cluster.
@@ -342,19 +327,15 @@ pub struct Roles {
         (status = 409, description = "quota-reached, quota-expired, ha-off", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn roles<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
+    asked: AskedOfNode<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let Roles { roles } = read_json(&read_body(&headers, body).await?)?;
     if !roles.contains(&Role::Manager) {
-        ha::is_on(&app.backend.overview().borrow())?;
+        ha::is_on(&asked.app.backend.overview().borrow())?;
     }
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetRoles { node, roles }).await
+    asked.changed(|node| MemberCommand::SetRoles { node, roles }).await
 }
 
 /// Whether a manager is to vote.
@@ -373,48 +354,13 @@ pub struct VoteWish {
         (status = 409, description = "ha-off", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn vote<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
+    asked: AskedOfNode<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let VoteWish { vote } = read_json(&read_body(&headers, body).await?)?;
-    ha::is_on(&app.backend.overview().borrow())?;
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetVote { node, vote }).await
-}
-
-async fn change<B: Backend>(
-    app: &Shared<B>,
-    id: RequestId,
-    acting: &Acting,
-    wanted: &str,
-    uri: &Uri,
-    make: impl FnOnce(NodeId) -> MemberCommand,
-) -> Result<(Json<Done>, NodeId), Failure> {
-    let patience = patience(read_query::<Patience>(uri)?.timeout_ms)?;
-    let overview = app.backend.overview().borrow().clone();
-    let node = node_id(&overview, wanted)?;
-    let name = overview.nodes.iter().find(|known| known.id == node).map_or(wanted, |known| known.name.as_str());
-    let actor = acting.on(&app.access(), name)?;
-    let index = command(app, id, &Command::Member(make(node)), &actor, patience).await?;
-    Ok((Json(Done { index: index.0 }), node))
-}
-
-/// The same, answered with the node as it is then.
-pub(crate) async fn changed<B: Backend>(
-    app: &Shared<B>,
-    id: RequestId,
-    acting: &Acting,
-    wanted: &str,
-    uri: &Uri,
-    make: impl FnOnce(NodeId) -> MemberCommand,
-) -> Result<Json<NodeView>, Failure> {
-    let (Json(done), node) = change(app, id, acting, wanted, uri, make).await?;
-    let overview = shown(app, LogIndex(done.index)).await;
-    Ok(Json(find_node(&overview, &node.to_string())?.clone()))
+    ha::is_on(&asked.app.backend.overview().borrow())?;
+    asked.changed(|node| MemberCommand::SetVote { node, vote }).await
 }
 
 /// What happens next.

@@ -1,9 +1,10 @@
 //! Where replicas go: labels of nodes, what nodes take, why a service runs where it does, what if a node died.
 
 use crate::access::Acting;
+use crate::asked::AskedOfNode;
 use crate::backend::Backend;
 use crate::cluster::{command, current, service_name, unknown_service};
-use crate::members::{changed, find_node};
+use crate::members::find_node;
 use crate::problem::Failure;
 use crate::request::{Named, Patience, patience, read_body, read_json, read_query};
 use crate::server::Shared;
@@ -55,16 +56,12 @@ pub struct LabelChange {
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn labels<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
+    asked: AskedOfNode<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let LabelChange { labels } = read_json(&read_body(&headers, body).await?)?;
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetLabels { node, labels }).await
+    asked.changed(|node| MemberCommand::SetLabels { node, labels }).await
 }
 
 /// What a resource agent says of its node.
@@ -88,17 +85,13 @@ pub struct AttributeChange {
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn attribute<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
+    asked: AskedOfNode<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let AttributeChange { name, value, lasts } = read_json(&read_body(&headers, body).await?)?;
     let attribute = value.map(|value| Attribute { value, lasts });
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetAttribute { node, name, attribute }).await
+    asked.changed(|node| MemberCommand::SetAttribute { node, name, attribute }).await
 }
 
 /// What a node is to take from now on.
@@ -120,17 +113,13 @@ pub struct AvailabilityWish {
     responses((status = 200, body = NodeView), (status = 404, description = "unknown-node", body = Problem),
         (status = 422, description = "invalid", body = Problem)))]
 pub(crate) async fn availability<B: Backend>(
-    State(app): State<Shared<B>>,
-    Extension(id): Extension<RequestId>,
-    Extension(acting): Extension<Acting>,
-    Named(wanted): Named,
-    uri: Uri,
+    asked: AskedOfNode<B>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<NodeView>, Failure> {
     let wish: AvailabilityWish = read_json(&read_body(&headers, body).await?)?;
     let availability = wish.read()?;
-    changed(&app, id, &acting, &wanted, &uri, |node| MemberCommand::SetAvailability { node, availability }).await
+    asked.changed(|node| MemberCommand::SetAvailability { node, availability }).await
 }
 
 impl AvailabilityWish {
