@@ -4,7 +4,7 @@
 //! said in words that hold no password. A try changes nothing in the system: it logs in, asks for a sign of life,
 //! and leaves.
 
-mod postgres;
+pub(crate) mod postgres;
 mod rabbitmq;
 mod redis;
 mod s3;
@@ -56,7 +56,7 @@ fn one(external: &External, host: &str, port: u16, password: Option<&Secret<Vec<
     let password = password.map(|password| std::str::from_utf8(password.expose())).transpose();
     let password = password.map_err(|_| LoginProblem::new(Why::Login, "the password is no text"))?;
     let to = Try { external, host, port, password, deadline: Instant::now() + WITHIN };
-    let wire = Wire::connect(&to)?;
+    let wire = Wire::connect(host, port, to.deadline)?;
     match external.kind {
         ExternalKind::Postgres => postgres::login(&mut postgres::encrypted(wire, &to)?, &to),
         ExternalKind::Redis => redis::login(&mut wire.encrypted(&to)?, &to),

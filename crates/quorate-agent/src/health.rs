@@ -3,14 +3,16 @@
 //! One task per run of a process. Until the first check passes it asks often, so that a new copy
 //! gets requests soon; afterwards every `every`.
 //!
-//! Databases of others are asked by `exec`, with the client that they come with: a check of SQL here would need
-//! every one of their protocols, and the cluster's own database says nothing of one copy.
+//! Databases that speak PostgreSQL's protocol are asked by `sql`, all others by `exec`, with the client that they
+//! come with. The cluster's own database says nothing of one copy.
 
 pub(crate) mod exec;
 mod grpc;
+pub(crate) mod sql;
 
 use exec::Exec;
 use quorate_model::spec::HealthCheck;
+use sql::Sql;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -60,6 +62,7 @@ pub(crate) enum Place {
         port: u16,
     },
     Exec(Exec),
+    Sql(Sql),
     /// Not known yet: nothing is asked, and nothing is said.
     Unknown,
 }
@@ -134,7 +137,9 @@ impl Target {
         let within = self.check.timeout;
         match &self.at {
             Place::Unknown => "it cannot be asked yet".to_owned(),
-            Place::Port { port, .. } => format!("no answer from port {port} within {within}"),
+            Place::Port { port, .. } | Place::Sql(Sql { port, .. }) => {
+                format!("no answer from port {port} within {within}")
+            }
             Place::Exec(exec) => {
                 format!("{} did not end within {within}", exec.command.first().map_or("", String::as_str))
             }
@@ -148,6 +153,7 @@ async fn ask(target: &Target) -> Result<(), String> {
     let (host, port) = match at {
         Place::Port { host, port } => (host, port),
         Place::Exec(exec) => return exec::run(exec).await,
+        Place::Sql(sql) => return sql::ask(sql, check.timeout.0).await,
         Place::Unknown => return Err(target.is_late()),
     };
     let mut stream =
@@ -222,6 +228,7 @@ mod tests {
             tcp: None,
             exec: None,
             grpc: None,
+            sql: None,
             port: None,
             every: ms(20),
             timeout: ms(200),

@@ -216,7 +216,7 @@ impl Launch {
         })
     }
 
-    /// Fills placeholders as they are filled in the command.
+    /// Fills placeholders as they are filled in the command: without secrets.
     pub(crate) fn fill(
         &self,
         words: &[String],
@@ -224,11 +224,21 @@ impl Launch {
         replica_dir: &Path,
         artifacts: &[(String, String)],
     ) -> Result<Vec<String>, TemplateError> {
-        let work = replica_dir.join("work").to_string_lossy().into_owned();
         let given = Given { artifacts, secrets: &no_secrets() };
+        words.iter().map(|word| self.fill_secret(word, node_name, replica_dir, given)).collect()
+    }
+
+    /// Fills placeholders as they are filled in the environment.
+    pub(crate) fn fill_secret(
+        &self,
+        template: &str,
+        node_name: &str,
+        replica_dir: &Path,
+        given: Given<'_>,
+    ) -> Result<String, TemplateError> {
+        let work = replica_dir.join("work").to_string_lossy().into_owned();
         let externals = injected(&self.assigned, given);
-        let values = values(&self.assigned, node_name, &work, &self.ports, given, &externals);
-        words.iter().map(|word| expand(word, &values)).collect()
+        expand(template, &values(&self.assigned, node_name, &work, &self.ports, given, &externals))
     }
 }
 
@@ -263,7 +273,7 @@ mod tests {
         let launch = Launch::new(&assigned, node, "n1", dir, BTreeMap::new(), given).unwrap();
         assert_eq!(launch.command, ["shop", "--db=h1"]);
         assert_eq!(launch.env["AT"], "h1:5432");
-        assert_eq!(launch.secret_env.expose()["DB"], "jdbc:postgres://joe:p%40w@h1:5432/orders");
+        assert_eq!(launch.secret_env.expose()["DB"], "jdbc:postgres://joe:p%40w@h1:5432/orders?sslmode=disable");
         let file = serde_json::to_string(&launch).unwrap();
         assert!(!file.contains("p@w") && !file.contains("p%40w"), "{file}");
     }

@@ -6,14 +6,12 @@
 use crate::driver::{Driver, Instance};
 use crate::endpoints::{self, Endpoints};
 use crate::files::{self, Durability};
-use crate::health::exec::Exec;
-use crate::health::{Health, HealthWatch, Place, Target, Verdict};
 use crate::keeper::pacemaker;
 use crate::launch::{self, Given, Launch};
 use crate::lease::{Holds, boot_time};
 use crate::needs;
 use crate::ports::{PortError, Reservations, is_free};
-use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, Seen, ShimState, UNDYING, pause, wall_now};
+use crate::protocol::{ProcessState, STREAK_ENDS_AFTER, ShimState, UNDYING, pause};
 use crate::secrets::{SecretError, Secrets};
 use crate::service_token::{self, Api, ServiceTokens};
 use crate::templates::{self, Beyond, RenderError};
@@ -23,9 +21,9 @@ use quorate_model::assignment::{AssignedLease, AssignedReplica, Phase};
 use quorate_model::discovery::Directory;
 use quorate_model::id::{NodeId, ReplicaId};
 use quorate_model::need::Artifact;
-use quorate_model::observed::{Casting, Part, ReplicaState, ReplicaStatus};
+use quorate_model::observed::{Part, ReplicaState, ReplicaStatus};
 use quorate_model::secret::Secret;
-use quorate_model::spec::{self, Mode, Port, ServiceSpec, Stop, TemplateError};
+use quorate_model::spec::{self, Port, ServiceSpec, Stop, TemplateError};
 use quorate_model::time::Span;
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -36,6 +34,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
+
+mod checks;
+mod telling;
+
+use checks::RunHealth;
 
 /// How much longer than its grace a stop may take before the shim itself is killed. The shim kills
 /// its group when the grace is over, so this is reached only by one that does not run at all.
@@ -663,152 +666,6 @@ impl<D: Driver> Runner<D> {
         self.not_before = Instant::now() + pause(backoff, self.streak);
         self.waiting_as = waiting_as;
     }
-
-    /// What its health check asks.
-    fn target(&self, assigned: &AssignedReplica, state: &ShimState, before: Option<&RunHealth>) -> Option<Target> {
-        let check = assigned.spec.health.as_ref()?;
-        let Some(command) = &check.exec else {
-            let port = *state.ports.get(check.port.as_deref().or(assigned.spec.main_port())?)?;
-            let at = Place::Port { host: self.shared.host.clone(), port };
-            return Some(Target { check: check.clone(), at });
-        };
-        // A secret that has changed is for the replica's successor.
-        let same = before.filter(|run| run.pid == state.pid).and_then(|run| run.target.clone());
-        let same = same.filter(|target| target.check == *check && matches!(target.at, Place::Exec(_)));
-        same.or_else(|| Some(Target { check: check.clone(), at: self.program(command, assigned, state) }))
-    }
-
-    /// The program of a check. What was filled when the replica was started can be filled again, unless a secret is
-    /// not here yet: artifacts of replicas are kept.
-    fn program(&self, command: &[String], assigned: &AssignedReplica, state: &ShimState) -> Place {
-        let Shared { node_name, artifacts, secrets, .. } = &*self.shared;
-        let exec = || {
-            let artifacts = located(artifacts, &assigned.spec).ok()?;
-            let secrets = Secret::new(secrets.borrow().of(assigned).ok()?);
-            let given = Given { artifacts: &artifacts, secrets: &secrets };
-            let launch = self.filled(assigned, state.ports.clone(), given).ok()?;
-            let command = launch.fill(command, node_name, &self.dir, &artifacts).ok()?;
-            let Launch { env, secret_env, .. } = launch;
-            Some(Exec { command, env, secret_env, dir: self.dir.join("work") })
-        };
-        exec().map_or(Place::Unknown, Place::Exec)
-    }
-
-    /// Puts what a running copy says, and what is wanted of it, into one status.
-    fn report(
-        &mut self,
-        wanted: &Wanted,
-        state: &ShimState,
-        health: Option<&RunHealth>,
-        asked_to_stop: bool,
-        ports_note: &str,
-    ) {
-        let health = health.map(|run| run.watch.health.borrow().clone());
-        let verdict = health.as_ref().map_or(Verdict::NotYet, |health| health.verdict);
-        if self.settled.is_some() && verdict == Verdict::Unasked && !asked_to_stop {
-            // Just taken over and perhaps healthy all along: the first check decides, within its timeout.
-            return;
-        }
-        let of_check = match verdict {
-            Verdict::Unasked | Verdict::NotYet => ReplicaState::Starting,
-            Verdict::Healthy => ReplicaState::Healthy,
-            Verdict::Unhealthy => ReplicaState::Unhealthy,
-        };
-        let is_kept = !wanted.assigned.spec.driver.is_process();
-        let process = match state.state {
-            ProcessState::Running if is_kept => match state.kept.as_ref().map(|kept| kept.seen) {
-                None | Some(Seen::Starting) => ReplicaState::Starting,
-                // Its check may know more than whoever should.
-                Some(Seen::Up | Seen::Promoted | Seen::Unknown) => of_check,
-                Some(Seen::Failing | Seen::Stopping | Seen::Ended | Seen::Cannot) => ReplicaState::Unhealthy,
-            },
-            ProcessState::Running => of_check,
-            ProcessState::BackingOff => ReplicaState::BackingOff,
-            ProcessState::CannotStart | ProcessState::GaveUp => ReplicaState::Failed,
-            ProcessState::Stopping | ProcessState::Stopped => ReplicaState::Stopping,
-        };
-        let shown = match wanted.phase() {
-            Phase::Stop => ReplicaState::Stopping,
-            Phase::Drain => ReplicaState::Draining,
-            Phase::Run => process,
-        };
-        let unfenced = state.lease.as_ref().and_then(|lease| lease.fencing).filter(|fencing| !fencing.is_claimed());
-        let kept = state.kept.as_ref().filter(|kept| !kept.detail.is_empty());
-        self.detail = match (process, health) {
-            (_, _) if state.state == ProcessState::Running && kept.is_some() => {
-                kept.map(|kept| kept.detail.clone()).unwrap_or_default()
-            }
-            (ReplicaState::Healthy, _) => {
-                let fencing = unfenced.map(|fencing| fencing.to_string());
-                let notes = fencing.into_iter().chain(Some(state.note.clone()).filter(|note| !note.is_empty()));
-                notes.collect::<Vec<_>>().join("; ")
-            }
-            (_, Some(Health { detail, .. })) if !detail.is_empty() => detail,
-            _ if ports_note.is_empty() => state.detail.clone(),
-            _ => format!("{ports_note}; {}", state.detail),
-        };
-        (self.restarts, self.ports) = (state.restarts, state.ports.clone());
-        self.publish(shown, Some(state));
-    }
-
-    /// Publishes with a note before the detail, which stays what it is.
-    fn publish_with(&mut self, note: &str, state: ReplicaState) {
-        let detail = self.detail.clone();
-        self.detail = if detail.is_empty() { note.to_owned() } else { format!("{note}; {detail}") };
-        self.publish(state, None);
-        self.detail = detail;
-    }
-
-    /// What it is among the copies of an active-passive service. Of one that does not run, its node promises what its
-    /// assignment says: that cannot be taken back.
-    fn casting(&self, process: Option<&ShimState>) -> Option<Casting> {
-        let assigned = &self.wanted.borrow().assigned;
-        if assigned.spec.mode != Mode::ActivePassive {
-            return None;
-        }
-        let given_back = assigned.lease.filter(|lease| lease.yields).map(|lease| lease.epoch);
-        match process.map(|process| process.casting.or_else(|| cold_casting(process))) {
-            Some(Some(casting)) => {
-                let is_over = casting.part == Part::Standby && Some(casting.yielded) == given_back;
-                Some(Casting { yielded: if is_over { casting.yielded } else { 0 }, ..casting })
-            }
-            Some(None) | None => {
-                let yielded = given_back.filter(|_| self.is_gone).unwrap_or_default();
-                Some(Casting { part: Part::Standby, epoch: 0, yielded })
-            }
-        }
-    }
-
-    fn publish(&mut self, state: ReplicaState, process: Option<&ShimState>) {
-        self.shared.board.set(ReplicaStatus {
-            replica: self.replica,
-            service: self.wanted.borrow().assigned.spec.name.clone(),
-            state,
-            pid: process.and_then(|process| process.pid),
-            ports: self.ports.clone(),
-            started_at: process.and_then(|process| process.started_at),
-            restarts: self.restarts,
-            detail: self.detail.clone(),
-            log_dir: self.dir.join("log").to_string_lossy().into_owned(),
-            fencing: process.and_then(|process| process.lease.as_ref()).and_then(|lease| lease.fencing),
-            casting: self.casting(process),
-        });
-        if let Some(settled) = self.settled.take() {
-            // Nobody waits any more: fine.
-            let _ = settled.send(());
-        }
-    }
-}
-
-/// The part of a copy that runs only to be the active one.
-fn cold_casting(process: &ShimState) -> Option<Casting> {
-    let epoch = process.lease.as_ref()?.epoch;
-    let part = match process.state {
-        ProcessState::Running => Part::Active,
-        ProcessState::Stopping | ProcessState::Stopped => Part::Demoting,
-        ProcessState::BackingOff | ProcessState::CannotStart | ProcessState::GaveUp => Part::Promoting,
-    };
-    Some(Casting { part, epoch, yielded: 0 })
 }
 
 /// What a copy was asked about its part, so that it is asked once.
@@ -843,42 +700,6 @@ enum LaunchError {
     Template(#[from] TemplateError),
     #[error("cannot start it")]
     Io(#[from] io::Error),
-}
-
-/// The health of one run of a process.
-struct RunHealth {
-    pid: Option<u32>,
-    target: Option<Target>,
-    watch: HealthWatch,
-}
-
-impl RunHealth {
-    /// Goes on watching, or begins anew if it is another process or another check.
-    fn follow(before: Option<RunHealth>, state: &ShimState, target: Option<Target>) -> RunHealth {
-        match before {
-            Some(run) if run.pid == state.pid && run.target == target => run,
-            _ => {
-                let ran = state.started_at.map_or(Duration::ZERO, |at| wall_now().since(at));
-                RunHealth { pid: state.pid, watch: HealthWatch::start(target.clone(), ran), target }
-            }
-        }
-    }
-
-    fn is_healthy(&self) -> bool {
-        self.watch.health.borrow().verdict == Verdict::Healthy
-    }
-
-    /// Whether its check cannot be made yet.
-    fn waits(&self) -> bool {
-        self.target.as_ref().is_some_and(|target| target.at == Place::Unknown)
-    }
-
-    async fn changes(run: &mut Option<RunHealth>) {
-        let Some(run) = run else { return pending().await };
-        if run.watch.health.changed().await.is_err() {
-            pending().await
-        }
-    }
 }
 
 async fn changes<T>(watched: &mut watch::Receiver<T>) {

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod active;
 mod autoscale;
 mod driver;
+mod health;
 mod placeholder;
 mod read;
 mod schedule;
@@ -27,6 +28,7 @@ mod validate;
 pub use active::{Active, HOOK_DEFAULT, Standby};
 pub use autoscale::{Autoscale, Bounds, Clock, Counted, Days, Hours, Scrape, Share};
 pub use driver::{Container, Driver, Engine, Ocf, OcfTimeouts, Systemd};
+pub use health::{HealthCheck, SqlCheck};
 pub use placeholder::{Placeholders, TemplateError, expand, tells_secrets};
 pub use read::{Format, Position, SpecError, nearest, parse, render};
 pub use schedule::{Moment, StartStop};
@@ -314,49 +316,6 @@ impl<'de> Deserialize<'de> for Port {
             Raw::Text(_) => Err(refused()),
         }
     }
-}
-
-/// When a copy counts as healthy. Exactly one of `http`, `tcp`, `exec` and `grpc` is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HealthCheck {
-    /// Path that must answer 200 to 399 to a GET.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<String>,
-    /// `true`: the port must accept a connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<bool>,
-    /// A program and its arguments that must end with status 0: it runs beside the copy, with its environment and
-    /// in its directory, and is killed with whatever it started when it is late. Placeholders work as in
-    /// `command`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exec: Option<Vec<String>>,
-    /// A name that the port must call serving by `grpc.health.v1.Health`, without TLS; `""` is the server as a
-    /// whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grpc: Option<String>,
-    /// Name of the port; default the service's main port. Not with `exec`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<String>,
-    /// Pause between two checks. 100ms to 1h; default 2s. Until the first success: a tenth of it.
-    #[serde(default = "every")]
-    pub every: Span,
-    /// Longest wait for an answer. 10ms to 1m; default 1s.
-    #[serde(default = "timeout")]
-    pub timeout: Span,
-    /// Failed checks in a row until the copy counts as unhealthy. 1 to 100; default 3.
-    #[serde(default = "fail_after")]
-    pub fail_after: u32,
-}
-
-fn every() -> Span {
-    Span::from_secs(2)
-}
-fn timeout() -> Span {
-    Span::from_secs(1)
-}
-fn fail_after() -> u32 {
-    3
 }
 
 /// What happens when a copy's process ends by itself.

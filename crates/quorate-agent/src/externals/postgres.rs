@@ -1,6 +1,7 @@
-//! PostgreSQL: a login by password (SCRAM-SHA-256, MD5 or in clear), and `SELECT 1`.
+//! PostgreSQL: a login by password (SCRAM-SHA-256, MD5 or in clear), and one query.
 //!
-//! Messages and SCRAM are those of `postgres-protocol`; here is only the order of a login.
+//! Messages and SCRAM are those of `postgres-protocol`; here is only the order of a login. Externals are asked
+//! `SELECT 1`, copies of services what their health check says.
 //!
 //! # Sources
 //! PostgreSQL 15, chapter 55: Frontend/Backend Protocol.
@@ -15,6 +16,7 @@ use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use quorate_model::external::{LoginProblem, Tls, Why};
 use std::io::{self, Read, Write};
+use std::time::Instant;
 
 /// Asks for TLS before anything else is said, if TLS is wanted.
 pub(super) fn encrypted(mut wire: Wire, to: &Try<'_>) -> Result<Wire, LoginProblem> {
@@ -33,20 +35,56 @@ pub(super) fn encrypted(mut wire: Wire, to: &Try<'_>) -> Result<Wire, LoginProbl
     }
 }
 
+/// Who logs in, and where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Account<'a> {
+    pub(crate) user: &'a str,
+    /// Default: the one that is called as the user.
+    pub(crate) database: Option<&'a str>,
+    pub(crate) password: Option<&'a str>,
+}
+
+/// What a query gives first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum First {
+    NoRow,
+    Null,
+    Value(String),
+}
+
 /// Logs in over a connection, asks for one row, and leaves.
 pub(super) fn login(wire: &mut (impl Read + Write), to: &Try<'_>) -> Result<(), LoginProblem> {
-    let user = to.external.user.as_deref().unwrap_or_default();
-    let database = to.external.database.as_deref().unwrap_or(user);
+    let (user, database) = (to.external.user.as_deref().unwrap_or_default(), to.external.database.as_deref());
+    first(wire, Account { user, database, password: to.password }, "SELECT 1").map(|_| ())
+}
+
+/// Logs in without TLS, asks, and leaves.
+pub(crate) fn ask(
+    (host, port): (&str, u16),
+    account: Account<'_>,
+    query: &str,
+    deadline: Instant,
+) -> Result<First, LoginProblem> {
+    first(&mut Wire::connect(host, port, deadline)?, account, query)
+}
+
+fn first(
+    wire: &mut (impl Read + Write),
+    Account { user, database, password }: Account<'_>,
+    query: &str,
+) -> Result<First, LoginProblem> {
     let mut talk = Talk { wire, heard: BytesMut::new() };
+    let database = database.unwrap_or(user);
     talk.say(|out| frontend::startup_message([("user", user), ("database", database)], out))?;
-    authenticate(&mut talk, user, to.password)?;
+    authenticate(&mut talk, user, password)?;
     until_ready(&mut talk)?;
-    talk.say(|out| frontend::query("SELECT 1", out))?;
-    until_ready(&mut talk)?;
+    talk.say(|out| frontend::query(query, out))?;
+    let first = until_ready(&mut talk)?;
     talk.say(|out| {
         frontend::terminate(out);
         Ok(())
-    })
+    })?;
+    Ok(first)
 }
 
 fn authenticate<W: Read + Write>(
@@ -107,11 +145,18 @@ fn scram<W: Read + Write>(talk: &mut Talk<'_, W>, password: &[u8]) -> Result<(),
     }
 }
 
-fn until_ready<W: Read + Write>(talk: &mut Talk<'_, W>) -> Result<(), LoginProblem> {
+/// Waits until it takes the next query. Of the rows until then, the first value of the first one.
+fn until_ready<W: Read + Write>(talk: &mut Talk<'_, W>) -> Result<First, LoginProblem> {
+    let mut first = First::NoRow;
     loop {
         match talk.hear()? {
-            Message::ReadyForQuery(_) => return Ok(()),
+            Message::ReadyForQuery(_) => return Ok(first),
             Message::ErrorResponse(body) => return Err(refused(&body)),
+            Message::DataRow(row) if first == First::NoRow => {
+                let value = row.ranges().next().map_err(|error| broken(&error))?.flatten();
+                let text = |range| printable(&String::from_utf8_lossy(row.buffer().get(range).unwrap_or_default()));
+                first = value.map_or(First::Null, |range| First::Value(text(range)));
+            }
             _ => {}
         }
     }

@@ -80,15 +80,15 @@ impl Write for Wire {
 
 impl Wire {
     /// A connection to the first address of the host that takes one.
-    pub(super) fn connect(to: &Try<'_>) -> Result<Wire, LoginProblem> {
+    pub(super) fn connect(host: &str, port: u16, deadline: Instant) -> Result<Wire, LoginProblem> {
         let unresolved =
             |error: io::Error| LoginProblem::new(Why::Unresolved, format!("its name has no address: {error}"));
-        let addresses: Vec<SocketAddr> = (to.host, to.port).to_socket_addrs().map_err(unresolved)?.collect();
+        let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(unresolved)?.collect();
         let mut last = LoginProblem::new(Why::Unresolved, "its name has no address");
         for address in addresses {
-            let left = to.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             match TcpStream::connect_timeout(&address, left) {
-                Ok(stream) => return Ok(Wire::Plain(Timed { stream, deadline: to.deadline })),
+                Ok(stream) => return Ok(Wire::Plain(Timed { stream, deadline })),
                 Err(error) => last = broken(&error),
             }
         }

@@ -3,9 +3,10 @@
 //! A driver has a table of its own name in the service, which is there exactly if that driver is chosen:
 //! whoever changes `driver` and forgets the rest is told, and no key is ever silently of no use.
 
-use super::placeholder::tells_secrets;
+use super::placeholder::{names_secret, tells_secrets};
 use super::validate::{Problem, open_template, template, within};
 use super::{Mode, ServiceSpec, StopSignal};
+use crate::access::name::SecretName;
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -329,7 +330,7 @@ fn without_command(spec: &ServiceSpec) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Of what takes neither files nor an environment from here. Keys of artifacts are for the node.
+/// Of what takes neither files nor an environment from here. Keys of artifacts and passwords of checks are for the node.
 fn without_secrets(spec: &ServiceSpec) -> Result<(), Problem> {
     let name = spec.driver.name();
     if !spec.templates.is_empty() {
@@ -344,7 +345,9 @@ fn without_secrets(spec: &ServiceSpec) -> Result<(), Problem> {
         return Err(("externals".into(), problem));
     }
     let is_key = |secret| spec.artifacts.iter().flat_map(|it| &it.s3).any(|s3| s3.secret_key.as_ref() == Some(secret));
-    spec.secrets.iter().find(|secret| !is_key(*secret)).map_or(Ok(()), |secret| {
+    let check = spec.health.iter().flat_map(|check| &check.sql).find_map(|sql| sql.password.as_deref());
+    let is_asked = |secret: &SecretName| check.is_some_and(|password| names_secret(password, secret));
+    spec.secrets.iter().find(|secret| !is_key(*secret) && !is_asked(secret)).map_or(Ok(()), |secret| {
         let problem = format!("lists `{secret}`, and with driver \"{name}\" nothing is given secrets: leave it out");
         Err(("secrets".into(), problem))
     })

@@ -132,6 +132,11 @@ pub fn tells_secrets(template: &str) -> bool {
     pieces(template).any(|piece| piece.is_ok_and(tells))
 }
 
+/// Whether this secret is part of what the template becomes, by its own name.
+pub(super) fn names_secret(template: &str, secret: &SecretName) -> bool {
+    pieces(template).any(|piece| matches!(piece, Ok(Piece::Secret(name)) if name == *secret))
+}
+
 /// The variable in which a replica finds a secret field of an external that the template has, as it is written there.
 pub(super) fn secret_variable(template: &str) -> Option<(String, String)> {
     pieces(template).find_map(|piece| match piece {

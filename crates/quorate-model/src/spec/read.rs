@@ -283,12 +283,19 @@ static HEALTH: Keys = Keys {
         ("tcp", Kind::Flag),
         ("exec", Kind::Texts),
         ("grpc", Kind::Text),
+        ("sql", Kind::Table(&SQL_CHECK)),
         ("port", Kind::Text),
         ("every", Kind::Parsed(span)),
         ("timeout", Kind::Parsed(span)),
         ("fail_after", Kind::Whole),
     ],
     required: &[],
+    needs: &[],
+};
+
+static SQL_CHECK: Keys = Keys {
+    known: &[("query", Kind::Text), ("user", Kind::Text), ("password", Kind::Text), ("database", Kind::Text)],
+    required: &["user"],
     needs: &[],
 };
 

@@ -5,8 +5,8 @@
 //! in one cluster.
 
 use super::{
-    HealthCheck, Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, StopSignal, Update, WithoutQuorum,
-    active, autoscale, driver, placeholder, schedule,
+    Mode, Order, Port, Promote, RouteSpec, ServiceSpec, SpecDocument, StopSignal, Update, WithoutQuorum, active,
+    autoscale, driver, health, placeholder, schedule,
 };
 use crate::command::Refusal;
 use crate::time::Span;
@@ -19,8 +19,6 @@ const HOST_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 /// Longest path of a route or check. Longer ones are surely a mistake, and some proxies cut at 8 KiB.
 const PATH_BYTES_MAX: usize = 1024;
-/// Longest name of a gRPC service: its length is one byte in the question.
-const GRPC_NAME_BYTES_MAX: usize = 127;
 
 pub(super) fn document(document: &SpecDocument) -> Result<(), Refusal> {
     if document.services.is_empty() {
@@ -92,7 +90,7 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
         template(value, spec).map_err(|problem| invalid(field(&format!("env.{name}")), problem))?;
     }
     if let Some(check) = &spec.health {
-        health(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
+        health::check(check, spec).map_err(|(name, problem)| invalid(field(&format!("health{name}")), problem))?;
     }
     active::validate(spec).map_err(|(name, problem)| invalid(field(&name), problem))?;
     for (name, hook) in spec.active.iter().flat_map(|it| [("promote", &it.promote), ("demote", &it.demote)]) {
@@ -227,58 +225,6 @@ fn ports(spec: &ServiceSpec) -> Result<(), Problem> {
     Ok(())
 }
 
-fn health(check: &HealthCheck, spec: &ServiceSpec) -> Result<(), Problem> {
-    let at = |name: &str, problem: String| Err((name.to_owned(), problem));
-    if check.tcp == Some(false) {
-        return at(".tcp", "is false: write true, or leave it out".into());
-    }
-    let kinds = [("http", check.http.is_some()), ("tcp", check.tcp.is_some()), ("exec", check.exec.is_some())];
-    let kinds = kinds.into_iter().chain([("grpc", check.grpc.is_some())]);
-    let kinds: Vec<&str> = kinds.filter(|(_, given)| *given).map(|(kind, _)| kind).collect();
-    match kinds.as_slice() {
-        [_] => {}
-        [] => {
-            let kinds = "http = \"/path\", tcp = true, exec = [\"/path/to/program\"] or grpc = \"\"";
-            return at("", format!("checks nothing: write {kinds}"));
-        }
-        [one, other] => return at("", format!("has both `{one}` and `{other}`: keep one")),
-        [one, ..] => return at("", format!("has `{one}` and others: keep one")),
-    }
-    if let Some(path) = &check.http {
-        sane_path(path).map_err(|problem| (".http".to_owned(), problem))?;
-    }
-    if let Some(name) = &check.grpc
-        && (name.len() > GRPC_NAME_BYTES_MAX || name.bytes().any(|b| !b.is_ascii_graphic()))
-    {
-        return at(".grpc", format!("is {name:?}; write the name of a service like \"my.Service\", or \"\""));
-    }
-    if let Some(command) = &check.exec {
-        if command.first().is_none_or(|program| program.trim().is_empty()) {
-            return at(".exec", "names no program: write [\"/path/to/program\", \"argument\", …]".into());
-        }
-        for word in command {
-            open_template(word, spec).map_err(|problem| (".exec".to_owned(), problem))?;
-        }
-        if check.port.is_some() {
-            return at(".port", "is for checks that ask a port: leave it out".into());
-        }
-    } else if spec.ports.is_empty() {
-        return at("", "needs a port: declare one, like ports = { http = \"auto\" }".into());
-    }
-    if let Some(port) = &check.port
-        && !spec.ports.contains_key(port)
-    {
-        let declared: Vec<&str> = spec.ports.keys().map(String::as_str).collect();
-        return at(".port", format!("is {port:?}, which `ports` does not declare; declared: {}", declared.join(", ")));
-    }
-    within(check.every, Span::from_millis(100), Span::from_secs(3600)).map_err(|p| (".every".to_owned(), p))?;
-    within(check.timeout, Span::from_millis(10), Span::from_secs(60)).map_err(|p| (".timeout".to_owned(), p))?;
-    if !(1..=100).contains(&check.fail_after) {
-        return at(".fail_after", format!("is {}; it must be 1 to 100", check.fail_after));
-    }
-    Ok(())
-}
-
 fn route(spec: &RouteSpec) -> Result<(), Refusal> {
     let field = |rest: &str| format!("route.{}.{rest}", spec.service);
     // One spelling per port, or two equal routes would look different.
@@ -314,7 +260,7 @@ fn is_host(host: &str) -> bool {
     host.len() <= HOST_BYTES_MAX && host.split('.').all(label)
 }
 
-fn sane_path(path: &str) -> Result<(), String> {
+pub(super) fn sane_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
         return Err(format!("is {path:?}; it must begin with /"));
     }
@@ -507,64 +453,6 @@ mod tests {
             expect![[r#"`service.web.ports` has the name "HTTP": use 1 to 63 of a-z, 0-9 and -"#]],
         );
         check("ports = { a = 80, b = 80 }", expect!["`service.web.ports.b` is 80, and so is `a`"]);
-    }
-
-    #[test]
-    fn a_health_check_asks_one_thing_on_a_declared_port() {
-        let health = |lines: &str, expected: Expect| check(&format!("ports = {{ http = 'auto' }}\n{lines}"), expected);
-        check(
-            "health = { tcp = true }",
-            expect![[r#"`service.web.health` needs a port: declare one, like ports = { http = "auto" }"#]],
-        );
-        health("health = { tcp = true }", expect!["ok"]);
-        health(
-            "health = {}",
-            expect![[
-                r#"`service.web.health` checks nothing: write http = "/path", tcp = true, exec = ["/path/to/program"] or grpc = """#
-            ]],
-        );
-        check("health = { exec = ['pg_isready', '--host', '{node}'] }", expect!["ok"]);
-        health("health = { grpc = '' }", expect!["ok"]);
-        check(
-            "health = { exec = [] }",
-            expect![[r#"`service.web.health.exec` names no program: write ["/path/to/program", "argument", …]"#]],
-        );
-        health(
-            "health = { exec = ['x'], port = 'http' }",
-            expect!["`service.web.health.port` is for checks that ask a port: leave it out"],
-        );
-        health(
-            "health = { exec = ['x'], grpc = 'a', http = '/' }",
-            expect!["`service.web.health` has `http` and others: keep one"],
-        );
-        health(
-            "health = { grpc = 'my service' }",
-            expect![[
-                r#"`service.web.health.grpc` is "my service"; write the name of a service like "my.Service", or """#
-            ]],
-        );
-        health(
-            "health = { http = '/', tcp = true }",
-            expect!["`service.web.health` has both `http` and `tcp`: keep one"],
-        );
-        health("health = { tcp = false }", expect!["`service.web.health.tcp` is false: write true, or leave it out"]);
-        health("health = { http = 'ok' }", expect![[r#"`service.web.health.http` is "ok"; it must begin with /"#]]);
-        health(
-            "health = { tcp = true, port = 'htp' }",
-            expect![[r#"`service.web.health.port` is "htp", which `ports` does not declare; declared: http"#]],
-        );
-        health(
-            "health = { tcp = true, every = '99ms' }",
-            expect!["`service.web.health.every` is 99ms; it must be 100ms to 1h"],
-        );
-        health(
-            "health = { tcp = true, timeout = '61s' }",
-            expect!["`service.web.health.timeout` is 1m1s; it must be 10ms to 1m"],
-        );
-        health(
-            "health = { tcp = true, fail_after = 0 }",
-            expect!["`service.web.health.fail_after` is 0; it must be 1 to 100"],
-        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub(crate) mod servers;
 use crate::cluster::{PATIENCE, Ran, wait_for};
 use crate::founded::Founded;
 use crate::show::is_whole;
-use servers::{Postgres, RabbitMq, Redis, S3};
+use servers::{ADMIN, Databases, Postgres, RabbitMq, Redis, S3, as_admin};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -204,6 +204,42 @@ fn e6_a_node_that_cannot_log_in_does_not_run_the_service_and_says_why() {
     wait_for("it runs as soon as its nodes can log in", PATIENCE, || {
         founded.try_ask(&["service", "show", "needy", "-o", "json"]).filter(is_whole)
     });
+}
+
+#[test]
+fn a_database_is_as_well_as_the_query_of_its_check_says() {
+    let founded = cluster();
+    let databases = Databases::new();
+    let secret = founded.dir.path().join("pg");
+    std::fs::write(&secret, ADMIN).unwrap();
+    let set = founded.command(&["secret", "set", "pg", "--file", &secret.display().to_string()]);
+    assert_eq!(set.code, 0, "{set:?}");
+    let query = "SELECT count(*) > 0 FROM pg_roles WHERE rolname = $$well$$";
+    let check = format!(
+        "{{ sql = {{ query = '{query}', user = 'admin', database = 'postgres', password = '{{secret.pg}}' }}, \
+         every = '100ms', timeout = '20s', fail_after = 1 }}"
+    );
+    let command = databases.command("{port}");
+    let spec = format!(
+        "[[service]]\nname = 'db'\ncommand = {command:?}\nports = {{ sql = 'auto' }}\nsecrets = ['pg']\n\
+         stop = {{ signal = 'INT' }}\nhealth = {check}\n"
+    );
+    apply(&founded, "db.toml", &spec);
+    let replica = |what: &str, state: &str, detail: &str| {
+        wait_for(what, PATIENCE, || {
+            let shown = founded.try_ask(&["service", "show", "db", "-o", "json"])?;
+            let replica = shown["replicas"].get(0)?.clone();
+            (replica["state"] == state && replica["detail"] == detail).then_some(replica)
+        })
+    };
+    let starting = replica("it runs and is asked", "starting", "sql: the query gives f");
+    let address = starting["addresses"]["sql"].as_str().unwrap();
+    as_admin(address, "CREATE ROLE well");
+    let healthy = replica("it is well", "healthy", "");
+    assert_eq!(starting["pid"], healthy["pid"], "nothing was restarted for that");
+    as_admin(address, "ALTER ROLE admin PASSWORD 'another'");
+    let refused = "sql: PostgreSQL says: password authentication failed for user \"admin\"";
+    replica("nobody is let in", "unhealthy", refused);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use crate::place::Place;
 use crate::resource::Resources;
 use crate::spec::{
     Active, Autoscale, Balance, Clock, Container, Counted, Days, Driver, Engine, HealthCheck, Hours, Mode, Ocf,
-    OcfTimeouts, Order, Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, Standby, StartStop, Stop,
-    StopSignal, Systemd, Update, WithoutQuorum,
+    OcfTimeouts, Order, Promote, Restart, RestartPolicy, RouteSpec, Scrape, ServiceSpec, SqlCheck, Standby, StartStop,
+    Stop, StopSignal, Systemd, Update, WithoutQuorum,
 };
 use crate::template::Template;
 use crate::vip::ServiceVip;
@@ -265,7 +265,7 @@ fn full() -> SpecDocument {
         vip = "10.0.0.9/24 on eth1"
         env = { A = "1" }
         ports = { http = "auto", admin = 9000 }
-        health = { http = "/ok", tcp = true, exec = ["check"], grpc = "web", port = "http", every = "3s", timeout = "2s", fail_after = 4 }
+        health = { http = "/ok", tcp = true, exec = ["check"], grpc = "web", sql = { query = "SELECT 2", user = "joe", password = "{secret.pg}", database = "web" }, port = "http", every = "3s", timeout = "2s", fail_after = 4 }
         restart = { policy = "never", backoff = "1s..2s" }
         stop = { signal = "INT", grace = "1m" }
         artifact = [{ name = "app", source = "/opt/app", sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", unpack = true, s3 = { endpoint = "http://s3", region = "eu", access_key = "A", secret_key = "pg" } }]
@@ -431,12 +431,20 @@ fn externals() -> impl Strategy<Value = ExternalName> {
 fn services() -> impl Strategy<Value = ServiceSpec> {
     let ports = btree_map(".{0,5}", prop_oneof![Just(Port::Auto), (1..=u16::MAX).prop_map(Port::Fixed)], 0..3);
     let asked = (option::of(".*"), option::of(any::<bool>()), option::of(vec(".*", 0..3)), option::of(".*"));
+    let sql = (".*", ".*", option::of(".*"), option::of(".*")).prop_map(|(query, user, password, database)| SqlCheck {
+        query,
+        user,
+        password,
+        database,
+    });
+    let asked = (asked, option::of(sql));
     let health = (asked, option::of(".*"), spans(), spans(), any::<u32>()).prop_map(
-        |((http, tcp, exec, grpc), port, every, timeout, fail_after)| HealthCheck {
+        |(((http, tcp, exec, grpc), sql), port, every, timeout, fail_after)| HealthCheck {
             http,
             tcp,
             exec,
             grpc,
+            sql,
             port,
             every,
             timeout,

@@ -57,22 +57,15 @@ impl Drop for Running {
     }
 }
 
-/// PostgreSQL, which refuses to run as root: then it runs as Debian's `postgres`.
-pub(super) struct Postgres {
-    pub(super) address: String,
-    _running: Running,
+/// Databases that no server serves yet. PostgreSQL refuses to run as root: then it runs as Debian's `postgres`.
+pub(super) struct Databases {
+    dir: tempfile::TempDir,
+    owner: Option<(u32, u32)>,
 }
 
-const ADMIN: &str = "of-the-admin-alone";
-
-impl Postgres {
-    pub(super) fn start() -> Postgres {
-        Postgres::start_at(&free_address())
-    }
-
-    pub(super) fn start_at(address: &str) -> Postgres {
+impl Databases {
+    pub(super) fn new() -> Databases {
         let dir = tempfile::Builder::new().prefix("quorate-it-pg-").tempdir().unwrap();
-        let data = dir.path().join("data").display().to_string();
         let password = dir.path().join("password");
         std::fs::write(&password, ADMIN).unwrap();
         let owner = rustix::process::getuid().is_root().then(|| ids("postgres"));
@@ -80,21 +73,65 @@ impl Postgres {
             std::os::unix::fs::chown(dir.path(), Some(user), Some(group)).unwrap();
             std::os::unix::fs::chown(&password, Some(user), Some(group)).unwrap();
         }
-        let program = |name: &str| {
-            let mut command = Command::new(newest(Path::new("/usr/lib/postgresql")).join("bin").join(name));
-            command.current_dir(dir.path());
-            if let Some((user, group)) = owner {
-                command.uid(user).gid(group);
-            }
-            command
-        };
-        let mut initdb = program("initdb");
+        let made = Databases { dir, owner };
+        let mut initdb = made.program("initdb");
         let file = format!("--pwfile={}", password.display());
-        initdb.args(["-D", &data, "-U", "admin", "--auth=scram-sha-256", "--no-sync", &file]);
+        initdb.args(["-D", &made.data(), "-U", "admin", "--auth=scram-sha-256", "--no-sync", &file]);
         succeeded(initdb.output().unwrap());
-        let mut server = program("postgres");
-        server.args(["-D", &data, "-h", "127.0.0.1", "-p", port(address), "-k", "", "-F"]);
-        let mut postgres = Postgres { address: address.to_owned(), _running: Running::start(dir, &mut server) };
+        made
+    }
+
+    fn data(&self) -> String {
+        self.dir.path().join("data").display().to_string()
+    }
+
+    fn binary(name: &str) -> PathBuf {
+        newest(Path::new("/usr/lib/postgresql")).join("bin").join(name)
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(Databases::binary(name));
+        command.current_dir(self.dir.path());
+        if let Some((user, group)) = self.owner {
+            command.uid(user).gid(group);
+        }
+        command
+    }
+
+    fn arguments(&self, port: &str) -> Vec<String> {
+        ["-D", &self.data(), "-h", "127.0.0.1", "-p", port, "-k", "", "-F"].map(str::to_owned).into()
+    }
+
+    /// What a service runs to serve them.
+    pub(super) fn command(&self, port: &str) -> Vec<String> {
+        let as_owner = self.owner.map(|(user, group)| {
+            ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()]
+        });
+        let server = Databases::binary("postgres").display().to_string();
+        as_owner.into_iter().flatten().chain([server]).chain(self.arguments(port)).collect()
+    }
+}
+
+/// A server of its own databases.
+pub(super) struct Postgres {
+    pub(super) address: String,
+    _running: Running,
+}
+
+/// The administrator's password.
+pub(super) const ADMIN: &str = "of-the-admin-alone";
+
+impl Postgres {
+    pub(super) fn start() -> Postgres {
+        Postgres::start_at(&free_address())
+    }
+
+    pub(super) fn start_at(address: &str) -> Postgres {
+        let databases = Databases::new();
+        let mut server = databases.program("postgres");
+        server.args(databases.arguments(port(address)));
+        let mut postgres =
+            Postgres { address: address.to_owned(), _running: Running::start(databases.dir, &mut server) };
         let ask = psql(address, "SELECT 1");
         postgres._running.wait(move || run(ask.0.as_path(), &ask.1).status.success().then_some(()));
         postgres
@@ -102,9 +139,14 @@ impl Postgres {
 
     /// As the administrator.
     pub(super) fn sql(&self, sql: &str) {
-        let (program, args) = psql(&self.address, sql);
-        succeeded(run(&program, &args));
+        as_admin(&self.address, sql);
     }
+}
+
+/// Asks the server there as its administrator.
+pub(super) fn as_admin(address: &str, sql: &str) {
+    let (program, args) = psql(address, sql);
+    succeeded(run(&program, &args));
 }
 
 fn psql(address: &str, sql: &str) -> (PathBuf, Vec<String>) {
