@@ -351,13 +351,16 @@ pub enum Principal {
     Service { replica: ReplicaId },
 }
 
+/// How the audit names whoever asks while nobody is asked who they are.
+pub const ANYONE: &str = "anyone";
+
 impl Principal {
     /// As the audit names it.
     #[must_use]
     pub fn describe(&self, access: &AccessState) -> String {
         match self {
             Principal::Anonymous => "nobody".into(),
-            Principal::Open => "anyone".into(),
+            Principal::Open => ANYONE.into(),
             Principal::Root => "root".into(),
             Principal::User { user, .. } => user.to_string(),
             Principal::Token { token } => {

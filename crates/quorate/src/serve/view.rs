@@ -11,6 +11,7 @@ use quorate_api::view::{
     ServiceView, StoppedView,
 };
 use quorate_api::vips::{CandidateState, CandidateView, VipView};
+use quorate_model::access::policy::ANYONE;
 use quorate_model::assignment::Phase;
 use quorate_model::deployment::Stage as UpdateStage;
 use quorate_model::event::{Event, Happening};
@@ -325,7 +326,7 @@ impl Scene<'_> {
             stopped: service.stopped.as_ref().map(|stopped| StoppedView {
                 since: stopped.at,
                 by_schedule: stopped.by_schedule,
-                by: stopped.by.clone(),
+                by: stopped.by.clone().filter(|by| by != ANYONE),
             }),
             next: service.next_moment(self.now.wall).map(|moment| MomentView { at: moment.at, starts: moment.starts }),
             deployment: self.deployment(service),
