@@ -379,15 +379,21 @@ fn planted(options: &Sim) -> Result<()> {
         let expected: Vec<&str> = bug["caught_by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let args = ["--bug", name, "--until-violation", "--minutes", &options.length.to_string()].map(str::to_owned);
         let (mut seeds, mut found) = (0u64, None);
-        simulate(0..PLANTED_SEEDS, jobs(options), &args, |line| {
-            seeds += 1;
-            if line["violation"].is_null() {
-                return false;
+        let first = bug["first"].as_u64().unwrap_or(0);
+        for range in [first..PLANTED_SEEDS, 0..first] {
+            if found.is_some() || range.is_empty() {
+                continue;
             }
-            let invariant = line["violation"]["invariant"].as_str().unwrap_or("").to_owned();
-            found = Some((line["seed"].as_u64().unwrap_or(0), invariant));
-            true
-        })?;
+            simulate(range, jobs(options), &args, |line| {
+                seeds += 1;
+                if line["violation"].is_null() {
+                    return false;
+                }
+                let invariant = line["violation"]["invariant"].as_str().unwrap_or("").to_owned();
+                found = Some((line["seed"].as_u64().unwrap_or(0), invariant));
+                true
+            })?;
+        }
         match found {
             Some((seed, invariant)) if expected.contains(&invariant.as_str()) => {
                 caught += 1;

@@ -76,7 +76,8 @@ fn plant(args: &Args) -> Option<ExitCode> {
     if args.list_bugs {
         for planted in ALL {
             let (name, what, caught_by) = (planted.name, planted.what, planted.caught_by);
-            println!("{}", json!({"name": name, "what": what, "caught_by": caught_by}));
+            let first = planted.first();
+            println!("{}", json!({"name": name, "what": what, "caught_by": caught_by, "first": first}));
         }
         for (name, why) in PENDING {
             println!("{}", json!({"name": name, "pending": why}));
