@@ -10,6 +10,8 @@ from rig import BINARY, Network, inside, measured, option
 from services import Services, boottime, head, row
 import vip as vips
 
+DEMO = [BINARY, "demo", "--port", "{port}", "--address", "0.0.0.0", "--replica", "{replica}", "--node", "{node}",
+        "--ordinal", "{ordinal}"]
 NODES, RUNS, FAILOVER = option("--nodes", 5), option("--runs", 10), option("--failover", 10)
 
 
@@ -82,7 +84,7 @@ def ask():
         begun, status = time.monotonic(), 0
         try:
             connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
-            connection.request("GET", "/", headers={"Host": "web"})
+            connection.request("GET", "/whoami", headers={"Host": "web"})
             status = connection.getresponse().status
             connection.close()
         except OSError:
@@ -96,8 +98,8 @@ for _ in range(4):
 
 def gateway(cluster, at, name):
     """A gateway on a node, at port 80 of its own address 127.0.0.1."""
-    command = [BINARY, "gateway", "--listen", "127.0.0.1:80", "--name", name, "--data-dir", f"{cluster.dir}/{name}",
-               "--manager", f"unix:{cluster.dir}/{at}/api.sock"]
+    command = [BINARY, "gateway", "--listen", "127.0.0.1:80", "--name", name, "--url", f"http://{name}",
+               "--data-dir", f"{cluster.dir}/{name}", "--manager", f"unix:{cluster.dir}/{at}/api.sock"]
     with open(f"{cluster.dir}/{name}.log", "wb") as log:
         return subprocess.Popen(inside(cluster.network.nodes[at], *command), stdout=subprocess.DEVNULL, stderr=log)
 
@@ -126,10 +128,9 @@ class Clients:
 def traffic(network, slow=0.1, watched=15):
     """The node of one of three copies loses power: until no request through a gateway fails or is slow any more."""
     cluster = Services(network, FAILOVER)
-    os.mkdir(pages := f"{cluster.dir}/pages")
-    cluster.apply("web", "replicas = 3\nports = { http = 'auto' }\nhealth = { http = '/' }\n"
-                         "[[route]]\nname = 'web'\nhost = 'web'\nservice = 'web'",
-                  ["/usr/bin/python3", "-m", "http.server", "{port}", "--directory", pages])
+    cluster.apply("web", "replicas = 3\nports = { http = 'auto' }\nhealth = { http = '/healthz' }\n"
+                         "[[route]]\nhost = 'web'\nservice = 'web'",
+                  DEMO)
     took, failed, asked = [], 0, 0
     for run in range(RUNS):
         cluster.until(lambda: [replica["state"] for replica in cluster.replicas("web")] == ["healthy"] * 3, "web runs")
@@ -202,8 +203,8 @@ def autoscale(network, rps=100):
     cluster = Services(network, FAILOVER)
     cluster.apply("web", f"replicas = 2\nports = {{ http = 'auto' }}\nhealth = {{ http = '/healthz' }}\n"
                          f"autoscale = {{ min = 2, max = 4, rps = {rps}, every = '5s', warmup = '0s', down_after = '30s' }}\n"
-                         "[[route]]\nname = 'web'\nhost = 'web'\nservice = 'web'",
-                  [BINARY, "demo", "--port", "{port}", "--replica", "{replica}", "--node", "{node}", "--ordinal", "{ordinal}"])
+                         "[[route]]\nhost = 'web'\nservice = 'web'",
+                  DEMO)
     healthy = lambda: sum(replica["state"] == "healthy" for replica in cluster.replicas("web"))
     up, down, failed = [], [], []
     for run in range(RUNS):
