@@ -29,6 +29,12 @@ pub(crate) struct Endpoint {
     ejections: AtomicU32,
     /// Active checks that failed in a row.
     failed_checks: AtomicU32,
+    /// Requests that were answered, how many at the last look, and the looks since then with requests waiting.
+    answers: AtomicU32,
+    answers_seen: AtomicU32,
+    looks: AtomicU32,
+    /// Told when requests wait and none is answered: the next check need not wait for its turn.
+    doubted: Notify,
     /// Its server does not even answer a connect: nothing that was sent there will be answered.
     silent: AtomicBool,
     epoch: Instant,
@@ -49,6 +55,9 @@ pub(crate) enum CheckResult {
     Silent,
 }
 
+/// Looks in a row, with requests waiting and none answered, until an endpoint is doubted.
+const LOOKS_TO_DOUBT: u32 = 2;
+
 /// Failed active checks in a row that eject.
 const CHECKS_TO_EJECT: u32 = 2;
 
@@ -62,6 +71,10 @@ impl Endpoint {
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             failed_checks: AtomicU32::new(0),
+            answers: AtomicU32::new(0),
+            answers_seen: AtomicU32::new(0),
+            looks: AtomicU32::new(0),
+            doubted: Notify::new(),
             silent: AtomicBool::new(false),
             epoch: Instant::now(),
             eject_first: limits.eject_first,
@@ -111,6 +124,11 @@ impl Endpoint {
 
     /// It answered: an earlier ejection is forgotten.
     pub(crate) fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.forgive();
+    }
+
+    fn forgive(&self) {
         if self.ejections.load(Ordering::Relaxed) != 0 {
             self.ejections.store(0, Ordering::Relaxed);
             self.ejected_until.store(0, Ordering::Relaxed);
@@ -123,7 +141,7 @@ impl Endpoint {
         if result == CheckResult::Passed {
             self.failed_checks.store(0, Ordering::Relaxed);
             self.silent.store(false, Ordering::Relaxed);
-            self.answered();
+            self.forgive();
         } else {
             let failed = self.failed_checks.fetch_add(1, Ordering::Relaxed) + 1;
             let silent = result == CheckResult::Silent && failed >= CHECKS_TO_EJECT;
@@ -133,6 +151,22 @@ impl Endpoint {
             }
         }
         before != (self.is_ejected(), self.is_silent())
+    }
+
+    /// Looks whether requests wait here that nothing answers. It is doubted once until an answer comes: one that is
+    /// only slow, or serves a tunnel, is asked once more than otherwise.
+    pub(crate) fn look(&self) {
+        let answers = self.answers.load(Ordering::Relaxed);
+        if self.answers_seen.swap(answers, Ordering::Relaxed) != answers || self.in_flight() == 0 {
+            self.looks.store(0, Ordering::Relaxed);
+        } else if self.looks.fetch_add(1, Ordering::Relaxed) + 1 == LOOKS_TO_DOUBT {
+            self.doubted.notify_one();
+        }
+    }
+
+    /// Waits until it is doubted.
+    pub(crate) async fn doubt(&self) {
+        self.doubted.notified().await;
     }
 
     /// Whether waiting for a response from here is pointless.
@@ -230,6 +264,24 @@ mod tests {
         assert_eq!(endpoint.ejections.load(Ordering::Relaxed), 1);
         endpoint.answered();
         assert!(!endpoint.is_ejected());
+    }
+
+    #[tokio::test]
+    async fn requests_that_nothing_answers_raise_a_doubt_once_until_an_answer_comes() {
+        let endpoint = Arc::new(endpoint(&Limits::default()));
+        let is_doubted = async || tokio::time::timeout(Duration::ZERO, endpoint.doubt()).await.is_ok();
+        (0..5).for_each(|_| endpoint.look());
+        assert!(!is_doubted().await, "nobody waits");
+        let _waiting = InFlight::begin(&endpoint);
+        endpoint.look();
+        assert!(!is_doubted().await, "it may have begun just now");
+        endpoint.look();
+        assert!(is_doubted().await);
+        (0..5).for_each(|_| endpoint.look());
+        assert!(!is_doubted().await, "once");
+        endpoint.answered();
+        (0..3).for_each(|_| endpoint.look());
+        assert!(is_doubted().await, "another one waits");
     }
 
     #[test]

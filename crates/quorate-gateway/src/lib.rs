@@ -131,6 +131,8 @@ pub(crate) struct Limits {
     pub manager_silence: Duration,
     pub report_every: Duration,
     pub check_every: Duration,
+    /// Between two looks at where requests wait; after two in vain a replica is checked out of turn.
+    pub look_every: Duration,
     /// First ejection after a refused connection; it doubles up to `eject_longest`.
     pub eject_first: Duration,
     pub eject_longest: Duration,
@@ -153,6 +155,7 @@ impl Default for Limits {
             manager_silence: Duration::from_secs(3),
             report_every: Duration::from_secs(1),
             check_every: Duration::from_secs(1),
+            look_every: Duration::from_millis(100),
             eject_first: Duration::from_secs(1),
             eject_longest: Duration::from_secs(10),
             stop_grace: Duration::from_secs(10),
@@ -196,6 +199,7 @@ pub(crate) async fn run_with(
     // Dropping the set ends the tasks, so that a cancelled `run` leaves nothing behind.
     let mut tasks = JoinSet::new();
     tasks.spawn(downstream::sweep(plane.clone()));
+    tasks.spawn(check::look(plane.clone()));
     tasks.spawn(control::write_snapshots(plane.clone()));
     let (feeder, fed_by) = tokio::sync::watch::channel(None);
     tasks.spawn(control::follow(plane.clone(), managers.clone(), feeder));

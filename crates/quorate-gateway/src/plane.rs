@@ -166,6 +166,12 @@ impl Plane {
         true
     }
 
+    /// Looks at each endpoint whether requests wait there in vain.
+    pub(crate) fn look(&self) {
+        let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        installed.endpoints.values().for_each(|known| known.endpoint.look());
+    }
+
     /// Requests that wait for an endpoint look again.
     pub(crate) fn tell_changed(&self) {
         self.changed.send_modify(|count| *count += 1);
