@@ -294,6 +294,28 @@ async fn a_get_that_waits_for_a_server_without_power_is_sent_elsewhere() {
     assert_eq!(within("the request", waiting).await.unwrap().text(), "r2");
 }
 
+#[tokio::test]
+async fn a_replica_that_leaves_requests_waiting_is_checked_out_of_turn() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Its first check is not put off, and the next one by its turn is an hour away.
+    let mut slow = Replica::start(64).await;
+    slow.kill().await;
+    slow.address = silent.local_addr().unwrap();
+    let mut table = table(1, vec![slow.endpoint(Healthy)]);
+    table.services[0].check_path = None;
+    let mut manager = Manager::start(table).await;
+    let mut config = config(&[&manager]);
+    config.active_checks = true;
+    let limits = Limits { check_every: Duration::from_secs(3600), ..Limits::default() };
+    let gateway = Gateway::start_with(config, limits).await;
+    manager.reported(|report| report.revision == 1).await;
+    let mut taken = vec![within("the first check", silent.accept()).await.unwrap()];
+    let mut client = gateway.client().await;
+    let _waiting = tokio::spawn(async move { client.get("/").await });
+    taken.push(within("the request", silent.accept()).await.unwrap());
+    taken.push(within("a check out of turn", silent.accept()).await.unwrap());
+}
+
 /// The token of a gateway that stands alone ends some day. Its file gets another one, and nothing restarts.
 #[tokio::test]
 async fn a_token_that_was_replaced_in_its_file_is_shown_at_the_next_attempt_and_in_reports() {
